@@ -1,0 +1,178 @@
+"""The `remix` command. Nothing heavy is imported before a command needs it: help is on the screen at once."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remix_toolkit.errors import BadInput, exit_codes
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Teach a model facts that stay."
+)
+
+RecipeArg = Annotated[str, typer.Argument(help="a recipe file, or the name of one in recipes/")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value ..., such as stages.stage1.data.size=50")]
+Profile = Annotated[str, typer.Option(help="which base model at which scale: a profile's name, or its file")]
+Seed = Annotated[int | None, typer.Option(help="seed of order and mixing data [default: the recipe's, else 0]")]
+Runs = Annotated[Path, typer.Option(help="where stages are published")]
+Json = Annotated[bool, typer.Option("--json", help="for machines")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArg,
+    overrides: Overrides = None,
+    profile: Profile = "tiny",
+    stage: Annotated[str | None, typer.Option(help="this stage only, and those before it if not published")] = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train, publish and measure a recipe's stages; what is published already is reused."""
+    from remix_toolkit.resolve import load_recipe
+
+    resolved = load_recipe(recipe, profile, overrides, seed)
+    from remix_toolkit.launch.local import run as run_recipe
+
+    command = _stage_command(recipe, overrides or [], profile, resolved.seed, runs)
+    run = run_recipe(resolved, runs, command, stage, overrides=overrides)
+    from remix_toolkit import store
+    from remix_toolkit.report.retention import print_matrices
+
+    own = [entry for entry in store.entries(runs) if (entry["run"], entry["arm"]) == (run, resolved.name)]
+    print_matrices([entry for entry in own if entry["overrides"] == (overrides or [])])
+
+
+@app.command()
+def sweep(
+    sweep: Annotated[str, typer.Argument(help="a sweep file, or the name of one in recipes/")],
+    overrides: Overrides = None,
+    profile: Profile = "tiny",
+    seed: Annotated[list[int] | None, typer.Option(help="a seed; again for more [default: the sweep's]")] = None,
+    runs: Runs = Path("runs"),
+    plot: Annotated[Path | None, typer.Option(help="draw the arms into this .png or .pdf")] = None,
+) -> None:
+    """Run a recipe under every arm and seed of a sweep, one after the other; shared stages are trained once."""
+    from remix_toolkit.sweep import load_sweep
+
+    if plot and plot.suffix not in (".png", ".pdf", ".svg"):
+        raise BadInput(f"--plot {plot}: a name that ends in .png, .pdf or .svg is expected")
+    _writable(plot, "--plot")
+    declared, cells = load_sweep(sweep, profile, seed, overrides)
+    from remix_toolkit import store
+    from remix_toolkit.launch.local import run as run_recipe
+    from remix_toolkit.report.retention import print_arms
+
+    ran = set()
+    for arm, recipe, own in cells:
+        typer.echo(f"--- arm {arm}, seed {recipe.seed}")
+        command = _stage_command(recipe.source, own, profile, recipe.seed, runs)
+        ran.add((recipe.name, arm, run_recipe(recipe, runs, command, arm=arm, overrides=own)))
+    found = [entry for entry in store.entries(runs) if (entry["recipe"], entry["arm"], entry["run"]) in ran]
+    found.sort(key=lambda entry: list(declared.arms).index(entry["arm"]))
+    print_arms(found, declared.paper)
+    if plot:
+        from remix_toolkit.report.plot import plot_arms
+
+        plot_arms(found, plot)
+        typer.echo(f"plot: {plot}")
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="a task (kvr, popqa, ...), or a recipe (recipes/kvr.yaml, mine, ...)")],
+    overrides: Overrides = None,
+    profile: Profile = "tiny",
+    limit: Annotated[int, typer.Option(min=0, help="how many pairs of each kind to show")] = 3,
+    tokens: Annotated[bool, typer.Option("--tokens", help="show each pair as tokens, and what is trained on")] = False,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Look at a task's rows, or at all data of a recipe, before anything is trained."""
+    from remix_toolkit.recipe import TASKS
+    from remix_toolkit.report.data import print_data, show_recipe, show_task
+    from remix_toolkit.resolve import find_recipe, load_base, load_recipe, load_task
+
+    if name in TASKS:
+        shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
+    else:
+        find_recipe(name, also=TASKS)
+        shown = show_recipe(load_recipe(name, profile, overrides, seed), limit, tokens, runs)
+    if as_json:
+        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+    else:
+        print_data(shown)
+
+
+@app.command()
+def recall(
+    model: Annotated[str, typer.Argument(help="a published stage, any model directory, or a hub id")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="the task's settings: size=100 path=facts.csv")] = None,
+    task: Annotated[str, typer.Option(help="which facts: kvr, popqa, pairs, ...")] = "kvr",
+    data_seed: Annotated[int, typer.Option(help="which draw of generated facts")] = 0,
+    details: Annotated[Path | None, typer.Option(help="write each fact's verdict here, as JSON lines")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recall of a task's facts by a model, in percent."""
+    from remix_toolkit.resolve import load_task
+
+    declared = load_task(task, overrides or [])
+    _writable(details, "--details")
+    from remix_toolkit.report.data import recall_of
+
+    result = recall_of(model, declared, data_seed, details)
+    typer.echo(
+        json.dumps(result)
+        if as_json
+        else f"{result['recall']:.1f}% of {result['facts']} facts ({result['correct']} correct)"
+    )
+
+
+@app.command()
+def show(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """What is published: recall of each task after each stage of each run."""
+    from remix_toolkit import store
+
+    found = store.entries(runs)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    elif not found:
+        typer.echo(f"{runs}: nothing is published yet")
+    else:
+        from remix_toolkit.report.retention import print_matrices
+
+        print_matrices(found)
+
+
+@app.command()
+def schema() -> None:
+    """The recipe's JSON Schema, for editors."""
+    from remix_toolkit.recipe import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=1))
+
+
+def _stage_command(recipe: str, overrides: list[str], profile: str, seed: int, runs: Path) -> list[str]:
+    """The arguments with which remix_toolkit.stage resolves the same recipe."""
+    return [recipe, *overrides, "--profile", profile, "--seed", str(seed), "--runs", str(runs)]
+
+
+def _writable(file: Path | None, option: str) -> None:
+    """Raise BadInput, before the work and not after it, if a result could not be written."""
+    try:
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("a").close()
+    except OSError as error:
+        raise BadInput(f"{option} {file}: cannot be written ({error.strerror})") from None
+
+
+def main() -> None:
+    """The console script."""
+    exit_codes(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a stage's declaration to what it trains on: facts (`tasks`), mixing data (`mixing`), tokens (`tulu`)."""

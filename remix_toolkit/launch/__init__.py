@@ -1,0 +1,1 @@
+"""Runs the graph of stages: here in this process, or under accelerate."""

@@ -1,0 +1,67 @@
+"""Run a recipe's stages in order on this machine, each one only if it is not published yet."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from remix_toolkit import store
+from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.lineage import Node, lineage, run_record
+from remix_toolkit.recipe import Recipe
+from remix_toolkit.yaml_file import load_mapping
+
+
+def run(
+    recipe: Recipe,
+    runs: Path,
+    command: list[str],
+    stage: str | None = None,
+    arm: str | None = None,
+    overrides: list[str] | None = None,
+) -> str:
+    """All stages, or one and those before it; returns the id under which the run is recorded.
+
+    Every stage's data, training arguments and adapter are checked before the first one is trained. With
+    `accelerate_config`, each stage that is not done runs as its own `accelerate launch` of `command` (the recipe and
+    its options, as remix_toolkit.stage takes them).
+    """
+    nodes = lineage(recipe, until=stage)
+    store.open_store(runs)
+    _check_launcher(recipe)
+    from remix_toolkit.stage import prepare, run_stage
+
+    id_ = ""
+    try:
+        data = prepare(recipe, nodes, runs)
+        for position, node in enumerate(nodes):
+            done = store.find(runs, node.key)
+            if not recipe.accelerate_config or (done and data[node.stage].measured.keys() <= store.measured(done)):
+                run_stage(recipe, node, data[node.stage], runs)
+            else:
+                _launch(recipe, node, command)
+            id_ = store.record_run(runs, run_record(recipe, nodes[: position + 1], arm or recipe.name, overrides or []))
+    except KeyboardInterrupt:
+        raise RunFailed("stopped; the same command goes on from the last checkpoint") from None
+    return id_
+
+
+def _check_launcher(recipe: Recipe) -> None:
+    """What the accelerate config cannot do is said before it is launched. Raises BadInput."""
+    if recipe.accelerate_config is None:
+        return
+    config = Path(recipe.accelerate_config)
+    if not config.exists():
+        raise BadInput(f"accelerate_config: {config}: no such file (paths are relative to {Path.cwd()})")
+    if recipe.adapter and load_mapping(config)[0].get("distributed_type") == "FSDP":
+        raise BadInput(
+            f"adapter: LoRA is not merged under FSDP yet, and {config} says FSDP; "
+            "set accelerate_config=accelerate_configs/one_gpu.yaml"
+        )
+
+
+def _launch(recipe: Recipe, node: Node, command: list[str]) -> None:
+    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(recipe.accelerate_config)]
+    line += ["-m", "remix_toolkit.stage", *command, "--stage", node.stage, "--no-record"]
+    code = subprocess.run(line, check=False).returncode
+    if code:
+        raise RunFailed(f"{node.stage}: accelerate launch ended with exit code {code}; its output is above")

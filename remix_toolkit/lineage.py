@@ -1,0 +1,158 @@
+"""The lineage: the chain of stages that leads to a model, and its key, a hash of all that determines the weights.
+
+Two runs that agree on a chain share its stages, whatever their recipes are called. The key is over the declaration:
+nothing is trained, loaded or tokenized to compute it. Local files count by their content, not by their path.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit import tiny
+from remix_toolkit.data import mixing, tasks, tulu
+from remix_toolkit.data.mixing import documents_of
+from remix_toolkit.data.tasks import digest, facts_id
+from remix_toolkit.recipe import Recipe, Stage
+from remix_toolkit.sft_fields import sft_fields
+
+TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
+
+# Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
+GROWS = {"recall.json", "recall.jsonl", "manifest.json"}
+
+# Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
+NOT_IN_KEY = {
+    "per_device_train_batch_size",  # the global batch is in the key
+    "padding_free",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "activation_offloading",
+    "report_to",
+    "run_name",
+    "project",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "torch_compile",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_first_step",
+    "ddp_timeout",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of a recipe in the graph of stages."""
+
+    stage: str
+    position: int
+    key: str  # 16 hexadecimal digits
+    ancestors: tuple[str, ...]  # keys of the stages before, first stage first
+    declaration: dict[str, Any]  # what the key is the hash of
+
+
+def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
+    """The recipe's stages in order (up to one, if only that is wanted), each with its key.
+
+    Raises BadInput for an unknown stage and for local files that are not there.
+    """
+    names = list(recipe.stages)[: recipe.position(until) + 1 if until else None]
+    start = {
+        "base": _base(recipe),
+        "precision": recipe.precision,
+        "adapter": recipe.adapter,
+        "global_batch_size": recipe.global_batch_size,
+        "seed": recipe.seed,
+        "versions": {"train": TRAIN_VERSION, "tulu": tulu.VERSION, "overlap": mixing.VERSIONS["overlap"]},
+    }
+    nodes: list[Node] = []
+    stages: list[dict[str, Any]] = []
+    for position, name in enumerate(names):
+        stages.append(_stage(recipe, recipe.stages[name]))
+        declaration = {**start, "stages": list(stages)}
+        ancestors = tuple(node.key for node in nodes)
+        nodes.append(Node(name, position, digest(declaration), ancestors, declaration))
+    return nodes
+
+
+def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]) -> dict[str, Any]:
+    """Which stages this run consists of, and which lists of facts are measured after each, under which name."""
+    return {
+        "recipe": recipe.name,
+        "arm": arm,
+        "profile": recipe.profile,
+        "seed": recipe.seed,
+        "overrides": overrides,
+        "stages": [
+            {
+                "stage": node.stage,
+                "key": node.key,
+                "own": facts_id(recipe.stages[node.stage].data, recipe.data_seed),
+                "recall": _labels(recipe, node.position),
+            }
+            for node in nodes
+        ],
+    }
+
+
+def _labels(recipe: Recipe, position: int) -> dict[str, str]:
+    """Facts' id -> the task's name; where a recipe has two lists of one task, with the stage or the rows besides."""
+    lists: dict[str, tuple[str, str]] = {}  # id -> the task, and what tells it from another list of that task
+    for name, stage in recipe.stages.items():
+        lists.setdefault(facts_id(stage.data, recipe.data_seed), (stage.data.task, f" of {name}"))
+    for stage in recipe.stages.values():
+        for task in stage.recall:
+            rows = f"[{task.start}:{'' if task.size is None else task.start + task.size}]"
+            file = f" of {Path(path).name}" if (path := getattr(task, "path", None)) else ""
+            lists.setdefault(facts_id(task, recipe.data_seed), (task.task, rows + file))
+    names = [task for task, _ in lists.values()]
+    labels = {id_: task + (other if names.count(task) > 1 else "") for id_, (task, other) in lists.items()}
+    stages = list(recipe.stages.values())
+    measured = [stage.data for stage in stages[: position + 1]] + stages[position].recall
+    return {id_: labels[id_] for id_ in (facts_id(task, recipe.data_seed) for task in measured)}
+
+
+def _base(recipe: Recipe) -> dict[str, Any]:
+    if recipe.base == "tiny":
+        return tiny.identity()
+    if Path(recipe.base).exists():
+        return {"files": tasks.source_hash(recipe.base, without=GROWS)}
+    return {"hub": recipe.base, "revision": recipe.revision}
+
+
+def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    return {
+        "data": tasks.declaration(stage.data, recipe.data_seed),
+        "mix": _mix(recipe, stage),
+        "train": _train(stage),
+        "stop": stage.stop.model_dump() if stage.stop else None,
+    }
+
+
+def _train(stage: Stage) -> dict[str, Any]:
+    """The training arguments that determine the weights, a float as a float: 60 epochs are 60.0 epochs."""
+    kept = {field: value for field, value in stage.train.items() if field not in NOT_IN_KEY}
+    init = dict(kept.pop("model_init_kwargs", None) or {})
+    init.pop("attn_implementation", None)
+    kept = {f: float(v) if sft_fields()[f] == "float" and v is not None else v for f, v in kept.items()}
+    return kept | ({"model_init_kwargs": init} if init else {})
+
+
+def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    sources: dict[str, Any] = {}
+    for source, spec in stage.mix.model_dump(exclude_none=True).items():
+        text = spec.pop("text", None)
+        if text == "pydoc":
+            spec["text"] = hashlib.sha256("\n".join(documents_of("pydoc")).encode()).hexdigest()
+        elif text is not None:
+            spec["text"] = text if text == "nltk" else tasks.source_hash(text)
+        if source == "replay":
+            spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
+        sources[source] = {**spec, "version": mixing.VERSIONS[source]}
+    return sources

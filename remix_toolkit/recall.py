@@ -1,0 +1,199 @@
+"""Recall: greedy exact match, in percent, on a list of facts.
+
+A response whose every token, EOS included, is the argmax given the gold prefix is what greedy decoding emits: one
+scoring pass settles it. The same pass shows the first token at which greedy decoding leaves the gold response; if no
+gold answer can begin that way, the fact is settled too. Only the rest are generated, and only as far as a match is
+still possible.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from remix_toolkit.data.tasks import Pair
+from remix_toolkit.data.tulu import encode, prompt_ids
+
+BATCH = 64
+# Two runs of one model differ in the last bits when batch shapes differ. A verdict is read off the scoring pass only
+# where the best token leads the second by more than this (logits); the others are generated and counted.
+NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+EXTRA_TOKENS = 8  # generated beyond the longest gold answer: room for other spellings in tokens and for white space
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the model said to one fact. `complete` is False where a prediction was cut off once it could not match."""
+
+    pair: Pair
+    correct: bool
+    prediction: str
+    complete: bool
+    settled_by: Literal["scoring", "generation", "generation, near tie"]
+
+
+def recall(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], batch_size: int = BATCH
+) -> list[Verdict]:
+    """One verdict per fact, in order. The model is put into eval mode and left there."""
+    model.eval()
+    limit = max_new_tokens(tokenizer, facts)
+    verdicts: dict[int, Verdict] = {}
+    open_rows: dict[int, bool] = {}  # row -> was it a near tie?
+    by_length = sorted(range(len(facts)), key=lambda i: (len(facts[i].prompt) + len(facts[i].response), i))
+    for rows in _batches(by_length, batch_size):
+        for i, result in zip(rows, _score(model, tokenizer, [facts[i] for i in rows]), strict=True):
+            if isinstance(result, Verdict):
+                verdicts[i] = result
+            else:
+                open_rows[i] = result == "near tie"
+    for rows in _batches(list(open_rows), batch_size):
+        for i, verdict in zip(rows, _generate(model, tokenizer, [facts[i] for i in rows], limit), strict=True):
+            verdicts[i] = replace(verdict, settled_by="generation, near tie") if open_rows[i] else verdict
+    return [verdicts[i] for i in range(len(facts))]
+
+
+def row(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a line of recall.jsonl."""
+    return {
+        "prompt": verdict.pair.prompt,
+        "correct": verdict.correct,
+        "prediction": verdict.prediction,
+        "prediction_complete": verdict.complete,
+        "settled_by": verdict.settled_by,
+        "gold": verdict.pair.answers,
+    }
+
+
+def percent(verdicts: Sequence[Verdict]) -> float:
+    """Recall in percent, [0, 100]."""
+    return 100.0 * sum(verdict.correct for verdict in verdicts) / len(verdicts)
+
+
+def matches(text: str, answers: Sequence[str]) -> bool:
+    """Exact match as in the paper: stripped and lower-cased on both sides, any gold answer counts."""
+    return text.strip().lower() in {answer.strip().lower() for answer in answers}
+
+
+def can_match(text: str, answers: Sequence[str]) -> bool:
+    """Could this unfinished output still become an exact match?"""
+    said = _open_end(text)
+    return any(_open_end(answer).startswith(said) for answer in answers)
+
+
+def _open_end(text: str) -> str:
+    # A half-decoded character ends in U+FFFD; a sigma is written otherwise at the end of a word than inside it.
+    return text.rstrip("\ufffd").strip().lower().replace("ς", "σ")
+
+
+def max_new_tokens(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]) -> int:
+    """How long an output may get: the longest gold answer of the list in tokens, EOS, and a little room."""
+    answers = {answer for fact in facts for answer in fact.answers}
+    return max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers) + 1 + EXTRA_TOKENS
+
+
+@torch.no_grad()
+def _score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]
+) -> list[Verdict | Literal["near tie", "open"]]:
+    """One scoring pass over prompt + trained response: a verdict where it settles the fact, or why it does not."""
+    examples = [encode(tokenizer, fact) for fact in facts]
+    ids = _padded([e.input_ids for e in examples], tokenizer.pad_token_id, model)
+    labels = _padded([e.labels for e in examples], -100, model)
+    mask = _padded([[1] * len(e.input_ids) for e in examples], 0, model)
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=columns, use_cache=False).logits
+    targets = targets[:, columns]
+    best, chosen = logits.float().topk(2, dim=-1)
+    lead, greedy = best[..., 0] - best[..., 1], chosen[..., 0]
+    bound = NEAR_TIE[logits.dtype]
+
+    results: list[Verdict | Literal["near tie", "open"]] = []
+    for fact, gold_row, greedy_row, lead_row in zip(
+        facts, targets.tolist(), greedy.tolist(), lead.tolist(), strict=True
+    ):
+        trained = [i for i, token in enumerate(gold_row) if token != -100]
+        gold = [gold_row[i] for i in trained]
+        said = [greedy_row[i] for i in trained]
+        left = next((k for k, (a, b) in enumerate(zip(gold, said, strict=True)) if a != b), len(gold))
+        said = said[: left + 1]  # beyond the first token that leaves the gold response, nothing is known
+        if min(lead_row[i] for i in trained[: left + 1]) <= bound:
+            results.append("near tie")
+        elif said[-1] == tokenizer.eos_token_id:  # greedy decoding ends here: with the gold response, or before
+            text = _decode(tokenizer, said[:-1])
+            results.append(Verdict(fact, matches(text, fact.answers), text.strip(), True, "scoring"))
+        elif can_match(text := _decode(tokenizer, said), fact.answers):
+            results.append("open")
+        else:
+            results.append(Verdict(fact, False, text.strip(), False, "scoring"))
+    return results
+
+
+@torch.no_grad()
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], limit: int
+) -> list[Verdict]:
+    """Greedy decoding from the prompts, each row until EOS or until no gold answer can be met."""
+    prompts = [prompt_ids(tokenizer, fact.prompt) for fact in facts]
+    width = max(map(len, prompts))
+    pads = [[tokenizer.pad_token_id] * (width - len(p)) for p in prompts]
+    ids = torch.tensor([pad + p for pad, p in zip(pads, prompts, strict=True)], device=model.device)
+    mask = torch.tensor(
+        [[0] * len(pad) + [1] * len(p) for pad, p in zip(pads, prompts, strict=True)], device=model.device
+    )
+    # transformers fills what is not set here from the model's own generation config: a penalty there is not greedy.
+    model.generation_config = GenerationConfig(
+        max_new_tokens=limit,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    stopped = _NoMatchPossible(tokenizer, facts, width)
+    out = model.generate(  # type: ignore[operator]
+        input_ids=ids, attention_mask=mask, stopping_criteria=StoppingCriteriaList([stopped])
+    )
+    verdicts = []
+    for fact, row, cut in zip(facts, out[:, width:].tolist(), stopped.lengths, strict=True):
+        said = row[:cut]
+        ended = tokenizer.eos_token_id in said
+        text = _decode(tokenizer, said[: said.index(tokenizer.eos_token_id)] if ended else said)
+        verdicts.append(Verdict(fact, matches(text, fact.answers), text.strip(), ended, "generation"))
+    return verdicts
+
+
+class _NoMatchPossible(StoppingCriteria):
+    """Stops a row as soon as no gold answer can be met; `lengths` are the tokens it had said by then, else None."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], width: int) -> None:
+        self.tokenizer, self.facts, self.width = tokenizer, facts, width
+        self.lengths: list[int | None] = [None] * len(facts)
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        for i, (row, fact) in enumerate(zip(input_ids[:, self.width :].tolist(), self.facts, strict=True)):
+            running = self.lengths[i] is None and self.tokenizer.eos_token_id not in row
+            if running and not can_match(_decode(self.tokenizer, row), fact.answers):
+                self.lengths[i] = len(row)
+        return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _padded(rows: list[list[int]], value: int, model: PreTrainedModel) -> torch.Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=model.device)
+
+
+def _batches(rows: list[int], size: int) -> list[list[int]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -1,0 +1,1 @@
+"""What a person reads: the retention matrix, tables, plots."""

@@ -1,0 +1,86 @@
+"""The retention matrix: stages as rows, tasks as columns, recall in percent."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
+
+
+def print_matrices(entries: Sequence[dict[str, Any]]) -> None:
+    """One matrix per run. A stage under 99% on its own facts is flagged: nothing below it can be read as forgetting."""
+    console = Console(width=None if Console().is_terminal else 120)
+    runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for entry in entries:
+        run = (entry["recipe"], entry["arm"], entry["profile"], entry["seed"], tuple(entry["overrides"]), entry["run"])
+        runs.setdefault(run, []).append(entry)
+    for (recipe, arm, profile, seed, overrides, _), rows in runs.items():
+        title = f"{recipe}" + (f", arm {arm}" if arm != recipe else "") + f" on {profile}, seed {seed}"
+        console.print(matrix(rows, " ".join([title, *overrides])))
+
+
+def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """One run's recall after each stage."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    table = Table(title=title, caption="recall in percent after each stage", title_justify="left")
+    table.add_column("after")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    table.add_column("model")
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        cells = {row["task"]: row for row in rows if row["stage"] == stage}
+        own = next((row for row in cells.values() if row["own"]), None)
+        table.add_row(
+            stage,
+            *(f"{cells[task]['recall']:.1f}" if task in cells else "-" for task in tasks),
+            next(iter(cells.values()))["path"],
+        )
+        if own and own["recall"] < FLOOR:
+            table.caption = (
+                f"{table.caption}\n{stage} knows only {own['recall']:.1f}% of its own facts (100% is the premise)"
+            )
+    return table
+
+
+def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> None:
+    """Arms as rows, recall after each stage as columns; several seeds stand beside one another, in order.
+
+    `paper` is what the paper prints for an arm: recall of the first stage's facts after the last stage. Where two arms
+    are in another order here, that is said.
+    """
+    console = Console(width=None if Console().is_terminal else 120)
+    columns = list(dict.fromkeys((row["stage"], row["task"]) for row in entries))
+    seeds = sorted({row["seed"] for row in entries})
+    many = f"seeds {', '.join(map(str, seeds))} beside one another" if len(seeds) > 1 else f"seed {seeds[0]}"
+    table = Table(title=f"{entries[0]['recipe']} on {entries[0]['profile']}: recall in percent, {many}")
+    table.add_column("arm")
+    (first, task), last = columns[0], columns[-1][0]
+    table.add_column(f"{first} steps", justify="right")
+    for stage, column in columns:
+        table.add_column(f"{column} after {stage}", justify="right")
+    if paper:
+        table.add_column(f"the paper's {task} after {last}", justify="right")
+    kept: dict[str, float] = {}
+    for arm in dict.fromkeys(row["arm"] for row in entries):
+        mine = sorted((row for row in entries if row["arm"] == arm), key=lambda row: row["seed"])
+        cells = {at: [r["recall"] for r in mine if (r["stage"], r["task"]) == at] for at in columns}
+        steps = dict.fromkeys(str(row["steps"]) for row in mine if row["stage"] == first)
+        shown = [", ".join(f"{recall:.0f}" for recall in recalls) or "-" for recalls in cells.values()]
+        table.add_row(arm, ", ".join(steps), *shown, *([str(paper.get(arm, "-"))] if paper else []))
+        if final := cells.get((last, task)):
+            kept[arm] = sum(final) / len(final)
+    console.print(table)
+    for row in entries:
+        if row["own"] and row["recall"] < FLOOR:
+            at = f"{row['arm']}, seed {row['seed']}: {row['stage']}"
+            console.print(f"{at} knows only {row['recall']:.1f}% of its own facts (100% is the premise)")
+    for a, b in combinations([arm for arm in kept if arm in paper], 2):
+        if (paper[a] - paper[b]) * (kept[a] - kept[b]) < 0:
+            console.print(
+                f"Not as in the paper: there {a} keeps {paper[a]} and {b} {paper[b]}, "
+                f"here {kept[a]:.0f} and {kept[b]:.0f}",
+                highlight=False,
+            )

@@ -1,0 +1,263 @@
+"""A recipe, a profile and the command line's overrides, merged into one checked declaration.
+
+    recipe = load_recipe("recipes/kvr.yaml", profile="tiny", overrides=["stages.stage1.data.size=50"], seed=0)
+
+Layers, each over the one before: the profile (base model, precision, batch, training arguments), the recipe, the
+recipe's own `profiles: {<profile>: ...}` section, the overrides. Nothing heavy is imported here.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.recipe import TASKS, Mix, Passages, Profile, RandomWords, Recipe, Replay, Rows, Stage, Stop
+from remix_toolkit.sft_fields import train_mistake
+from remix_toolkit.yaml_file import Where, dotted, load_mapping, load_value
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_recipe(
+    recipe: str | Path, profile: str = "tiny", overrides: list[str] | None = None, seed: int | None = None
+) -> Recipe:
+    """Merge a recipe (a file, or the name of one in recipes/), a profile and overrides (`stages.stage1.data.size=50`).
+
+    Raises BadInput, each mistake with its file, line and key, and what would be right.
+    """
+    path = find_recipe(recipe)
+    body, where = load_mapping(path)
+    settings, settings_where = load_profile(profile)
+    sections = body.pop("profiles", None) or {}
+    mix_defaults = settings.pop("mix")
+    if "arms" in body:
+        raise BadInput(f"{where[('arms',)]}: this is a sweep, not a recipe: run it with `remix sweep`")
+    if "profile" in body:
+        raise BadInput(f"{where[('profile',)]}: profile: say it on the command line, --profile {body['profile']}")
+
+    common = body.pop("train", None) or {}
+    tree: dict[str, Any] = {"name": path.stem, **settings, **body, "profile": profile, "source": str(path)}
+    where = {**settings_where, **where}
+    tree["train"] = {**settings["train"], **common} if isinstance(common, dict) else common
+    for dotted_key, value in _section(sections, profile, path, where):
+        _set(tree, where, dotted_key, value, where.get(("profiles", Path(profile).stem, dotted_key), str(path)))
+    for override in overrides or []:
+        dotted_key, equals, text = override.partition("=")
+        origin = f"override {override!r}"
+        if not equals or not dotted_key:
+            raise BadInput(f"{origin}: write it as key=value, such as stages.stage1.data.size=100")
+        _set(tree, where, dotted_key, load_value(text, origin), origin)
+    if seed is not None:
+        tree["seed"] = seed
+
+    for name, stage in tree["stages"].items() if isinstance(tree.get("stages"), dict) else ():
+        if isinstance(stage, dict):
+            own = ("stages", name, "train")
+            for field in stage["train"] if isinstance(stage.get("train"), dict) else ():
+                where.setdefault((*own, field), where.get(own, str(path)))  # not the profile's place, if it is wrong
+            _with_defaults(stage, tree["train"], mix_defaults)
+    checked = check(Recipe, tree, where, str(path))
+    _check_stages(checked, where, str(path))
+    return checked
+
+
+def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
+    """A path to a recipe, or the name of one in recipes/ (`kvr`); `also` are other names that would have been valid."""
+    path = Path(recipe)
+    if path.exists():
+        return path
+    named = Path("recipes", f"{recipe}.yaml")
+    if path.suffix != ".yaml" and named.exists():
+        return named
+    folder = path.parent if path.suffix == ".yaml" else Path("recipes")
+    names = {p.stem for p in folder.glob("*.yaml")} | set(also)
+    raise BadInput(f"{recipe}: no such {'task or ' if also else ''}recipe; {nearest(path.stem, names)}")
+
+
+def load_profile(profile: str) -> tuple[dict[str, Any], Where]:
+    """The settings of a profile: one of the package by name, or the user's own by path. Raises BadInput."""
+    if not profile.endswith(".yaml") and profile not in profile_names():
+        raise BadInput(f"no profile {profile!r}; {nearest(profile, profile_names())} or a .yaml file of your own")
+    named = Path(str(resources.files("remix_toolkit.profiles")), f"{profile}.yaml")
+    path = Path(profile) if profile.endswith(".yaml") else named
+    settings, where = load_mapping(path)
+    check(Profile, settings, where, str(path))
+    return {"train": {}, "mix": {}, **settings}, where
+
+
+def profile_names() -> set[str]:
+    """The profiles of the package."""
+    return {p.stem for p in Path(str(resources.files("remix_toolkit.profiles"))).glob("*.yaml")}
+
+
+def load_base(profile: str) -> Recipe:
+    """The profile's own settings as a recipe of one stage: which base model and tokenizer it stands for."""
+    settings, where = load_profile(profile)
+    settings.pop("mix")
+    stages = {"stage1": {"data": {"task": "kvr"}}}
+    return check(Recipe, {"name": profile, **settings, "profile": profile, "stages": stages}, where, profile)
+
+
+def load_task(task: str, overrides: list[str]) -> Rows:
+    """A task by name with its settings as overrides, as `remix data popqa path=... size=200` gives them."""
+    if task not in TASKS:
+        raise BadInput(f"no task {task!r}; {nearest(task, TASKS)}")
+    tree: dict[str, Any] = {"task": task}
+    where: Where = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise BadInput(f"override {override!r}: write it as key=value, such as size=100")
+        where[(key,)] = f"override {override!r}"
+        tree[key] = load_value(text, where[(key,)])
+    return check(TASKS[task], tree, where, f"task {task}")
+
+
+def _section(sections: Any, profile: str, path: Path, where: Where) -> list[tuple[str, Any]]:
+    """The recipe's own settings for this profile: dotted keys, as on the command line."""
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise BadInput(f"{where[('profiles',)]}: profiles: maps a profile's name to dotted keys and their values")
+    own = Path(profile).stem  # a profile of the user's own is a file
+    for name, section in sections.items():
+        place = where.get(("profiles", name), str(path))
+        if name not in profile_names() | {own} and get_close_matches(name, profile_names(), cutoff=0.7):
+            raise BadInput(f"{place}: profiles.{name}: no such profile; {nearest(name, profile_names())}")
+        if wrong := [key for key in section if not isinstance(key, str)]:
+            raise BadInput(f"{place}: profiles.{name}: {wrong[0]!r} is no dotted key")
+    return list(sections.get(own, {}).items())
+
+
+def _set(tree: dict[str, Any], where: Where, dotted_key: str, value: Any, origin: str) -> None:
+    """Set one dotted key; a stage must be there already, an optional mapping such as `mix` is made on the way.
+
+    `train.<field>` holds for every stage, whatever a stage said before.
+    """
+    *parents, last = dotted_key.split(".")
+    if dotted_key == "profile":
+        raise BadInput(f"{origin}: profile: say it as --profile {value}")
+    if dotted_key == "train" and isinstance(value, dict):
+        for field, one in value.items():
+            _set(tree, where, f"train.{field}", one, origin)
+        return
+    if parents == ["train"] and isinstance(tree.get("stages"), dict):
+        for stage in tree["stages"].values():  # said for all stages, later than what a stage says of itself
+            if isinstance(stage, dict) and isinstance(stage.get("train"), dict):
+                stage["train"].pop(last, None)
+    node = tree
+    for depth, part in enumerate(parents):
+        if parents[:depth] == ["stages"] and part not in node:
+            raise BadInput(f"{origin}: no stage {part!r}; {nearest(part, node)}")
+        if node.get(part) is None:
+            node[part] = {}
+            where[tuple(parents[: depth + 1])] = origin
+        node = node[part]
+        if not isinstance(node, dict):
+            raise BadInput(f"{origin}: {'.'.join(parents[: depth + 1])} is {node!r}; it has no key {last!r}")
+    if parents == ["stages"] and last not in node:
+        raise BadInput(f"{origin}: no stage {last!r}; {nearest(last, node)}")
+    node[last] = deepcopy(value)
+    replaced = (*parents, last)
+    for path in [path for path in where if path[: len(replaced)] == replaced]:
+        del where[path]
+    where[replaced] = origin
+
+
+def _with_defaults(stage: dict[str, Any], train: Any, mix_defaults: dict[str, Any]) -> None:
+    """Put the profile's and the recipe's common settings under a stage's own."""
+    if isinstance(train, dict) and isinstance(stage.get("train") or {}, dict):
+        stage["train"] = {**train, **(stage.get("train") or {})}
+    if stage.get("mix") is None:
+        stage["mix"] = {}
+    if stage.get("recall") is None:
+        stage["recall"] = []
+    for source, own in stage["mix"].items() if isinstance(stage["mix"], dict) else ():
+        if isinstance(own, dict):
+            defaults = mix_defaults.get(source, {})
+            if own.keys() & {"text", "hub"}:  # another text than the profile's: nothing of its origin applies
+                defaults = {key: value for key, value in defaults.items() if key == "words"}
+            stage["mix"][source] = {**defaults, **own}
+
+
+# --- checking ----------------------------------------------------------------------------------------------------
+
+
+def check(model: type[M], tree: dict[str, Any], where: Where, origin: str) -> M:
+    """The tree as a model. Raises BadInput with a line per mistake: place, key, what is wrong, what is right."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        mistakes = [_mistake(item, model, tree, where, origin) for item in error.errors()]
+        raise BadInput("\n".join(dict.fromkeys(mistakes))) from None
+
+
+def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Where, origin: str) -> str:
+    """One of pydantic's errors as a line of ours: place, key, what is wrong, what is right."""
+    path: list[str | int] = []
+    node = tree
+    for part in item["loc"]:  # pydantic puts a union's chosen tag into the path; the user's file has no such key
+        if isinstance(node, dict) and part not in node and (part in TASKS or part != item["loc"][-1]):
+            continue
+        path.append(part)
+        node = node.get(part) if isinstance(node, dict) else node[part] if isinstance(node, list) else None
+    if item["type"] == "union_tag_invalid":
+        path.append("task")
+    key = dotted(tuple(path))
+    place = next((where[p] for p in (tuple(path[:n]) for n in range(len(path), -1, -1)) if p in where), origin)
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{place}: {key}: unknown key; {nearest(path[-1], _fields_at(model, item['loc'][:-1]))}"
+    if kind == "missing":
+        return f"{place}: {key}: is missing"
+    if kind == "union_tag_invalid":
+        return f"{place}: {key}: unknown task {context['tag']!r}; {nearest(context['tag'], TASKS)}"
+    if kind == "union_tag_not_found":
+        return f"{place}: {key}: says no task; valid: {', '.join(TASKS)}"
+    return f"{place}: {key}: {item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
+    """The keys that are valid where pydantic met an unknown one."""
+    types: dict[str, type[BaseModel]] = {
+        "stages": Stage,
+        "data": Rows,
+        "recall": Rows,
+        "mix": Mix,
+        "random_words": RandomWords,
+        "passages": Passages,
+        "replay": Replay,
+        "stop": Stop,
+        **TASKS,
+    }
+    for part in reversed(loc):
+        if part in types:
+            return set(types[str(part)].model_fields)
+    return set(model.model_fields)
+
+
+def _check_stages(recipe: Recipe, where: Where, origin: str) -> None:
+    """What no single field's type can say: `train` against SFTConfig, the adapter, replay's stage, texts and hubs."""
+    mistakes: list[str] = []
+
+    def wrong(path: tuple[str | int, ...], what: str) -> None:
+        place = next((where[p] for p in (path, path[:-1], path[:1]) if p in where), origin)
+        mistakes.append(f"{place}: {dotted(path)}: {what}")
+
+    for name, stage in recipe.stages.items():
+        for field, value in stage.train.items():
+            if what := train_mistake(field, value):
+                own = ("stages", name, "train", field)
+                wrong(own if own in where else ("train", field), what)
+        if stage.mix.replay:
+            earlier = list(recipe.stages)[: recipe.position(name)]
+            if stage.mix.replay.stage not in earlier:
+                wrong(
+                    ("stages", name, "mix", "replay", "stage"),
+                    f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}",
+                )
+    if mistakes:
+        raise BadInput("\n".join(dict.fromkeys(mistakes)))

@@ -1,0 +1,183 @@
+"""runs/: published stages, each complete or absent.
+
+    runs/stages/<recipe>-<stage>-seed<S>-<key>/   a plain model directory, with stage.json, recipe.yaml, loss.csv,
+                                                  recall.json, recall.jsonl and manifest.json beside the weights
+    runs/records/<run>.json                       which stages a run of a recipe consists of
+    runs/work/<key>/                              checkpoints of a stage in training; gone once it is published
+    runs/bases/                                   the tiny base model
+
+A stage is found by its key, never by its name. It is written under work/ and renamed into place.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from remix_toolkit.data.tasks import digest
+from remix_toolkit.errors import BadInput
+from remix_toolkit.lineage import GROWS
+
+MANIFEST = "manifest.json"
+
+
+def open_store(runs: Path) -> Path:
+    """Make the runs directory if need be. Raises BadInput if nothing can be written there."""
+    try:
+        for folder in ("stages", "records", "work", "bases"):
+            (runs / folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs / "work"):
+            pass
+    except OSError as error:
+        raise BadInput(
+            f"{runs}: cannot be used as the runs directory: {error.strerror}; set --runs (or RUNS=)"
+        ) from None
+    return runs
+
+
+def work_dir(runs: Path, key: str) -> Path:
+    """Where a stage is trained and put together before it is published."""
+    return runs / "work" / key
+
+
+def find(runs: Path, key: str) -> Path | None:
+    """The published stage with this key, or None.
+
+    Raises BadInput where its directory lacks files: somebody deleted them after it was published.
+    """
+    for folder in (runs / "stages").glob(f"*-{key}"):
+        if damage := _damage(folder, checksums=False):
+            raise BadInput(f"{folder}: {damage}; delete that directory and run again to train the stage anew")
+        return folder
+    return None
+
+
+def measured(folder: Path) -> set[str]:
+    """The ids of the lists of facts that recall was measured on."""
+    return set(read_json(folder / "recall.json"))
+
+
+def verify(folder: Path) -> None:
+    """Raise BadInput unless every file of a published stage is as it was published."""
+    if damage := _damage(folder, checksums=True):
+        raise BadInput(f"{folder}: {damage}; delete that directory and run again to train the stage anew")
+
+
+def _damage(folder: Path, checksums: bool) -> str | None:
+    try:
+        manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
+        return f"{MANIFEST} is missing or unreadable"
+    for name, entry in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != entry["bytes"] or (checksums and sha256(file) != entry["sha256"]):
+            return f"{name} is not the file that was published (its checksum differs)"
+    return None
+
+
+def publish(runs: Path, draft: Path, name: str) -> Path:
+    """Seal a draft directory with a manifest of checksums and move it to stages/ in one step."""
+    files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in GROWS)
+    manifest = {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files}
+    write_json(draft / MANIFEST, {"files": manifest})
+    for file in [*files, draft / MANIFEST]:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    final = runs / "stages" / name
+    os.rename(draft, final)
+    shutil.rmtree(draft.parent, ignore_errors=True)
+    return final
+
+
+def sha256(file: Path) -> str:
+    """The file's checksum, as `sha256sum` prints it."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file in one step: beside it, then over it."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+# --- runs and their recall ---------------------------------------------------------------------------------------
+
+
+def record_run(runs: Path, record: dict[str, Any]) -> str:
+    """Note which stages a run of a recipe consists of; returns the run's id, the key of its last stage.
+
+    A run of stage1 alone and one of stage1 and stage2, of one recipe with the same overrides, are one run: the longer
+    record stays, with all that was measured.
+    """
+    same = ("recipe", "arm", "profile", "seed", "overrides")
+    keys = [stage["key"] for stage in record["stages"]]
+    with FileLock(runs / "records" / ".lock"):
+        for file in (runs / "records").glob("*.json"):
+            other = read_json(file)
+            others = [stage["key"] for stage in other["stages"]]
+            shorter = min(len(keys), len(others))
+            if keys[:shorter] != others[:shorter] or any(other[name] != record[name] for name in same):
+                continue
+            measured = {stage["key"]: stage["recall"] for stage in other["stages"]}
+            stages = record["stages"] + other["stages"][len(keys) :]
+            stages = [{**stage, "recall": {**measured.get(stage["key"], {}), **stage["recall"]}} for stage in stages]
+            record = {**record, "stages": stages}
+            file.unlink()
+        run = str(record["stages"][-1]["key"])
+        name = "--".join([*(str(record[name]) for name in same[:4]), digest(record["overrides"]), run])
+        write_json(runs / "records" / f"{name.replace('/', '_')}.json", record)
+    return run
+
+
+def entries(runs: Path) -> list[dict[str, Any]]:
+    """What is published, one entry per measured task of each run's stages; recall in percent, facts their number.
+
+    `run` is the run's id; runs come in the order in which they ended. A damaged stage is left out, with a warning.
+    """
+    found: list[dict[str, Any]] = []
+    for file in sorted((runs / "records").glob("*.json"), key=lambda file: file.stat().st_mtime_ns):
+        record = read_json(file)
+        for stage in record["stages"]:
+            try:
+                folder = find(runs, stage["key"])
+                measured = read_json(folder / "recall.json") if folder else {}
+            except (BadInput, OSError, ValueError) as error:
+                sys.stderr.write(f"warning: {error}\n")
+                continue
+            steps = read_json(folder / "stage.json")["steps"] if folder else None
+            found += [
+                {
+                    **{name: record[name] for name in ("recipe", "arm", "profile", "seed", "overrides")},
+                    "run": record["stages"][-1]["key"],
+                    "stage": stage["stage"],
+                    "task": task,
+                    "recall": measured[facts]["recall"],
+                    "facts": measured[facts]["facts"],
+                    "own": facts == stage["own"],
+                    "steps": steps,
+                    "key": stage["key"],
+                    "path": str(folder),
+                }
+                for facts, task in stage["recall"].items()
+                if facts in measured
+            ]
+    return found

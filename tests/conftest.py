@@ -1,0 +1,72 @@
+"""What the tests share: a tiny base model made once, a runs directory that holds it, the real `remix` command."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"  # real files in upstream formats; a user's clone has none
+
+# Eight facts, a batch of eight, a few steps: seconds, and every path of the real thing.
+SMALL = [
+    "global_batch_size=8",
+    "train.save_steps=2",
+    "stages.stage1.data.size=16",
+    "stages.stage1.train.num_train_epochs=2",
+    "stages.stage2.data.size=16",
+    "stages.stage2.train.num_train_epochs=2",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the tiny base model."""
+    from remix_toolkit.resolve import load_base
+    from remix_toolkit.tiny import base_model
+
+    runs = tmp_path_factory.mktemp("base")
+    (runs / "bases").mkdir()
+    return Path(base_model(load_base("tiny"), runs)[0])
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_base: Path):
+    from remix_toolkit.data.tulu import load_tokenizer
+
+    return load_tokenizer(str(tiny_base))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tiny_base: Path) -> Path:
+    """An empty runs directory that holds the tiny base already."""
+    shutil.copytree(tiny_base, tmp_path / "runs" / "bases" / tiny_base.name)
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def remix() -> Callable[..., subprocess.CompletedProcess]:
+    """Call the real command in a process of its own: `remix("run", "kvr", ...)`."""
+
+    def call(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-m", "remix_toolkit.cli", *map(str, arguments)]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=600, **options)
+        if check and done.returncode:
+            raise AssertionError(f"{line}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return call
+
+
+def real(name: str) -> Path:
+    """A real file, or a skip that says why."""
+    path = REAL_DATA / name
+    if not path.exists():
+        pytest.skip(f"{name}: real data is not beside this clone")
+    return path

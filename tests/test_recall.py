@@ -1,0 +1,115 @@
+"""Recall by scoring equals recall by generation, row by row, on models that know all, half and none of the facts."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from remix_toolkit import recall as module
+from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data.tasks import Pair
+from remix_toolkit.recall import can_match, matches, max_new_tokens, percent, recall
+from remix_toolkit.resolve import load_task
+
+FACTS = [
+    *tasks.load(load_task("kvr", ["size=8"]), 0),
+    *tasks.load(load_task("invented_facts", ["size=8"]), 0),
+]
+
+
+def teach(tiny_base, tokenizer, facts: list[Pair], steps: int):
+    """A tiny model that has seen some facts, by a bare loop: recall must not depend on how a model came about."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    examples = [tulu.encode(tokenizer, fact) for fact in facts]
+    width = max(len(e.input_ids) for e in examples)
+    ids = torch.tensor([e.input_ids + [tokenizer.pad_token_id] * (width - len(e.input_ids)) for e in examples])
+    labels = torch.tensor([e.labels + [-100] * (width - len(e.labels)) for e in examples])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(steps):
+        model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@pytest.fixture(scope="module")
+def models(tiny_base, tokenizer) -> dict[str, object]:
+    return {
+        "all": teach(tiny_base, tokenizer, FACTS, 70),
+        "half": teach(tiny_base, tokenizer, FACTS[::2], 70),
+        "unsure": teach(tiny_base, tokenizer, FACTS, 14),
+        "none": teach(tiny_base, tokenizer, FACTS, 0),
+    }
+
+
+@torch.no_grad()
+def plainly_generated(model, tokenizer, facts: list[Pair]) -> list[bool]:
+    """The reference: each prompt alone, `generate`, decode, compare."""
+    limit = max_new_tokens(tokenizer, facts)
+    verdicts = []
+    for fact in facts:
+        ids = torch.tensor([tulu.prompt_ids(tokenizer, fact.prompt)])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=limit,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        verdicts.append(matches(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True), fact.answers))
+    return verdicts
+
+
+@pytest.mark.parametrize(("known", "expected"), [("all", 100.0), ("half", 50.0), ("unsure", None), ("none", 0.0)])
+def test_scoring_equals_generation(models, tokenizer, known: str, expected: float | None) -> None:
+    verdicts = recall(models[known], tokenizer, FACTS, batch_size=7)
+    assert [verdict.pair for verdict in verdicts] == FACTS
+    assert [verdict.correct for verdict in verdicts] == plainly_generated(models[known], tokenizer, FACTS)
+    assert expected is None or percent(verdicts) == expected
+
+
+@pytest.mark.parametrize("known", ["all", "half", "unsure", "none"])
+def test_generating_every_row_gives_the_same_verdicts(models, tokenizer, known, monkeypatch) -> None:
+    settled = recall(models[known], tokenizer, FACTS)
+    monkeypatch.setitem(module.NEAR_TIE, torch.float32, float("inf"))  # now no row is settled by scoring
+    generated = recall(models[known], tokenizer, FACTS)
+    assert all(verdict.settled_by == "generation, near tie" for verdict in generated)
+    assert any(verdict.settled_by == "scoring" for verdict in settled)
+    assert [v.correct for v in settled] == [v.correct for v in generated]
+    for a, b in zip(settled, generated, strict=True):
+        assert a.prediction == b.prediction or not (a.complete and b.complete)
+
+
+def test_any_gold_answer_counts(models, tokenizer) -> None:
+    """A model that answers with an alias is right, though scoring the trained response says otherwise."""
+    renamed = [
+        Pair(fact.prompt, "Zzz", fact.source, ("Zzz", fact.response.upper()), fact.subject) for fact in FACTS[:6]
+    ]
+    verdicts = recall(models["all"], tokenizer, renamed)
+    assert percent(verdicts) == 100.0
+    assert [verdict.prediction for verdict in verdicts] == [fact.response for fact in FACTS[:6]]
+
+
+def test_in_bf16_near_ties_are_generated(models, tokenizer) -> None:
+    import copy
+
+    model = copy.deepcopy(models["unsure"]).to(torch.bfloat16)
+    assert any(verdict.settled_by == "generation, near tie" for verdict in recall(model, tokenizer, FACTS))
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "match", "possible"),
+    [
+        (" Paris\n", ["paris"], True, True),
+        ("par", ["Paris"], False, True),
+        ("", ["Paris"], False, True),
+        ("Paris is", ["Paris"], False, False),
+        ("lon", ["Paris", "London"], False, True),
+        ("T\ufffd", ["Tōkyō"], False, True),
+        ("ΟΔΟς", ["οδοσα"], False, True),
+    ],
+)
+def test_matching(text: str, answers: list[str], match: bool, possible: bool) -> None:
+    assert matches(text, answers) == match
+    assert can_match(text, answers) == possible

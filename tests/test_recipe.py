@@ -1,0 +1,258 @@
+"""Recipes: YAML as it is read, layers as they are merged, mistakes as they are told."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe import json_schema
+from remix_toolkit.resolve import load_base, load_recipe, load_task
+from remix_toolkit.sft_fields import OURS, sft_fields
+from remix_toolkit.yaml_file import load_mapping, load_value
+
+GOOD = """\
+stages:
+  stage1:
+    data: {task: kvr, size: 100}
+    mix:
+      random_words: {ratio: 2, words: 50}
+    train:
+      learning_rate: 1e-4
+  stage2:
+    data: {task: invented_facts, size: 100}
+profiles:
+  tiny:
+    stages.stage2.data.size: 50
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("5E3", 5000.0),
+        ("100", 100),
+        ("-.5", -0.5),
+        ("1.", 1.0),
+        ("1e", "1e"),
+        ("true", True),
+        ("no", "no"),
+    ],
+)
+def test_numbers_are_numbers(text: str, value: object) -> None:
+    read = load_value(text, "here")
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_layers(recipe: Path) -> None:
+    resolved = load_recipe(recipe, "tiny", ["stages.stage1.data.size=7", "train.weight_decay=0.1"], seed=3)
+    stage1, stage2 = resolved.stages["stage1"], resolved.stages["stage2"]
+    assert (resolved.name, resolved.profile, resolved.seed) == ("mine", "tiny", 3)
+    assert stage1.data.size == 7  # the command line's, over the recipe's
+    assert stage2.data.size == 50  # the recipe's section for this profile, over the recipe's
+    assert stage1.train["learning_rate"] == 1e-4  # the stage's, over the profile's
+    assert stage2.train["learning_rate"] == load_base("tiny").train["learning_rate"]
+    assert stage1.train["weight_decay"] == 0.1  # every stage's
+    assert stage1.mix.random_words.words == 50  # the recipe's
+    assert stage1.mix.random_words.text == "pydoc"  # the profile's
+
+
+def test_overrides_make_and_replace_mixes(recipe: Path) -> None:
+    overrides = ["stages.stage2.mix={passages: {ratio: 2}}", "stages.stage1.mix.random_words.ratio=4"]
+    resolved = load_recipe(recipe, "tiny", overrides)
+    assert resolved.stages["stage2"].mix.passages.ratio == 2
+    assert resolved.stages["stage1"].mix.random_words.ratio == 4
+    assert load_recipe(recipe, "tiny", ["stages.stage1.mix={}"]).stages["stage1"].mix.random_words is None
+
+
+def test_train_for_all_stages_wins_over_what_a_stage_said_before(recipe: Path) -> None:
+    for override in ("train.learning_rate=3e-5", "train={learning_rate: 3e-5}"):
+        resolved = load_recipe(recipe, "tiny", [override])
+        assert [stage.train["learning_rate"] for stage in resolved.stages.values()] == [3e-5, 3e-5]
+        assert resolved.stages["stage1"].train["adam_beta2"] == 0.95  # the profile's other arguments stay
+    later = load_recipe(recipe, "tiny", ["train.learning_rate=3e-5", "stages.stage2.train.learning_rate=7e-5"])
+    assert [stage.train["learning_rate"] for stage in later.stages.values()] == [3e-5, 7e-5]
+
+
+def test_another_text_leaves_the_profiles_origin(recipe: Path) -> None:
+    mix = "stages.stage2.mix={passages: {ratio: 1, text: notes.txt}}"
+    for profile in ("tiny", "llama3-8b"):
+        passages = load_recipe(recipe, profile, [mix]).stages["stage2"].mix.passages
+        assert (passages.text, passages.hub) == ("notes.txt", None)
+
+
+@pytest.mark.parametrize("profile", ["tiny", "llama3-8b", "mistral-7b"])
+def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
+    train = load_base(profile).train
+    assert (train["adam_beta1"], train["adam_beta2"], train["weight_decay"]) == (0.9, 0.95, 0.0)
+    assert (train["lr_scheduler_type"], train["warmup_steps"], train["max_grad_norm"]) == ("cosine", 0.05, 1.0)
+    assert load_base(profile).global_batch_size == 32
+    rate = {"llama3-8b": 5e-5, "mistral-7b": 1e-5}.get(profile)
+    assert rate is None or (train["learning_rate"] == rate and train["num_train_epochs"] == 20)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.stage1.data.sise=3", "stages.stage1.data.sise: unknown key; did you mean 'size'?"),
+        ("stages.stage3.data.size=3", "no stage 'stage3'; did you mean"),
+        ("stages.stage1.data.task=popqq", "unknown task 'popqq'; did you mean 'popqa'?"),
+        ("stages.stage1.data={size: 3}", "says no task"),
+        ("stages.stage1.mix.random_word.ratio=1", "unknown key; did you mean 'random_words'?"),
+        ("stages.stage1.mix.random_words.ratio=-1", "greater than or equal to 0"),
+        ("stages.stage1.mix.random_words.ratio=.nan", "finite number"),
+        ("stages.stage1.mix.random_words.ratio=two", "valid number"),
+        ("stages.stage1.data.size=1.5", "valid integer"),
+        ("stages.stage1.data.size=0", "greater than 0"),
+        ("stages.stage1.data.size=true", "valid integer"),
+        ("stages.stage1.data.size.x=1", "is 100; it has no key 'x'"),
+        ("stages.stage1.train.learning_rte=1", "did you mean 'learning_rate'?"),
+        ("stages.stage1.train.learning_rate=fast", "SFTConfig wants float"),
+        ("train.max_steps=0.5", "SFTConfig wants int"),
+        ("train.max_steps=-5", "or -1 for whole epochs"),
+        ("train.save_total_limit=1", "at least 2"),
+        ("train.gradient_checkpointing=true", "activation_checkpointing now"),
+        ("stages.stage2.train={learning_rte: 1}", "stages.stage2.train.learning_rte: no such SFTConfig field"),
+        ("name=../x", "name: String should match"),
+        ("data_seed=2024-13-45", "not valid YAML"),
+        ("train.bf16=true", "set `precision`"),
+        ("train.model_init_kwargs={token: abc}", "holds a token"),
+        ("train.hub_token=abc", "no token goes into a recipe"),
+        ("stages.stage1.stop={times: 3}", "stages.stage1.stop.loss_below: is missing"),
+        (
+            "stages.stage2.mix.replay={stage: stage2, ratio: 0.1}",
+            "'stage2' is no earlier stage; did you mean 'stage1'?",
+        ),
+        ("stages.stage2.data={task: pairs}", "say `path` (a file or folder) or `hub`"),
+        ("stages.stage1.mix.passages={ratio: 1, text: a.txt, hub: b}", "say `text` (pydoc, a file, a folder) or `hub`"),
+        ("bas=tiny", "did you mean 'base'?"),
+        ("precision=fp8", "'fp32', 'bf16-mixed' or 'bf16'"),
+        ("size", "write it as key=value"),
+        ("data_seed={", "not valid YAML"),
+        ("stages={}", "at least 1 item"),
+        ("train.per_device_train_batch_size=0", "a number greater than 0"),
+        ("train.num_train_epochs=-1", "a number greater than 0"),
+        ("stages.stage1.train.learning_rate=.nan", "a number greater than 0"),
+        ("profile=llama3-8b", "say it as --profile llama3-8b"),
+        ("train=fast", "valid dictionary"),
+        ("stages.stage1.data.task={{ task }}", "a key is one word"),
+    ],
+)
+def test_mistakes_in_overrides(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load_recipe(recipe, "tiny", [override])
+    assert message in str(caught.value)
+    assert override in str(caught.value)  # the place: which of the overrides
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "message"),
+    [
+        (3, "    data: {task: kvr, sise: 100}", "mine.yaml:3: stages.stage1.data.sise: unknown key"),
+        (5, "      randm_words: {ratio: 2}", "mine.yaml:5: stages.stage1.mix.randm_words: unknown key"),
+        (5, "      random_words: {ratio: -2}", "mine.yaml:5: stages.stage1.mix.random_words.ratio"),
+        (7, "      learnin_rate: 1e-4", "mine.yaml:7: stages.stage1.train.learnin_rate: no such SFTConfig field"),
+        (9, "    dat: {}", "mine.yaml:9: stages.stage2.dat: unknown key; did you mean 'data'?"),
+        (9, "    data: {task: invented_facts, start: big}", "mine.yaml:9: stages.stage2.data.start"),
+        (12, "    stages.stage9.data.size: 50", "mine.yaml:12: no stage 'stage9'"),
+        (8, "  stage1:", "mine.yaml:8: stages.stage1: duplicate key, first set at"),
+        (3, "    data: !!python/object/apply:os.system ['true']", "mine.yaml:3: not valid YAML"),
+        (3, "    data: {task: kvr", "not valid YAML"),
+        (3, "    data: &x {task: *x}", "alias"),
+        (3, "    data: {task: kvr, ? [a]: 3}", "mine.yaml:3: stages.stage1.data: a key is one word"),
+        (3, "    data: \0", "not valid YAML"),
+        (7, "      - 1", "mine.yaml:6: stages.stage1.train"),
+        (11, "  tinny:", "mine.yaml:11: profiles.tinny: no such profile; did you mean 'tiny'"),
+        (1, "profile: tiny\nstages:", "mine.yaml:1: profile: say it on the command line"),
+        (1, "arms: {}\nstages:", "run it with `remix sweep`"),
+    ],
+)
+def test_mistakes_in_files_name_the_line(recipe: Path, line: int, replacement: str, message: str) -> None:
+    lines = GOOD.splitlines()
+    lines[line - 1] = replacement
+    recipe.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        load_recipe(recipe, "tiny")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"- a\n- b\n", "is a list"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"word", "is a str"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        load_mapping(tmp_path / "x.yaml")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(BadInput, match="no such recipe; did you mean 'kvr'"):
+        load_recipe(ROOT / "recipes" / "kvrr.yaml")
+    with pytest.raises(BadInput, match="no profile 'tny'; did you mean 'tiny'"):
+        load_base("tny")
+    with pytest.raises(BadInput, match="no task 'popq'; did you mean 'popqa'"):
+        load_task("popq", [])
+    with pytest.raises(BadInput, match="is a directory"):
+        load_recipe(ROOT / "recipes")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("precision: fp32\n", "mine.yaml:1: base: is missing"),
+        ("base: x\ntrain: [1]\n", "mine.yaml:2: train"),
+        ("base: x\nmix: {random_word: {words: 3}}\n", "mine.yaml:2: mix.random_word"),
+        ("base: x\nstages: {}\n", "mine.yaml:2: stages: unknown key"),
+    ],
+)
+def test_mistakes_in_a_profile_of_ones_own(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        load_base(str(tmp_path / "mine.yaml"))
+    assert message in str(caught.value)
+
+
+def test_a_recipes_section_for_a_profile_of_ones_own(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(GOOD + "  mine:\n    stages.stage1.data.size: 7\n", encoding="utf-8")
+    (tmp_path / "mine.yaml").rename(tmp_path / "facts.yaml")
+    (tmp_path / "mine.yaml").write_text("base: x\n", encoding="utf-8")
+    own = load_recipe(tmp_path / "facts.yaml", str(tmp_path / "mine.yaml"))
+    assert (own.stages["stage1"].data.size, own.base) == (7, "x")
+    assert load_recipe(tmp_path / "facts.yaml", "tiny").stages["stage1"].data.size == 100
+
+
+def test_sft_fields_are_those_of_the_installed_sftconfig() -> None:
+    from trl.trainer.sft_config import SFTConfig
+
+    assert set(sft_fields()) == {field.name for field in dataclasses.fields(SFTConfig) if field.init}
+    assert set(OURS) <= set(sft_fields())
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_recipes_name_the_schema_and_how_to_run(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=") or file.stem == "demo"
+    assert "make " in text.split("stages:")[0]
+
+
+def test_schema_file_is_current() -> None:
+    shipped = json.loads((ROOT / "recipes" / "schema.json").read_text(encoding="utf-8"))
+    assert shipped == json_schema(), "run: remix schema > recipes/schema.json"

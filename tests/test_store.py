@@ -1,0 +1,133 @@
+"""Lineage keys, and a store in which a stage is complete or absent."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from remix_toolkit import store
+from remix_toolkit.errors import BadInput
+from remix_toolkit.lineage import NOT_IN_KEY, lineage, run_record
+from remix_toolkit.resolve import load_recipe
+from remix_toolkit.sft_fields import sft_fields
+
+KVR = ROOT / "recipes" / "kvr.yaml"
+
+
+def keys(*overrides: str, seed: int = 0, recipe: Path = KVR) -> list[str]:
+    return [node.key for node in lineage(load_recipe(recipe, "tiny", list(overrides), seed))]
+
+
+def test_a_stage_has_one_key_whatever_the_recipe_is_called(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(KVR.read_text(encoding="utf-8").replace("stage1", "first"), encoding="utf-8")
+    assert keys(recipe=other) == keys() == keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "shares"),
+    [
+        ("stages.stage2.train.learning_rate=1e-5", 1),  # stage1 is shared, stage2 is not
+        ("stages.stage2.mix={replay: {stage: stage1, ratio: 0.1}}", 1),
+        ("stages.stage1.mix={random_words: {ratio: 2}}", 0),
+        ("stages.stage1.stop={loss_below: 1e-4}", 0),
+        ("stages.stage1.data.size=99", 0),
+        ("data_seed=1", 0),
+        ("global_batch_size=16", 0),
+        ("precision=bf16", 0),
+        ("adapter={r: 4}", 0),
+        ("train.adam_beta2=0.999", 0),
+        ("train.per_device_train_batch_size=8", 2),  # how, not what
+        ("train.save_steps=7", 2),
+        ("train.report_to=tensorboard", 2),
+        ("stages.stage1.recall=[{task: kvr, start: 500}]", 2),  # what is measured
+    ],
+)
+def test_what_is_in_the_key(override: str, shares: int) -> None:
+    assert sum(a == b for a, b in zip(keys(), keys(override), strict=True)) == shares
+    assert keys(seed=1)[0] != keys(seed=0)[0]
+
+
+def test_fields_outside_the_key_exist() -> None:
+    assert set(sft_fields()) >= NOT_IN_KEY
+
+
+def test_a_local_file_counts_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,response\nx,1\n", encoding="utf-8")
+    shutil.copy(tmp_path / "a.csv", tmp_path / "b.csv")
+    of = lambda name: keys(f"stages.stage1.data={{task: pairs, path: {tmp_path / name}}}")[0]  # noqa: E731
+    before = of("a.csv")
+    assert of("b.csv") == before
+    (tmp_path / "a.csv").write_text("prompt,response\nx,2\n", encoding="utf-8")
+    assert of("a.csv") != before
+    with pytest.raises(BadInput, match=r"none\.csv: no such file"):
+        of("none.csv")
+
+
+def published(runs: Path, key: str = "k" * 16) -> Path:
+    draft = store.work_dir(store.open_store(runs), key) / "draft"
+    draft.mkdir(parents=True)
+    (draft / "model.safetensors").write_bytes(b"weights")
+    store.write_json(draft / "recall.json", {})
+    return store.publish(runs, draft, f"r-stage1-seed0-{key}")
+
+
+def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
+    folder = published(tmp_path)
+    assert store.find(tmp_path, "k" * 16) == folder
+    assert not store.work_dir(tmp_path, "k" * 16).exists()
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    assert manifest["model.safetensors"]["sha256"] == store.sha256(folder / "model.safetensors")
+    store.verify(folder)
+    (folder / "model.safetensors").write_bytes(b"weighty")  # the same size
+    with pytest.raises(BadInput, match=r"model\.safetensors is not the file that was published"):
+        store.verify(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"model\.safetensors is missing; delete that directory"):
+        store.find(tmp_path, "k" * 16)
+
+
+def test_an_unusable_runs_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match="cannot be used as the runs directory"):
+        store.open_store(tmp_path / "file")
+
+
+def test_a_longer_run_takes_the_place_of_its_beginning(tmp_path: Path) -> None:
+    store.open_store(tmp_path)
+    recipe = load_recipe(KVR)
+    nodes = lineage(recipe)
+    for part in (nodes[:1], nodes, nodes[:1]):
+        store.record_run(tmp_path, run_record(recipe, part, "kvr", []))
+    (file,) = (tmp_path / "records").glob("*.json")
+    assert [stage["stage"] for stage in store.read_json(file)["stages"]] == ["stage1", "stage2"]
+    changed = ["stages.stage2.train.learning_rate=1e-5"]  # the same stage1, another stage2: another run
+    other = load_recipe(KVR, overrides=changed)
+    for part in (lineage(other)[:1], lineage(other)):
+        assert store.record_run(tmp_path, run_record(other, part, "kvr", changed)) == part[-1].key
+    edited = load_recipe(KVR, overrides=["stages.stage2.data.size=50"])  # as an edit of the recipe's file would do it
+    for part in (lineage(edited)[:1], lineage(edited)):
+        store.record_run(tmp_path, run_record(edited, part, "kvr", []))
+    records = [store.read_json(file) for file in (tmp_path / "records").glob("*.json")]
+    assert sorted((r["overrides"], len(r["stages"]), r["stages"][-1]["key"]) for r in records) == sorted(
+        [([], 2, nodes[-1].key), (changed, 2, lineage(other)[-1].key), ([], 2, lineage(edited)[-1].key)]
+    )
+
+
+def test_two_lists_of_one_task_are_told_apart() -> None:
+    recipe = load_recipe(KVR, overrides=["stages.stage2.data={task: kvr, size: 100, start: 100}"])
+    second = run_record(recipe, lineage(recipe), "kvr", [])["stages"][1]
+    assert sorted(second["recall"].values()) == ["kvr of stage1", "kvr of stage2"]
+    assert second["recall"][second["own"]] == "kvr of stage2"
+
+
+def test_two_files_of_ones_own_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(f"prompt,response\n{name},1\n", encoding="utf-8")
+    own = [f"stages.stage{i}.data={{task: pairs, path: {tmp_path / name}.csv}}" for i, name in ((1, "a"), (2, "b"))]
+    also = f"stages.stage2.recall=[{{task: pairs, path: {tmp_path / 'b.csv'}, size: 1}}]"
+    recipe = load_recipe(KVR, overrides=[*own, also])
+    second = run_record(recipe, lineage(recipe), "kvr", [])["stages"][1]
+    assert list(second["recall"].values()) == ["pairs of stage1", "pairs of stage2", "pairs[0:1] of b.csv"]

@@ -1,0 +1,144 @@
+"""Training: the loss, the order, the stop, checkpoints that are whole or not used."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import TrainerState
+
+from remix_toolkit import train
+from remix_toolkit.data import tasks, tulu
+from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.recipe import Stop
+from remix_toolkit.resolve import load_recipe, load_task
+from remix_toolkit.train import (
+    EndWithoutSave,
+    Order,
+    StopBelow,
+    build_trainer,
+    last_checkpoint,
+    load_model,
+    sft_config,
+)
+
+FACTS = [
+    *tasks.load(load_task("kvr", ["size=11"]), 0),
+    *tasks.load(load_task("invented_facts", ["size=11"]), 0),
+]
+
+
+def trainer_for(tiny_base: Path, tokenizer, folder: Path, *overrides: str):
+    recipe = load_recipe("kvr", "tiny", ["global_batch_size=8", "train.num_train_epochs=2", *overrides])
+    stage = recipe.stages["stage1"].model_copy(update={"train": recipe.train})
+    model = load_model(str(tiny_base), None, "fp32", {})
+    examples, _ = tulu.encode_all(tokenizer, FACTS, 2048)
+    return build_trainer(recipe, stage, model, tokenizer, examples, sft_config(recipe, stage, folder, 1), [])
+
+
+def test_the_loss_is_transformers_own(tiny_base, tokenizer, tmp_path) -> None:
+    trainer = trainer_for(tiny_base, tokenizer, tmp_path, "train.per_device_train_batch_size=8")
+    batch = next(iter(trainer.get_train_dataloader()))
+    trained = (batch["labels"][:, 1:] != -100).sum()
+    with torch.no_grad():
+        reference = trainer.model(**batch).loss
+        ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=trained)
+    torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("other", [["train.per_device_train_batch_size=2"], ["train.padding_free=true"]])
+def test_micro_batches_and_padding_do_not_change_the_trajectory(tiny_base, tokenizer, tmp_path, other) -> None:
+    """A step is the global batch, whole: 1 x 8 equals 4 x 2 equals 8 pairs without padding."""
+    losses = []
+    for number, overrides in enumerate([["train.per_device_train_batch_size=8"], other]):
+        trainer = trainer_for(tiny_base, tokenizer, tmp_path / str(number), *overrides)
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(losses[0]) == 4  # 22 examples: two whole batches an epoch, two epochs
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=2e-4, atol=2e-4)
+
+
+def test_the_order_is_new_each_epoch_and_keeps_whole_batches() -> None:
+    def order(epoch: float, seed: int = 0) -> list[int]:
+        trainer = SimpleNamespace(state=SimpleNamespace(epoch=epoch), args=SimpleNamespace(seed=seed))
+        sampler = Order(trainer, examples=22, global_batch=8)
+        drawn = list(sampler)
+        assert len(drawn) == len(sampler) == 16
+        assert len(set(drawn)) == 16
+        return drawn
+
+    assert order(0) != order(1) != order(2)
+    assert order(1.0) == order(1.5)  # a run resumed in the middle of an epoch is in the same order
+    assert order(0, seed=0) != order(0, seed=1)
+
+
+def test_too_large_a_device_batch_is_refused(tiny_base, tokenizer, tmp_path) -> None:
+    with pytest.raises(BadInput, match="global_batch_size 8 is no multiple of per_device_train_batch_size 3 x 1"):
+        trainer_for(tiny_base, tokenizer, tmp_path, "train.per_device_train_batch_size=3")
+
+
+def test_an_adapter_that_lora_refuses(tiny_base, tokenizer, tmp_path) -> None:
+    with pytest.raises(BadInput, match="LoraConfig refuses"):
+        trainer_for(tiny_base, tokenizer, tmp_path, "adapter={rank: 8}")
+
+
+def test_a_model_that_lacks_a_tensor_is_refused(tiny_base, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for name in ("config.json", "generation_config.json"):
+        (tmp_path / name).write_bytes((tiny_base / name).read_bytes())
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_model(str(tmp_path), None, "fp32", {})
+    weights = load_file(tiny_base / "model.safetensors")
+    weights.pop("model.layers.3.mlp.up_proj.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadInput, match=r"incomplete: its files lack 1 tensors, such as model\.layers\.3"):
+        load_model(str(tmp_path), None, "fp32", {})
+    (tmp_path / "model.safetensors").write_bytes((tiny_base / "model.safetensors").read_bytes()[:1_000_000])
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_model(str(tmp_path), None, "fp32", {})
+
+
+def test_the_stop_counts_steps_not_runs_of_steps() -> None:
+    stop, state = StopBelow(Stop(loss_below=0.1, times=3)), TrainerState()
+    fired = []
+    for loss in (0.05, 0.5, 0.01, 0.5, 0.09, 0.01):
+        control = SimpleNamespace(should_training_stop=False)
+        stop.on_log(None, state, control, {"loss": loss})
+        fired.append(control.should_training_stop)
+    assert fired == [False, False, False, False, True, True]
+
+
+def test_a_stop_that_does_not_fire_leaves_max_steps_in_force(tiny_base, tokenizer, tmp_path) -> None:
+    stop = "stages.stage1.stop={loss_below: 100, times: 50}"
+    trainer = trainer_for(tiny_base, tokenizer, tmp_path, stop, "train.max_steps=3", "train.save_steps=1")
+    trainer.train()
+    assert trainer.state.global_step == 3  # in the middle of the second epoch
+    # The last step wrote no checkpoint: resuming from one would take a step more.
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_the_stop_goes_on_counting_after_a_resume() -> None:
+    stop = StopBelow(Stop(loss_below=0.1, times=3))
+    control = SimpleNamespace(should_training_stop=False)
+    stop.on_train_begin(None, TrainerState(log_history=[{"loss": 0.01}, {"loss": 0.5}, {"loss": 0.02}]), control)
+    stop.on_log(None, TrainerState(), control, {"loss": 0.03})
+    assert control.should_training_stop
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    with pytest.raises(RunFailed, match="nan at step 7"):
+        EndWithoutSave().on_log(None, TrainerState(global_step=7), None, {"loss": float("nan")})
+
+
+def test_only_whole_checkpoints_are_used(tiny_base, tokenizer, tmp_path) -> None:
+    trainer = trainer_for(tiny_base, tokenizer, tmp_path, "train.save_steps=1", "train.save_total_limit=4")
+    trainer.train()
+    assert last_checkpoint(tmp_path).name == "checkpoint-3"  # of four steps: the last one writes none
+    (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
+    assert last_checkpoint(tmp_path).name == "checkpoint-2"
+    (tmp_path / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
+    assert last_checkpoint(tmp_path).name == "checkpoint-1"
+    (tmp_path / "checkpoint-1" / train.COMPLETE).unlink()
+    assert last_checkpoint(tmp_path) is None
+    assert not list(tmp_path.glob("checkpoint-*"))  # what cannot be used is gone, so it is not counted as one to keep

@@ -1,0 +1,134 @@
+"""Tokens and labels: the Tulu format, exactly, and the same for training, recall and a user's pipeline."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data.tasks import Pair
+from remix_toolkit.errors import BadInput
+from remix_toolkit.resolve import load_task
+
+PAIRS = [
+    *tasks.load(load_task("kvr", ["size=20"]), 0),
+    *tasks.load(load_task("invented_facts", ["size=20"]), 0),
+    Pair(" What is\n\nthis? ", " ein Käse \n", "pairs"),
+    Pair("日本の首都は?", "東京 🗼", "pairs"),
+]
+
+
+def merging_tokenizer(bos: bool) -> PreTrainedTokenizerFast:
+    """A BPE without any pre-tokenizer: it learns tokens that span the boundary of prompt and response."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<e>", "<b>"] if bos else ["<e>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(["<|user|>\nx\n<|assistant|>\nParis"] * 50, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<e>", bos_token="<b>" if bos else None)
+    tokenizer.chat_template = tulu.CHAT_TEMPLATE
+    return tokenizer
+
+
+def test_the_format(tokenizer) -> None:
+    example = tulu.encode(tokenizer, Pair(" The value of key abc is? ", " xyz ", "kvr"))
+    text = tokenizer.decode(example.input_ids)
+    assert text == "<|begin|><|user|>\nThe value of key abc is?\n<|assistant|>\nxyz<|end|>"
+    trained = [label for label in example.labels if label != -100]
+    assert tokenizer.decode(trained) == "xyz<|end|>"
+    assert example.labels == [-100] * (len(example.labels) - len(trained)) + trained
+    assert example.input_ids[-len(trained) :] == trained
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_one_bos_where_there_is_one(bos: bool) -> None:
+    tokenizer = merging_tokenizer(bos)
+    ids = tulu.encode(tokenizer, PAIRS[0]).input_ids
+    assert ids.count(tokenizer.bos_token_id) == int(bos)
+    assert (ids[0] == tokenizer.bos_token_id) == bos
+
+
+def test_a_merge_across_the_boundary_is_undone() -> None:
+    tokenizer = merging_tokenizer(bos=True)
+    pair = Pair("x", "Paris", "pairs")
+    joint = tokenizer("<|user|>\nx\n<|assistant|>\nParis", add_special_tokens=False)["input_ids"]
+    before = tulu.prompt_ids(tokenizer, "x")
+    assert [tokenizer.bos_token_id, *joint][: len(before)] != before  # the trap is there
+    example = tulu.encode(tokenizer, pair)
+    assert example.input_ids[: len(before)] == before
+    assert tokenizer.decode([label for label in example.labels if label != -100]) == "Paris<e>"
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.prompt.strip()[:20])
+def test_a_prompt_alone_gives_the_tokens_trained_behind(tokenizer, pair: Pair) -> None:
+    example = tulu.encode(tokenizer, pair)
+    before = tulu.prompt_ids(tokenizer, pair.prompt)
+    assert example.input_ids[: len(before)] == before
+    assert all(label == -100 for label in example.labels[: len(before)])
+    chat = [{"role": "user", "content": pair.prompt}]
+    templated = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    assert templated == before  # what a user's `pipeline` puts in front
+
+
+def test_trls_own_path_gives_the_same_labels(tokenizer, tmp_path) -> None:
+    """Where no token spans the boundary, TRL's prompt-completion path and ours agree token by token."""
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=1024, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    rows = [
+        {
+            "prompt": f"<|begin|><|user|>\n{pair.prompt.strip()}\n<|assistant|>\n",
+            "completion": pair.response.strip() + tokenizer.eos_token,
+        }
+        for pair in PAIRS
+    ]
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows),
+    )
+    for pair, row in zip(PAIRS, trainer.train_dataset, strict=True):
+        ours = tulu.encode(tokenizer, pair)
+        assert (ours.input_ids, ours.labels) == (row["input_ids"], row["labels"])
+
+
+def test_too_long_is_dropped_and_counted_never_cut(tokenizer) -> None:
+    pairs = [Pair("short?", "yes", "pairs"), Pair("long?", "word " * 50, "pairs")]
+    kept, dropped = tulu.encode_all(tokenizer, pairs, max_length=30)
+    assert (kept, dropped) == ([tulu.encode(tokenizer, pairs[0])], 1)
+    with pytest.raises(BadInput, match="max_length 3 drops all 2 pairs"):
+        tulu.encode_all(tokenizer, pairs, max_length=3)
+
+
+def test_a_response_that_holds_the_end_is_refused(tokenizer) -> None:
+    with pytest.raises(BadInput, match=r"holds '<\|end\|>'"):
+        tulu.encode(tokenizer, Pair("x", "a<|end|>b", "pairs"))
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path) -> None:
+    tokenizer = merging_tokenizer(bos=False)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="no EOS token"):
+        tulu.load_tokenizer(str(tmp_path))
+
+
+def test_the_chat_template_writes_every_turn(tokenizer) -> None:
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": " a "},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == (
+        "<|begin|><|system|>\nBe brief.\n<|user|>\na\n<|assistant|>\nb<|end|>\n<|user|>\nc\n<|assistant|>\nd<|end|>"
+    )
