@@ -84,7 +84,7 @@ def measure(steps: int, rounds: int, folder: Path) -> dict[str, Any]:
     tokenizer = tulu.load_tokenizer(source)
     start = load_model(source, None, "fp32", {})
     facts = tasks.load(load_task("kvr", [f"size={steps * BATCH}"]), 0)
-    examples, _ = tulu.encode_all(tokenizer, facts, 2048)
+    examples = [tulu.encode(tokenizer, fact) for fact in facts]
     common = {name: value for name, value in recipe.train.items() if name not in ("max_length", "save_steps")}
     common |= {"output_dir": str(folder / "out"), "seed": 0, "logging_steps": 1, "disable_tqdm": True, "bf16": False}
     common |= {"dataloader_pin_memory": False, "dataloader_drop_last": True}

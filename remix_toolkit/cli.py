@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from remix_toolkit.errors import BadInput, exit_codes
 
@@ -79,8 +80,19 @@ def sweep(
         typer.echo(f"plot: {plot}")
 
 
-@app.command()
-def data(
+class _ShowByDefault(TyperGroup):
+    """`remix data kvr` is `remix data show kvr`: the name of a task or recipe needs no word before it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
+
+
+data = typer.Typer(cls=_ShowByDefault, no_args_is_help=True, help="Look at data before anything is trained, fetch it.")
+app.add_typer(data, name="data")
+
+
+@data.command("show")
+def data_show(
     name: Annotated[str, typer.Argument(help="a task (kvr, popqa, ...), or a recipe (recipes/kvr.yaml, mine, ...)")],
     overrides: Overrides = None,
     profile: Profile = "tiny",
@@ -90,7 +102,7 @@ def data(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Look at a task's rows, or at all data of a recipe, before anything is trained."""
+    """A task's rows, or all data of a recipe: kept and dropped, lengths, samples (`remix data NAME`)."""
     from remix_toolkit.recipe import TASKS
     from remix_toolkit.report.data import print_data, show_recipe, show_task
     from remix_toolkit.resolve import find_recipe, load_base, load_recipe, load_task
@@ -104,6 +116,70 @@ def data(
         typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
     else:
         print_data(shown)
+
+
+@data.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Every task and mixing source: licence, size, hub id, local format."""
+    from remix_toolkit.report.data import list_catalog, print_catalog
+
+    if as_json:
+        typer.echo(json.dumps(list_catalog(), indent=1))
+    else:
+        print_catalog()
+
+
+@data.command("prepare")
+def data_prepare(
+    arguments: Annotated[list[str], typer.Argument(help="recipes, and key=value ... for all of them")],
+    profile: Profile = "tiny",
+    as_json: Json = False,
+) -> None:
+    """Fetch all that recipes read from the hub, and check what they read from this machine."""
+    from remix_toolkit.report.data import prepare
+    from remix_toolkit.resolve import load_recipe
+
+    names = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if not names:
+        raise BadInput("data prepare: name at least one recipe")
+    done = prepare(
+        [load_recipe(name, profile, overrides) for name in names], lambda text: typer.echo(text, err=as_json)
+    )
+    if as_json:
+        typer.echo(json.dumps(done, indent=1))
+
+
+@app.command()
+def familiar(
+    task: Annotated[str, typer.Argument(help="which facts: popqa, pairs, ...")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="the task's settings: path=facts.csv")] = None,
+    profile: Profile = "tiny",
+    base: Annotated[str | None, typer.Option(help="another base model than the profile's")] = None,
+    exemplars: Annotated[int, typer.Option(min=1, help="facts in front of each question, as few_shot.exemplars")] = 5,
+    few_shot_seed: Annotated[int, typer.Option(help="which ones, as few_shot.seed")] = 0,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Which facts of a task the base model already answers; recipes with `familiarity` reuse what is found."""
+    from remix_toolkit.recipe import Factoid, FewShot
+    from remix_toolkit.resolve import load_base, load_task
+
+    declared = load_task(task, [*(overrides or []), "familiarity=familiar"])
+    recipe = load_base(profile)
+    changes = {"few_shot": FewShot(exemplars=exemplars, seed=few_shot_seed), "base": base or recipe.base}
+    from remix_toolkit import store
+    from remix_toolkit.familiar import split
+
+    store.open_store(runs)
+    assert isinstance(declared, Factoid)  # another task has no such key
+    result = split(recipe.model_copy(update=changes), declared, runs)
+    typer.echo(
+        json.dumps(result)
+        if as_json
+        else f"{result['task']}: {result['familiar']:,} of {result['facts']:,} facts are familiar to "
+        f"{result['model']}, {result['unfamiliar']:,} are not; each with its answer in {result['path']}"
+    )
 
 
 @app.command()

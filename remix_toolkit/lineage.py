@@ -13,13 +13,13 @@ from remix_toolkit import tiny
 from remix_toolkit.data import mixing, tasks, tulu
 from remix_toolkit.data.mixing import documents_of
 from remix_toolkit.data.tasks import digest, facts_id
-from remix_toolkit.recipe import Recipe, Stage
+from remix_toolkit.recipe import Factoid, Recipe, Stage
 from remix_toolkit.sft_fields import sft_fields
 
 TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
 
 # Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
-GROWS = {"recall.json", "recall.jsonl", "manifest.json"}
+GROWS = {"recall.json", "recall.jsonl", "held_out.json", "held_out.jsonl", "manifest.json"}
 
 # Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
 NOT_IN_KEY = {
@@ -64,7 +64,7 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
     """
     names = list(recipe.stages)[: recipe.position(until) + 1 if until else None]
     start = {
-        "base": _base(recipe),
+        "base": base(recipe),
         "precision": recipe.precision,
         "adapter": recipe.adapter,
         "global_batch_size": recipe.global_batch_size,
@@ -93,7 +93,8 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
             {
                 "stage": node.stage,
                 "key": node.key,
-                "own": facts_id(recipe.stages[node.stage].data, recipe.data_seed),
+                "own": facts_id(recipe.stages[node.stage].data, recipe, node.position),
+                "task": tasks.name_of(recipe.stages[node.stage].data),
                 "recall": _labels(recipe, node.position),
             }
             for node in nodes
@@ -104,21 +105,25 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
 def _labels(recipe: Recipe, position: int) -> dict[str, str]:
     """Facts' id -> the task's name; where a recipe has two lists of one task, with the stage or the rows besides."""
     lists: dict[str, tuple[str, str]] = {}  # id -> the task, and what tells it from another list of that task
-    for name, stage in recipe.stages.items():
-        lists.setdefault(facts_id(stage.data, recipe.data_seed), (stage.data.task, f" of {name}"))
+    trained: list[tuple[int, str]] = []
+    for place, (name, stage) in enumerate(recipe.stages.items()):
+        if tasks.is_fact(stage.data):
+            trained.append((place, facts_id(stage.data, recipe, place)))
+            lists.setdefault(trained[-1][1], (tasks.name_of(stage.data), f" of {name}"))
     for stage in recipe.stages.values():
         for task in stage.recall:
             rows = f"[{task.start}:{'' if task.size is None else task.start + task.size}]"
             file = f" of {Path(path).name}" if (path := getattr(task, "path", None)) else ""
-            lists.setdefault(facts_id(task, recipe.data_seed), (task.task, rows + file))
+            known = f" {task.familiarity}" if isinstance(task, Factoid) and task.familiarity else ""
+            lists.setdefault(facts_id(task, recipe), (tasks.name_of(task), known + rows + file))
     names = [task for task, _ in lists.values()]
     labels = {id_: task + (other if names.count(task) > 1 else "") for id_, (task, other) in lists.items()}
-    stages = list(recipe.stages.values())
-    measured = [stage.data for stage in stages[: position + 1]] + stages[position].recall
-    return {id_: labels[id_] for id_ in (facts_id(task, recipe.data_seed) for task in measured)}
+    asked = [facts_id(task, recipe) for task in list(recipe.stages.values())[position].recall]
+    return {id_: labels[id_] for id_ in [*(id_ for place, id_ in trained if place <= position), *asked]}
 
 
-def _base(recipe: Recipe) -> dict[str, Any]:
+def base(recipe: Recipe) -> dict[str, Any]:
+    """What determines the base model: the tiny one's text, a local directory's files, or a hub id and revision."""
     if recipe.base == "tiny":
         return tiny.identity()
     if Path(recipe.base).exists():
@@ -128,7 +133,7 @@ def _base(recipe: Recipe) -> dict[str, Any]:
 
 def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return {
-        "data": tasks.declaration(stage.data, recipe.data_seed),
+        "data": tasks.declaration(stage.data, recipe),
         "mix": _mix(recipe, stage),
         "train": _train(stage),
         "stop": stage.stop.model_dump() if stage.stop else None,
@@ -148,10 +153,13 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     for source, spec in stage.mix.model_dump(exclude_none=True).items():
         text = spec.pop("text", None)
+        path = spec.pop("path", None)
+        if text or path:
+            spec = {key: value for key, value in spec.items() if key in {"ratio", "words", "column", "documents"}}
         if text == "pydoc":
             spec["text"] = hashlib.sha256("\n".join(documents_of("pydoc")).encode()).hexdigest()
-        elif text is not None:
-            spec["text"] = text if text == "nltk" else tasks.source_hash(text)
+        elif text or path:
+            spec["text"] = text if text == "nltk" else tasks.source_hash(text or path)
         if source == "replay":
             spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
         sources[source] = {**spec, "version": mixing.VERSIONS[source]}

@@ -6,17 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-
-def say(text: str) -> None:
-    """One plain line, at once (a log file shows where a run is)."""
-    print(text, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """`1:05` or `2:03:09`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+from remix_toolkit.console import duration, say
 
 
 class Progress(TrainerCallback):

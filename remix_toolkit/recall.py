@@ -19,7 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from remix_toolkit.data.tasks import Pair
+from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tulu import encode, prompt_ids
 
 BATCH = 64
@@ -129,9 +129,11 @@ def _score(
         if min(lead_row[i] for i in trained[: left + 1]) <= bound:
             results.append("near tie")
         elif said[-1] == tokenizer.eos_token_id:  # greedy decoding ends here: with the gold response, or before
-            text = _decode(tokenizer, said[:-1])
+            text, _ = _answer(_decode(tokenizer, said[:-1]), fact)
             results.append(Verdict(fact, matches(text, fact.answers), text.strip(), True, "scoring"))
-        elif can_match(text := _decode(tokenizer, said), fact.answers):
+        elif (line := _answer(_decode(tokenizer, said), fact))[1]:
+            results.append(Verdict(fact, matches(line[0], fact.answers), line[0].strip(), True, "scoring"))
+        elif can_match(text := line[0], fact.answers):
             results.append("open")
         else:
             results.append(Verdict(fact, False, text.strip(), False, "scoring"))
@@ -166,8 +168,10 @@ def _generate(
     for fact, row, cut in zip(facts, out[:, width:].tolist(), stopped.lengths, strict=True):
         said = row[:cut]
         ended = tokenizer.eos_token_id in said
-        text = _decode(tokenizer, said[: said.index(tokenizer.eos_token_id)] if ended else said)
-        verdicts.append(Verdict(fact, matches(text, fact.answers), text.strip(), ended, "generation"))
+        text, line_ended = _answer(
+            _decode(tokenizer, said[: said.index(tokenizer.eos_token_id)] if ended else said), fact
+        )
+        verdicts.append(Verdict(fact, matches(text, fact.answers), text.strip(), ended or line_ended, "generation"))
     return verdicts
 
 
@@ -184,6 +188,12 @@ class _NoMatchPossible(StoppingCriteria):
             if running and not can_match(_decode(self.tokenizer, row), fact.answers):
                 self.lengths[i] = len(row)
         return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+
+
+def _answer(text: str, fact: Pair) -> tuple[str, bool]:
+    """What counts as the answer, and whether the model ended it: under a few-shot prompt, its first line."""
+    line, newline, _ = text.lstrip().partition("\n")
+    return (line, True) if fact.one_line and newline else (text, False)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

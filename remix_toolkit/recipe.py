@@ -17,56 +17,89 @@ class Strict(BaseModel):
 
 
 class Rows(Strict):
-    """Which rows of a task: `size` of them (all, if not given) from row `start` on, in upstream order.
+    """Which rows of a task: `size` of them (all, if not given) from row `start` on, of those that qualify.
 
-    The paper's in-domain (ID) data is D_A's own task from the row after D_A's last: `start: 2000`.
+    Rows are in upstream order. The paper's in-domain (ID) data is D_A's own task from the row after D_A's last:
+    `start: 2000`, or simply `task: id`.
     """
 
-    size: Count | None = Field(None, description="how many facts; all rows where it is not given")
+    size: Count | None = Field(None, description="how many rows; all where it is not given")
     start: Annotated[int, Field(ge=0)] = Field(0, description="the first row taken; ID rows begin where D_A ends")
 
 
-class KVR(Rows):
+class Factoid(Rows):
+    """Facts: a short answer to a prompt, measured by recall."""
+
+    familiarity: Literal["familiar", "unfamiliar"] | None = Field(
+        None, description="keep the facts that the base model answers, or does not answer, under a few-shot prompt"
+    )
+    prompt: Literal["plain", "few_shot"] = Field("plain", description="few_shot: other facts of the task come first")
+
+
+class Instruction(Rows):
+    """Instructions and long responses: no recall; the loss on held-out rows is reported instead."""
+
+    held_out: Annotated[int, Field(ge=0)] = Field(100, description="rows after the last one, never trained on")
+
+
+class Source(Strict):
+    """Upstream's file or folder at `path`, or else its dataset on the hub."""
+
+    path: str | None = Field(None, description="upstream's file or folder; without it, the hub id is read")
+    hub: str | None = Field(None, description="a dataset on the hub")
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = Field(None, description="a commit of the hub's dataset; without it, the newest when fetched")
+
+
+class KVR(Factoid):
     """Key-value recall: random 8-character keys and values (section 2.2)."""
 
     task: Literal["kvr"]
     size: Count = 2000
 
 
-class InventedFacts(Rows):
+class InventedFacts(Factoid):
     """Facts about invented entities in LAMA's form: no model has seen them, no file is needed."""
 
     task: Literal["invented_facts"]
     size: Count = 2000
 
 
-class PopQA(Rows):
-    """PopQA: upstream's tsv from `path`, or the hub."""
-
+class PopQA(Factoid, Source):
     task: Literal["popqa"]
-    path: str | None = Field(None, description="upstream's popQA.tsv; without it, the hub id is loaded")
-    hub: str = "akariasai/PopQA"
+    hub: str | None = "akariasai/PopQA"
     split: str = "test"
-    revision: str | None = None
 
 
-class LAMA(Rows):
-    """LAMA T-REx: a directory that holds relations.jsonl (or LAMA_relations.jsonl) and a folder of P*.jsonl files."""
+class TriviaQA(Factoid, Source):
+    task: Literal["triviaqa"]
+    hub: str | None = "mandarjoshi/trivia_qa"
+    config: str | None = "rc.nocontext"
 
+
+class LAMA(Factoid):
     task: Literal["lama"]
-    path: str = Field(description="the unpacked LAMA directory")
+    path: str = Field(description="the unpacked LAMA directory: relations.jsonl and TREx/P*.jsonl; it is on no hub")
 
 
-class Pairs(Rows):
+class EntityQuestions(Factoid):
+    task: Literal["entityquestions"]
+    path: str = Field(description="the unpacked directory, with train/, dev/ and test/; it is on no hub")
+    split: str = "train"
+
+
+class WebQA(Factoid, Source):
+    task: Literal["webqa"]
+    hub: str | None = "stanfordnlp/web_questions"
+
+
+class Pairs(Factoid, Source):
     """Your own facts: CSV, TSV, JSONL or JSON, a folder saved by `datasets`, or a hub id."""
 
     task: Literal["pairs"]
-    path: str | None = Field(None, description="a .csv, .tsv, .jsonl or .json file, or a folder saved by datasets")
-    hub: str | None = Field(None, description="a dataset on the hub, where there is no path")
-    split: str = "train"
-    revision: str | None = None
-    prompt: str = Field("prompt", description="the column with the prompt")
-    response: str = Field("response", description="the column with the response")
+    prompt_column: str = "prompt"
+    response_column: str = "response"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -75,7 +108,53 @@ class Pairs(Rows):
         return self
 
 
-Task = Annotated[KVR | InventedFacts | PopQA | LAMA | Pairs, Field(discriminator="task")]
+class GSM8K(Instruction, Source):
+    task: Literal["gsm8k"]
+    hub: str | None = "openai/gsm8k"
+    config: str | None = "main"
+
+
+class MATH(Instruction, Source):
+    task: Literal["math"]
+    hub: str | None = "DigitalLearningGmbH/MATH-lighteval"
+
+
+class EvolCode(Instruction, Source):
+    task: Literal["evolcode"]
+    hub: str | None = "nickrosh/Evol-Instruct-Code-80k-v1"
+
+
+class APPS(Instruction, Source):
+    task: Literal["apps"]
+    hub: str | None = "codeparrot/apps"
+    config: str | None = "all"
+    revision: str | None = "refs/convert/parquet"  # the dataset itself is a script, which datasets loads no more
+
+
+class UltraChat(Instruction, Source):
+    """Dialogues; every assistant turn is trained on."""
+
+    task: Literal["ultrachat"]
+    hub: str | None = "stingning/ultrachat"
+    first: Count = Field(20_000, description="only upstream's first dialogues")
+
+
+Task = Annotated[
+    KVR
+    | InventedFacts
+    | PopQA
+    | TriviaQA
+    | LAMA
+    | EntityQuestions
+    | WebQA
+    | Pairs
+    | GSM8K
+    | MATH
+    | EvolCode
+    | APPS
+    | UltraChat,
+    Field(discriminator="task"),
+]
 TASKS: dict[str, type[Rows]] = {
     get_args(model.model_fields["task"].annotation)[0]: model for model in get_args(get_args(Task)[0])
 }
@@ -89,24 +168,44 @@ class RandomWords(Strict):
     text: str = Field("nltk", description="whose vocabulary: nltk (the words corpus), pydoc, or a text file")
 
 
-class Passages(Strict):
-    """Generic text: the first `words` words of a passage are the prompt, the next `words` the response."""
+class Corpus(Strict):
+    """Generic text: the first `words` words of a document are the prompt, the next `words` the response."""
 
     ratio: Ratio = Field(description="pairs added per pair of the stage's own data: 2 is the paper's 1:2")
-    words: Count = 50
-    text: str | None = Field(None, description="pydoc, a text file or a folder of .txt files")
+    words: Annotated[int, Field(gt=0, le=2000)] = 50
+    path: str | None = Field(None, description="a local copy: a .jsonl, .json or .parquet file, or a folder of them")
     hub: str | None = Field(None, description="a dataset on the hub, streamed")
     config: str | None = None
     split: str = "train"
     revision: str | None = None
     column: str = "text"
-    documents: Count = Field(20_000, description="of a hub's stream: only its first documents")
+    documents: Count = Field(20_000, description="only the first documents")
+
+
+class Passages(Corpus):
+    """Generic text of your own, or any hub's."""
+
+    text: str | None = Field(None, description="pydoc, a text file or a folder of .txt files")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if bool(self.text) == bool(self.hub):
-            raise ValueError("say `text` (pydoc, a file, a folder) or `hub` (a dataset's id)")
+        if sum(map(bool, (self.text, self.hub, self.path))) != 1:
+            raise ValueError("say one of `text` (pydoc, a file, a folder), `path` (rows) and `hub` (a dataset's id)")
         return self
+
+
+class KnowledgePile(Corpus):
+    hub: str | None = "Query-of-CC/Knowledge_Pile"
+    column: str = "content"
+
+
+class ArxivPile(Corpus):
+    hub: str | None = "haritzpuerto/the_pile_arxiv_50k_sample"
+
+
+class FineWeb(Corpus):
+    hub: str | None = "HuggingFaceFW/fineweb"
+    config: str | None = "sample-10BT"
 
 
 class Replay(Strict):
@@ -121,7 +220,22 @@ class Mix(Strict):
 
     random_words: RandomWords | None = None
     passages: Passages | None = None
+    knowledge_pile: KnowledgePile | None = None
+    arxiv_pile: ArxivPile | None = None
+    fineweb: FineWeb | None = None
     replay: Replay | None = None
+
+    def corpora(self) -> dict[str, Corpus]:
+        """The sources of generic text among them, by name."""
+        return {name: spec for name, spec in self if isinstance(spec, Corpus)}
+
+
+CORPORA: dict[str, type[Corpus]] = {
+    "passages": Passages,
+    "knowledge_pile": KnowledgePile,
+    "arxiv_pile": ArxivPile,
+    "fineweb": FineWeb,
+}
 
 
 class Stop(Strict):
@@ -149,9 +263,16 @@ class Profile(Strict):
     global_batch_size: Count = 32
     accelerate_config: str | None = None
     train: dict[str, Any] = {}
-    mix: dict[Literal["random_words", "passages", "replay"], dict[str, Any]] = Field(
-        {}, description="a source's defaults"
-    )
+    mix: dict[
+        Literal["random_words", "passages", "knowledge_pile", "arxiv_pile", "fineweb", "replay"], dict[str, Any]
+    ] = Field({}, description="a source's defaults")
+
+
+class FewShot(Strict):
+    """The few-shot prompt: which facts of a task come before the question. They are not among those asked."""
+
+    exemplars: Count = 5
+    seed: int = 0
 
 
 class Recipe(Strict):
@@ -168,6 +289,9 @@ class Recipe(Strict):
     data_seed: int = 0
     seed: int = 0
     accelerate_config: str | None = Field(None, description="launch stages under this accelerate config file")
+    few_shot: FewShot = FewShot()
+    base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
+    paths: dict[str, str] = Field({}, description="task -> its local file or folder, where `data` says no path")
     train: dict[str, Any] = Field({}, description="SFTConfig fields for every stage")
     stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")], Stage] = Field(min_length=1)
 
@@ -187,6 +311,10 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": {"type": "object"},
     }
+    in_domain = {"type": "object", "properties": {"task": {"const": "id"}, "size": {"type": "integer"}}}
+    stage = schema["$defs"]["Stage"]["properties"]
+    for rows in (stage["data"], stage["recall"]["items"]):  # `task: id` is gone once a recipe is resolved
+        rows["anyOf"] = [{"oneOf": rows.pop("oneOf"), "discriminator": rows.pop("discriminator")}, in_domain]
     for ours in ("profile", "source"):
         schema["properties"].pop(ours)
     return schema

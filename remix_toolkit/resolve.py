@@ -16,7 +16,20 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe import TASKS, Mix, Passages, Profile, RandomWords, Recipe, Replay, Rows, Stage, Stop
+from remix_toolkit.recipe import (
+    CORPORA,
+    TASKS,
+    Factoid,
+    FewShot,
+    Mix,
+    Profile,
+    RandomWords,
+    Recipe,
+    Replay,
+    Rows,
+    Stage,
+    Stop,
+)
 from remix_toolkit.sft_fields import train_mistake
 from remix_toolkit.yaml_file import Where, dotted, load_mapping, load_value
 
@@ -55,12 +68,14 @@ def load_recipe(
     if seed is not None:
         tree["seed"] = seed
 
+    _in_domain(tree, where, str(path))
     for name, stage in tree["stages"].items() if isinstance(tree.get("stages"), dict) else ():
         if isinstance(stage, dict):
             own = ("stages", name, "train")
             for field in stage["train"] if isinstance(stage.get("train"), dict) else ():
                 where.setdefault((*own, field), where.get(own, str(path)))  # not the profile's place, if it is wrong
             _with_defaults(stage, tree["train"], mix_defaults)
+            _with_paths(stage, tree.get("paths"))
     checked = check(Recipe, tree, where, str(path))
     _check_stages(checked, where, str(path))
     return checked
@@ -160,11 +175,49 @@ def _set(tree: dict[str, Any], where: Where, dotted_key: str, value: Any, origin
             raise BadInput(f"{origin}: {'.'.join(parents[: depth + 1])} is {node!r}; it has no key {last!r}")
     if parents == ["stages"] and last not in node:
         raise BadInput(f"{origin}: no stage {last!r}; {nearest(last, node)}")
+    if last == "task" and node.get("task") != value:  # another task: nothing that says where the former one is stays
+        known = TASKS[value].model_fields if value in TASKS else {"size"}
+        for key in node.keys() - ({"size", "start", "familiarity", "prompt"} & set(known)):
+            del node[key]
     node[last] = deepcopy(value)
     replaced = (*parents, last)
     for path in [path for path in where if path[: len(replaced)] == replaced]:
         del where[path]
     where[replaced] = origin
+
+
+def _in_domain(tree: dict[str, Any], where: Where, origin: str) -> None:
+    """`task: id` is the first stage's own task, from the row after its last: as many rows, if not said otherwise."""
+    stages = tree.get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        return  # said when the tree is checked
+    names = list(stages)
+    first = stages[names[0]].get("data") if names else None
+    for name in names:
+        stage = stages[name]
+        for place, rows in [("data", stage.get("data")), *((("recall"), r) for r in stage.get("recall") or ())]:
+            if not isinstance(rows, dict) or rows.get("task") != "id":
+                continue
+            at = where.get(("stages", name, place, "task"), origin)
+            if rows is first or not isinstance(first, dict) or first.get("task") not in TASKS:
+                raise BadInput(f"{at}: task: id are further rows of {names[0]}'s task; {names[0]} itself names its own")
+            size = first.get("size", TASKS[first["task"]].model_fields["size"].default)
+            if size is None:
+                raise BadInput(f"{at}: task: id are the rows after {names[0]}'s last; say {names[0]}'s data.size")
+            rows |= {**first, "start": first.get("start", 0) + size, "size": rows.get("size", size)}
+
+
+def _with_paths(stage: dict[str, Any], paths: Any) -> None:
+    """Give tasks and corpora that say no source the local one that the recipe names in `paths`."""
+    if not isinstance(paths, dict):
+        return
+    recall = stage["recall"] if isinstance(stage["recall"], list) else []
+    for rows in (stage.get("data"), *recall):
+        if isinstance(rows, dict) and rows.get("task") in paths and not rows.keys() & {"path", "hub"}:
+            rows["path"] = paths[rows["task"]]
+    for source, own in stage["mix"].items() if isinstance(stage["mix"], dict) else ():
+        if isinstance(own, dict) and source in paths and not own.keys() & {"path", "hub", "text"}:
+            own["path"] = paths[source]
 
 
 def _with_defaults(stage: dict[str, Any], train: Any, mix_defaults: dict[str, Any]) -> None:
@@ -178,7 +231,7 @@ def _with_defaults(stage: dict[str, Any], train: Any, mix_defaults: dict[str, An
     for source, own in stage["mix"].items() if isinstance(stage["mix"], dict) else ():
         if isinstance(own, dict):
             defaults = mix_defaults.get(source, {})
-            if own.keys() & {"text", "hub"}:  # another text than the profile's: nothing of its origin applies
+            if own.keys() & {"text", "hub", "path"}:  # another text than the profile's: nothing of its origin applies
                 defaults = {key: value for key, value in defaults.items() if key == "words"}
             stage["mix"][source] = {**defaults, **own}
 
@@ -228,9 +281,10 @@ def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
         "recall": Rows,
         "mix": Mix,
         "random_words": RandomWords,
-        "passages": Passages,
+        **CORPORA,
         "replay": Replay,
         "stop": Stop,
+        "few_shot": FewShot,
         **TASKS,
     }
     for part in reversed(loc):
@@ -259,5 +313,17 @@ def _check_stages(recipe: Recipe, where: Where, origin: str) -> None:
                     ("stages", name, "mix", "replay", "stage"),
                     f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}",
                 )
+    sources = {*TASKS, *CORPORA}
+    for name in recipe.paths.keys() - sources:
+        wrong(("paths", name), f"no such task or source; {nearest(name, sources)}")
+    if recipe.base_stage is not None:
+        if recipe.base_stage not in recipe.stages:
+            wrong(("base_stage",), f"no stage {recipe.base_stage!r}; {nearest(recipe.base_stage, recipe.stages)}")
+        else:
+            for name in list(recipe.stages)[: recipe.position(recipe.base_stage) + 1]:
+                for rows in (recipe.stages[name].data, *recipe.stages[name].recall):
+                    if isinstance(rows, Factoid) and rows.familiarity:
+                        what = f"what is familiar is known only after {recipe.base_stage}, the base_stage"
+                        wrong(("stages", name, "data", "familiarity"), what)
     if mistakes:
         raise BadInput("\n".join(dict.fromkeys(mistakes)))

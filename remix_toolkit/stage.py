@@ -25,12 +25,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 
-from remix_toolkit import store, train
-from remix_toolkit.data.build import StageData, build_all
-from remix_toolkit.data.tulu import load_tokenizer
+from remix_toolkit import held_out, store, train
+from remix_toolkit.console import duration, say
+from remix_toolkit.data.build import MAX_LENGTH, StageData, build_all
+from remix_toolkit.data.tulu import encode_all, load_tokenizer
 from remix_toolkit.errors import BadInput, exit_codes
 from remix_toolkit.lineage import Node, lineage, run_record
-from remix_toolkit.progress import Progress, duration, say
+from remix_toolkit.progress import Progress
 from remix_toolkit.recall import percent, recall, row
 from remix_toolkit.recipe import Recipe
 from remix_toolkit.resolve import load_recipe
@@ -43,7 +44,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path) -> dict[str, StageDat
     """The data of some stages, by name, after every check that can be made before training. Raises BadInput."""
     quieten()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
-    data = build_all(recipe, [node.stage for node in nodes], tokenizer)
+    data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs)
     train.lora_config(recipe.adapter)
     for node in nodes:  # on the CPU: under a launcher, the devices are its processes', not this one's
         train.sft_config(recipe, recipe.stages[node.stage], store.work_dir(runs, node.key), 1, use_cpu=True)
@@ -199,14 +200,23 @@ def _changed(recipe: Recipe, stage: str, folder: Path) -> str:
     )
 
 
+def is_measured(data: StageData, folder: Path) -> bool:
+    """Has everything that this recipe asks been measured in a published directory?"""
+    held_out = store.read_json(folder / "held_out.json")["rows"] if (folder / "held_out.json").exists() else 0
+    return data.measured.keys() <= store.measured(folder) and len(data.held_out) in (0, held_out)
+
+
 def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
-    """Recall of every list of facts that has none yet in this directory; each process takes its share of the facts."""
+    """Recall of every list of facts that has none yet in this directory, and the loss on held-out rows.
+
+    Each process takes its share of the rows.
+    """
     state = PartialState()
     known = folder / "recall.json"
     summary: dict[str, Any] = store.read_json(known) if known.exists() else {}
-    lists = {id_: facts for id_, facts in data.measured.items() if id_ not in summary}
-    if not lists:
+    if known.exists() and is_measured(data, folder):
         return
+    lists = {id_: facts for id_, facts in data.measured.items() if id_ not in summary}
     tokenizer = load_tokenizer(str(folder))
     init = {"trust_remote_code": bool(recipe.stages[node.stage].train.get("trust_remote_code"))}
     precision = "fp32" if recipe.precision == "fp32" else "bf16"
@@ -224,10 +234,32 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
         }
         details += "".join(json.dumps({"list": id_, **row(v)}, ensure_ascii=False) + "\n" for v in verdicts)
         _tell(state, f"{node.stage}: recall on {id_}: {summary[id_]['recall']:.1f}% of {len(facts)} facts")
+    if data.held_out:
+        _measure_held_out(node, data, folder, model, tokenizer)
     if state.is_main_process:
         store.write_text(folder / "recall.jsonl", details)
         store.write_json(known, summary)
     state.wait_for_everyone()
+
+
+def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tokenizer: Any) -> None:
+    """The loss on the rows that the stage held out and, where they have one (GSM8K), how many results are right."""
+    state = PartialState()
+    mine = data.held_out[state.process_index :: state.num_processes]
+    examples = [e for e in encode_all(tokenizer, mine, MAX_LENGTH)[0] if e]
+    losses = gather_object([held_out.loss_sum(model, examples)])
+    total, tokens = sum(loss for loss, _ in losses), sum(n for _, n in losses)
+    result = {"rows": len(data.held_out), "loss": total / max(tokens, 1), "tokens": tokens, "accuracy": None}
+    said: list[dict[str, Any]] = []
+    if data.held_out[0].source == "gsm8k":
+        said = gather_object(held_out.results(model, tokenizer, mine))
+        result["accuracy"] = 100.0 * sum(row["correct"] for row in said) / len(said)
+    if state.is_main_process:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in said)
+        store.write_text(folder / "held_out.jsonl", "".join(lines))
+        store.write_json(folder / "held_out.json", result)
+    right = "" if result["accuracy"] is None else f", {result['accuracy']:.1f}% of the results right"
+    _tell(state, f"{node.stage}: loss {result['loss']:.3f} on {result['rows']} held-out rows{right}")
 
 
 def _details(folder: Path, summary: dict[str, Any]) -> str:
@@ -249,9 +281,9 @@ def loss_csv(history: list[dict[str, float]]) -> str:
 
 def describe(data: StageData) -> str:
     """`100 facts + 200 random_words`, and what was dropped."""
-    parts = [f"{data.counts['facts']} facts", *(f"{n} {source}" for source, n in data.counts["mixing"].items())]
-    dropped = data.counts["dropped_too_long"]
-    return " + ".join(parts) + (f", {dropped} dropped for their length" if dropped else "")
+    what = "rows" if data.held_out else "facts"
+    parts = [f"{data.counts['facts']} {what}", *(f"{n} {source}" for source, n in data.counts["mixing"].items())]
+    return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in data.counts["dropped"].items())
 
 
 def quieten() -> None:

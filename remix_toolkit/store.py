@@ -151,6 +151,7 @@ def record_run(runs: Path, record: dict[str, Any]) -> str:
 def entries(runs: Path) -> list[dict[str, Any]]:
     """What is published, one entry per measured task of each run's stages; recall in percent, facts their number.
 
+    An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
     `run` is the run's id; runs come in the order in which they ended. A damaged stage is left out, with a warning.
     """
     found: list[dict[str, Any]] = []
@@ -163,21 +164,23 @@ def entries(runs: Path) -> list[dict[str, Any]]:
             except (BadInput, OSError, ValueError) as error:
                 sys.stderr.write(f"warning: {error}\n")
                 continue
-            steps = read_json(folder / "stage.json")["steps"] if folder else None
-            found += [
-                {
-                    **{name: record[name] for name in ("recipe", "arm", "profile", "seed", "overrides")},
-                    "run": record["stages"][-1]["key"],
-                    "stage": stage["stage"],
-                    "task": task,
-                    "recall": measured[facts]["recall"],
-                    "facts": measured[facts]["facts"],
-                    "own": facts == stage["own"],
-                    "steps": steps,
-                    "key": stage["key"],
-                    "path": str(folder),
-                }
-                for facts, task in stage["recall"].items()
-                if facts in measured
-            ]
+            if folder is None:
+                continue
+            common = {
+                **{name: record[name] for name in ("recipe", "arm", "profile", "seed", "overrides")},
+                "run": record["stages"][-1]["key"],
+                "stage": stage["stage"],
+                "steps": read_json(folder / "stage.json")["steps"],
+                "key": stage["key"],
+                "path": str(folder),
+            }
+            for facts, task in stage["recall"].items():
+                if facts in measured:
+                    result = {name: measured[facts][name] for name in ("recall", "facts")}
+                    found.append({**common, "task": task, **result, "own": facts == stage["own"], "held_out": None})
+            if (folder / "held_out.json").exists():
+                rows = read_json(folder / "held_out.json")
+                found.append(
+                    {**common, "task": stage["task"], "recall": None, "facts": 0, "own": True, "held_out": rows}
+                )
     return found

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -30,18 +30,27 @@ for _tag, (_pattern, _first) in _REPLACED.items():
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file; anything else is the user's mistake and said so."""
+def open_text(path: Path) -> TextIO:
+    """A UTF-8 text file, opened; one that is not there is the user's mistake and said so."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets save a byte-order mark
+        return path.open(encoding="utf-8-sig")  # spreadsheets save a byte-order mark
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except IsADirectoryError:
         raise BadInput(f"{path}: is a directory; a file is expected") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, whole. Raises BadInput."""
+    with open_text(path) as file:
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def load_mapping(path: Path) -> tuple[dict[str, Any], Where]:

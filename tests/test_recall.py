@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from remix_toolkit import recall as module
 from remix_toolkit.data import tasks, tulu
-from remix_toolkit.data.tasks import Pair
+from remix_toolkit.data.pair import Pair
 from remix_toolkit.recall import can_match, matches, max_new_tokens, percent, recall
 from remix_toolkit.resolve import load_task
 

@@ -135,7 +135,10 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
             "'stage2' is no earlier stage; did you mean 'stage1'?",
         ),
         ("stages.stage2.data={task: pairs}", "say `path` (a file or folder) or `hub`"),
-        ("stages.stage1.mix.passages={ratio: 1, text: a.txt, hub: b}", "say `text` (pydoc, a file, a folder) or `hub`"),
+        (
+            "stages.stage1.mix.passages={ratio: 1, text: a.txt, hub: b}",
+            "say one of `text` (pydoc, a file, a folder), `path` (rows) and `hub`",
+        ),
         ("bas=tiny", "did you mean 'base'?"),
         ("precision=fp8", "'fp32', 'bf16-mixed' or 'bf16'"),
         ("size", "write it as key=value"),

@@ -32,7 +32,7 @@ def trainer_for(tiny_base: Path, tokenizer, folder: Path, *overrides: str):
     recipe = load_recipe("kvr", "tiny", ["global_batch_size=8", "train.num_train_epochs=2", *overrides])
     stage = recipe.stages["stage1"].model_copy(update={"train": recipe.train})
     model = load_model(str(tiny_base), None, "fp32", {})
-    examples, _ = tulu.encode_all(tokenizer, FACTS, 2048)
+    examples = [tulu.encode(tokenizer, fact) for fact in FACTS]
     return build_trainer(recipe, stage, model, tokenizer, examples, sft_config(recipe, stage, folder, 1), [])
 
 

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from remix_toolkit.data import tasks, tulu
-from remix_toolkit.data.tasks import Pair
+from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.resolve import load_task
 
@@ -103,7 +103,7 @@ def test_trls_own_path_gives_the_same_labels(tokenizer, tmp_path) -> None:
 def test_too_long_is_dropped_and_counted_never_cut(tokenizer) -> None:
     pairs = [Pair("short?", "yes", "pairs"), Pair("long?", "word " * 50, "pairs")]
     kept, dropped = tulu.encode_all(tokenizer, pairs, max_length=30)
-    assert (kept, dropped) == ([tulu.encode(tokenizer, pairs[0])], 1)
+    assert (kept, dropped) == ([tulu.encode(tokenizer, pairs[0]), None], {"longer than 30 tokens": 1})
     with pytest.raises(BadInput, match="max_length 3 drops all 2 pairs"):
         tulu.encode_all(tokenizer, pairs, max_length=3)
 
@@ -132,3 +132,35 @@ def test_the_chat_template_writes_every_turn(tokenizer) -> None:
     assert tokenizer.apply_chat_template(chat, tokenize=False) == (
         "<|begin|><|system|>\nBe brief.\n<|user|>\na\n<|assistant|>\nb<|end|>\n<|user|>\nc\n<|assistant|>\nd<|end|>"
     )
+
+
+DIALOGUE = Pair(
+    "And then?", "The end.", "ultrachat", history=(("Tell me a story.", "Once upon a time."), ("Go on.", "Yes."))
+)
+
+
+def test_every_assistant_turn_of_a_dialogue_is_trained_on(tokenizer) -> None:
+    example = tulu.encode(tokenizer, DIALOGUE)
+    eos = tokenizer.eos_token
+    text = (
+        f"{tokenizer.bos_token}<|user|>\nTell me a story.\n<|assistant|>\nOnce upon a time.{eos}\n"
+        f"<|user|>\nGo on.\n<|assistant|>\nYes.{eos}\n<|user|>\nAnd then?\n<|assistant|>\nThe end.{eos}"
+    )
+    assert tokenizer.decode(example.input_ids) == text
+    trained = tokenizer.decode([label for label in example.labels if label != -100])
+    assert trained == f"Once upon a time.{eos}Yes.{eos}The end.{eos}"
+    assert all(label in (-100, token) for label, token in zip(example.labels, example.input_ids, strict=True))
+
+
+def test_a_dialogue_is_what_the_chat_template_writes(tokenizer) -> None:
+    turns = [*(turn for pair in DIALOGUE.history for turn in pair), DIALOGUE.prompt, DIALOGUE.response]
+    chat = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    assert tokenizer.apply_chat_template(chat)["input_ids"] == tulu.encode(tokenizer, DIALOGUE).input_ids
+
+
+def test_a_response_that_holds_eos_is_counted_or_said(tokenizer) -> None:
+    pairs = [Pair("a?", f"x {tokenizer.eos_token} y", "evolcode"), Pair("b?", "z", "evolcode")]
+    kept, dropped = tulu.encode_all(tokenizer, pairs, None)
+    assert (kept[0], dropped) == (None, {f"holds {tokenizer.eos_token}": 1})
+    with pytest.raises(BadInput, match="which ends it"):
+        tulu.encode_all(tokenizer, [Pair("a?", f"x {tokenizer.eos_token} y", "pairs")], None)

@@ -2,19 +2,37 @@
 
 import hashlib
 import json
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remix_toolkit.data import mixing, tasks, tulu
-from remix_toolkit.data.tasks import Pair, facts_id
+from remix_toolkit import familiar
+from remix_toolkit.data import few_shot, mixing, tasks, tulu
+from remix_toolkit.data.overlap import Index
+from remix_toolkit.data.pair import Pair
+from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Recipe
+from remix_toolkit.recipe import Factoid, Instruction, Pairs, Recipe, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_LENGTH = 2048  # tokens; a recipe's or profile's `train.max_length` comes first
+PERCENTILES = (50, 90, 99, 100)
+
+
+@dataclass
+class Own:
+    """A stage's own pairs, before any mixing: as far as they fit, with their examples and what became of the rest."""
+
+    pairs: list[Pair]
+    examples: list[tulu.Example]
+    held_out: list[Pair]
+    rows: dict[str, Any]  # how many the task has, how many were dropped and left out, and why
+    dropped: Counter[str]  # of the chosen ones, those that do not fit
 
 
 @dataclass
@@ -28,48 +46,143 @@ class StageData:
     fingerprints: dict[str, str]  # of the facts and of the mixing data
     earlier: list[str]  # fingerprints of the facts of the stages before
     measured: dict[str, list[Pair]]  # facts' id -> the facts that recall is measured on after this stage
+    held_out: list[Pair]  # rows of an instruction task that no stage trains on
 
 
-def build_all(recipe: Recipe, stages: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> dict[str, StageData]:
+def build_all(
+    recipe: Recipe, stages: Sequence[str], tokenizer: "PreTrainedTokenizerBase", runs: Path
+) -> dict[str, StageData]:
     """The data of some stages of a recipe, by name. Raises BadInput for any mistake in any of them.
 
-    A stage is measured on the facts of all stages up to it, and on those that its own `recall` names.
+    A stage is measured on the facts of all stages up to it, and on those that its own `recall` names. What the base
+    model knows is asked where a recipe needs it and it is not known yet.
     """
     names = list(recipe.stages)
     last = max((recipe.position(stage) for stage in stages), default=-1)
-    facts = {name: tasks.load(recipe.stages[name].data, recipe.data_seed) for name in names[: last + 1]}
-    return {name: _build(recipe, name, facts, tokenizer) for name in stages}
+    own: dict[str, Own] = {}
+    for name in names[: last + 1]:
+        try:
+            own[name] = _own(recipe, name, own, tokenizer, runs)
+        except BadInput as error:
+            raise BadInput(f"{recipe.name}, {name}: {error}") from None
+    return {name: _build(recipe, name, own, tokenizer, runs) for name in stages}
 
 
-def _build(recipe: Recipe, name: str, facts: dict[str, list[Pair]], tokenizer: "PreTrainedTokenizerBase") -> StageData:
+def choose(recipe: Recipe, task: Rows, runs: Path, apart: Index | None = None) -> tuple[list[Pair], dict[str, Any]]:
+    """The rows that a recipe takes of a task, held-out rows included, and `{rows, kept, dropped, noted, left_out}`.
+
+    Rows qualify that are as familiar as asked for and give none of `apart`'s facts away; the user's own rows that do
+    raise BadInput, which names them.
+    """
+    read = tasks.read(task, recipe.data_seed)
+    pairs, left_out = read.pairs, Counter[str]()
+    shots: list[Pair] = []
+    wanted = None
+    if isinstance(task, Factoid) and (task.familiarity or task.prompt == "few_shot"):
+        shots, pairs = few_shot.exemplars(task, pairs, recipe.few_shot)
+        wanted = task.familiarity
+    end = None if task.size is None else task.start + task.size + _held_out(task)
+    verdicts = familiar.verdicts(recipe, task, shots, pairs, runs) if isinstance(task, Factoid) and wanted else None
+    qualify: list[Pair] = []
+    for number, pair in enumerate(pairs, start=1):
+        if len(qualify) == end:
+            break
+        if verdicts and next(verdicts) != (wanted == "familiar"):
+            left_out["familiar" if wanted == "unfamiliar" else "unfamiliar"] += 1
+            continue
+        fact = apart.first(pair) if apart else None
+        if fact and isinstance(task, Pairs):
+            raise BadInput(
+                f"{tasks.describe(task)}: row {number} ({pair.prompt!r} -> {pair.response!r}) gives away a fact of an "
+                f"earlier stage: {fact.prompt!r} -> {fact.response!r}. To train on such facts again, say mix: replay"
+            )
+        if fact:
+            left_out["holds a fact of an earlier stage"] += 1
+            continue
+        qualify.append(pair)
+    if verdicts:
+        verdicts.close()
+    if isinstance(task, Instruction) and task.size is None:
+        task = task.model_copy(update={"size": max(1, len(qualify) - task.start - task.held_out)})
+    reach = task.model_copy(update={"size": task.size and task.size + _held_out(task)})
+    chosen = tasks.choose(reach, qualify, f"{wanted} " if wanted else "")
+    if shots and isinstance(task, Factoid) and task.prompt == "few_shot":
+        chosen = [few_shot.few_shot(shots, pair) for pair in chosen]
+    report = {"rows": read.rows, "usable": len(read.pairs), "dropped": dict(read.dropped), "noted": dict(read.noted)}
+    return chosen, {**report, "exemplars": len(shots), "left_out": dict(left_out)}
+
+
+def _held_out(task: Rows) -> int:
+    return task.held_out if isinstance(task, Instruction) else 0
+
+
+def _own(recipe: Recipe, name: str, before: dict[str, Own], tokenizer: "PreTrainedTokenizerBase", runs: Path) -> Own:
+    stage = recipe.stages[name]
+    facts = [fact for own in before.values() for fact in own.pairs]
+    chosen, rows = choose(recipe, stage.data, runs, Index(facts) if facts else None)
+    pairs = chosen[: len(chosen) - _held_out(stage.data)]
+    examples, dropped = tulu.encode_all(tokenizer, pairs, stage.train.get("max_length") or MAX_LENGTH)
+    fit = [(pair, example) for pair, example in zip(pairs, examples, strict=True) if example]
+    return Own([p for p, _ in fit], [e for _, e in fit], chosen[len(pairs) :], rows, dropped)
+
+
+def _build(
+    recipe: Recipe, name: str, own: dict[str, Own], tokenizer: "PreTrainedTokenizerBase", runs: Path
+) -> StageData:
     stage, position = recipe.stages[name], recipe.position(name)
-    own = facts[name]
-    earlier = {stage: facts[stage] for stage in list(recipe.stages)[:position]}
+    mine = own[name]
+    earlier = {stage: own[stage].pairs for stage in list(recipe.stages)[:position]}
     try:
-        extra = mixing.draw(stage.mix, own, earlier, recipe.seed, position)
-        examples, dropped = tulu.encode_all(tokenizer, [*own, *extra], stage.train.get("max_length") or MAX_LENGTH)
+        extra, left_out = mixing.draw(stage.mix, mine.pairs, earlier, recipe.seed, position)
+        mixed, too_long = tulu.encode_all(tokenizer, extra, stage.train.get("max_length") or MAX_LENGTH)
     except BadInput as error:
         raise BadInput(f"{recipe.name}, {name}: {error}") from None
+    examples = [*mine.examples, *(example for example in mixed if example)]
     if len(examples) < recipe.global_batch_size:
         raise BadInput(
             f"{recipe.name}, {name}: {len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, "
             f"so no step would be taken; set global_batch_size to at most {len(examples)}"
         )
     counts = {
-        "facts": len(own),
+        "facts": len(mine.pairs),
+        "held_out": len(mine.held_out),
         "mixing": mixing.count_by_source(extra),
         "examples": len(examples),
-        "dropped_too_long": dropped,
+        "dropped": dict(mine.dropped + too_long),
+        "read": mine.rows,
+        "mixing_left_out": dict(left_out),  # they gave facts away
         "steps_per_epoch": len(examples) // recipe.global_batch_size,
-        "tokens": sum(len(example.input_ids) for example in examples),
         "trained_tokens": sum(label != -100 for example in examples for label in example.labels),
-        "longest": max(len(example.input_ids) for example in examples),
+        **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),
     }
-    measured = {facts_id(recipe.stages[n].data, recipe.data_seed): facts[n] for n in (*earlier, name)}
+    measured = {
+        facts_id(recipe.stages[n].data, recipe, recipe.position(n)): own[n].pairs
+        for n in (*earlier, name)
+        if tasks.is_fact(recipe.stages[n].data)
+    }
     for task in stage.recall:
-        measured[facts_id(task, recipe.data_seed)] = tasks.load(task, recipe.data_seed)
-    fingerprints = {"facts": fingerprint(own), "mixing": fingerprint(extra)}
-    return StageData(own, extra, examples, counts, fingerprints, [fingerprint(f) for f in earlier.values()], measured)
+        measured[facts_id(task, recipe)] = choose(recipe, task, runs)[0]
+    fingerprints = {"facts": fingerprint(mine.pairs), "mixing": fingerprint(extra)}
+    before = [fingerprint(facts) for facts in earlier.values()]
+    return StageData(mine.pairs, extra, examples, counts, fingerprints, before, measured, mine.held_out)
+
+
+def lengths(examples: Sequence[tulu.Example], batch: int, per_device: int) -> dict[str, Any]:
+    """Tokens of the examples: in all, per example in percentiles, and per epoch with and without padding.
+
+    An epoch is a random order, cut to whole batches; each device pads its part of a batch to the longest example.
+    """
+    tokens = [len(example.input_ids) for example in examples]
+    in_order = sorted(tokens)
+    share = min(per_device, batch)
+    shuffled = random.Random(0).sample(tokens, len(tokens) // batch * batch or len(tokens))
+    padded = sum(max(part) * len(part) for part in (shuffled[i : i + share] for i in range(0, len(shuffled), share)))
+    return {
+        "tokens": sum(tokens),
+        "longest": in_order[-1],
+        "length_percentiles": {str(p): in_order[max(0, -(-len(tokens) * p // 100) - 1)] for p in PERCENTILES},
+        "tokens_per_epoch": {"without_padding": sum(shuffled), "with_padding": padded},
+    }
 
 
 def fingerprint(pairs: list[Pair]) -> str:

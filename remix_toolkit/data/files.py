@@ -7,21 +7,76 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.yaml_file import read_text
+from remix_toolkit.yaml_file import open_text, read_text
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # all but tab and line feed
+
+
+class Drop(Exception):
+    """This row cannot be used, and that is upstream's doing, not the user's: it is left out and counted as `reason`."""
 
 
 def text(value: Any, place: str, column: str) -> str:
-    """A non-empty string, stripped (a number is written out)."""
+    """A non-empty string, stripped (a number is written out). For rows of the user's own: what is wrong raises."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise BadInput(f"{place}: {column} is {value!r}; a text that is not empty is expected")
-    return value.strip()
+    value = value.replace("\r\n", "\n")
+    if found := CONTROL.search(value):
+        raise BadInput(f"{place}: {column} holds the control character {found[0]!r}; only tab and line feed may stand")
+    stripped: str = value.strip()
+    return stripped
+
+
+def cell(row: dict[str, Any], column: str, place: str) -> str:
+    """A column of upstream's row, stripped.
+
+    Raises BadInput where the column is not there or holds no text: the file is in another format than upstream's.
+    Raises Drop where it is empty, longer than a fact or an instruction can be, or holds control characters.
+    """
+    value: Any = value_of(row, column, place)
+    if not isinstance(value, str):
+        raise BadInput(f"{place}: {column} is {value!r}; upstream has a text there")
+    value = value.replace("\r\n", "\n")
+    if not value.strip():
+        raise Drop(f"empty {column}")
+    if CONTROL.search(value):
+        raise Drop(f"control characters in {column}")
+    stripped: str = value.strip()
+    return stripped
+
+
+def value_of(row: dict[str, Any], column: str, place: str) -> Any:
+    """A column of upstream's row. Raises BadInput, naming the columns that are there, if it is not."""
+    if column not in row:
+        raise BadInput(f"{place}: no column {column!r}, which upstream has; here are {', '.join(map(str, row))}")
+    return row[column]
+
+
+def texts(values: Any, place: str, column: str) -> list[str]:
+    """A list of texts, stripped, empty ones left out. Raises BadInput for anything else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise BadInput(f"{place}: {column} is no list of texts: {str(values)[:200]!r}")
+    return [value.strip() for value in values if value.strip()]
+
+
+def json_texts(value: Any, place: str, column: str) -> list[str]:
+    """The same, written as JSON in a string, as PopQA and APPS do."""
+    try:
+        parsed = json.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, list) or not all(isinstance(item, str) for item in parsed):
+        raise BadInput(f"{place}: {column} is no JSON list of strings: {str(value)[:200]!r}")
+    return texts(parsed, place, column)
 
 
 def tsv(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
@@ -46,10 +101,19 @@ def tsv(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
         raise BadInput(f"{path}: line {reader.line_num}: {error}") from None
 
 
-def jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", _object(line, f"{path}:{number}")
+def jsonl(path: Path, first: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines as objects; only the first ones if asked (a corpus may be larger than memory)."""
+    with open_text(path) as lines:
+        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        try:
+            for number, line in islice(numbered, first):
+                yield f"{path}:{number}", _object(line.rstrip("\n"), f"{path}:{number}")
+        except UnicodeDecodeError:
+            raise BadInput(f"{path}: not UTF-8 text; save it as UTF-8") from None
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    return _object(read_text(path), str(path))
 
 
 def _object(text: str, place: str) -> dict[str, Any]:
@@ -94,15 +158,32 @@ def dataset_folder(path: Path, split: str) -> Iterator[tuple[str, dict[str, Any]
         yield f"{path}: row {number}", row
 
 
-def hub(hub: str, split: str, revision: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def documents(path: Path, column: str) -> Iterator[str]:
+    """The texts of a local corpus: .jsonl, .json or .parquet (also .gz, .zst), or a folder of them, streamed."""
+    suffixes = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+    found = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    kinds = {f: suffixes.get((f.with_suffix("") if f.suffix in (".gz", ".zst") else f).suffix) for f in found}
+    files = [f for f, kind in kinds.items() if kind]
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or directory")
+    if not files:
+        raise BadInput(f"{path}: unknown ending; valid: .jsonl, .json, .parquet, also .gz or .zst, or a folder")
     from datasets import load_dataset
 
-    try:
-        dataset = load_dataset(hub, split=split, revision=revision)
-    except Exception as error:  # datasets raises a dozen kinds for a missing name, a missing network, a closed door
-        raise BadInput(
-            f"hub dataset {hub!r}, split {split!r}: cannot be loaded ({type(error).__name__}: {error}). "
-            "Is the name right, is there a network? A local file works too: path=..."
-        ) from error
-    for number, row in enumerate(dataset, start=1):
-        yield f"{hub}: row {number}", row
+    for file in files:
+        try:
+            stream = load_dataset(str(kinds[file]), data_files=str(file), split="train", streaming=True)
+            for number, row in enumerate(stream, start=1):
+                value = value_of(row, column, f"{file}: document {number}")
+                if not isinstance(value, str):
+                    raise BadInput(f"{file}: document {number}: {column} is {value!r}; a text is expected")
+                yield value
+        except BadInput:
+            raise
+        except Exception as error:  # datasets raises a dozen kinds for what is no JSON, no parquet, or cut off
+            raise BadInput(f"{file}: cannot be read: {type(error).__name__}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message without what follows."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,35 +9,45 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from remix_toolkit.data.tasks import Pair
+from remix_toolkit.data import files, hub
+from remix_toolkit.data.catalog import instead
+from remix_toolkit.data.overlap import Index
+from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Mix, Passages, RandomWords
+from remix_toolkit.recipe import Corpus, Mix, Passages, RandomWords
 from remix_toolkit.yaml_file import read_text
 
-VERSIONS = {"random_words": 1, "passages": 1, "replay": 1, "overlap": 1}
+VERSIONS = {
+    **{"random_words": 1, "passages": 1, "knowledge_pile": 1, "arxiv_pile": 1, "fineweb": 1, "replay": 1},
+    "overlap": 2,
+}
 
 PROMPT = "Complete the following partial passage:\n\n"  # section B.5
 MIN_DOCUMENT_WORDS = 100
 
 
-def draw(mix: Mix, facts: Sequence[Pair], earlier: Mapping[str, list[Pair]], seed: int, position: int) -> list[Pair]:
-    """All pairs that a stage's `mix` adds to its `facts`, source by source.
+def draw(
+    mix: Mix, facts: Sequence[Pair], earlier: Mapping[str, list[Pair]], seed: int, position: int
+) -> tuple[list[Pair], Counter[str]]:
+    """All pairs that a stage's `mix` adds to its `facts`, source by source, and how many were left out for an overlap.
 
-    `earlier` are the facts of the stages before, by name. Ratios count: round(ratio x facts). Raises BadInput for a
-    text that has too little, and for an overlap of words or passages with the facts, the earlier ones included:
-    that would be replay by another name.
+    `earlier` are the facts of the stages before, by name. Ratios count: round(ratio x facts). What gives a fact away,
+    an earlier one included, would be replay by another name: such words and documents are not drawn; in a text of
+    the user's own they raise BadInput, which names the rows. BadInput too for a source that has too little.
     """
     pairs: list[Pair] = []
+    left_out: Counter[str] = Counter()
+    if mix.random_words or mix.corpora():
+        index = Index([*(fact for stage in earlier.values() for fact in stage), *facts])
     if mix.random_words:
         rng = random.Random(f"random_words {seed} {position}")
-        pairs += random_words(mix.random_words, round(mix.random_words.ratio * len(facts)), rng)
-    if mix.passages:
-        rng = random.Random(f"passages {seed} {position}")
-        pairs += passages(mix.passages, round(mix.passages.ratio * len(facts)), rng)
-    if pairs:
-        refuse_overlap(pairs, [*(fact for stage in earlier.values() for fact in stage), *facts])
+        pairs += random_words(mix.random_words, round(mix.random_words.ratio * len(facts)), rng, index, left_out)
+    for name, spec in mix.corpora().items():
+        rng = random.Random(f"{name} {seed} {position}")
+        pairs += passages(name, spec, round(spec.ratio * len(facts)), rng, index, left_out)
     if mix.replay:
         replayed = earlier[mix.replay.stage]
         count = round(mix.replay.ratio * len(replayed))
@@ -45,17 +55,26 @@ def draw(mix: Mix, facts: Sequence[Pair], earlier: Mapping[str, list[Pair]], see
             raise BadInput(f"replay of {mix.replay.stage}: {count} pairs asked, the stage has {len(replayed)} facts")
         drawn = random.Random(f"replay {seed} {position}").sample(replayed, count)
         pairs += [replace(pair, source="replay") for pair in drawn]
-    return pairs
+    return pairs, left_out
 
 
-def random_words(spec: RandomWords, count: int, rng: random.Random) -> list[Pair]:
+def random_words(spec: RandomWords, count: int, rng: random.Random, index: Index, left_out: Counter[str]) -> list[Pair]:
     """`count` pairs of uniformly drawn words: `words` in the prompt, as many in the response."""
     words = vocabulary(spec.text)
 
     def sequence() -> str:
         return " ".join(rng.choices(words, k=spec.words))
 
-    return [Pair(PROMPT + sequence(), sequence(), "random_words") for _ in range(count)]
+    pairs: list[Pair] = []
+    while len(pairs) < count:
+        pair = Pair(PROMPT + sequence(), sequence(), "random_words")
+        if (fact := index.first(pair)) is None:
+            pairs.append(pair)
+            continue
+        left_out["random_words"] += 1
+        if left_out["random_words"] > 10 * count:
+            raise BadInput(f"random_words: most sequences of {spec.text}'s words hold a fact, such as {_shown(fact)}")
+    return pairs
 
 
 def vocabulary(text: str) -> list[str]:
@@ -76,26 +95,95 @@ def vocabulary(text: str) -> list[str]:
         ) from None
 
 
-def passages(spec: Passages, count: int, rng: random.Random) -> list[Pair]:
+def passages(
+    name: str, spec: Corpus, count: int, rng: random.Random, index: Index, left_out: Counter[str]
+) -> list[Pair]:
     """`count` passages drawn without replacement; the first `words` words ask for the next `words`.
 
-    A document of a hub's stream gives one passage, its beginning, as in the paper. Local text (pydoc, files) is a few
-    long documents: there, every run of 2 x `words` words is a passage.
+    A document of a corpus gives one passage, its beginning, if it has 100 words or more, as in the paper. A text of
+    the user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
     """
     size = 2 * spec.words
-    if spec.hub:
-        runs = [words[:size] for words in map(str.split, _stream(spec)) if len(words) >= max(size, MIN_DOCUMENT_WORDS)]
-        source = f"{spec.hub}, its first {spec.documents} documents"
-    else:
-        texts = [document.split() for document in documents_of(str(spec.text))]
+    own = spec.text if isinstance(spec, Passages) else None
+    if own:
+        texts = [document.split() for document in documents_of(own)]
         runs = [words[i : i + size] for words in texts for i in range(0, len(words) - size + 1, size)]
-        source = str(spec.text)
+        source = own
+    else:
+        least = max(size, MIN_DOCUMENT_WORDS)
+        runs = [words[:size] for words in map(str.split, _documents(name, spec)) if len(words) >= least]
+        source = f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
     if count > len(runs):
-        raise BadInput(f"passages: {count} asked, {source} gives {len(runs)} of {size} words")
-    return [
-        Pair(PROMPT + " ".join(words[: spec.words]), " ".join(words[spec.words :]), "passages")
-        for words in rng.sample(runs, count)
+        raise BadInput(f"{name}: {count} asked, {source} gives {len(runs)} of {size} words")
+    if own:
+        pairs = [_passage(name, words, spec.words) for words in rng.sample(runs, count)]
+        _refuse(pairs, index)
+        return pairs
+    pairs = []
+    shown = ""
+    for at in rng.sample(range(len(runs)), len(runs)):
+        if len(pairs) == count:
+            break
+        pair = _passage(name, runs[at], spec.words)
+        if (fact := index.first(pair)) is None:
+            pairs.append(pair)
+        else:
+            left_out[name] += 1
+            shown = _shown(fact)
+    if len(pairs) < count:
+        raise BadInput(
+            f"{name}: {count} asked; of {len(runs)} passages of {size} words, {left_out[name]} hold a fact, "
+            f"such as {shown}"
+        )
+    return pairs
+
+
+def _passage(name: str, words: list[str], half: int) -> Pair:
+    return Pair(PROMPT + " ".join(words[:half]), " ".join(words[half:]), name)
+
+
+def _refuse(pairs: Sequence[Pair], index: Index) -> None:
+    """Raise BadInput, naming the rows, where a text of the user's own gives facts away."""
+    numbers = _numbered(index.facts)
+    found = [
+        f"{pair.source} row {row} holds {index.facts[i].source} fact {numbers[i]}: {_shown(index.facts[i])}"
+        for row, pair in enumerate(pairs, start=1)
+        for i in index.given_away(pair.text)
     ]
+    if found:
+        more = f"\n... and {len(found) - 5} more" if len(found) > 5 else ""
+        raise BadInput("mixing data overlaps the facts:\n" + "\n".join(found[:5]) + more)
+
+
+def _shown(fact: Pair) -> str:
+    return f"{fact.prompt!r} -> {fact.response!r}"
+
+
+def _numbered(pairs: Sequence[Pair]) -> list[int]:
+    """Each pair's number among those of its own source, from 1."""
+    counts: Counter[str] = Counter()
+    numbers = []
+    for pair in pairs:
+        counts[pair.source] += 1
+        numbers.append(counts[pair.source])
+    return numbers
+
+
+def slice_of(name: str, spec: Corpus) -> hub.Slice:
+    """What is read of the hub for this source."""
+    return hub.Slice(
+        str(spec.hub), spec.config, spec.split, spec.revision, (spec.column,), spec.documents, instead(name)
+    )
+
+
+def _documents(name: str, spec: Corpus) -> Iterator[str]:
+    if spec.path:
+        yield from islice(files.documents(Path(spec.path), spec.column), spec.documents)
+        return
+    for place, row in hub.rows(slice_of(name, spec)):
+        if not isinstance(row[spec.column], str):
+            raise BadInput(f"{place}: {spec.column} is {row[spec.column]!r}; a text is expected")
+        yield row[spec.column]
 
 
 def documents_of(text: str) -> list[str]:
@@ -111,72 +199,6 @@ def documents_of(text: str) -> list[str]:
     if not files:
         raise BadInput(f"{path}: holds no .txt file")
     return [read_text(file) for file in files]
-
-
-def _stream(spec: Passages) -> Iterator[str]:
-    from datasets import load_dataset
-
-    try:
-        stream = load_dataset(str(spec.hub), spec.config, split=spec.split, revision=spec.revision, streaming=True)
-        for number, document in enumerate(stream.take(spec.documents), start=1):
-            if not isinstance(document.get(spec.column), str):
-                raise BadInput(f"{spec.hub}: document {number} has no text in column {spec.column!r}")
-            yield document[spec.column]
-    except BadInput:
-        raise
-    except Exception as error:  # datasets raises a dozen kinds for a missing name, a missing network, a closed door
-        raise BadInput(f"hub dataset {spec.hub!r} cannot be streamed ({type(error).__name__}: {error})") from error
-
-
-# --- overlap -----------------------------------------------------------------------------------------------------
-
-
-def refuse_overlap(mixing: Sequence[Pair], facts: Sequence[Pair]) -> None:
-    """Raise BadInput, naming the rows, where a mixing pair gives a fact away (section B.6).
-
-    That is: it holds a fact's subject (its whole prompt where the subject is not known) and one of its answers, or,
-    for key-value recall, a key or a value. Words are compared, without case or punctuation.
-    """
-    phrases: dict[tuple[str, ...], list[tuple[int, bool]]] = {}  # words -> (fact, is it the subject?)
-    for number, fact in enumerate(facts):
-        phrases.setdefault(_words(fact.subject or fact.prompt), []).append((number, True))
-        for answer in fact.answers:
-            phrases.setdefault(_words(answer), []).append((number, False))
-    phrases.pop((), None)
-    lengths = sorted({len(phrase) for phrase in phrases})
-
-    found: list[str] = []
-    rows, numbers = _numbered(mixing), _numbered(facts)
-    for pair, row in zip(mixing, rows, strict=True):
-        words = _words(f"{pair.prompt} {pair.response}")
-        subjects: set[int] = set()
-        answers: set[int] = set()
-        for n in lengths:
-            for start in range(len(words) - n + 1):
-                for number, is_subject in phrases.get(words[start : start + n], ()):
-                    (subjects if is_subject else answers).add(number)
-        for number in sorted(subjects | answers):
-            if facts[number].source == "kvr" or (number in subjects and number in answers):
-                fact = facts[number]
-                at = f"{pair.source} row {row} holds {fact.source} fact {numbers[number]}"
-                found.append(f"{at}: {fact.prompt!r} -> {fact.response!r}")
-    if found:
-        more = f"\n... and {len(found) - 5} more" if len(found) > 5 else ""
-        raise BadInput("mixing data overlaps the facts:\n" + "\n".join(found[:5]) + more)
-
-
-def _numbered(pairs: Sequence[Pair]) -> list[int]:
-    """Each pair's number among those of its own source, from 1."""
-    counts: Counter[str] = Counter()
-    numbers = []
-    for pair in pairs:
-        counts[pair.source] += 1
-        numbers.append(counts[pair.source])
-    return numbers
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.casefold()))
 
 
 def count_by_source(pairs: Iterable[Pair]) -> dict[str, int]:

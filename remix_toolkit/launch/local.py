@@ -21,25 +21,29 @@ def run(
 ) -> str:
     """All stages, or one and those before it; returns the id under which the run is recorded.
 
-    Every stage's data, training arguments and adapter are checked before the first one is trained. With
+    Every stage's data, training arguments and adapter are checked before the first one is trained (with `base_stage`,
+    those of the stages behind it once it is published). With
     `accelerate_config`, each stage that is not done runs as its own `accelerate launch` of `command` (the recipe and
     its options, as remix_toolkit.stage takes them).
     """
     nodes = lineage(recipe, until=stage)
     store.open_store(runs)
     _check_launcher(recipe)
-    from remix_toolkit.stage import prepare, run_stage
+    from remix_toolkit.stage import is_measured, prepare, run_stage
 
     id_ = ""
+    known = recipe.position(recipe.base_stage) + 1 if recipe.base_stage else 0
     try:
-        data = prepare(recipe, nodes, runs)
-        for position, node in enumerate(nodes):
-            done = store.find(runs, node.key)
-            if not recipe.accelerate_config or (done and data[node.stage].measured.keys() <= store.measured(done)):
-                run_stage(recipe, node, data[node.stage], runs)
-            else:
-                _launch(recipe, node, command)
-            id_ = store.record_run(runs, run_record(recipe, nodes[: position + 1], arm or recipe.name, overrides or []))
+        for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
+            data = prepare(recipe, part, runs) if part else {}
+            for node in part:
+                done = store.find(runs, node.key)
+                if not recipe.accelerate_config or (done and is_measured(data[node.stage], done)):
+                    run_stage(recipe, node, data[node.stage], runs)
+                else:
+                    _launch(recipe, node, command)
+                record = run_record(recipe, nodes[: node.position + 1], arm or recipe.name, overrides or [])
+                id_ = store.record_run(runs, record)
     except KeyboardInterrupt:
         raise RunFailed("stopped; the same command goes on from the last checkpoint") from None
     return id_

@@ -1,49 +1,56 @@
-"""What `remix data` and `remix recall` show: pairs as text and as tokens, counts, one model's recall of one task."""
+"""What `remix data` and `remix recall` show: rows kept and dropped, lengths, pairs as text and as tokens, recall."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 
 from remix_toolkit import store
-from remix_toolkit.data import tasks, tulu
-from remix_toolkit.data.tasks import Pair
+from remix_toolkit.data import build, hub, mixing, tasks, tulu
+from remix_toolkit.data.catalog import catalog
+from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Recipe, Rows
+from remix_toolkit.recipe import Recipe, Rows, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[str, Any]:
-    """`{task, counts, pairs}`: a task's rows, the first `limit` of them in full."""
-    facts = tasks.load(task, recipe.data_seed)
-    tokenizer = _tokenizer(recipe, runs) if tokens else None
+    """`{task, profile, counts, pairs}`: what becomes of a task's rows, how long they are, and the first `limit`."""
+    tokenizer = _tokenizer(recipe, runs)
+    pairs, rows = build.choose(recipe, task, runs)
+    examples, dropped = tulu.encode_all(tokenizer, pairs, recipe.train.get("max_length") or build.MAX_LENGTH)
+    per_device = recipe.train.get("per_device_train_batch_size", 8)
+    lengths = build.lengths([e for e in examples if e], recipe.global_batch_size, per_device)
     return {
         "task": tasks.name_of(task),
-        "counts": {"facts": len(facts)},
-        "pairs": [_pair(pair, tokenizer) for pair in facts[:limit]],
+        "profile": recipe.profile,
+        "counts": {"facts": len(pairs) - sum(dropped.values()), "dropped": dict(dropped), "read": rows, **lengths},
+        "pairs": [_pair(pair, tokenizer if tokens else None) for pair in pairs[:limit]],
     }
 
 
 def show_recipe(recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[str, Any]:
-    """`{recipe, profile, seed, stages: [{stage, counts, pairs}]}`: what each stage trains on, after every check."""
-    from remix_toolkit.data.build import build_all
-
+    """`{recipe, profile, seed, stages: [{stage, task, counts, pairs}]}`: what each stage trains on, checked."""
     tokenizer = _tokenizer(recipe, runs)
     stages = []
-    for name, built in build_all(recipe, list(recipe.stages), tokenizer).items():
+    for name, built in build.build_all(recipe, list(recipe.stages), tokenizer, runs).items():
         sample: dict[str, list[Pair]] = {}
         for pair in [*built.facts, *built.mixing]:
             sample.setdefault(pair.source, []).append(pair)
         pairs = [_pair(pair, tokenizer if tokens else None) for kind in sample.values() for pair in kind[:limit]]
-        stages.append({"stage": name, "counts": built.counts, "pairs": pairs})
+        task = tasks.describe(recipe.stages[name].data)
+        stages.append({"stage": name, "task": task, "counts": built.counts, "pairs": pairs})
     return {"recipe": recipe.name, "profile": recipe.profile, "seed": recipe.seed, "stages": stages}
 
 
 def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> dict[str, Any]:
     """`{model, task, recall, facts, correct}` of any model directory or hub id, in the dtype it was saved in."""
+    if not tasks.is_fact(task):
+        raise BadInput(f"{tasks.name_of(task)}: instructions have no recall; a stage reports the loss on held-out rows")
     facts = tasks.load(task, data_seed)
     if Path(model).exists() and not (Path(model) / "config.json").is_file():
         raise BadInput(f"{model}: is no model directory (it holds no config.json)")
@@ -68,28 +75,109 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
     }
 
 
+def list_catalog() -> list[dict[str, Any]]:
+    """`{name, kind, about, licence, size, hub, local}` of every task and mixing source."""
+    return [{"name": name, **entry.model_dump()} for name, entry in catalog().items()]
+
+
+def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
+    """Have on this machine all that the recipes read; `{name, rows, path}` of each source.
+
+    What is local is checked, what is on the hub is fetched, random words' corpus too. Raises BadInput or RunFailed.
+    """
+    wanted: dict[str, hub.Slice] = {}
+    local: dict[str, Rows] = {}
+    for recipe in recipes:
+        for stage in recipe.stages.values():
+            for task in (stage.data, *stage.recall):
+                if isinstance(task, Source) and task.path is None:
+                    wanted.setdefault(tasks.name_of(task), tasks.slice_of(task))
+                else:
+                    local.setdefault(tasks.describe(task), task)
+            for name, corpus in stage.mix.corpora().items():
+                if corpus.path is None and corpus.hub:
+                    wanted.setdefault(name, mixing.slice_of(name, corpus))
+    for name, what in wanted.items():
+        about = catalog()[name]
+        kept = hub.fetched(what)
+        part = f"the first {what.first:,} rows of " if what.first else ""
+        state = f"here already, {kept['rows']:,} rows" if kept else "to fetch"
+        say(f"{name}: {part}{what.name} ({about.size}; licence {about.licence}): {state}")
+    done = []
+    for title, rows in local.items():
+        read = tasks.read(rows, 0)
+        say(f"{title}: {len(read.pairs):,} of {read.rows:,} rows are usable")
+        done.append({"name": title, "rows": len(read.pairs), "path": getattr(rows, "path", None)})
+    for name, what in wanted.items():
+        if hub.fetched(what) and (commit := hub.moved(what)):
+            hub.warn_moved(what, commit)
+        folder = hub.fetch(what)
+        kept = hub.fetched(what)
+        done.append({"name": name, "rows": kept and kept["rows"], "path": str(folder)})
+    for text in {s.mix.random_words.text for r in recipes for s in r.stages.values() if s.mix.random_words}:
+        say(f"random_words: {len(mixing.vocabulary(text)):,} words of {text}")
+    return done
+
+
+# --- on the screen -----------------------------------------------------------------------------------------------
+
+
 def print_data(shown: dict[str, Any]) -> None:
-    """The same for a person."""
+    """`remix data` for a person."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for part in shown.get("stages", [shown]):
-        counts = {name: value for name, value in part["counts"].items() if value != {}}
-        listed = ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in counts.items())
-        console.print(f"{part.get('stage', shown.get('task'))}: {listed}", style="bold")
+        counts = part["counts"]
+        title = f"{part['stage']}: {part['task']}" if "stage" in part else part["task"]
+        console.print(f"{title}, under profile {shown['profile']}", style="bold")
+        for line in _lines(counts):
+            console.print(f"  {line}")
         for pair in part["pairs"]:
+            for user, assistant in pair.get("history", []):
+                console.print(f"  [{pair['source']}] {user!r} -> {assistant!r}, and on:")
             console.print(f"  [{pair['source']}] {pair['prompt']!r} -> {pair['response']!r}")
             if "trained" in pair:
                 console.print(f"    trained on: {pair['trained']!r}")
                 console.print(f"    input_ids: {pair['input_ids']}\n    labels:    {pair['labels']}")
 
 
-def _plain(value: Any) -> str:
-    return " + ".join(f"{n} {source}" for source, n in value.items()) if isinstance(value, dict) else str(value)
+def _lines(counts: dict[str, Any]) -> list[str]:
+    read = counts["read"]
+    taken = f"taken {counts['facts']}" + (f" and {counts['held_out']} held out" if counts.get("held_out") else "")
+    lines = [f"rows: {read['rows']} read, {read['usable']} usable, {taken}"]
+    for what, why in (("dropped", read["dropped"]), ("left out", read["left_out"]), ("kept, with", read["noted"])):
+        lines += [f"  {what}: {n}, {reason}" for reason, n in why.items()]
+    if read["exemplars"]:
+        lines.append(f"  {read['exemplars']} are the few-shot prompt's exemplars")
+    lines += [f"  dropped: {n}, {reason}" for reason, n in counts["dropped"].items()]
+    if counts.get("mixing"):
+        lines.append("mixing: " + " + ".join(f"{n} {source}" for source, n in counts["mixing"].items()))
+        lines += [f"  left out: {n} {source}, they hold facts" for source, n in counts["mixing_left_out"].items()]
+    percentiles = ", ".join(f"{p}%: {n}" for p, n in counts["length_percentiles"].items())
+    epoch = counts["tokens_per_epoch"]
+    lines.append(f"tokens per example, percentiles: {percentiles}")
+    steps = f" in {counts['steps_per_epoch']} steps" if "steps_per_epoch" in counts else ""
+    padded = f"{epoch['without_padding']:,} without padding, {epoch['with_padding']:,} with"
+    lines.append(f"tokens per epoch{steps}: {padded}")
+    return lines
+
+
+def print_catalog() -> None:
+    """`remix data list` for a person."""
+    console = Console(width=None if Console().is_terminal else 200)
+    table = Table(box=None, header_style="bold")
+    for column in ("name", "kind", "about", "licence", "size", "hub", "local format"):
+        table.add_column(column, overflow="fold")
+    for entry in list_catalog():
+        table.add_row(*(entry[key] or "-" for key in ("name", "kind", "about", "licence", "size", "hub", "local")))
+    console.print(table)
 
 
 def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, Any]:
     shown: dict[str, Any] = {"source": pair.source, "prompt": pair.prompt, "response": pair.response}
     if pair.answers:
         shown["answers"] = pair.answers
+    if pair.history:
+        shown["history"] = pair.history
     if tokenizer:
         example = tulu.encode(tokenizer, pair)
         shown |= {"input_ids": example.input_ids, "labels": example.labels}

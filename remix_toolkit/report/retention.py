@@ -35,14 +35,22 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
         own = next((row for row in cells.values() if row["own"]), None)
         table.add_row(
             stage,
-            *(f"{cells[task]['recall']:.1f}" if task in cells else "-" for task in tasks),
+            *(_cell(cells[task], 1) if task in cells else "-" for task in tasks),
             next(iter(cells.values()))["path"],
         )
-        if own and own["recall"] < FLOOR:
+        if own and own["recall"] is not None and own["recall"] < FLOOR:
             table.caption = (
                 f"{table.caption}\n{stage} knows only {own['recall']:.1f}% of its own facts (100% is the premise)"
             )
     return table
+
+
+def _cell(row: dict[str, Any], digits: int) -> str:
+    """Recall in percent; of an instruction task, the loss on held-out rows and, where there is one, the accuracy."""
+    if row["recall"] is not None:
+        return f"{row['recall']:.{digits}f}"
+    right = row["held_out"]["accuracy"]
+    return f"loss {row['held_out']['loss']:.2f}" + ("" if right is None else f", {right:.0f}% right")
 
 
 def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> None:
@@ -66,15 +74,15 @@ def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) ->
     kept: dict[str, float] = {}
     for arm in dict.fromkeys(row["arm"] for row in entries):
         mine = sorted((row for row in entries if row["arm"] == arm), key=lambda row: row["seed"])
-        cells = {at: [r["recall"] for r in mine if (r["stage"], r["task"]) == at] for at in columns}
+        cells = {at: [r for r in mine if (r["stage"], r["task"]) == at] for at in columns}
         steps = dict.fromkeys(str(row["steps"]) for row in mine if row["stage"] == first)
-        shown = [", ".join(f"{recall:.0f}" for recall in recalls) or "-" for recalls in cells.values()]
+        shown = [", ".join(_cell(row, 0) for row in rows) or "-" for rows in cells.values()]
         table.add_row(arm, ", ".join(steps), *shown, *([str(paper.get(arm, "-"))] if paper else []))
-        if final := cells.get((last, task)):
+        if final := [row["recall"] for row in cells.get((last, task), []) if row["recall"] is not None]:
             kept[arm] = sum(final) / len(final)
     console.print(table)
     for row in entries:
-        if row["own"] and row["recall"] < FLOOR:
+        if row["own"] and row["recall"] is not None and row["recall"] < FLOOR:
             at = f"{row['arm']}, seed {row['seed']}: {row['stage']}"
             console.print(f"{at} knows only {row['recall']:.1f}% of its own facts (100% is the premise)")
     for a, b in combinations([arm for arm in kept if arm in paper], 2):

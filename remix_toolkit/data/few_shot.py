@@ -1,0 +1,38 @@
+"""The few-shot prompt: other facts of the task come first, as turns of one dialogue, and show the form of an answer.
+
+    <|user|>\\n{exemplar's prompt}\\n<|assistant|>\\n{its response}\\n<|user|>\\n ... {prompt}\\n<|assistant|>\\n
+
+No EOS ends the exemplars: to a base model it would mean that what came before is another document.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from remix_toolkit.data import generated
+from remix_toolkit.data.pair import Pair
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe import KVR, FewShot, InventedFacts, Rows
+
+VERSION = 1
+
+
+def exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[list[Pair], list[Pair]]:
+    """The exemplars, drawn by their seed, and the other facts in order: an exemplar is never asked or trained on.
+
+    Generated facts are of another draw, so none is taken away. Raises BadInput where nothing would be left.
+    """
+    if isinstance(task, KVR | InventedFacts):
+        make = generated.kvr if isinstance(task, KVR) else generated.invented_facts
+        return list(make(spec.exemplars, f"few_shot {spec.seed}")), list(pairs)
+    if spec.exemplars >= len(pairs):
+        raise BadInput(f"few_shot.exemplars: {spec.exemplars} asked, the data has {len(pairs)} rows in all")
+    drawn = random.Random(f"few_shot {spec.seed}").sample(range(len(pairs)), spec.exemplars)
+    taken = set(drawn)
+    return [pairs[i] for i in drawn], [pair for i, pair in enumerate(pairs) if i not in taken]
+
+
+def few_shot(shots: Sequence[Pair], pair: Pair) -> Pair:
+    """The same fact, asked under the few-shot prompt."""
+    turns = [f"{shot.prompt}\n<|assistant|>\n{shot.response}\n<|user|>\n" for shot in shots]
+    return replace(pair, prompt="".join([*turns, pair.prompt]), one_line=True)

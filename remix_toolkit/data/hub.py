@@ -1,0 +1,242 @@
+"""Datasets of the hub, read once and kept on this machine: a second run needs no network, and gets the same rows.
+
+    <HF_HOME>/remix-toolkit/<dataset>-<digest>/rows.jsonl     the columns and rows that are used, nothing else
+                                               source.json    the commit they came from, their number and checksum
+
+Rows are streamed, so that of hundreds of gigabytes only the first documents are fetched. They are written to
+rows.partial; what broke half way goes on there. Only a complete fetch gets its source.json.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from remix_toolkit.data.files import first_line
+from remix_toolkit.errors import BadInput, RunFailed, nearest
+
+MAX_WORDS = 4000  # of a document of generic text: it gives one passage, and documents may be whole books
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which rows and columns of which dataset."""
+
+    hub: str
+    config: str | None
+    split: str
+    revision: str | None
+    columns: tuple[str, ...]
+    first: int | None = None  # only the first rows
+    instead: str = ""  # what to say where there is no network: which file to put where
+
+    @property
+    def name(self) -> str:
+        """`popqa's dataset at a revision, split test` as messages say it."""
+        parts = [self.hub, self.config, self.split, self.revision]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        from huggingface_hub.constants import HF_HOME
+
+        declared = {key: value for key, value in asdict(self).items() if key != "instead"}
+        digest = hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:12]
+        return Path(HF_HOME, "remix-toolkit", f"{self.hub.strip('/').replace('/', '--')}-{digest}")
+
+
+def rows(wanted: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) for every row, fetched first if need be. Raises BadInput or RunFailed."""
+    folder = fetch(wanted)
+    source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+    with (folder / "rows.jsonl").open("rb") as lines:
+        if hashlib.file_digest(lines, "sha256").hexdigest() != source["sha256"]:
+            raise BadInput(f"{folder}: rows.jsonl is not what was fetched; delete that directory to fetch it again")
+        lines.seek(0)
+        for number, line in enumerate(lines, start=1):
+            yield f"{wanted.hub}: row {number}", json.loads(line)
+
+
+def fetched(wanted: Slice) -> dict[str, Any] | None:
+    """The source.json of what is on this machine already, or None."""
+    file = wanted.folder / "source.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def moved(wanted: Slice) -> str | None:
+    """The hub's commit today, where it is another one than that of the rows kept here; None if not, or no network."""
+    kept = fetched(wanted)
+    try:
+        commit = _commit(wanted)
+    except BadInput:
+        return None
+    return commit if kept and commit != kept["commit"] else None
+
+
+def fetch(wanted: Slice) -> Path:
+    """Have the rows on this machine; returns their folder. One process fetches, others wait for it.
+
+    Raises BadInput where the dataset cannot be had (no such name, no access, no network), and RunFailed where its
+    stream breaks or ends early: what came so far is kept, and the same call goes on from there.
+    """
+    folder = wanted.folder
+    if fetched(wanted):
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error.strerror}); HF_HOME names another place") from None
+    with FileLock(folder / "lock"):
+        if not fetched(wanted):
+            _fetch(wanted, folder)
+    return folder
+
+
+def _fetch(wanted: Slice, folder: Path) -> None:
+    partial, begun = folder / "rows.partial", folder / "begun.json"
+    commit = _commit(wanted)
+    if not begun.exists() or json.loads(begun.read_text())["commit"] != commit:
+        partial.unlink(missing_ok=True)  # begun at another commit, or never
+        begun.write_text(json.dumps({"commit": commit}))
+    have = _whole_lines(partial)
+    stream, total = _open(wanted, commit)
+    if have:
+        stream = stream.skip(have)
+        print(f"{wanted.hub}: goes on after {have:,} rows", flush=True)
+    count = have
+    shown = time.monotonic()
+    with partial.open("ab") as out:
+        try:
+            for row in islice(stream, None if wanted.first is None else wanted.first - have):
+                out.write(_line(wanted, row, count + 1))
+                count += 1
+                if time.monotonic() - shown > 5:
+                    shown = time.monotonic()
+                    print(f"{wanted.hub}: {count:,}{f' of {total:,}' if total else ''} rows", flush=True)
+        except (BadInput, OSError) as error:
+            if isinstance(error, BadInput) or error.errno == errno.ENOSPC:
+                raise
+            raise RunFailed(_broke(wanted, count, error)) from error
+        except Exception as error:  # a network that goes away ends in a dozen kinds
+            raise RunFailed(_broke(wanted, count, error)) from error
+        out.flush()
+        os.fsync(out.fileno())
+    if count < (total or 1):
+        raise RunFailed(
+            f"hub dataset {wanted.name}: its stream ended after {count:,} of {total or 'at least 1'} rows. "
+            f"Run again to go on from there{'; if it has no more, say so: documents or first' if wanted.first else ''}"
+        )
+    with partial.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    partial.replace(folder / "rows.jsonl")
+    source = {**asdict(wanted), "commit": commit, "rows": count, "sha256": digest}
+    source.pop("instead")
+    (folder / "source.partial").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
+    (folder / "source.partial").replace(folder / "source.json")
+    begun.unlink()
+
+
+def _whole_lines(partial: Path) -> int:
+    """How many rows were written; a last line that was cut off by a crash is removed."""
+    if not partial.exists():
+        return 0
+    text = partial.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        partial.write_bytes(whole)
+    return whole.count(b"\n")
+
+
+def _line(wanted: Slice, row: dict[str, Any], number: int) -> bytes:
+    for column in wanted.columns:
+        if column not in row:
+            raise BadInput(
+                f"{wanted.hub}: row {number}: no column {column!r}; {nearest(column, map(str, row))}. "
+                "Has the dataset changed? A `revision` pins it"
+            )
+    kept = {column: row[column] for column in wanted.columns}
+    if wanted.first is not None and len(wanted.columns) == 1 and isinstance(row[wanted.columns[0]], str):
+        words = row[wanted.columns[0]].split(maxsplit=MAX_WORDS)
+        kept[wanted.columns[0]] = " ".join(words[:MAX_WORDS])
+    return json.dumps(kept, ensure_ascii=False).encode() + b"\n"
+
+
+def _commit(wanted: Slice) -> str | None:
+    """The commit that the revision stands for today; None for a dataset in a local folder."""
+    if Path(wanted.hub).is_dir():
+        return None
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(wanted.hub, revision=wanted.revision, timeout=20).sha
+    except Exception as error:
+        raise BadInput(_no_access(wanted, error)) from error
+
+
+def _open(wanted: Slice, commit: str | None) -> tuple[Any, int | None]:
+    """The stream and, as far as the dataset's card says it or only the first rows are wanted, its number of rows."""
+    from datasets import load_dataset
+
+    try:
+        stream = load_dataset(
+            wanted.hub, wanted.config, split=wanted.split, revision=commit or wanted.revision, streaming=True
+        )
+    except Exception as error:
+        raise BadInput(_no_access(wanted, error)) from error
+    splits = stream.info.splits or {}
+    known = splits[wanted.split].num_examples if wanted.split in splits else None
+    if wanted.first is None:
+        return stream, known or None
+    return stream, min(wanted.first, known) if known else wanted.first
+
+
+def _no_access(wanted: Slice, error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    what = f"hub dataset {wanted.name}: cannot be loaded: "
+    causes = {type(e) for e in (error, error.__cause__, error.__context__)}
+    if GatedRepoError in causes:
+        what += (
+            f"it needs an account that has accepted its terms at https://huggingface.co/datasets/{wanted.hub}; "
+            "then `hf auth login`"
+        )
+    elif RepositoryNotFoundError in causes:
+        what += "there is no such dataset, or it is private: then `hf auth login`"
+    elif RevisionNotFoundError in causes:
+        what += f"it has no revision {wanted.revision!r}"
+    else:
+        what += f"{type(error).__name__}: {_safe(first_line(error))}. Is the name right, is there a network?"
+    return what + (f" {wanted.instead}" if wanted.instead else " A local file works too: path=...")
+
+
+def _broke(wanted: Slice, count: int, error: Exception) -> str:
+    return (
+        f"hub dataset {wanted.name}: its stream broke after {count:,} rows ({type(error).__name__}: "
+        f"{_safe(first_line(error))}). The same command goes on from there"
+    )
+
+
+def _safe(text: str) -> str:
+    """The text without the user's token, should an error have repeated it."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    return text.replace(token, "***") if token else text
+
+
+def warn_moved(wanted: Slice, commit: str) -> None:
+    """Say that upstream has changed since the rows were fetched."""
+    sys.stderr.write(
+        f"warning: {wanted.hub} is at {commit[:12]} now; the rows kept here are of an earlier commit and stay in use. "
+        f"To use the new ones, say revision: {commit[:12]} or delete {wanted.folder}\n"
+    )

@@ -1,0 +1,87 @@
+"""Instruction tasks in upstream's formats, with the authors' choices: rows, and what makes a pair of a row."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit.data import files
+from remix_toolkit.data.files import Drop, cell, json_texts, value_of
+from remix_toolkit.data.pair import Pair
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe import MATH
+
+Row = tuple[str, dict[str, Any]]
+
+GSM8K_COLUMNS = ("question", "answer")
+MATH_COLUMNS = ("problem", "solution")
+EVOLCODE_COLUMNS = ("instruction", "output")
+APPS_COLUMNS = ("question", "solutions", "difficulty")
+ULTRACHAT_COLUMNS = ("data",)
+
+APPS_LEVELS = {"introductory", "interview"}  # the authors leave out the third, competition
+
+
+def gsm8k(row: dict[str, Any], place: str) -> Pair:
+    """The worked-out answer, its result after `####` on the last line."""
+    answer = cell(row, "answer", place)
+    if "####" not in answer:
+        raise Drop("no result after ####")
+    return Pair(cell(row, "question", place), answer, "gsm8k")
+
+
+def math_rows(task: MATH) -> Iterator[Row]:
+    """A .jsonl or .json of rows, or the MATH folder: one file per problem, in the order of types, then of numbers."""
+    root = Path(str(task.path))
+    if not root.is_dir():
+        yield from (files.jsonl(root) if root.suffix == ".jsonl" else files.json_array(root))
+        return
+    found = list((root / task.split).glob("*/*.json"))
+    if not found:
+        raise BadInput(f"{root}: holds no {task.split}/<type>/<n>.json")
+    for file in sorted(found, key=lambda f: (f.parent.name, int(f.stem) if f.stem.isdigit() else 0, f.stem)):
+        yield str(file), files.json_object(file)
+
+
+def math(row: dict[str, Any], place: str) -> Pair:
+    return Pair(cell(row, "problem", place), cell(row, "solution", place), "math")
+
+
+def evolcode_rows(path: Path) -> Iterator[Row]:
+    """A JSON array, or all of a folder in the order of their names."""
+    found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not found:
+        raise BadInput(f"{path}: holds no .json file")
+    for file in found:
+        yield from files.json_array(file)
+
+
+def evolcode(row: dict[str, Any], place: str) -> Pair:
+    return Pair(cell(row, "instruction", place), cell(row, "output", place), "evolcode")
+
+
+def apps(row: dict[str, Any], place: str) -> Pair:
+    """Introductory and interview problems, each with its first solution."""
+    if (level := cell(row, "difficulty", place)) not in APPS_LEVELS:
+        raise Drop(f"difficulty {level}")
+    written = value_of(row, "solutions", place)
+    solutions = json_texts(written, place, "solutions") if written not in ("", None) else []
+    if not solutions:
+        raise Drop("no solution")
+    return Pair(cell(row, "question", place), solutions[0].replace("\r\n", "\n"), "apps")
+
+
+def ultrachat(row: dict[str, Any], place: str) -> Pair:
+    """A dialogue of user and assistant in turn; a last turn of the user, which nobody answers, is left out."""
+    turns = value_of(row, "data", place)
+    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+        raise BadInput(f"{place}: data is {str(turns)[:100]!r}; a list of texts, user and assistant in turn, is meant")
+    turns = [turn.strip() for turn in turns]
+    turns = turns[: len(turns) // 2 * 2]
+    if not turns:
+        raise Drop("no answered turn")
+    if not all(turns):
+        raise Drop("an empty turn")
+    if any(files.CONTROL.search(turn) for turn in turns):
+        raise Drop("control characters in data")
+    *earlier, (prompt, response) = list(zip(turns[::2], turns[1::2], strict=True))
+    return Pair(prompt, response, "ultrachat", history=tuple(earlier))
