@@ -26,7 +26,7 @@ from remix_toolkit.tiny import base_model
 Verdicts = Generator[bool, None, None]
 
 VERSION = 1
-CHUNK = 512  # rows asked between two writes
+CHUNK = 256  # rows asked between two writes
 
 
 def split_folder(recipe: Recipe, task: Factoid, runs: Path) -> Path:

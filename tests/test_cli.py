@@ -176,11 +176,11 @@ def test_a_sweep_shares_stages_and_measures_all_arms(remix, runs: Path, tmp_path
     assert done.stdout.count("already published, reused") == 5
 
 
-def test_the_demos_control_takes_as_many_steps_as_random_words_do(tokenizer) -> None:
+def test_the_demos_control_takes_as_many_steps_as_random_words_do(tokenizer, tmp_path: Path) -> None:
     cells = {arm: recipe for arm, recipe, _ in load_sweep("demo", "tiny")[1]}
     steps = {}
     for arm in ("random", "none+steps"):
-        data = build_all(cells[arm], ["stage1"], tokenizer)["stage1"]
+        data = build_all(cells[arm], ["stage1"], tokenizer, tmp_path)["stage1"]
         train = cells[arm].stages["stage1"].train
         planned = data.counts["steps_per_epoch"] * train["num_train_epochs"]
         steps[arm] = train.get("max_steps", planned)
