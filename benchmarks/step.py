@@ -28,7 +28,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.resolve import load_base, load_task
-from remix_toolkit.stage import quieten
+from remix_toolkit.console import quieten
 from remix_toolkit.tiny import base_model
 from remix_toolkit.train import build_trainer, load_model, sft_config
 

@@ -107,7 +107,8 @@ def data_show(
     from remix_toolkit.report.data import print_data, show_recipe, show_task
     from remix_toolkit.resolve import find_recipe, load_base, load_recipe, load_task
 
-    if name in TASKS:
+    # A task has no dotted settings: `remix data popqa paths.lama=LAMA` means the recipe.
+    if name in TASKS and not any("." in override.partition("=")[0] for override in overrides or []):
         shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
     else:
         find_recipe(name, also=TASKS)

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from remix_toolkit import lineage, store
-from remix_toolkit.console import duration, say
+from remix_toolkit.console import duration, quieten, say
 from remix_toolkit.data import few_shot, tasks, tulu
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
@@ -87,6 +87,7 @@ def _ask(
     from remix_toolkit.recall import recall
     from remix_toolkit.train import load_model
 
+    quieten()
     name, state = tasks.name_of(task), PartialState()
     if state.num_processes > 1:
         raise BadInput(
@@ -97,7 +98,7 @@ def _ask(
     tokenizer = tulu.load_tokenizer(source, revision, bool(recipe.train.get("trust_remote_code")))
     init = {"trust_remote_code": bool(recipe.train.get("trust_remote_code"))}
     precision = "fp32" if recipe.precision == "fp32" else "bf16"
-    say(f"{name}: asking {source} which of {len(pairs):,} facts it knows, {len(shots)} exemplars before each")
+    say(f"{name}: asking {source} which facts it knows, {len(pairs):,} in all, {len(shots)} exemplars before each")
     model = load_model(source, revision, precision, init).to(state.device)
     store.write_json(folder / "split.json", {**_declaration(recipe, task), "model": source, "rows": len(pairs)})
     file = folder / "verdicts.jsonl"
@@ -117,7 +118,10 @@ def _ask(
                 out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             done = at + len(chunk)
             left = (time.monotonic() - started) / (done - begin) * (len(pairs) - done)
-            say(f"{name}: {done:,} of {len(pairs):,} facts asked, at most {duration(left)} left")
+            known = sum(line["familiar"] for line in lines)  # type: ignore[misc]
+            say(
+                f"{name}: {done:,} facts asked, {known} of the last {len(lines)} are familiar; all: {duration(left)} more"
+            )
             yield from (line["familiar"] for line in lines)  # type: ignore[misc]
     finally:
         del model

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import transformers
 import typer
 import yaml
 from accelerate import PartialState
@@ -26,7 +25,7 @@ from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 
 from remix_toolkit import held_out, store, train
-from remix_toolkit.console import duration, say
+from remix_toolkit.console import duration, quieten, say
 from remix_toolkit.data.build import MAX_LENGTH, StageData, build_all
 from remix_toolkit.data.tulu import encode_all, load_tokenizer
 from remix_toolkit.errors import BadInput, exit_codes
@@ -284,15 +283,6 @@ def describe(data: StageData) -> str:
     what = "rows" if data.held_out else "facts"
     parts = [f"{data.counts['facts']} {what}", *(f"{n} {source}" for source, n in data.counts["mixing"].items())]
     return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in data.counts["dropped"].items())
-
-
-def quieten() -> None:
-    """Leave the screen to this toolkit's own lines; warnings and errors of the libraries still show."""
-    import datasets
-
-    transformers.utils.logging.set_verbosity_warning()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 def _tell(state: PartialState, text: str) -> None:

@@ -90,7 +90,8 @@ def choose(recipe: Recipe, task: Rows, runs: Path, apart: Index | None = None) -
         if verdicts and next(verdicts) != (wanted == "familiar"):
             left_out["familiar" if wanted == "unfamiliar" else "unfamiliar"] += 1
             continue
-        fact = apart.first(pair) if apart else None
+        # The first `start` rows are not taken: for in-domain rows, they are those of the earlier stage.
+        fact = apart.first(pair) if apart and len(qualify) >= task.start else None
         if fact and isinstance(task, Pairs):
             raise BadInput(
                 f"{tasks.describe(task)}: row {number} ({pair.prompt!r} -> {pair.response!r}) gives away a fact of an "

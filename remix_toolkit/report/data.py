@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from remix_toolkit import store
+from remix_toolkit.console import quieten
 from remix_toolkit.data import build, hub, mixing, tasks, tulu
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.data.pair import Pair
@@ -188,6 +189,7 @@ def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, 
 def _tokenizer(recipe: Recipe, runs: Path) -> "PreTrainedTokenizerBase":
     from remix_toolkit.tiny import base_model
 
+    quieten()
     if recipe.base == "tiny":
         store.open_store(runs)
     return tulu.load_tokenizer(*base_model(recipe, runs))

@@ -1,0 +1,193 @@
+"""What a stage trains on, once its recipe is resolved: second stages by one key, overlap between stages, counts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import REAL_DATA, real
+
+from remix_toolkit.data import tasks
+from remix_toolkit.data.build import build_all, lengths
+from remix_toolkit.data.catalog import catalog
+from remix_toolkit.data.tulu import Example
+from remix_toolkit.errors import BadInput
+from remix_toolkit.lineage import lineage
+from remix_toolkit.recipe import CORPORA, TASKS, Mix
+from remix_toolkit.resolve import load_recipe
+
+SECOND = ["id", "lama", "entityquestions", "webqa", "gsm8k", "math", "evolcode", "apps", "ultrachat"]
+LOCAL = {
+    "popqa": "popqa/popQA.tsv",
+    "triviaqa": "triviaqa/triviaqa_sample.json",
+    "lama": "lama_trex",
+    "entityquestions": "entityquestions",
+    "webqa": "webquestions",
+    "gsm8k": "gsm8k/train.jsonl",
+    "evolcode": "evolcode",
+    "ultrachat": "ultrachat/README_format_example.jsonl",
+}
+
+
+@pytest.mark.parametrize("first", ["kvr", "popqa", "triviaqa"])
+@pytest.mark.parametrize("second", SECOND)
+@pytest.mark.parametrize("profile", ["tiny", "llama3-8b"])
+def test_every_second_stage_is_one_key(first: str, second: str, profile: str) -> None:
+    recipe = load_recipe(first, profile, [f"stages.stage2.data.task={second}"])
+    one, two = recipe.stages["stage1"].data, recipe.stages["stage2"].data
+    assert two.size == one.size
+    if second == "id":
+        assert (type(two), two.start) == (type(one), one.size)
+    else:
+        assert type(two) is TASKS[second]
+        assert getattr(two, "familiarity", None) in (None, "unfamiliar")
+
+
+@pytest.mark.parametrize("first", ["kvr", "popqa"])
+@pytest.mark.parametrize("second", ["id", "lama", "entityquestions", "webqa", "gsm8k", "evolcode"])
+def test_each_pair_with_a_file_loads_on_tiny(first: str, second: str, tokenizer, runs: Path) -> None:
+    paths = [f"paths.{name}={real(path)}" for name, path in LOCAL.items()]
+    small = ["stages.stage1.data.size=20", "stages.stage2.data.size=10", "global_batch_size=4"]
+    plain = ["stages.stage1.data.familiarity=null", f"stages.stage2.data.task={second}"]
+    if second not in ("gsm8k", "evolcode"):
+        plain.append("stages.stage2.data.familiarity=null")
+    recipe = load_recipe(first, "tiny", [*small, *paths, *plain])
+    built = build_all(recipe, ["stage1", "stage2"], tokenizer, runs)
+    held_out = 100 if second in ("gsm8k", "evolcode") else 0
+    assert (built["stage1"].counts["facts"], built["stage2"].counts["facts"]) == (20, 10)
+    assert len(built["stage2"].held_out) == held_out
+    assert len(built["stage2"].measured) == (1 if held_out else 2)
+    if second == "id":
+        own = recipe.stages["stage1"].data.model_copy(update={"size": 30})
+        assert built["stage1"].facts + built["stage2"].facts == tasks.load(own, 0)
+    assert not {p.prompt for p in built["stage2"].held_out} & {p.prompt for p in built["stage2"].facts}
+
+
+def test_the_smallest_samples_load_too(tokenizer, runs: Path) -> None:
+    """One question of TriviaQA and one dialogue of UltraChat are all there is beside this clone."""
+    paths = [f"paths.{name}={real(LOCAL[name])}" for name in ("triviaqa", "ultrachat")]
+    one = ["stages.stage1.data.size=1", "global_batch_size=1", "stages.stage1.data.familiarity=null"]
+    two = ["stages.stage2.data.task=ultrachat", "stages.stage2.data.size=1", "stages.stage2.data.held_out=0"]
+    built = build_all(load_recipe("triviaqa", "tiny", [*paths, *one, *two]), ["stage1", "stage2"], tokenizer, runs)
+    assert built["stage1"].facts[0].response == "Sunset Boulevard"
+    assert len(built["stage2"].facts[0].history) == 2
+
+
+def test_id_follows_what_the_first_stage_takes() -> None:
+    overrides = ["stages.stage2.data.task=id", "stages.stage1.data.size=30", "stages.stage1.data.start=5"]
+    data = load_recipe("kvr", "tiny", overrides).stages["stage2"].data
+    assert (data.task, data.start, data.size) == ("kvr", 35, 100)
+    with pytest.raises(BadInput, match=r"task: id are further rows of stage1's task; stage1 itself names its own"):
+        load_recipe("kvr", "tiny", ["stages.stage1.data.task=id"])
+
+
+def test_a_path_is_named_once_and_counts_by_content(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n', encoding="utf-8")
+    second = "stages.stage2.data={task: gsm8k, size: 1, held_out: 0}"
+    by_paths = load_recipe("kvr", "tiny", [second, f"paths.gsm8k={tmp_path / 'a.jsonl'}"])
+    here = second.replace("task", f"path: {tmp_path / 'b.jsonl'}, task")
+    assert lineage(by_paths)[-1].key == lineage(load_recipe("kvr", "tiny", [here]))[-1].key
+    with pytest.raises(BadInput, match=r"paths.gsm9k: no such task or source; did you mean 'gsm8k'"):
+        load_recipe("kvr", "tiny", ["paths.gsm9k=x"])
+
+
+def test_a_file_that_is_not_there_says_which_it_should_be(tokenizer, runs: Path) -> None:
+    recipe = load_recipe("kvr", "tiny", ["stages.stage2.data.task=lama", "paths.lama=nowhere"])
+    with pytest.raises(BadInput, match=r"lama: nowhere: no such file or directory; expected: data.zip of github"):
+        lineage(recipe)
+
+
+def own_pairs(tmp_path: Path, name: str, rows: list[tuple[str, str]]) -> str:
+    (tmp_path / name).write_text("".join(f"{p},{r}\n" for p, r in [("prompt", "response"), *rows]), encoding="utf-8")
+    return f"{{task: pairs, path: {tmp_path / name}}}"
+
+
+def test_facts_of_an_earlier_stage_are_left_out_of_a_later_one(tmp_path: Path, tokenizer, runs: Path) -> None:
+    """Upstream's rows that repeat one are left out and counted, and the next ones taken."""
+    header = "subj\tobj\tquestion\tpossible_answers\n"
+    rows = [("Easy Living", "Ralph Rainger"), ("Oslo", "Norway"), ("Lima", "Peru"), ("Bern", "Switzerland")]
+    lines = [f'{s}\t{o}\tWhat of {s}?\t"[""{o}""]"\n' for s, o in rows]
+    (tmp_path / "a.tsv").write_text(header + "".join(lines[:2]), encoding="utf-8")
+    (tmp_path / "b.tsv").write_text(header + lines[0].replace("What of", "Who wrote") + lines[2] + lines[3], "utf-8")
+    stages = [f"stages.stage1.data={{task: popqa, path: {tmp_path / 'a.tsv'}}}", "stages.stage1.stop=null"]
+    stages += [f"stages.stage2.data={{task: popqa, path: {tmp_path / 'b.tsv'}, size: 2}}", "global_batch_size=2"]
+    built = build_all(load_recipe("popqa", "tiny", stages), ["stage1", "stage2"], tokenizer, runs)
+    assert [fact.subject for fact in built["stage2"].facts] == ["Lima", "Bern"]
+    assert built["stage2"].counts["read"]["left_out"] == {"holds a fact of an earlier stage": 1}
+
+
+def test_a_users_own_repeat_of_an_earlier_fact_is_refused(tmp_path: Path, tokenizer, runs: Path) -> None:
+    first = own_pairs(tmp_path, "a.csv", [("Who runs it?", "Ada"), ("Since when?", "2021")])
+    again = own_pairs(tmp_path, "b.csv", [("Where?", "Oslo"), ("Who runs it?", "Ada")])
+    stages = [f"stages.stage1.data={first}", f"stages.stage2.data={again}", "global_batch_size=2"]
+    with pytest.raises(BadInput, match=r"stage2: pairs .*row 2 \('Who runs it\?' -> 'Ada'\) gives away a fact of an"):
+        build_all(load_recipe("kvr", "tiny", stages), ["stage1", "stage2"], tokenizer, runs)
+    corrected = own_pairs(
+        tmp_path, "b.csv", [("Where?", "Oslo"), ("Who runs it?", "Grace")]
+    )  # a new answer is no repeat
+    stages[1] = f"stages.stage2.data={corrected}"
+    assert len(build_all(load_recipe("kvr", "tiny", stages), ["stage2"], tokenizer, runs)["stage2"].facts) == 2
+
+
+def test_documents_that_hold_facts_are_not_drawn(tmp_path: Path, tokenizer, runs: Path) -> None:
+    """Of a corpus, which nobody can edit, such documents are left out and counted; they are never trained on."""
+    facts = build_all(load_recipe("kvr", "tiny"), ["stage1"], tokenizer, runs)["stage1"].facts
+    documents = [f"the key {fact.subject} is told " + "and so on " * 40 for fact in facts[:30]]
+    documents += [f"document {i} says nothing " + "and so on " * 40 for i in range(200)]
+    (tmp_path / "pile.jsonl").write_text("".join(json.dumps({"content": d}) + "\n" for d in documents), "utf-8")
+    mix = f"stages.stage1.mix={{knowledge_pile: {{ratio: 2, path: {tmp_path / 'pile.jsonl'}}}}}"
+    data = build_all(load_recipe("kvr", "tiny", [mix]), ["stage1"], tokenizer, runs)["stage1"]
+    assert data.counts["mixing"] == {"knowledge_pile": 200}
+    assert 0 < data.counts["mixing_left_out"]["knowledge_pile"] <= 30
+    assert not any(fact.subject in pair.prompt for fact in facts for pair in data.mixing)
+    more = load_recipe("kvr", "tiny", [mix, "stages.stage1.data.size=101"])
+    with pytest.raises(BadInput, match=r"202 asked; of 230 passages of 10 words, 30 hold a fact, such as 'The value"):
+        build_all(more, ["stage1"], tokenizer, runs)
+
+
+def test_lengths_are_counted_with_and_without_padding() -> None:
+    examples = [Example([1] * n, [1] * n) for n in range(1, 101)]
+    counted = lengths(examples, batch=10, per_device=10)
+    assert counted["length_percentiles"] == {"50": 50, "90": 90, "99": 99, "100": 100}
+    assert (counted["tokens"], counted["longest"]) == (5050, 100)
+    assert counted["tokens_per_epoch"]["without_padding"] == 5050
+    assert 5050 < counted["tokens_per_epoch"]["with_padding"] < 100 * 100
+    assert lengths(examples, batch=10, per_device=1)["tokens_per_epoch"]["with_padding"] == 5050
+
+
+def test_the_catalog_knows_every_task_and_source() -> None:
+    assert set(catalog()) == {*TASKS, *Mix.model_fields}
+    assert set(CORPORA) < set(Mix.model_fields)
+
+
+def test_list_and_prepare(remix, tmp_path: Path) -> None:
+    listed = json.loads(remix("data", "list", "--json").stdout)
+    assert {"name", "licence", "size", "hub", "local"} <= listed[0].keys()
+    assert len(listed) == 19
+    assert "CC-BY-NC-4.0" in remix("data", "list").stdout
+    assert "prepare" in remix("data", "--help").stdout
+
+    local = tmp_path / "g.jsonl"
+    local.write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n', encoding="utf-8")
+    to = ["stages.stage2.data.task=gsm8k", f"paths.gsm8k={local}"]
+    done = json.loads(remix("data", "prepare", "kvr", *to, "--json").stdout)
+    assert {"name": f"gsm8k ({local})", "rows": 1, "path": str(local)} in done
+    missing = remix("data", "prepare", "popqa", "stages.stage2.data.task=webqa", check=False)
+    assert missing.returncode == 2
+    assert "akariasai/PopQA, test (14,267 rows; licence MIT): to fetch" in missing.stdout
+    assert "popQA.tsv of github.com/AlexTMallen/adaptive-retrieval" in missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def test_data_of_a_recipe_says_what_becomes_of_its_rows(remix, runs: Path) -> None:
+    paths = [f"paths.{name}={REAL_DATA / LOCAL[name]}" for name in ("popqa", "gsm8k")]
+    real(LOCAL["popqa"])
+    line = ["popqa", *paths, "stages.stage2.data.task=gsm8k", "stages.stage1.mix={random_words: {ratio: 2}}"]
+    shown = remix("data", *line, "--runs", runs, "--limit", "1").stdout
+    assert "rows: 1000 read, 986 usable, taken 200" in shown
+    assert "dropped: 14, asks the same as an earlier row" in shown
+    assert "5 are the few-shot prompt's exemplars" in shown
+    assert "mixing: 400 random_words" in shown
+    assert "rows: 3000 read, 3000 usable, taken 200 and 100 held out" in shown
+    assert "tokens per epoch in 18 steps: " in shown
+    assert "[gsm8k] 'Natalia sold clips" in shown

@@ -1,0 +1,205 @@
+"""Familiarity: who is asked, what is kept, what recipes make of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import real
+
+from remix_toolkit import familiar
+from remix_toolkit.data import build, few_shot, tasks
+from remix_toolkit.data.pair import Pair
+from remix_toolkit.errors import BadInput
+from remix_toolkit.lineage import lineage
+from remix_toolkit.recall import recall
+from remix_toolkit.recipe import FewShot, Recipe
+from remix_toolkit.resolve import load_recipe, load_task
+
+FACTS = [Pair(f"question {i}?", f"answer {i}", "pairs", (f"answer {i}",)) for i in range(40)]
+
+
+@pytest.fixture
+def facts_csv(tmp_path: Path) -> Path:
+    lines = [f"{pair.prompt},{pair.response}\n" for pair in FACTS]
+    (tmp_path / "facts.csv").write_text("prompt,response\n" + "".join(lines), encoding="utf-8")
+    return tmp_path / "facts.csv"
+
+
+def recipe_of(facts_csv: Path, *overrides: str) -> Recipe:
+    file = facts_csv.with_name("mine.yaml")
+    file.write_text(
+        f"stages: {{stage1: {{data: {{task: pairs, path: {facts_csv}, familiarity: unfamiliar, size: 8}}}}}}\n"
+        "global_batch_size: 4\n",
+        encoding="utf-8",
+    )
+    return load_recipe(file, "tiny", list(overrides))
+
+
+class Oracle:
+    """Stands in for recall by a base model: it knows the facts with an even number."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[Pair] = []
+        monkeypatch.setattr("remix_toolkit.recall.recall", self)
+        monkeypatch.setattr(familiar, "CHUNK", 10)
+
+    def __call__(self, model: object, tokenizer: object, facts: list[Pair]) -> list:
+        from remix_toolkit.recall import Verdict
+
+        self.asked += facts
+        known = [int(fact.response.split()[-1]) % 2 == 0 for fact in facts]
+        return [Verdict(f, k, f.response if k else "?", True, "scoring") for f, k in zip(facts, known, strict=True)]
+
+
+def test_exemplars_are_never_asked() -> None:
+    task = load_task("pairs", ["path=x.csv"])
+    shots, others = few_shot.exemplars(task, FACTS, FewShot(exemplars=5, seed=0))
+    assert len(shots) == 5
+    assert others == [fact for fact in FACTS if fact not in shots]
+    assert few_shot.exemplars(task, FACTS, FewShot(exemplars=5, seed=1))[0] != shots
+    asked = few_shot.few_shot(shots[:1], FACTS[3])
+    assert asked.prompt == f"{shots[0].prompt}\n<|assistant|>\n{shots[0].response}\n<|user|>\n{FACTS[3].prompt}"
+    assert (asked.response, asked.one_line) == (FACTS[3].response, True)
+    with pytest.raises(BadInput, match=r"few_shot.exemplars: 40 asked, the data has 40 rows"):
+        few_shot.exemplars(task, FACTS, FewShot(exemplars=40))
+
+
+def test_rows_are_asked_once_and_no_further_than_needed(
+    facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle = Oracle(monkeypatch)
+    recipe = recipe_of(facts_csv)
+    task = recipe.stages["stage1"].data
+    chosen, report = build.choose(recipe, task, runs)
+    shots, others = few_shot.exemplars(task, FACTS, recipe.few_shot)
+    unfamiliar = [fact for fact in others if int(fact.response.split()[-1]) % 2]
+    assert chosen == unfamiliar[:8]
+    assert report["exemplars"] == 5
+    assert report["left_out"]["familiar"] > 0
+    assert len(oracle.asked) == 20  # two chunks hold eight unfamiliar facts
+
+    build.choose(recipe, task, runs)
+    assert len(oracle.asked) == 20  # reused
+    file = familiar.split_folder(recipe, task, runs) / "verdicts.jsonl"
+    written = file.read_text(encoding="utf-8")
+    file.write_text(written[:-20], encoding="utf-8")  # a crash in the middle of a line
+    everything = list(familiar.verdicts(recipe, task, shots, others, runs))
+    assert everything == [fact not in unfamiliar for fact in others]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [(row["prompt"], row["familiar"]) for row in rows] == list(
+        zip([fact.prompt for fact in others], everything, strict=True)
+    )
+    assert len(oracle.asked) == 20 + 16  # only what was not whole
+
+
+def test_too_few_are_said_with_their_number(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Oracle(monkeypatch)
+    recipe = recipe_of(facts_csv, "stages.stage1.data.size=30")
+    with pytest.raises(BadInput, match=r"unfamiliar 30 rows asked, the data has 1\d"):
+        build.choose(recipe, recipe.stages["stage1"].data, runs)
+
+
+def test_rows_that_changed_are_noticed(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Oracle(monkeypatch)
+    recipe = recipe_of(facts_csv)
+    task = recipe.stages["stage1"].data
+    build.choose(recipe, task, runs)
+    file = familiar.split_folder(recipe, task, runs) / "verdicts.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace("question 1?", "question one?"), encoding="utf-8")
+    with pytest.raises(BadInput, match="its source has changed"):
+        build.choose(recipe, task, runs)
+
+
+def test_the_split_is_of_the_base_model_and_the_prompt(facts_csv: Path) -> None:
+    recipe = recipe_of(facts_csv)
+    task = recipe.stages["stage1"].data
+
+    def folder(*overrides: str) -> Path:
+        return familiar.split_folder(recipe_of(facts_csv, *overrides), task, Path("runs"))
+
+    assert folder() == folder("stages.stage1.data.size=3", "seed=1")
+    others = [folder("few_shot.seed=1"), folder("few_shot.exemplars=3"), folder("base=a/b"), folder("data_seed=1")]
+    assert len({folder(), *others}) == 5
+
+
+def test_familiarity_is_in_the_key(facts_csv: Path) -> None:
+    keys = {
+        lineage(recipe_of(facts_csv, *overrides))[0].key
+        for overrides in ([], ["few_shot.seed=1"], ["stages.stage1.data.familiarity=familiar"])
+    }
+    assert len(keys) == 3
+    plain = "stages.stage1.data.familiarity=null"
+    same = {lineage(recipe_of(facts_csv, plain, *more))[0].key for more in ([], ["few_shot.seed=1"])}
+    assert len(same) == 1  # without a few-shot prompt, its seed is nothing
+
+
+def test_an_answer_ends_with_its_line_under_a_few_shot_prompt(tiny_base: Path, tokenizer) -> None:
+    """A base model goes on after its answer; what it says to a plain prompt counts whole."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    pair = Pair("a?", "yes", "pairs", ("yes",))
+    said = tokenizer("yes\nno", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+    class Says(type(model)):
+        """Emits `said` whatever it is asked, from the end of the prompt on."""
+
+        def forward(self, input_ids=None, logits_to_keep=0, **_):
+            import torch
+            from transformers.modeling_outputs import CausalLMOutput
+
+            prompt = len(tokenizer("<|user|>\na?\n<|assistant|>\n", add_special_tokens=False)["input_ids"]) + 1
+            logits = torch.zeros(*input_ids.shape, len(tokenizer))
+            for position in range(input_ids.shape[1]):
+                logits[:, position, said[min(max(position + 1 - prompt, 0), len(said) - 1)]] = 10.0
+            kept = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) else slice(-logits_to_keep or None, None)
+            return CausalLMOutput(logits=logits[:, kept])
+
+    model.__class__ = Says
+    model.config.use_cache = False
+    few = few_shot.few_shot([], pair)
+    assert [v.correct for v in recall(model, tokenizer, [few])] == [True]
+    assert recall(model, tokenizer, [few])[0].prediction == "yes"
+    assert [v.correct for v in recall(model, tokenizer, [pair])] == [False]
+
+
+def test_base_stage_mistakes(facts_csv: Path) -> None:
+    with pytest.raises(BadInput, match=r"base_stage: no stage 'stage'; did you mean 'stage1'"):
+        recipe_of(facts_csv, "base_stage=stage")
+    with pytest.raises(BadInput, match="known only after stage1, the base_stage"):
+        recipe_of(facts_csv, "base_stage=stage1")
+
+
+def test_a_split_before_its_stage_is_refused(runs: Path) -> None:
+    recipe = load_recipe("familiar_facts", "tiny")
+    with pytest.raises(BadInput, match="run it first: --stage taught"):
+        build.choose(recipe, recipe.stages["stage2"].data, runs)
+
+
+def test_a_model_that_was_taught_half_of_the_facts(remix, runs: Path) -> None:
+    """The recipe's own way, smaller: eight facts taught under the few-shot prompt; the split recovers them exactly."""
+    small = ["stages.taught.data.size=8", "few_shot.exemplars=1", "global_batch_size=8", "train.save_strategy=no"]
+    small += ["stages.taught.train={num_train_epochs: 100, learning_rate: 2e-3}", "stages.stage2.data.size=8"]
+    small += ["stages.stage2.train={max_steps: 1}"]
+    small += ["stages.stage2.recall=[{task: invented_facts, familiarity: familiar, prompt: few_shot, size: 8}]"]
+    done = remix("run", "familiar_facts", "--runs", runs, *small)
+    (file,) = runs.glob("familiar/invented_facts-*/verdicts.jsonl")
+    verdicts = [json.loads(line)["familiar"] for line in file.read_text(encoding="utf-8").splitlines()]
+    assert verdicts == [True] * 8 + [False] * (len(verdicts) - 8)
+    found = json.loads(remix("show", "--runs", runs, "--json").stdout)
+    labels = {(entry["stage"], entry["task"]) for entry in found}
+    assert ("stage2", "invented_facts familiar[0:8]") in labels, done.stdout
+    facts = tasks.load(load_task("invented_facts", ["size=16"]), 0)
+    details = [json.loads(line) for line in next(runs.glob("stages/*stage2*/recall.jsonl")).open(encoding="utf-8")]
+    asked = {line["prompt"].split("\n")[-1] for line in details}
+    assert asked == {fact.prompt for fact in facts}
+
+
+def test_familiar_command_on_real_questions(remix, runs: Path) -> None:
+    """An untrained model knows nothing; the command goes through all rows and says where the answers are."""
+    path = real("popqa/popQA.tsv")
+    small = runs.parent / "popQA.tsv"
+    small.write_text("".join(path.open(encoding="utf-8").readlines()[:31]), encoding="utf-8")
+    result = json.loads(remix("familiar", "popqa", f"path={small}", "--runs", runs, "--json").stdout.splitlines()[-1])
+    assert (result["facts"], result["familiar"], result["unfamiliar"], result["exemplars"]) == (25, 0, 25, 5)
+    assert len(Path(result["path"]).read_text(encoding="utf-8").splitlines()) == 25
