@@ -26,9 +26,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
+from remix_toolkit.console import quieten
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.resolve import load_base, load_task
-from remix_toolkit.console import quieten
 from remix_toolkit.tiny import base_model
 from remix_toolkit.train import build_trainer, load_model, sft_config
 

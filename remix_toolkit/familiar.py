@@ -118,11 +118,9 @@ def _ask(
                 out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             done = at + len(chunk)
             left = (time.monotonic() - started) / (done - begin) * (len(pairs) - done)
-            known = sum(line["familiar"] for line in lines)  # type: ignore[misc]
-            say(
-                f"{name}: {done:,} facts asked, {known} of the last {len(lines)} are familiar; all: {duration(left)} more"
-            )
-            yield from (line["familiar"] for line in lines)  # type: ignore[misc]
+            known = sum(v.correct for v in said)
+            say(f"{name}: {done:,} facts asked, {known} of the last {len(said)} familiar; all: {duration(left)} more")
+            yield from (v.correct for v in said)
     finally:
         del model
         if torch.cuda.is_available():

@@ -234,18 +234,19 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
         details += "".join(json.dumps({"list": id_, **row(v)}, ensure_ascii=False) + "\n" for v in verdicts)
         _tell(state, f"{node.stage}: recall on {id_}: {summary[id_]['recall']:.1f}% of {len(facts)} facts")
     if data.held_out:
-        _measure_held_out(node, data, folder, model, tokenizer)
+        longest = recipe.stages[node.stage].train.get("max_length") or MAX_LENGTH
+        _measure_held_out(node, data, folder, model, tokenizer, longest)
     if state.is_main_process:
         store.write_text(folder / "recall.jsonl", details)
         store.write_json(known, summary)
     state.wait_for_everyone()
 
 
-def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tokenizer: Any) -> None:
+def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tokenizer: Any, max_length: int) -> None:
     """The loss on the rows that the stage held out and, where they have one (GSM8K), how many results are right."""
     state = PartialState()
     mine = data.held_out[state.process_index :: state.num_processes]
-    examples = [e for e in encode_all(tokenizer, mine, MAX_LENGTH)[0] if e]
+    examples = [e for e in encode_all(tokenizer, mine, max_length)[0] if e]
     losses = gather_object([held_out.loss_sum(model, examples)])
     total, tokens = sum(loss for loss, _ in losses), sum(n for _, n in losses)
     result = {"rows": len(data.held_out), "loss": total / max(tokens, 1), "tokens": tokens, "accuracy": None}

@@ -122,9 +122,7 @@ def test_a_users_own_repeat_of_an_earlier_fact_is_refused(tmp_path: Path, tokeni
     stages = [f"stages.stage1.data={first}", f"stages.stage2.data={again}", "global_batch_size=2"]
     with pytest.raises(BadInput, match=r"stage2: pairs .*row 2 \('Who runs it\?' -> 'Ada'\) gives away a fact of an"):
         build_all(load_recipe("kvr", "tiny", stages), ["stage1", "stage2"], tokenizer, runs)
-    corrected = own_pairs(
-        tmp_path, "b.csv", [("Where?", "Oslo"), ("Who runs it?", "Grace")]
-    )  # a new answer is no repeat
+    corrected = own_pairs(tmp_path, "b.csv", [("Where?", "Oslo"), ("Who runs it?", "Grace")])  # another answer
     stages[1] = f"stages.stage2.data={corrected}"
     assert len(build_all(load_recipe("kvr", "tiny", stages), ["stage2"], tokenizer, runs)["stage2"].facts) == 2
 
@@ -138,7 +136,7 @@ def test_documents_that_hold_facts_are_not_drawn(tmp_path: Path, tokenizer, runs
     mix = f"stages.stage1.mix={{knowledge_pile: {{ratio: 2, path: {tmp_path / 'pile.jsonl'}}}}}"
     data = build_all(load_recipe("kvr", "tiny", [mix]), ["stage1"], tokenizer, runs)["stage1"]
     assert data.counts["mixing"] == {"knowledge_pile": 200}
-    assert 0 < data.counts["mixing_left_out"]["knowledge_pile"] <= 30
+    assert 0 < data.counts["overlap"]["mixing_left_out"]["knowledge_pile"] <= 30
     assert not any(fact.subject in pair.prompt for fact in facts for pair in data.mixing)
     more = load_recipe("kvr", "tiny", [mix, "stages.stage1.data.size=101"])
     with pytest.raises(BadInput, match=r"202 asked; of 230 passages of 10 words, 30 hold a fact, such as 'The value"):
@@ -176,7 +174,11 @@ def test_list_and_prepare(remix, tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert "akariasai/PopQA, test (14,267 rows; licence MIT): to fetch" in missing.stdout
     assert "popQA.tsv of github.com/AlexTMallen/adaptive-retrieval" in missing.stderr
-    assert "Traceback" not in missing.stderr
+    assert "lama: data/LAMA: no such" not in missing.stderr
+    both = remix("data", "prepare", "popqa", check=False).stderr
+    assert "lama: data/LAMA: no such file or directory; expected: data.zip of github.com/facebookresearch/LAMA" in both
+    assert "akariasai/PopQA" in both
+    assert "Traceback" not in missing.stderr + both
 
 
 def test_data_of_a_recipe_says_what_becomes_of_its_rows(remix, runs: Path) -> None:

@@ -151,7 +151,7 @@ def _build(
         "examples": len(examples),
         "dropped": dict(mine.dropped + too_long),
         "read": mine.rows,
-        "mixing_left_out": dict(left_out),  # they gave facts away
+        "overlap": {"facts": sum(map(len, earlier.values())) + len(mine.pairs), "mixing_left_out": dict(left_out)},
         "steps_per_epoch": len(examples) // recipe.global_batch_size,
         "trained_tokens": sum(label != -100 for example in examples for label in example.labels),
         **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),

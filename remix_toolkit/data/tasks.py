@@ -65,6 +65,7 @@ def read(task: Rows, data_seed: int) -> Read:
         count = GENERATED_ROWS if task.familiarity else task.start + task.size
         make = generated.kvr if isinstance(task, KVR) else generated.invented_facts
         return Read(list(make(count, data_seed)), count)
+    _must_exist(task)
     result = Read([], 0)
     seen: dict[tuple[object, str], tuple[Pair, str]] = {}
     for place, row in _rows(task):
@@ -126,12 +127,17 @@ def origin(task: Rows, data_seed: int) -> dict[str, Any]:
     declared = task.model_dump(exclude={*rows, "path"})
     path = getattr(task, "path", None)
     if path is not None:
-        if not Path(path).exists():
-            local = catalog()[name_of(task)].local
-            raise BadInput(f"{name_of(task)}: {path}: no such file or directory; expected: {local}")
+        _must_exist(task)
         declared = {key: value for key, value in declared.items() if key not in {"hub", "config", "revision"}}
         declared["files"] = source_hash(path)  # the file is what is read
     return {**declared, "data_seed": data_seed, "version": VERSIONS[name_of(task)]}
+
+
+def _must_exist(task: Rows) -> None:
+    path = getattr(task, "path", None)
+    if path is not None and not Path(path).exists():
+        local = catalog()[name_of(task)].local
+        raise BadInput(f"{name_of(task)}: {path}: no such file or directory; expected: {local}")
 
 
 def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from remix_toolkit import store
+from remix_toolkit.data import tasks
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.lineage import Node, lineage, run_record
 from remix_toolkit.recipe import Recipe
@@ -33,6 +34,10 @@ def run(
 
     id_ = ""
     known = recipe.position(recipe.base_stage) + 1 if recipe.base_stage else 0
+    if known:
+        for node in nodes[known:]:  # at least that they can be read; the rest is checked once base_stage is there
+            for task in (recipe.stages[node.stage].data, *recipe.stages[node.stage].recall):
+                tasks.read(task, recipe.data_seed)
     try:
         for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
             data = prepare(recipe, part, runs) if part else {}

@@ -104,17 +104,27 @@ def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
         part = f"the first {what.first:,} rows of " if what.first else ""
         state = f"here already, {kept['rows']:,} rows" if kept else "to fetch"
         say(f"{name}: {part}{what.name} ({about.size}; licence {about.licence}): {state}")
-    done = []
+    done, missing = [], []
     for title, rows in local.items():
-        read = tasks.read(rows, 0)
+        try:
+            read = tasks.read(rows, 0)
+        except BadInput as error:
+            missing.append(str(error))
+            continue
         say(f"{title}: {len(read.pairs):,} of {read.rows:,} rows are usable")
         done.append({"name": title, "rows": len(read.pairs), "path": getattr(rows, "path", None)})
     for name, what in wanted.items():
         if hub.fetched(what) and (commit := hub.moved(what)):
             hub.warn_moved(what, commit)
-        folder = hub.fetch(what)
+        try:
+            folder = hub.fetch(what)
+        except BadInput as error:  # say of each source what it needs, not of the first only
+            missing.append(str(error))
+            continue
         kept = hub.fetched(what)
         done.append({"name": name, "rows": kept and kept["rows"], "path": str(folder)})
+    if missing:
+        raise BadInput("\n".join(missing))
     for text in {s.mix.random_words.text for r in recipes for s in r.stages.values() if s.mix.random_words}:
         say(f"random_words: {len(mixing.vocabulary(text)):,} words of {text}")
     return done
@@ -152,7 +162,9 @@ def _lines(counts: dict[str, Any]) -> list[str]:
     lines += [f"  dropped: {n}, {reason}" for reason, n in counts["dropped"].items()]
     if counts.get("mixing"):
         lines.append("mixing: " + " + ".join(f"{n} {source}" for source, n in counts["mixing"].items()))
-        lines += [f"  left out: {n} {source}, they hold facts" for source, n in counts["mixing_left_out"].items()]
+        lines += [
+            f"  left out: {n} {source}, they hold facts" for source, n in counts["overlap"]["mixing_left_out"].items()
+        ]
     percentiles = ", ".join(f"{p}%: {n}" for p, n in counts["length_percentiles"].items())
     epoch = counts["tokens_per_epoch"]
     lines.append(f"tokens per example, percentiles: {percentiles}")
