@@ -162,9 +162,9 @@ def _lines(counts: dict[str, Any]) -> list[str]:
     lines += [f"  dropped: {n}, {reason}" for reason, n in counts["dropped"].items()]
     if counts.get("mixing"):
         lines.append("mixing: " + " + ".join(f"{n} {source}" for source, n in counts["mixing"].items()))
-        lines += [
-            f"  left out: {n} {source}, they hold facts" for source, n in counts["overlap"]["mixing_left_out"].items()
-        ]
+        overlap = counts["overlap"]
+        found = ", ".join(f"{n} {source}" for source, n in overlap["mixing_left_out"].items())
+        lines.append(f"  overlap: {overlap['facts']} facts looked for in it; left out for one: {found or 'none'}")
     percentiles = ", ".join(f"{p}%: {n}" for p, n in counts["length_percentiles"].items())
     epoch = counts["tokens_per_epoch"]
     lines.append(f"tokens per example, percentiles: {percentiles}")
