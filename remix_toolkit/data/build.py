@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import familiar
-from remix_toolkit.data import few_shot, mixing, tasks, tulu
+from remix_toolkit.data import few_shot, hub, mixing, tasks, tulu
 from remix_toolkit.data.overlap import Index
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Factoid, Instruction, Pairs, Recipe, Rows
+from remix_toolkit.recipe import Factoid, Instruction, Pairs, Recipe, Rows, Source, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,6 +152,7 @@ def _build(
         "dropped": dict(mine.dropped + too_long),
         "read": mine.rows,
         "overlap": {"facts": sum(map(len, earlier.values())) + len(mine.pairs), "mixing_left_out": dict(left_out)},
+        "commits": _commits(stage),
         "steps_per_epoch": len(examples) // recipe.global_batch_size,
         "trained_tokens": sum(label != -100 for example in examples for label in example.labels),
         **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),
@@ -166,6 +167,17 @@ def _build(
     fingerprints = {"facts": fingerprint(mine.pairs), "mixing": fingerprint(extra)}
     before = [fingerprint(facts) for facts in earlier.values()]
     return StageData(mine.pairs, extra, examples, counts, fingerprints, before, measured, mine.held_out)
+
+
+def _commits(stage: Stage) -> dict[str, str]:
+    """The hub's commit of each source that was read from there."""
+    slices = {
+        name: mixing.slice_of(name, spec) for name, spec in stage.mix.corpora().items() if spec.hub and not spec.path
+    }
+    if isinstance(stage.data, Source) and stage.data.path is None:
+        slices[tasks.name_of(stage.data)] = tasks.slice_of(stage.data)
+    kept = {name: hub.fetched(wanted) for name, wanted in slices.items()}
+    return {name: source["commit"] for name, source in kept.items() if source}
 
 
 def lengths(examples: Sequence[tulu.Example], batch: int, per_device: int) -> dict[str, Any]:
