@@ -48,7 +48,11 @@ def main() -> None:
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)  # what such a process runs, and its folder
     options = parser.parse_args()
     if options.part:
-        print(json.dumps(run_part(options.part[0], Path(options.part[1]), options.popqa)))
+        part, folder = options.part[0], Path(options.part[1])
+        if part != "overlap":
+            import remix_toolkit.stage  # noqa: F401  what a stage has imported by then: torch, TRL and datasets too
+        imports = {"imports_cpu_s": time.process_time(), "imports_mb": peak_mb()}  # the interpreter's start included
+        print(json.dumps({**(check(options.popqa) if part == "overlap" else build(part, folder)), **imports}))
         return
     command = [sys.executable, __file__, *(["--popqa", options.popqa] if options.popqa else []), "--part"]
     runs: dict[str, list[Any]] = {part: [] for part in SECONDS}
@@ -60,29 +64,18 @@ def main() -> None:
     if options.json:
         print(json.dumps({"cores": os.cpu_count(), "targets": {**SECONDS, "mb": MEGABYTES}, "runs": runs}, indent=1))
         return
-    caption = f"overlap: {PASSAGES:,} passages, {runs['overlap'][0]['facts']}; nested loops: extrapolated from 1%"
-    table = Table(title=f"{FACTS:,} facts, {os.cpu_count()} cores, rounds: {options.rounds}", caption=caption)
+    table = Table(title=f"{FACTS:,} facts, {os.cpu_count()} cores, rounds: {options.rounds}")
     for column in ("what", "least s", "median s", "target", "peak MB", "target", "of it imports"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for part, rounds in runs.items():
-        imports = (
-            f"{max(run['imports_mb'] for run in rounds):.0f} ({min(run['imports_cpu_s'] for run in rounds):.1f} s)"
-        )
-        peak = f"{max(run['mb'] for run in rounds):.0f}"
-        table.add_row(part, *least_and_median(rounds, "seconds"), str(SECONDS[part]), peak, f"{MEGABYTES:,}", imports)
-    table.add_row("nested loops", *least_and_median(runs["overlap"], "nested_loops_extrapolated"))
+    for part, rounds in {**runs, "nested loops": runs["overlap"]}.items():
+        times = [run["seconds" if part in SECONDS else "nested_loops_extrapolated"] for run in rounds]
+        cells = [part, f"{min(times):.2f}", f"{statistics.median(times):.2f}"]
+        if part in SECONDS:
+            cells += [str(SECONDS[part]), f"{max(run['mb'] for run in rounds):.0f}", f"{MEGABYTES:,}"]
+            cells += [f"{rounds[0]['imports_mb']:.0f} ({min(run['imports_cpu_s'] for run in rounds):.1f} s)"]
+        table.add_row(*cells)
     Console().print(table)
-
-
-def least_and_median(rounds: list[Any], key: str) -> list[str]:
-    return [f"{of(run[key] for run in rounds):.2f}" for of in (min, statistics.median)]
-
-
-def run_part(part: str, folder: Path, popqa: str | None) -> dict[str, Any]:
-    if part != "overlap":
-        import remix_toolkit.stage  # noqa: F401  what a stage has imported by then: torch, TRL and datasets too
-    imports = {"imports_cpu_s": time.process_time(), "imports_mb": peak_mb()}  # the interpreter's start included
-    return {**(check(popqa) if part == "overlap" else build(part, folder)), **imports}
+    print(f"overlap: {PASSAGES:,} passages, {runs['overlap'][0]['facts']}; nested loops: extrapolated from 1%")
 
 
 def peak_mb() -> float:
@@ -134,15 +127,15 @@ def check(popqa: str | None) -> dict[str, Any]:
 
 def nested_loops(facts: Sequence[Pair], texts: Sequence[str]) -> list[list[int]]:
     """Every text against every fact; the words of each are found once."""
-    phrases = [(spaced(fact.subject), [spaced(answer) for answer in fact.answers]) for fact in facts]
+
+    def spaced(text: str) -> str:
+        return " ".join(["", *re.findall(r"\w+", text.casefold()), ""])
+
+    facts_spaced = [(spaced(fact.subject), [spaced(answer) for answer in fact.answers]) for fact in facts]
     return [
-        [i for i, (subject, answers) in enumerate(phrases) if subject in text and any(a in text for a in answers)]
+        [i for i, (subject, answers) in enumerate(facts_spaced) if subject in text and any(a in text for a in answers)]
         for text in map(spaced, texts)
     ]
-
-
-def spaced(text: str) -> str:
-    return " ".join(["", *re.findall(r"\w+", text.casefold()), ""])
 
 
 def random_texts(count: int, words: int) -> list[str]:

@@ -64,6 +64,13 @@ def remix() -> Callable[..., subprocess.CompletedProcess]:
     return call
 
 
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where hub datasets are kept in this test."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "remix-toolkit"
+
+
 def real(name: str) -> Path:
     """A real file, or a skip that says why."""
     path = REAL_DATA / name

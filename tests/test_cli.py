@@ -206,7 +206,7 @@ def test_data_shows_what_is_trained(remix, runs: Path) -> None:
     )
     assert mixed["stages"][0]["counts"]["mixing"] == {"random_words": 200}
     assert {pair["source"] for pair in mixed["stages"][0]["pairs"]} == {"kvr", "random_words"}
-    assert "facts 100" in remix("data", "recipes/kvr.yaml", "--runs", runs).stdout
+    assert "100 usable, taken 100" in remix("data", "recipes/kvr.yaml", "--runs", runs).stdout
 
 
 # --- mistakes: exit code 2, one clear message, nothing trained or overwritten --------------------------------------

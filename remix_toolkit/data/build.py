@@ -154,7 +154,7 @@ def _build(
         "overlap": {"facts": sum(map(len, earlier.values())) + len(mine.pairs), "mixing_left_out": dict(left_out)},
         "commits": _commits(stage),
         "steps_per_epoch": len(examples) // recipe.global_batch_size,
-        "trained_tokens": sum(label != -100 for example in examples for label in example.labels),
+        "trained_tokens": sum(len(e.labels) - e.labels.count(-100) for e in examples),
         **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),
     }
     measured = {

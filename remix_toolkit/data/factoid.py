@@ -104,14 +104,12 @@ def lama_rows(task: LAMA) -> Iterator[Row]:
         raise BadInput(f"{root}: holds no relations.jsonl (or LAMA_relations.jsonl)")
     by_relation = {file.stem: file for file in sorted(root.glob("*/P*.jsonl"))}
     for place, relation in files.jsonl(relations):
-        for column in ("relation", "template"):
-            files.text(relation.get(column), place, column)
-        template = relation["template"].strip()
-        if relation["relation"] not in by_relation:
+        name, template = (files.text(relation.get(column), place, column) for column in ("relation", "template"))
+        if name not in by_relation:
             continue  # LAMA's relations.jsonl also names relations of other corpora, and a user may take a subset
         if "[X]" not in template or "[Y]" not in template:
             raise BadInput(f"{place}: template {template!r} lacks [X] or [Y]")
-        for row_place, row in files.jsonl(by_relation[relation["relation"]]):
+        for row_place, row in files.jsonl(by_relation[name]):
             yield row_place, {**row, "template": template}
 
 
@@ -134,18 +132,17 @@ def entityquestions_rows(task: EntityQuestions) -> Iterator[Row]:
     The folder may be the one that holds train/, dev/ and test/, or the zip's, where they are under dataset/.
     """
     root = Path(task.path)
+    if not root.is_dir():
+        raise BadInput(f"{root}: is a file; entityquestions wants the unpacked folder, with train/, dev/ and test/")
     splits = {f.name: f for f in (*root.glob("dataset/*"), *root.glob("*")) if f.is_dir()}
     if task.split not in splits:
         raise BadInput(f"{root}: no split {task.split!r}; {nearest(task.split, splits)}")
     found = sorted(splits[task.split].glob("P*.json"))
     if not found:
         raise BadInput(f"{splits[task.split]}: holds no P*.{task.split}.json")
-    templates: dict[str, str] = {}
+    templates: dict[str, Any] = {}
     for file in root.rglob("relation_query_templates.json"):
-        try:
-            templates = json.loads(read_text(file))
-        except ValueError as error:
-            raise BadInput(f"{file}: not valid JSON: {error}") from None
+        templates = files.json_object(file)
     for file in found:
         for place, row in files.json_array(file):
             yield place, {**row, "template": templates.get(file.name.split(".")[0], "")}

@@ -16,7 +16,7 @@ from typing import Any
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.yaml_file import open_text, read_text
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # all but tab and line feed
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # all but tab and line feed; halves of characters too
 
 
 class Drop(Exception):
@@ -25,10 +25,10 @@ class Drop(Exception):
 
 def text(value: Any, place: str, column: str) -> str:
     """A non-empty string, stripped (a number is written out). For rows of the user's own: what is wrong raises."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if _is_number(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise BadInput(f"{place}: {column} is {value!r}; a text that is not empty is expected")
+        raise BadInput(f"{place}: {column} is {shown(value)}; a text that is not empty is expected")
     value = value.replace("\r\n", "\n")
     if found := CONTROL.search(value):
         raise BadInput(f"{place}: {column} holds the control character {found[0]!r}; only tab and line feed may stand")
@@ -40,11 +40,11 @@ def cell(row: dict[str, Any], column: str, place: str) -> str:
     """A column of upstream's row, stripped.
 
     Raises BadInput where the column is not there or holds no text: the file is in another format than upstream's.
-    Raises Drop where it is empty, longer than a fact or an instruction can be, or holds control characters.
+    Raises Drop where it is empty or holds control characters.
     """
     value: Any = value_of(row, column, place)
     if not isinstance(value, str):
-        raise BadInput(f"{place}: {column} is {value!r}; upstream has a text there")
+        raise BadInput(f"{place}: {column} is {shown(value)}; upstream has a text there")
     value = value.replace("\r\n", "\n")
     if not value.strip():
         raise Drop(f"empty {column}")
@@ -62,10 +62,11 @@ def value_of(row: dict[str, Any], column: str, place: str) -> Any:
 
 
 def texts(values: Any, place: str, column: str) -> list[str]:
-    """A list of texts, stripped, empty ones left out. Raises BadInput for anything else."""
+    """A list of texts, stripped; without those that are empty or hold control characters. Raises BadInput."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BadInput(f"{place}: {column} is no list of texts: {str(values)[:200]!r}")
-    return [value.strip() for value in values if value.strip()]
+        raise BadInput(f"{place}: {column} is no list of texts: {shown(values)}")
+    values = [value.replace("\r\n", "\n") for value in values]
+    return [value.strip() for value in values if value.strip() and not CONTROL.search(value)]
 
 
 def json_texts(value: Any, place: str, column: str) -> list[str]:
@@ -75,7 +76,7 @@ def json_texts(value: Any, place: str, column: str) -> list[str]:
     except (TypeError, ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, list) or not all(isinstance(item, str) for item in parsed):
-        raise BadInput(f"{place}: {column} is no JSON list of strings: {str(value)[:200]!r}")
+        raise BadInput(f"{place}: {column} is no JSON list of strings: {shown(value)}")
     return texts(parsed, place, column)
 
 
@@ -182,6 +183,16 @@ def documents(path: Path, column: str) -> Iterator[str]:
             raise
         except Exception as error:  # datasets raises a dozen kinds for what is no JSON, no parquet, or cut off
             raise BadInput(f"{file}: cannot be read: {type(error).__name__}: {first_line(error)}") from error
+
+
+def shown(value: Any) -> str:
+    """A value in a message: as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def first_line(error: BaseException) -> str:

@@ -58,7 +58,9 @@ class Slice:
 def rows(wanted: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) for every row, fetched first if need be. Raises BadInput or RunFailed."""
     folder = fetch(wanted)
-    source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+    source = fetched(wanted) or {}
+    if not (folder / "rows.jsonl").exists():
+        raise BadInput(f"{folder}: rows.jsonl is gone; delete that directory to fetch it again")
     with (folder / "rows.jsonl").open("rb") as lines:
         if hashlib.file_digest(lines, "sha256").hexdigest() != source["sha256"]:
             raise BadInput(f"{folder}: rows.jsonl is not what was fetched; delete that directory to fetch it again")
@@ -70,7 +72,13 @@ def rows(wanted: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
 def fetched(wanted: Slice) -> dict[str, Any] | None:
     """The source.json of what is on this machine already, or None."""
     file = wanted.folder / "source.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    try:
+        if not file.exists():
+            return None
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return {name: kept[name] for name in ("commit", "rows", "sha256")}
+    except (ValueError, TypeError, KeyError):
+        raise BadInput(f"{file}: is damaged; delete {file.parent} to fetch it again") from None
 
 
 def moved(wanted: Slice) -> str | None:
@@ -103,11 +111,11 @@ def fetch(wanted: Slice) -> Path:
 
 
 def _fetch(wanted: Slice, folder: Path) -> None:
-    partial, begun = folder / "rows.partial", folder / "begun.json"
+    partial, begun = folder / "rows.partial", folder / "begun"
     commit = _commit(wanted)
-    if not begun.exists() or json.loads(begun.read_text())["commit"] != commit:
+    if not begun.exists() or begun.read_text(encoding="utf-8") != str(commit):
         partial.unlink(missing_ok=True)  # begun at another commit, or never
-        begun.write_text(json.dumps({"commit": commit}))
+        begun.write_text(str(commit), encoding="utf-8")
     have = _whole_lines(partial)
     stream, total = _open(wanted, commit)
     if have:
@@ -168,29 +176,33 @@ def _line(wanted: Slice, row: dict[str, Any], number: int) -> bytes:
     if wanted.first is not None and len(wanted.columns) == 1 and isinstance(row[wanted.columns[0]], str):
         words = row[wanted.columns[0]].split(maxsplit=MAX_WORDS)
         kept[wanted.columns[0]] = " ".join(words[:MAX_WORDS])
-    return json.dumps(kept, ensure_ascii=False).encode() + b"\n"
+    try:
+        return json.dumps(kept, ensure_ascii=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{wanted.hub}: row {number}: holds what is neither text, number nor list: {error}") from None
 
 
-def _commit(wanted: Slice) -> str | None:
-    """The commit that the revision stands for today; None for a dataset in a local folder."""
+def _commit(wanted: Slice) -> str:
+    """The commit that the revision stands for today; for a dataset in a local folder, a hash of its files' dates."""
     if Path(wanted.hub).is_dir():
-        return None
+        files = sorted(f for f in Path(wanted.hub).rglob("*") if f.is_file())
+        dates = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        return hashlib.sha256(json.dumps(dates).encode()).hexdigest()
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().dataset_info(wanted.hub, revision=wanted.revision, timeout=20).sha
+        return HfApi().dataset_info(wanted.hub, revision=wanted.revision, timeout=20).sha or ""
     except Exception as error:
         raise BadInput(_no_access(wanted, error)) from error
 
 
-def _open(wanted: Slice, commit: str | None) -> tuple[Any, int | None]:
+def _open(wanted: Slice, commit: str) -> tuple[Any, int | None]:
     """The stream and, as far as the dataset's card says it or only the first rows are wanted, its number of rows."""
     from datasets import load_dataset
 
+    revision = wanted.revision if Path(wanted.hub).is_dir() else commit
     try:
-        stream = load_dataset(
-            wanted.hub, wanted.config, split=wanted.split, revision=commit or wanted.revision, streaming=True
-        )
+        stream = load_dataset(wanted.hub, wanted.config, split=wanted.split, revision=revision, streaming=True)
     except Exception as error:
         raise BadInput(_no_access(wanted, error)) from error
     splits = stream.info.splits or {}

@@ -33,12 +33,12 @@ def math_rows(task: MATH) -> Iterator[Row]:
     """A .jsonl or .json of rows, or the MATH folder: one file per problem, in the order of types, then of numbers."""
     root = Path(str(task.path))
     if not root.is_dir():
-        yield from (files.jsonl(root) if root.suffix == ".jsonl" else files.json_array(root))
+        yield from (files.jsonl(root) if root.suffix.lower() == ".jsonl" else files.json_array(root))
         return
     found = list((root / task.split).glob("*/*.json"))
     if not found:
         raise BadInput(f"{root}: holds no {task.split}/<type>/<n>.json")
-    for file in sorted(found, key=lambda f: (f.parent.name, int(f.stem) if f.stem.isdigit() else 0, f.stem)):
+    for file in sorted(found, key=lambda f: (f.parent.name, int(f.stem) if f.stem.isdecimal() else 0, f.stem)):
         yield str(file), files.json_object(file)
 
 
@@ -67,7 +67,7 @@ def apps(row: dict[str, Any], place: str) -> Pair:
     solutions = json_texts(written, place, "solutions") if written not in ("", None) else []
     if not solutions:
         raise Drop("no solution")
-    return Pair(cell(row, "question", place), solutions[0].replace("\r\n", "\n"), "apps")
+    return Pair(cell(row, "question", place), solutions[0], "apps")
 
 
 def ultrachat(row: dict[str, Any], place: str) -> Pair:
@@ -75,7 +75,7 @@ def ultrachat(row: dict[str, Any], place: str) -> Pair:
     turns = value_of(row, "data", place)
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         raise BadInput(f"{place}: data is {str(turns)[:100]!r}; a list of texts, user and assistant in turn, is meant")
-    turns = [turn.strip() for turn in turns]
+    turns = [turn.replace("\r\n", "\n").strip() for turn in turns]
     turns = turns[: len(turns) // 2 * 2]
     if not turns:
         raise Drop("no answered turn")

@@ -107,16 +107,17 @@ def passages(
     own = spec.text if isinstance(spec, Passages) else None
     if own:
         texts = [document.split() for document in documents_of(own)]
-        runs = [words[i : i + size] for words in texts for i in range(0, len(words) - size + 1, size)]
+        runs = [" ".join(words[i : i + size]) for words in texts for i in range(0, len(words) - size + 1, size)]
         source = own
     else:
         least = max(size, MIN_DOCUMENT_WORDS)
-        runs = [words[:size] for words in map(str.split, _documents(name, spec)) if len(words) >= least]
+        beginnings = (document.split(maxsplit=least)[:least] for document in _documents(name, spec))
+        runs = [" ".join(words[:size]) for words in beginnings if len(words) == least]
         source = f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
     if count > len(runs):
         raise BadInput(f"{name}: {count} asked, {source} gives {len(runs)} of {size} words")
     if own:
-        pairs = [_passage(name, words, spec.words) for words in rng.sample(runs, count)]
+        pairs = [_passage(name, text, spec.words) for text in rng.sample(runs, count)]
         _refuse(pairs, index)
         return pairs
     pairs = []
@@ -138,7 +139,8 @@ def passages(
     return pairs
 
 
-def _passage(name: str, words: list[str], half: int) -> Pair:
+def _passage(name: str, text: str, half: int) -> Pair:
+    words = text.split()
     return Pair(PROMPT + " ".join(words[:half]), " ".join(words[half:]), name)
 
 

@@ -14,37 +14,34 @@ from remix_toolkit.data.pair import Pair
 WORD = re.compile(r"\w+")
 
 
+NOTHING = "  "  # a phrase without any letter or digit
+
+
 class Index:
     """The subjects and answers of some facts, searched for in one pass over a text."""
 
     def __init__(self, facts: Sequence[Pair]) -> None:
         self.facts = facts
-        phrases: dict[str, list[tuple[int, bool]]] = {}  # phrase -> (fact, is it the subject?)
+        self.answers = [{_words(answer) for answer in fact.answers} - {NOTHING} for fact in facts]
+        self.about: dict[str, list[int]] = {}  # phrase -> the facts it is about: their subject; for KVR, key or value
         for number, fact in enumerate(facts):
-            if not fact.answers:
-                continue  # an instruction is no fact
-            phrases.setdefault(_words(fact.subject or fact.prompt), []).append((number, True))
-            for answer in fact.answers:
-                phrases.setdefault(_words(answer), []).append((number, False))
-        phrases.pop("  ", None)  # an answer without any letter or digit
+            if fact.answers:  # an instruction is no fact
+                alone = self.answers[number] if fact.source == "kvr" else set()
+                for phrase in {_words(fact.subject or fact.prompt), *alone} - {NOTHING}:
+                    self.about.setdefault(phrase, []).append(number)
         self.automaton = Automaton()
-        for phrase, of in phrases.items():
-            self.automaton.add_word(phrase, of)
-        if phrases:
+        for phrase in set(self.about).union(*self.answers):
+            self.automaton.add_word(phrase, phrase)
+        if len(self.automaton):
             self.automaton.make_automaton()
 
     def given_away(self, text: str) -> list[int]:
         """The numbers of the facts that the text gives away, from 0, in order."""
         if not len(self.automaton):
             return []
-        subjects: set[int] = set()
-        answers: set[int] = set()
-        hits = {id(of): of for _, of in self.automaton.iter(_words(text))}
-        for of in hits.values():
-            for number, is_subject in of:
-                (subjects if is_subject else answers).add(number)
-        alone = {number for number in subjects | answers if self.facts[number].source == "kvr"}
-        return sorted(alone | (subjects & answers))
+        found = {phrase for _, phrase in self.automaton.iter(_words(text))}
+        facts = {number for phrase in found for number in self.about.get(phrase, ())}
+        return sorted(n for n in facts if self.facts[n].source == "kvr" or not found.isdisjoint(self.answers[n]))
 
     def first(self, pair: Pair) -> Pair | None:
         """The first fact that this pair gives away, or None."""

@@ -194,7 +194,7 @@ PAIR_OF = {
 def slice_of(task: Source) -> hub.Slice:
     """What is read of the hub for this task. Raises BadInput where it names neither a path nor a hub id."""
     name = name_of(task)  # type: ignore[arg-type]
-    if task.hub is None:
+    if not task.hub:
         raise BadInput(f"{name}: says neither `path` nor `hub`")
     columns = (task.prompt_column, task.response_column) if isinstance(task, Pairs) else COLUMNS[name]
     first = task.first if isinstance(task, UltraChat) else None

@@ -10,6 +10,7 @@ give.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from remix_toolkit.data.files import first_line
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
+CHUNK = 256  # pairs tokenized at a time: until it is done, the tokenizer keeps more of a token than its number
 
 CHAT_TEMPLATE = (
     "{{ bos_token or '' }}"
@@ -102,7 +104,8 @@ def encode_all(
     kept: list[Example | None] = []
     dropped: Counter[str] = Counter()
     lengths = []
-    for pair, example in zip(pairs, encode_batch(tokenizer, pairs), strict=True):
+    chunks = (encode_batch(tokenizer, pairs[i : i + CHUNK]) for i in range(0, len(pairs), CHUNK))
+    for pair, example in zip(pairs, chain.from_iterable(chunks), strict=True):
         reason = None
         if isinstance(example, BadInput):
             if pair.source == "pairs":
