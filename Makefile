@@ -38,7 +38,7 @@ demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, on
 	$(REMIX) sweep demo $(OPTIONS) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff check .

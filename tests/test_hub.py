@@ -106,7 +106,7 @@ def test_a_second_read_needs_no_source_and_notices_a_change(tmp_path: Path, kept
     folder.rename(tmp_path / "gone")
     assert read("gsm8k", f"hub={folder}") == first
     (stored,) = kept.glob("*/rows.jsonl")
-    stored.write_text(stored.read_text().replace("#### 1", "#### 7"))
+    stored.write_text(stored.read_text().replace("#### 2", "#### 7"))
     with pytest.raises(BadInput, match=f"{stored.parent}: rows.jsonl is not what was fetched; delete that directory"):
         read("gsm8k", f"hub={folder}")
 
