@@ -77,21 +77,27 @@ def random_words(spec: RandomWords, count: int, rng: random.Random, index: Index
     return pairs
 
 
-def vocabulary(text: str) -> list[str]:
-    """NLTK's words corpus as it is, or the distinct words (letters only) of pydoc or of a text file."""
+def vocabulary(text: str, fetch: bool = False) -> list[str]:
+    """NLTK's words corpus as it is, or the distinct words (letters only) of pydoc or of a text file.
+
+    A corpus that is not on this machine is fetched if asked. Raises BadInput where it cannot be had.
+    """
     if text != "nltk":
         found = sorted(set(re.findall(r"[A-Za-z]{2,}", "\n".join(documents_of(text)))))
         if not found:
             raise BadInput(f"random_words: {text} holds no words")
         return found
+    import nltk
     from nltk.corpus import words
 
     try:
         return list(words.words("en"))  # not its second file, 850 words of Basic English that are in the first too
     except LookupError:
+        if fetch and nltk.download("words", quiet=True):
+            return vocabulary(text)
         raise BadInput(
             "random_words: NLTK's words corpus is not on this machine. Fetch it once with "
-            "`python -m nltk.downloader words`, point NLTK_DATA at a copy, or say `text: pydoc` or a text file"
+            "`remix data prepare RECIPE` or `python -m nltk.downloader words`, point NLTK_DATA at a copy, or say `text: pydoc` or a text file"
         ) from None
 
 

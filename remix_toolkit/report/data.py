@@ -126,7 +126,7 @@ def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
     if missing:
         raise BadInput("\n".join(missing))
     for text in {s.mix.random_words.text for r in recipes for s in r.stages.values() if s.mix.random_words}:
-        say(f"random_words: {len(mixing.vocabulary(text)):,} words of {text}")
+        say(f"random_words: {len(mixing.vocabulary(text, fetch=True)):,} words of {text}")
     return done
 
 
