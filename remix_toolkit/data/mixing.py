@@ -96,8 +96,8 @@ def vocabulary(text: str, fetch: bool = False) -> list[str]:
         if fetch and nltk.download("words", quiet=True):
             return vocabulary(text)
         raise BadInput(
-            "random_words: NLTK's words corpus is not on this machine. Fetch it once with "
-            "`remix data prepare RECIPE` or `python -m nltk.downloader words`, point NLTK_DATA at a copy, or say `text: pydoc` or a text file"
+            "random_words: NLTK's words corpus is not on this machine. Fetch it once with `remix data prepare RECIPE` "
+            "or `python -m nltk.downloader words`, point NLTK_DATA at a copy, or say `text: pydoc` or a text file"
         ) from None
 
 
