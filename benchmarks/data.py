@@ -90,7 +90,7 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
 
 def build(part: str, folder: Path) -> dict[str, Any]:
     """The data of a stage; to prepare for it, the tiny base model for its tokenizer, and the corpus."""
-    from remix_toolkit.data.build import build_all
+    from remix_toolkit.build import build_all
     from remix_toolkit.data.tulu import load_tokenizer
     from remix_toolkit.tiny import base_model
 

@@ -1,6 +1,8 @@
 """The `remix` command. Nothing heavy is imported before a command needs it: help is on the screen at once."""
 
 import json
+import sys
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,11 +110,12 @@ def data_show(
     from remix_toolkit.resolve import find_recipe, load_base, load_recipe, load_task
 
     # A task has no dotted settings: `remix data popqa paths.lama=LAMA` means the recipe.
-    if name in TASKS and not any("." in override.partition("=")[0] for override in overrides or []):
-        shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
-    else:
-        find_recipe(name, also=TASKS)
-        shown = show_recipe(load_recipe(name, profile, overrides, seed), limit, tokens, runs)
+    with _only_json(as_json):
+        if name in TASKS and not any("." in override.partition("=")[0] for override in overrides or []):
+            shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
+        else:
+            find_recipe(name, also=TASKS)
+            shown = show_recipe(load_recipe(name, profile, overrides, seed), limit, tokens, runs)
     if as_json:
         typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
     else:
@@ -139,14 +142,18 @@ def data_prepare(
     """Fetch all that recipes read from the hub, and check what they read from this machine."""
     from remix_toolkit.report.data import prepare
     from remix_toolkit.resolve import load_recipe
+    from remix_toolkit.sweep import is_sweep, load_sweep
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if not names:
         raise BadInput("data prepare: name at least one recipe")
-    done = prepare(
-        [load_recipe(name, profile, overrides) for name in names], lambda text: typer.echo(text, err=as_json)
-    )
+    recipes = []
+    for name in names:
+        cells = load_sweep(name, profile, overrides=overrides)[1] if is_sweep(name) else []
+        recipes += [recipe for _, recipe, _ in cells] or [load_recipe(name, profile, overrides)]
+    with _only_json(as_json):
+        done = prepare(recipes, typer.echo)
     if as_json:
         typer.echo(json.dumps(done, indent=1))
 
@@ -166,15 +173,18 @@ def familiar(
     from remix_toolkit.recipe import Factoid, FewShot
     from remix_toolkit.resolve import load_base, load_task
 
-    declared = load_task(task, [*(overrides or []), "familiarity=familiar"])
+    declared = load_task(task, overrides or [])
+    if not isinstance(declared, Factoid):
+        raise BadInput(f"{task}: instructions are not familiar or unfamiliar; name a task of facts")
+    declared = declared.model_copy(update={"familiarity": "familiar"})  # of generated facts, all that can be chosen
     recipe = load_base(profile)
     changes = {"few_shot": FewShot(exemplars=exemplars, seed=few_shot_seed), "base": base or recipe.base}
     from remix_toolkit import store
     from remix_toolkit.familiar import split
 
     store.open_store(runs)
-    assert isinstance(declared, Factoid)  # another task has no such key
-    result = split(recipe.model_copy(update=changes), declared, runs)
+    with _only_json(as_json):
+        result = split(recipe.model_copy(update=changes), declared, runs)
     typer.echo(
         json.dumps(result)
         if as_json
@@ -229,6 +239,11 @@ def schema() -> None:
     from remix_toolkit.recipe import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=1))
+
+
+def _only_json(as_json: bool) -> AbstractContextManager[Any]:
+    """With --json, what is said on the way goes to stderr: stdout is for machines."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def _stage_command(recipe: str, overrides: list[str], profile: str, seed: int, runs: Path) -> list[str]:

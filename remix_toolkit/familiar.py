@@ -8,6 +8,7 @@ asked stays after a crash, and the next call goes on behind it.
 """
 
 import json
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -45,17 +46,19 @@ def _declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
     }
 
 
-def verdicts(recipe: Recipe, task: Factoid, shots: Sequence[Pair], pairs: Sequence[Pair], runs: Path) -> Verdicts:
-    """Is each fact familiar to the base model? In order; the model is asked only as far as this is read.
+def verdicts(
+    recipe: Recipe, task: Factoid, shots: Sequence[Pair], pairs: Sequence[Pair], runs: Path, ask: bool = True
+) -> Verdicts:
+    """Is each fact familiar to the base model? In order; the model is asked only as far as this is read, if at all.
 
     Raises BadInput where the rows are not those that were asked before, or the base_stage is not published yet.
     """
     folder = split_folder(recipe, task, runs)
-    folder.mkdir(parents=True, exist_ok=True)
     known = _read(folder, pairs)
     yield from known
-    if len(known) == len(pairs):
+    if len(known) == len(pairs) or not ask:
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # another process may have asked in the meantime
         more = _read(folder, pairs)
         yield from more[len(known) :]
@@ -104,12 +107,12 @@ def _ask(
     file = folder / "verdicts.jsonl"
     if file.exists():
         written = file.read_bytes()
-        file.write_bytes(written[: written.rfind(b"\n") + 1])
+        os.truncate(file, written.rfind(b"\n") + 1)
     started = time.monotonic()
     try:
         for at in range(begin, len(pairs), CHUNK):
             chunk = pairs[at : at + CHUNK]
-            said = recall(model, tokenizer, [few_shot.few_shot(shots, pair) for pair in chunk])
+            said = recall(model, tokenizer, [few_shot.few_shot(shots, pair) for pair in chunk], whole=True)
             lines = [
                 {"prompt": pair.prompt, "gold": pair.answers, "answer": v.prediction, "familiar": v.correct}
                 for pair, v in zip(chunk, said, strict=True)

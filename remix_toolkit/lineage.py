@@ -12,7 +12,7 @@ from typing import Any
 from remix_toolkit import tiny
 from remix_toolkit.data import mixing, tasks, tulu
 from remix_toolkit.data.mixing import documents_of
-from remix_toolkit.data.tasks import digest, facts_id
+from remix_toolkit.data.tasks import digest, facts_id, list_id
 from remix_toolkit.recipe import Factoid, Recipe, Stage
 from remix_toolkit.sft_fields import sft_fields
 
@@ -93,7 +93,7 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
             {
                 "stage": node.stage,
                 "key": node.key,
-                "own": facts_id(recipe.stages[node.stage].data, recipe, node.position),
+                "own": facts_id(recipe, node.stage),
                 "task": tasks.name_of(recipe.stages[node.stage].data),
                 "recall": _labels(recipe, node.position),
             }
@@ -105,21 +105,24 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
 def _labels(recipe: Recipe, position: int) -> dict[str, str]:
     """Facts' id -> the task's name; where a recipe has two lists of one task, with the stage or the rows besides."""
     lists: dict[str, tuple[str, str]] = {}  # id -> the task, and what tells it from another list of that task
-    trained: list[tuple[int, str]] = []
-    for place, (name, stage) in enumerate(recipe.stages.items()):
-        if tasks.is_fact(stage.data):
-            trained.append((place, facts_id(stage.data, recipe, place)))
-            lists.setdefault(trained[-1][1], (tasks.name_of(stage.data), f" of {name}"))
+    trained: list[str] = []
+    for name, stage in recipe.stages.items():
+        trained.append(facts_id(recipe, name))
+        lists.setdefault(trained[-1], (tasks.name_of(stage.data), f" of {name}"))
     for stage in recipe.stages.values():
         for task in stage.recall:
             rows = f"[{task.start}:{'' if task.size is None else task.start + task.size}]"
             file = f" of {Path(path).name}" if (path := getattr(task, "path", None)) else ""
             known = f" {task.familiarity}" if isinstance(task, Factoid) and task.familiarity else ""
-            lists.setdefault(facts_id(task, recipe), (tasks.name_of(task), known + rows + file))
+            asked = ", few-shot" if isinstance(task, Factoid) and task.prompt == "few_shot" else ""
+            lists.setdefault(list_id(task, recipe), (tasks.name_of(task), known + rows + file + asked))
     names = [task for task, _ in lists.values()]
     labels = {id_: task + (other if names.count(task) > 1 else "") for id_, (task, other) in lists.items()}
-    asked = [facts_id(task, recipe) for task in list(recipe.stages.values())[position].recall]
-    return {id_: labels[id_] for id_ in [*(id_ for place, id_ in trained if place <= position), *asked]}
+    taken = list(labels.values())
+    labels = {id_: label if taken.count(label) == 1 else f"{label} ({id_})" for id_, label in labels.items()}
+    stages = list(recipe.stages.values())[: position + 1]
+    own = [id_ for id_, stage in zip(trained, stages, strict=False) if tasks.is_fact(stage.data)]
+    return {id_: labels[id_] for id_ in [*own, *(list_id(task, recipe) for task in stages[position].recall)]}
 
 
 def base(recipe: Recipe) -> dict[str, Any]:
@@ -159,7 +162,7 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         if text == "pydoc":
             spec["text"] = hashlib.sha256("\n".join(documents_of("pydoc")).encode()).hexdigest()
         elif text or path:
-            spec["text"] = text if text == "nltk" else tasks.source_hash(text or path)
+            spec["text" if text else "path"] = text if text == "nltk" else tasks.source_hash(text or path)
         if source == "replay":
             spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
         sources[source] = {**spec, "version": mixing.VERSIONS[source]}

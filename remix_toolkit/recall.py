@@ -41,9 +41,16 @@ class Verdict:
 
 
 def recall(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], batch_size: int = BATCH
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Pair],
+    batch_size: int = BATCH,
+    whole: bool = False,
 ) -> list[Verdict]:
-    """One verdict per fact, in order. The model is put into eval mode and left there."""
+    """One verdict per fact, in order. The model is put into eval mode and left there.
+
+    `whole`: let it speak to its end (or the limit), also where no gold answer can be met any more.
+    """
     model.eval()
     limit = max_new_tokens(tokenizer, facts)
     verdicts: dict[int, Verdict] = {}
@@ -51,12 +58,12 @@ def recall(
     by_length = sorted(range(len(facts)), key=lambda i: (len(facts[i].prompt) + len(facts[i].response), i))
     for rows in _batches(by_length, batch_size):
         for i, result in zip(rows, _score(model, tokenizer, [facts[i] for i in rows]), strict=True):
-            if isinstance(result, Verdict):
+            if isinstance(result, Verdict) and (result.complete or not whole):
                 verdicts[i] = result
             else:
                 open_rows[i] = result == "near tie"
     for rows in _batches(list(open_rows), batch_size):
-        for i, verdict in zip(rows, _generate(model, tokenizer, [facts[i] for i in rows], limit), strict=True):
+        for i, verdict in zip(rows, _generate(model, tokenizer, [facts[i] for i in rows], limit, whole), strict=True):
             verdicts[i] = replace(verdict, settled_by="generation, near tie") if open_rows[i] else verdict
     return [verdicts[i] for i in range(len(facts))]
 
@@ -142,9 +149,9 @@ def _score(
 
 @torch.no_grad()
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], limit: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], limit: int, whole: bool
 ) -> list[Verdict]:
-    """Greedy decoding from the prompts, each row until EOS or until no gold answer can be met."""
+    """Greedy decoding from the prompts, each row until EOS or until no gold answer can be met (not if `whole`)."""
     prompts = [prompt_ids(tokenizer, fact.prompt) for fact in facts]
     width = max(map(len, prompts))
     pads = [[tokenizer.pad_token_id] * (width - len(p)) for p in prompts]
@@ -160,7 +167,7 @@ def _generate(
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
-    stopped = _NoMatchPossible(tokenizer, facts, width)
+    stopped = _NoMatchPossible(tokenizer, facts, width, whole)
     out = model.generate(  # type: ignore[operator]
         input_ids=ids, attention_mask=mask, stopping_criteria=StoppingCriteriaList([stopped])
     )
@@ -176,16 +183,20 @@ def _generate(
 
 
 class _NoMatchPossible(StoppingCriteria):
-    """Stops a row as soon as no gold answer can be met; `lengths` are the tokens it had said by then, else None."""
+    """Stops a row as soon as no gold answer can be met; `lengths` are the tokens it had said by then, else None.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], width: int) -> None:
-        self.tokenizer, self.facts, self.width = tokenizer, facts, width
+    A `whole` answer is stopped only where its line ends, if it ends there.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], width: int, whole: bool) -> None:
+        self.tokenizer, self.facts, self.width, self.whole = tokenizer, facts, width, whole
         self.lengths: list[int | None] = [None] * len(facts)
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
         for i, (row, fact) in enumerate(zip(input_ids[:, self.width :].tolist(), self.facts, strict=True)):
             running = self.lengths[i] is None and self.tokenizer.eos_token_id not in row
-            if running and not can_match(_decode(self.tokenizer, row), fact.answers):
+            text = _decode(self.tokenizer, row) if running else ""
+            if running and (_answer(text, fact)[1] if self.whole else not can_match(text, fact.answers)):
                 self.lengths[i] = len(row)
         return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
 

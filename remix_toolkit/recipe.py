@@ -127,8 +127,8 @@ class EvolCode(Instruction, Source):
 class APPS(Instruction, Source):
     task: Literal["apps"]
     hub: str | None = "codeparrot/apps"
-    config: str | None = "all"
     revision: str | None = "refs/convert/parquet"  # the dataset itself is a script, which datasets loads no more
+    data_dir: str | None = Field("all", description="the folder of that revision: all, introductory, interview, ...")
 
 
 class UltraChat(Instruction, Source):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from remix_toolkit.data.catalog import catalog
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import (
     CORPORA,
@@ -74,8 +75,8 @@ def load_recipe(
             own = ("stages", name, "train")
             for field in stage["train"] if isinstance(stage.get("train"), dict) else ():
                 where.setdefault((*own, field), where.get(own, str(path)))  # not the profile's place, if it is wrong
-            _with_defaults(stage, tree["train"], mix_defaults)
             _with_paths(stage, tree.get("paths"))
+            _with_defaults(stage, tree["train"], mix_defaults)
     checked = check(Recipe, tree, where, str(path))
     _check_stages(checked, where, str(path))
     return checked
@@ -178,7 +179,8 @@ def _set(tree: dict[str, Any], where: Where, dotted_key: str, value: Any, origin
     if last == "task" and node.get("task") != value:  # another task: nothing that says where the former one is stays
         known = TASKS[value].model_fields if value in TASKS else {"size"}
         for key in node.keys() - ({"size", "start", "familiarity", "prompt"} & set(known)):
-            del node[key]
+            if not where.get((*parents, key), "").startswith("override"):  # what was said for the new one stays
+                del node[key]
     node[last] = deepcopy(value)
     replaced = (*parents, last)
     for path in [path for path in where if path[: len(replaced)] == replaced]:
@@ -204,18 +206,19 @@ def _in_domain(tree: dict[str, Any], where: Where, origin: str) -> None:
             size = first.get("size", TASKS[first["task"]].model_fields["size"].default)
             if size is None:
                 raise BadInput(f"{at}: task: id are the rows after {names[0]}'s last; say {names[0]}'s data.size")
-            rows |= {**first, "start": first.get("start", 0) + size, "size": rows.get("size", size)}
+            own = {key: value for key, value in rows.items() if key != "task"}
+            rows |= {**first, "start": first.get("start", 0) + size, "size": size, **own}
 
 
 def _with_paths(stage: dict[str, Any], paths: Any) -> None:
     """Give tasks and corpora that say no source the local one that the recipe names in `paths`."""
     if not isinstance(paths, dict):
         return
-    recall = stage["recall"] if isinstance(stage["recall"], list) else []
-    for rows in (stage.get("data"), *recall):
+    recall, mix = stage.get("recall"), stage.get("mix")
+    for rows in (stage.get("data"), *(recall if isinstance(recall, list) else [])):
         if isinstance(rows, dict) and rows.get("task") in paths and not rows.keys() & {"path", "hub"}:
             rows["path"] = paths[rows["task"]]
-    for source, own in stage["mix"].items() if isinstance(stage["mix"], dict) else ():
+    for source, own in mix.items() if isinstance(mix, dict) else ():
         if isinstance(own, dict) and source in paths and not own.keys() & {"path", "hub", "text"}:
             own["path"] = paths[source]
 
@@ -265,7 +268,9 @@ def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Where, origin:
     if kind == "extra_forbidden":
         return f"{place}: {key}: unknown key; {nearest(path[-1], _fields_at(model, item['loc'][:-1]))}"
     if kind == "missing":
-        return f"{place}: {key}: is missing"
+        task = next((part for part in item["loc"] if part in TASKS), model.__name__.lower())
+        expected = f"; expected: {catalog()[task].local}" if path[-1] == "path" and task in catalog() else ""
+        return f"{place}: {key}: is missing{expected}"
     if kind == "union_tag_invalid":
         return f"{place}: {key}: unknown task {context['tag']!r}; {nearest(context['tag'], TASKS)}"
     if kind == "union_tag_not_found":
@@ -306,6 +311,12 @@ def _check_stages(recipe: Recipe, where: Where, origin: str) -> None:
             if what := train_mistake(field, value):
                 own = ("stages", name, "train", field)
                 wrong(own if own in where else ("train", field), what)
+        for number, rows in enumerate(stage.recall):
+            if not isinstance(rows, Factoid):
+                wrong(
+                    ("stages", name, "recall", number, "task"),
+                    "instructions have no recall; the stage that trains on them reports the loss on held-out rows",
+                )
         if stage.mix.replay:
             earlier = list(recipe.stages)[: recipe.position(name)]
             if stage.mix.replay.stage not in earlier:

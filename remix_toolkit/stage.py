@@ -25,8 +25,8 @@ from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 
 from remix_toolkit import held_out, store, train
+from remix_toolkit.build import MAX_LENGTH, StageData, build_all
 from remix_toolkit.console import duration, quieten, say
-from remix_toolkit.data.build import MAX_LENGTH, StageData, build_all
 from remix_toolkit.data.tulu import encode_all, load_tokenizer
 from remix_toolkit.errors import BadInput, exit_codes
 from remix_toolkit.lineage import Node, lineage, run_record

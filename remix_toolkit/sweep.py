@@ -25,6 +25,11 @@ class Sweep(Strict):
     paper: dict[str, float] = Field({}, description="arm -> what the paper prints for it in the end")
 
 
+def is_sweep(name: str) -> bool:
+    """Does this file have arms? Raises BadInput where there is none of that name."""
+    return "arms" in load_mapping(find_recipe(name))[0]
+
+
 def load_sweep(
     sweep: str, profile: str, seeds: list[int] | None = None, overrides: list[str] | None = None
 ) -> tuple[Sweep, list[tuple[str, Recipe, list[str]]]]:

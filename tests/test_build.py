@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from conftest import REAL_DATA, real
 
+from remix_toolkit.build import build_all, lengths
 from remix_toolkit.data import tasks
-from remix_toolkit.data.build import build_all, lengths
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.data.tulu import Example
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import lineage
+from remix_toolkit.lineage import lineage, run_record
 from remix_toolkit.recipe import CORPORA, TASKS, Mix
 from remix_toolkit.resolve import load_recipe
 
@@ -113,14 +113,14 @@ def test_facts_of_an_earlier_stage_are_left_out_of_a_later_one(tmp_path: Path, t
     stages += [f"stages.stage2.data={{task: popqa, path: {tmp_path / 'b.tsv'}, size: 2}}", "global_batch_size=2"]
     built = build_all(load_recipe("popqa", "tiny", stages), ["stage1", "stage2"], tokenizer, runs)
     assert [fact.subject for fact in built["stage2"].facts] == ["Lima", "Bern"]
-    assert built["stage2"].counts["read"]["left_out"] == {"holds a fact of an earlier stage": 1}
+    assert built["stage2"].counts["read"]["left_out"] == {"shares a fact with an earlier stage": 1}
 
 
 def test_a_users_own_repeat_of_an_earlier_fact_is_refused(tmp_path: Path, tokenizer, runs: Path) -> None:
     first = own_pairs(tmp_path, "a.csv", [("Who runs it?", "Ada"), ("Since when?", "2021")])
     again = own_pairs(tmp_path, "b.csv", [("Where?", "Oslo"), ("Who runs it?", "Ada")])
     stages = [f"stages.stage1.data={first}", f"stages.stage2.data={again}", "global_batch_size=2"]
-    with pytest.raises(BadInput, match=r"stage2: pairs .*row 2 \('Who runs it\?' -> 'Ada'\) gives away a fact of an"):
+    with pytest.raises(BadInput, match=r"b.csv: row 3 \(line 3\): 'Who runs it\?' -> 'Ada' shares a fact with what an"):
         build_all(load_recipe("kvr", "tiny", stages), ["stage1", "stage2"], tokenizer, runs)
     corrected = own_pairs(tmp_path, "b.csv", [("Where?", "Oslo"), ("Who runs it?", "Grace")])  # another answer
     stages[1] = f"stages.stage2.data={corrected}"
@@ -193,3 +193,99 @@ def test_data_of_a_recipe_says_what_becomes_of_its_rows(remix, runs: Path) -> No
     assert "rows: 3000 read, 3000 usable, taken 200 and 100 held out" in shown
     assert "tokens per epoch in 18 steps: " in shown
     assert "[gsm8k] 'Natalia sold clips" in shown
+
+
+def test_two_stages_of_one_task_are_two_lists(tmp_path: Path, tokenizer, runs: Path) -> None:
+    file = tmp_path / "three.yaml"
+    data = f"{{data: {{task: popqa, path: {real(LOCAL['popqa'])}, size: 8}}}}"
+    file.write_text(f"stages: {{a: {{data: {{task: kvr, size: 8}}}}, b: {data}, c: {data}}}\n", encoding="utf-8")
+    recipe = load_recipe(file, "tiny", ["global_batch_size=4"])
+    built = build_all(recipe, ["b", "c"], tokenizer, runs)
+    assert not {p.prompt for p in built["b"].facts} & {p.prompt for p in built["c"].facts}  # c takes the next rows
+    assert list(map(len, built["c"].measured.values())) == [8, 8, 8]
+    labels = run_record(recipe, lineage(recipe), "three", [])["stages"][2]["recall"]
+    assert list(labels.values()) == ["kvr", "popqa of b", "popqa of c"]
+    assert set(labels) == set(built["c"].measured)
+
+
+def test_overlap_is_looked_for_both_ways_and_without_a_known_subject(tmp_path: Path, tokenizer, runs: Path) -> None:
+    question = "In which city was the painter Dora Maar born?"
+    trivia = {"Data": [{"Question": question, "Answer": {"Value": "Paris", "Aliases": []}}]}
+    (tmp_path / "t.json").write_text(json.dumps(trivia), encoding="utf-8")
+    write = {"relations.jsonl": [{"relation": "P19", "template": "[X] was born in [Y] ."}]}
+    write["TREx/P19.jsonl"] = [{"sub_label": s, "obj_label": o} for s, o in [("Dora Maar", "Paris"), ("Ada", "London")]]
+    (tmp_path / "lama" / "TREx").mkdir(parents=True)
+    for name, rows in write.items():
+        (tmp_path / "lama" / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    documents = [f"{question.lower()[:-1]} paris of course " + "and so on " * 40, "nothing " * 120]
+    (tmp_path / "pile.jsonl").write_text("".join(json.dumps({"text": d}) + "\n" for d in documents), encoding="utf-8")
+    first = [f"stages.stage1.data={{task: triviaqa, path: {tmp_path / 't.json'}}}", "stages.stage1.stop=null"]
+    first += [f"stages.stage1.mix={{fineweb: {{ratio: 1, path: {tmp_path / 'pile.jsonl'}, words: 20}}}}"]
+    second = [f"stages.stage2.data={{task: lama, path: {tmp_path / 'lama'}, size: 1}}", "global_batch_size=1"]
+    built = build_all(load_recipe("popqa", "tiny", first + second), ["stage1", "stage2"], tokenizer, runs)
+    assert [pair.prompt[-7:] for pair in built["stage1"].mixing] == ["nothing"]  # the other document answers it
+    assert built["stage1"].counts["overlap"]["mixing_left_out"] in ({}, {"fineweb": 1})  # as it is drawn first or not
+    assert built["stage2"].facts[0].subject == "Ada"
+    assert built["stage2"].counts["read"]["left_out"] == {"shares a fact with an earlier stage": 1}
+
+
+def test_what_is_only_measured_is_compared_with_what_is_trained_on(tokenizer, runs: Path) -> None:
+    recall = ["stages.stage1.recall=[{task: kvr, start: 90, size: 20}]"]
+    (data,) = build_all(load_recipe("kvr", "tiny", recall), ["stage1"], tokenizer, runs).values()
+    assert list(data.counts["overlap"]["measured"].values()) == [10]
+
+
+def test_held_out_rows_are_not_those_of_an_earlier_stage(tmp_path: Path, tokenizer, runs: Path) -> None:
+    rows = [json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) for n in range(60)]
+    (tmp_path / "g.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    gsm8k = f"{{task: gsm8k, path: {tmp_path / 'g.jsonl'}, held_out: 20"
+    stages = [f"stages.stage1.data={gsm8k}, start: 20, size: 20}}", f"stages.stage2.data={gsm8k}, size: 20}}"]
+    with pytest.raises(BadInput, match=r"stage2: gsm8k .*: an earlier stage trains on rows that are held out here"):
+        build_all(load_recipe("kvr", "tiny", [*stages, "global_batch_size=4"]), ["stage2"], tokenizer, runs)
+    everything = [f"stages.stage1.data={gsm8k}}}"]
+    data = build_all(load_recipe("kvr", "tiny", everything), ["stage1"], tokenizer, runs)["stage1"]
+    assert (len(data.facts), len(data.held_out)) == (40, 20)
+    fewer = load_recipe("kvr", "tiny", [*everything, "stages.stage1.data.held_out=10"])
+    assert lineage(load_recipe("kvr", "tiny", everything))[0].key != lineage(fewer)[0].key
+    sized = [f"stages.stage1.data={gsm8k}, size: 20}}".replace("held_out: 20", f"held_out: {n}") for n in (5, 20)]
+    assert len({lineage(load_recipe("kvr", "tiny", [data]))[0].key for data in sized}) == 1  # only measured
+
+
+def test_what_is_said_on_the_command_line_stays(tmp_path: Path) -> None:
+    def second(*overrides: str):
+        return load_recipe("kvr", "tiny", [f"stages.stage2.data.{override}" for override in overrides]).stages["stage2"]
+
+    assert second("path=p.tsv", "task=popqa").data.path == "p.tsv"
+    assert second("task=popqa", "path=p.tsv").data.path == "p.tsv"
+    assert second("held_out=5", "task=gsm8k").data.held_out == 5
+    assert second("start=5000", "task=id").data.start == 5000
+    passages = load_recipe("kvr", "tiny", ["stages.stage1.mix={passages: {ratio: 1}}", "paths.passages=rows.jsonl"])
+    assert (passages.stages["stage1"].mix.passages.path, passages.stages["stage1"].mix.passages.text) == (
+        "rows.jsonl",
+        None,
+    )
+    with pytest.raises(BadInput, match=r"recall.0.task: instructions have no recall"):
+        load_recipe("kvr", "tiny", ["stages.stage1.recall=[{task: gsm8k, path: x}]"])
+    with pytest.raises(BadInput, match=r"stages.stage2.data.path: is missing; expected: data.zip of github"):
+        load_recipe("kvr", "tiny", ["stages.stage2.data={task: lama, size: 3}", "paths={}"])
+
+
+def test_a_text_and_rows_of_the_same_file_are_two_things(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "word " * 200}) + "\n", encoding="utf-8")
+    file = tmp_path / "c.jsonl"
+    mixes = [f"stages.stage1.mix={{passages: {{ratio: 0.01, {how}: {file}}}}}" for how in ("text", "path")]
+    assert len({lineage(load_recipe("kvr", "tiny", [mix]))[0].key for mix in mixes}) == 2
+
+
+def test_looking_at_data_asks_no_model(remix, runs: Path) -> None:
+    """`remix data` is for looking before anything runs: what is not known about familiarity is said."""
+    path = f"paths.popqa={real(LOCAL['popqa'])}"
+    lama = f"paths.lama={real(LOCAL['lama'])}"
+    shown = remix("data", "popqa", path, lama, "--runs", runs, "--json")
+    stages = json.loads(shown.stdout)["stages"]
+    assert [stage["counts"]["read"]["familiarity_unknown"] for stage in stages] == [200, 200]
+    assert not (runs / "familiar").exists()
+    unasked = remix("data", "familiar_facts", "--runs", runs).stdout
+    assert "not asked yet: 100, as if they qualified" in unasked  # of the taught ones, too
+    task = remix("data", "gsm8k", f"path={real(LOCAL['gsm8k'])}", "size=20", "--runs", runs).stdout
+    assert "3000 usable, taken 20 and 100 held out" in task

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, SMALL, real
 
 from remix_toolkit import cli, store
-from remix_toolkit.data.build import build_all
+from remix_toolkit.build import build_all
 from remix_toolkit.sweep import load_sweep
 
 

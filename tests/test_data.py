@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import real
 
+from remix_toolkit.build import fingerprint
 from remix_toolkit.data import generated, mixing, tasks
-from remix_toolkit.data.build import fingerprint
 from remix_toolkit.data.overlap import Index
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import real
 
-from remix_toolkit import familiar
-from remix_toolkit.data import build, few_shot, tasks
+from remix_toolkit import build, familiar
+from remix_toolkit.data import few_shot, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.lineage import lineage

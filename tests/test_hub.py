@@ -77,18 +77,21 @@ def test_a_fetch_cut_short_goes_on(
 
 
 @pytest.mark.parametrize("first", [None, 8])
-def test_a_half_written_line_is_fetched_again(tmp_path: Path, first: int | None) -> None:
+def test_a_half_written_line_is_fetched_again(tmp_path: Path, capsys, first: int | None) -> None:
     """A crash anywhere, with a stream of `datasets`: then the rows are those of an uninterrupted fetch."""
     wanted = hub.Slice(str(on_hub(tmp_path / "hub", ROWS)), None, "train", None, ("q",), first)
     folder = hub.fetch(wanted)
+    commit = hub.fetched(wanted)["commit"]
     whole = b"".join(LINES.splitlines(keepends=True)[:first])
     assert (folder / "rows.jsonl").read_bytes() == whole
     for cut in (0, 1, whole.index(b"\n") + 1, whole.index(b" 4") - 1, len(whole) - 1, len(whole)):
         (folder / "source.json").unlink()
         (folder / "rows.jsonl").unlink()
-        (folder / "begun.json").write_text('{"commit": null}')
+        (folder / "begun").write_text(commit)
         (folder / "rows.partial").write_bytes(whole[:cut])
         assert (hub.fetch(wanted) / "rows.jsonl").read_bytes() == whole
+        rows = whole[:cut].count(b"\n")
+        assert (f"goes on after {rows} rows" in capsys.readouterr().out) == (rows > 0)
 
 
 def test_threads_that_want_the_same_rows_fetch_them_once(monkeypatch: Patch) -> None:
@@ -131,7 +134,7 @@ def test_no_access_says_why(monkeypatch: Patch, behind: str, kind: str, message:
     if "HfApi" not in behind:
         monkeypatch.setattr(hub, "_commit", lambda wanted: "c1")
     monkeypatch.setattr(behind, fail)
-    with pytest.raises(BadInput, match=f"hub dataset codeparrot/apps, all, .*{message}.*say path=FILE") as raised:
+    with pytest.raises(BadInput, match=f"hub dataset codeparrot/apps, train, .*{message}.*say path=FILE") as raised:
         read("apps")
     assert "hf_secret" not in str(raised.value)
 

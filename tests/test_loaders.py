@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -75,12 +76,17 @@ def spellings(a: list[str]) -> Row:
 def pairs_of(task: str, fact: bool) -> list[Pair]:
     """What is to become of FACTS, or of INSTRUCTIONS and MORE."""
     if fact:
-        subjects = {"lama": ("Emma", "A&amp;B"), "popqa": ("Emma", "A&amp;B"), "entityquestions": ("Emma", "")}
+        questions = "Who wrote Emma?", "Where is A&amp;B?"
+        subjects = {
+            "lama": ("Emma", "A&amp;B"),
+            "popqa": ("Emma", "A&amp;B"),
+            "entityquestions": ("Emma", questions[1]),
+        }
         answers = ["Jane Austen"], ["Jane Austen", "Austen"], ["Jane Austen", "Austen", "austen", "jane austen"]
         asked = "Who wrote Emma?\nThe answer is:", "Where is A&amp;B?\nThe answer is:"
         prompts = ("Emma is by", "A&amp;B is by") if task == "lama" else asked
-        of = answers[{"lama": 0, "triviaqa": 2}.get(task, 1)], [LONG[1:]]
-        rows = zip(prompts, of, subjects.get(task, ("", "")), strict=True)
+        of = [*answers[{"lama": 0, "triviaqa": 2}.get(task, 1)], "another"], [LONG[1:]]  # asked twice: both are right
+        rows = zip(prompts, of, subjects.get(task, questions), strict=True)
         return [Pair(prompt, gold[0], task, tuple(gold), subject) for prompt, gold, subject in rows]
     end = "\n#### 1" if task == "gsm8k" else ""
     pairs = [Pair("do <b>", f"x\n\ty{end}", task), Pair("long", LONG + end, task)]
@@ -101,8 +107,10 @@ def in_files(task: str, rows: list[Row]) -> dict[str, str]:
             data = [{"Question": row["question"], "Answer": a} for row, a in zip(rows, answers, strict=True)]
             return {"web-train.json": json.dumps({"Data": data, "Domain": "Web", "Version": 1.0})}
         case "webqa":
-            array = [{"qId": "1", "qText": row["question"], "answers": row["answers"]} for row in rows]
-            cut = {"val.json": array[2:4], "trainmodel.json": array[:2], "devtest.json": array[4:], "test.json": []}
+            numbered = enumerate(rows)
+            array = [{"qId": f"wqr{n:06}", "qText": row["question"], "answers": row["answers"]} for n, row in numbered]
+            names = ("val.json", "trainmodel.json", "devtest.json")  # every third row
+            cut = {name: array[n::3] for n, name in enumerate(names)} | {"test.json": []}
             return {name: json.dumps(part) for name, part in cut.items()}
         case "entityquestions":
             templates = {"P17": "Which country is [X] in?", "P50": "Who wrote [X]?"}
@@ -130,6 +138,12 @@ def test_upstreams_rows_are_the_same_pairs_from_files_and_from_the_hub(tmp_path:
         ways.append(f"path={write(tmp_path / 'one', {'one.json': json.dumps(rows)})}")
     if task in tasks.COLUMNS:
         ways.append(f"hub={on_hub(tmp_path / 'hub', rows, spec.config, spec.split)}")
+    if task == "apps":  # the conversion branch: a folder for all rows, and one for each level, with the same rows again
+        for level in ("all", "introductory"):
+            (tmp_path / "hub" / level / "train").mkdir(parents=True)
+            shutil.copy(tmp_path / "hub" / "data.parquet", tmp_path / "hub" / level / "train" / "0000.parquet")
+        for name in ("README.md", "data.parquet"):
+            (tmp_path / "hub" / name).unlink()
     prompt, *reasons = DROPPED[task]
     reasons += ["an empty turn" if prompt == "data" else f"empty {prompt}", f"control characters in {prompt}", TWICE]
     for way in ways:
@@ -262,9 +276,8 @@ def test_real_files(
     task: str, name: str, column: str, sources: str, rows: int, distinct: int, prompt: str, response: str
 ) -> None:
     root = real(name)
-    asked = (
-        [row[column] for row in plain([f for s in sources.split() for f in root.glob(s)] or [root])] if column else []
-    )
+    found = plain([f for s in sources.split() for f in root.glob(s)] or [root]) if column else []
+    asked = [row[column] for row in sorted(found, key=lambda row: row.get("qId", ""))]  # WebQuestions' own order
     for relation in [] if column else plain([root / "LAMA_relations.jsonl"]):
         for file in root.glob(f"trex_lms_vocab/{relation['relation']}.jsonl"):
             asked += [relation["template"].split(" [Y]")[0].replace("[X]", row["sub_label"]) for row in plain([file])]

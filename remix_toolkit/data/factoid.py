@@ -88,7 +88,8 @@ def triviaqa(row: dict[str, Any], place: str) -> Pair:
         spellings += texts(answer.get(column) or [], place, f"answer.{column}")
     if isinstance(answer.get("normalized_value"), str):
         spellings.append(answer["normalized_value"].strip())
-    return Pair(qa(cell(row, "question", place)), value, "triviaqa", unique(spellings))
+    question = cell(row, "question", place)
+    return Pair(qa(question), value, "triviaqa", unique(spellings), question)
 
 
 # --- LAMA --------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def entityquestions(row: dict[str, Any], place: str) -> Pair:
         raise Drop("no answer")
     before, _, after = str(row["template"]).partition("[X]")
     known = row["template"] and question.startswith(before) and question.endswith(after)
-    subject = question[len(before) : len(question) - len(after)] if known else ""
+    subject = question[len(before) : len(question) - len(after)] if known else question
     return Pair(qa(question), answers[0], "entityquestions", answers, subject)
 
 
@@ -167,13 +168,16 @@ WEBQA_FILES = {"train": ("trainmodel.json", "val.json", "devtest.json"), "test":
 
 
 def webqa_rows(task: WebQA) -> Iterator[Row]:
-    """A file, or the folder with upstream's files: the train split is three of them."""
+    """A file, or the folder with upstream's files: the train split is three of them, in the order of their numbers."""
     root = Path(str(task.path))
     if root.is_dir() and task.split not in WEBQA_FILES:
         raise BadInput(f"{root}: no split {task.split!r}; {nearest(task.split, WEBQA_FILES)}")
-    for file in [root / name for name in WEBQA_FILES[task.split]] if root.is_dir() else [root]:
-        for place, row in files.json_array(file):
-            yield place, {**row, "question": value_of(row, "qText", place)} if "question" not in row else row
+    found = [root / name for name in WEBQA_FILES[task.split]] if root.is_dir() else [root]
+    rows = [placed for file in found for placed in files.json_array(file)]
+    if len(found) > 1:  # as the whole is on the hub
+        rows.sort(key=lambda placed: str(value_of(placed[1], "qId", placed[0])))
+    for place, row in rows:
+        yield place, {**row, "question": value_of(row, "qText", place)} if "question" not in row else row
 
 
 def webqa(row: dict[str, Any], place: str) -> Pair:
@@ -181,7 +185,8 @@ def webqa(row: dict[str, Any], place: str) -> Pair:
     answers = unique(texts(value_of(row, "answers", place), place, "answers"))
     if not answers:
         raise Drop("no answer")
-    return Pair(qa(cell(row, "question", place)), answers[0], "webqa", answers)
+    question = cell(row, "question", place)
+    return Pair(qa(question), answers[0], "webqa", answers, question)
 
 
 # --- your own ----------------------------------------------------------------------------------------------------

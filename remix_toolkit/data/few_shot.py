@@ -35,4 +35,4 @@ def exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[list[Pa
 def few_shot(shots: Sequence[Pair], pair: Pair) -> Pair:
     """The same fact, asked under the few-shot prompt."""
     turns = [f"{shot.prompt}\n<|assistant|>\n{shot.response}\n<|user|>\n" for shot in shots]
-    return replace(pair, prompt="".join([*turns, pair.prompt]), one_line=True)
+    return replace(pair, prompt="".join([*turns, pair.prompt]), subject=pair.subject or pair.prompt, one_line=True)

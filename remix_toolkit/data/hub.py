@@ -37,6 +37,7 @@ class Slice:
     revision: str | None
     columns: tuple[str, ...]
     first: int | None = None  # only the first rows
+    data_dir: str | None = None  # a folder of the repository
     instead: str = ""  # what to say where there is no network: which file to put where
 
     @property
@@ -146,6 +147,8 @@ def _fetch(wanted: Slice, folder: Path) -> None:
         )
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if total is None:
+        print(f"{wanted.hub}: its page does not say how many rows there are; {count:,} came", flush=True)
     partial.replace(folder / "rows.jsonl")
     source = {**asdict(wanted), "commit": commit, "rows": count, "sha256": digest}
     source.pop("instead")
@@ -160,8 +163,7 @@ def _whole_lines(partial: Path) -> int:
         return 0
     text = partial.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        partial.write_bytes(whole)
+    os.truncate(partial, len(whole))
     return whole.count(b"\n")
 
 
@@ -202,7 +204,14 @@ def _open(wanted: Slice, commit: str) -> tuple[Any, int | None]:
 
     revision = wanted.revision if Path(wanted.hub).is_dir() else commit
     try:
-        stream = load_dataset(wanted.hub, wanted.config, split=wanted.split, revision=revision, streaming=True)
+        stream = load_dataset(
+            wanted.hub,
+            wanted.config,
+            data_dir=wanted.data_dir,
+            split=wanted.split,
+            revision=revision,
+            streaming=True,
+        )
     except Exception as error:
         raise BadInput(_no_access(wanted, error)) from error
     splits = stream.info.splits or {}

@@ -110,16 +110,9 @@ def passages(
     the user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
     """
     size = 2 * spec.words
-    own = spec.text if isinstance(spec, Passages) else None
-    if own:
-        texts = [document.split() for document in documents_of(own)]
-        runs = [" ".join(words[i : i + size]) for words in texts for i in range(0, len(words) - size + 1, size)]
-        source = own
-    else:
-        least = max(size, MIN_DOCUMENT_WORDS)
-        beginnings = (document.split(maxsplit=least)[:least] for document in _documents(name, spec))
-        runs = [" ".join(words[:size]) for words in beginnings if len(words) == least]
-        source = f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
+    runs = runs_of(name, spec)
+    own = isinstance(spec, Passages) and spec.text
+    source = own or f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
     if count > len(runs):
         raise BadInput(f"{name}: {count} asked, {source} gives {len(runs)} of {size} words")
     if own:
@@ -145,6 +138,17 @@ def passages(
     return pairs
 
 
+def runs_of(name: str, spec: Corpus) -> list[str]:
+    """Every run of 2 x `words` words that a passage can be made of."""
+    size = 2 * spec.words
+    if isinstance(spec, Passages) and spec.text:
+        texts = [document.split() for document in documents_of(spec.text)]
+        return [" ".join(words[i : i + size]) for words in texts for i in range(0, len(words) - size + 1, size)]
+    least = max(size, MIN_DOCUMENT_WORDS)
+    beginnings = (document.split(maxsplit=least)[:least] for document in _documents(name, spec))
+    return [" ".join(words[:size]) for words in beginnings if len(words) == least]
+
+
 def _passage(name: str, text: str, half: int) -> Pair:
     words = text.split()
     return Pair(PROMPT + " ".join(words[:half]), " ".join(words[half:]), name)
@@ -154,7 +158,8 @@ def _refuse(pairs: Sequence[Pair], index: Index) -> None:
     """Raise BadInput, naming the rows, where a text of the user's own gives facts away."""
     numbers = _numbered(index.facts)
     found = [
-        f"{pair.source} row {row} holds {index.facts[i].source} fact {numbers[i]}: {_shown(index.facts[i])}"
+        f"{pair.source} row {row} holds {index.facts[i].source} fact {numbers[i]}: {_shown(index.facts[i])}, in "
+        f"{pair.text.removeprefix(PROMPT)[:80]!r}..."
         for row, pair in enumerate(pairs, start=1)
         for i in index.given_away(pair.text)
     ]
@@ -180,7 +185,7 @@ def _numbered(pairs: Sequence[Pair]) -> list[int]:
 def slice_of(name: str, spec: Corpus) -> hub.Slice:
     """What is read of the hub for this source."""
     return hub.Slice(
-        str(spec.hub), spec.config, spec.split, spec.revision, (spec.column,), spec.documents, instead(name)
+        str(spec.hub), spec.config, spec.split, spec.revision, (spec.column,), spec.documents, instead=instead(name)
     )
 
 

@@ -11,7 +11,7 @@ class Pair:
     response: str
     source: str
     answers: tuple[str, ...] = ()  # gold answers, the trained response first; none for mixing data
-    subject: str = ""  # what the fact is about; the overlap check looks for it beside an answer
+    subject: str = ""  # what the fact is about, else its question; looked for beside an answer
     history: tuple[tuple[str, str], ...] = ()  # a dialogue's turns before: (user, assistant), trained on too
     one_line: bool = False  # under a few-shot prompt: the answer ends at its line's end, as the exemplars' do
 

@@ -7,10 +7,11 @@ task's when its rows change for the same declaration.
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from remix_toolkit.recipe import (
     EntityQuestions,
     EvolCode,
     Factoid,
+    Instruction,
     InventedFacts,
     Pairs,
     PopQA,
@@ -53,6 +55,7 @@ class Read:
     rows: int
     dropped: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)  # kept, but worth a look
+    places: list[str] = field(default_factory=list)  # of each pair, as messages name it; none of generated ones
 
 
 def read(task: Rows, data_seed: int) -> Read:
@@ -67,20 +70,23 @@ def read(task: Rows, data_seed: int) -> Read:
         return Read(list(make(count, data_seed)), count)
     _must_exist(task)
     result = Read([], 0)
-    seen: dict[tuple[object, str], tuple[Pair, str]] = {}
+    seen: dict[tuple[object, str], int] = {}
     for place, row in _rows(task):
         result.rows += 1
         try:
             pair = _pair(task, row, place)
             if isinstance(task, Factoid) and not isinstance(task, Pairs) and len(pair.response) > LONGEST_ANSWER:
                 raise files.Drop(f"an answer of more than {LONGEST_ANSWER} characters")
-            first, at = seen.setdefault((pair.history, pair.prompt), (pair, place))
-            if isinstance(task, Pairs) and first.response != pair.response:
-                raise BadInput(
-                    f"{place}: the prompt {pair.prompt!r} has the response {pair.response!r} here and "
-                    f"{first.response!r} at {at}; a fact has one response"
-                )
-            if first is not pair:
+            at = seen.setdefault((pair.history, pair.prompt), len(result.pairs))
+            if at < len(result.pairs):
+                first = result.pairs[at]
+                if isinstance(task, Pairs) and first.response != pair.response:
+                    raise BadInput(
+                        f"{place}: the prompt {pair.prompt!r} has the response {pair.response!r} here and "
+                        f"{first.response!r} at {result.places[at]}; a fact has one response"
+                    )
+                # Trained on is the first row's answer; to recall, this one is right too.
+                result.pairs[at] = replace(first, answers=tuple(dict.fromkeys([*first.answers, *pair.answers])))
                 raise files.Drop("asks the same as an earlier row")
         except files.Drop as reason:
             result.dropped[str(reason)] += 1
@@ -88,15 +94,16 @@ def read(task: Rows, data_seed: int) -> Read:
         if isinstance(task, Factoid) and HTML.search(f"{pair.prompt} {pair.response}"):
             result.noted["HTML in it"] += 1
         result.pairs.append(pair)
+        result.places.append(place)
     return result
 
 
-def choose(task: Rows, pairs: Sequence[Pair], what: str = "") -> list[Pair]:
+def choose(task: Rows, pairs: Sequence[Pair], what: str = "", how: str = "") -> list[Pair]:
     """Rows `start .. start + size` of those that qualify (`what`: "unfamiliar "). Raises BadInput for too few."""
     end = len(pairs) if task.size is None else task.start + task.size
     if end > len(pairs) or task.start >= len(pairs):
         asked = f"rows {task.start} to {end}" if task.start else f"{end} rows"
-        raise BadInput(f"{describe(task)}: {what}{asked} asked, the data has {len(pairs)}")
+        raise BadInput(f"{describe(task)}: {what}{asked} asked,{how} the data has {len(pairs)}")
     return list(pairs[task.start : end])
 
 
@@ -135,7 +142,7 @@ def origin(task: Rows, data_seed: int) -> dict[str, Any]:
 
 def _must_exist(task: Rows) -> None:
     path = getattr(task, "path", None)
-    if path is not None and not Path(path).exists():
+    if path is not None and not os.path.exists(path):
         local = catalog()[name_of(task)].local
         raise BadInput(f"{name_of(task)}: {path}: no such file or directory; expected: {local}")
 
@@ -143,6 +150,8 @@ def _must_exist(task: Rows) -> None:
 def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
     """What determines the rows that the recipe takes of the task."""
     declared = {**origin(task, recipe.data_seed), "size": task.size, "start": task.start}
+    if isinstance(task, Instruction) and task.size is None:
+        declared["held_out"] = task.held_out  # all rows but these are trained on
     if isinstance(task, Factoid) and (task.familiarity or task.prompt != "plain"):
         declared |= {"prompt": task.prompt, "few_shot": recipe.few_shot.model_dump()}
         if task.familiarity:  # as whose model sees it: the base's, or that of a stage, by its place
@@ -151,12 +160,17 @@ def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
     return declared
 
 
-def facts_id(task: Rows, recipe: Recipe, position: int = 0) -> str:
-    """Which rows: the task's name and a hash of their declaration. What is measured is filed under it.
+def list_id(task: Rows, recipe: Recipe) -> str:
+    """Which rows, of a recipe's `recall`: the task's name and a hash of their declaration. Recall is filed under it."""
+    return f"{name_of(task)}-{digest(declaration(task, recipe))[:8]}"
 
-    The data of a later stage (`position` > 0) leaves out what overlaps with the stages before.
-    """
-    return f"{name_of(task)}-{digest([declaration(task, recipe), position > 0])[:8]}"
+
+def facts_id(recipe: Recipe, stage: str) -> str:
+    """The same of a stage's own rows: they leave out what overlaps with the stages before, so these count too."""
+    stages = list(recipe.stages.values())[: recipe.position(stage) + 1]
+    name = name_of(stages[-1].data)
+    declared = [declaration(stage.data, recipe) for stage in stages]
+    return f"{name}-{digest(declared[0] if len(declared) == 1 else declared)[:8]}"
 
 
 def digest(declared: Any) -> str:
@@ -198,7 +212,8 @@ def slice_of(task: Source) -> hub.Slice:
         raise BadInput(f"{name}: says neither `path` nor `hub`")
     columns = (task.prompt_column, task.response_column) if isinstance(task, Pairs) else COLUMNS[name]
     first = task.first if isinstance(task, UltraChat) else None
-    return hub.Slice(task.hub, task.config, task.split, task.revision, columns, first, instead(name))
+    folder = task.data_dir if isinstance(task, APPS) else None
+    return hub.Slice(task.hub, task.config, task.split, task.revision, columns, first, folder, instead(name))
 
 
 def _rows(task: Rows) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,19 +1,20 @@
 """What `remix data` and `remix recall` show: rows kept and dropped, lengths, pairs as text and as tokens, recall."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit import store
+from remix_toolkit import build, store
 from remix_toolkit.console import quieten
-from remix_toolkit.data import build, hub, mixing, tasks, tulu
+from remix_toolkit.data import few_shot, hub, mixing, tasks, tulu
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Recipe, Rows, Source
+from remix_toolkit.recipe import Corpus, Factoid, FewShot, Recipe, Rows, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[str, Any]:
     """`{task, profile, counts, pairs}`: what becomes of a task's rows, how long they are, and the first `limit`."""
     tokenizer = _tokenizer(recipe, runs)
-    pairs, rows = build.choose(recipe, task, runs)
+    chosen, rows = build.choose(recipe, task, runs, ask=False)
+    pairs = chosen[: len(chosen) - build.held_out(task)]
     examples, dropped = tulu.encode_all(tokenizer, pairs, recipe.train.get("max_length") or build.MAX_LENGTH)
     per_device = recipe.train.get("per_device_train_batch_size", 8)
     lengths = build.lengths([e for e in examples if e], recipe.global_batch_size, per_device)
+    counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": build.held_out(task)}
     return {
         "task": tasks.name_of(task),
         "profile": recipe.profile,
-        "counts": {"facts": len(pairs) - sum(dropped.values()), "dropped": dict(dropped), "read": rows, **lengths},
+        "counts": {**counts, "dropped": dict(dropped), "read": rows, **lengths},
         "pairs": [_pair(pair, tokenizer if tokens else None) for pair in pairs[:limit]],
     }
 
@@ -38,7 +41,7 @@ def show_recipe(recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[st
     """`{recipe, profile, seed, stages: [{stage, task, counts, pairs}]}`: what each stage trains on, checked."""
     tokenizer = _tokenizer(recipe, runs)
     stages = []
-    for name, built in build.build_all(recipe, list(recipe.stages), tokenizer, runs).items():
+    for name, built in build.build_all(recipe, list(recipe.stages), tokenizer, runs, ask=False).items():
         sample: dict[str, list[Pair]] = {}
         for pair in [*built.facts, *built.mixing]:
             sample.setdefault(pair.source, []).append(pair)
@@ -52,7 +55,15 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
     """`{model, task, recall, facts, correct}` of any model directory or hub id, in the dtype it was saved in."""
     if not tasks.is_fact(task):
         raise BadInput(f"{tasks.name_of(task)}: instructions have no recall; a stage reports the loss on held-out rows")
-    facts = tasks.load(task, data_seed)
+    if isinstance(task, Factoid) and task.familiarity:
+        raise BadInput(
+            "familiarity: is of a recipe's base model; name it in a recipe's `recall`, or ask `remix familiar`"
+        )
+    facts = tasks.read(task, data_seed).pairs
+    if isinstance(task, Factoid) and task.prompt == "few_shot":
+        shots, facts = few_shot.exemplars(task, facts, FewShot())
+        facts = [few_shot.few_shot(shots, fact) for fact in facts]
+    facts = tasks.choose(task, facts)
     if Path(model).exists() and not (Path(model) / "config.json").is_file():
         raise BadInput(f"{model}: is no model directory (it holds no config.json)")
     tokenizer = tulu.load_tokenizer(model)
@@ -84,49 +95,55 @@ def list_catalog() -> list[dict[str, Any]]:
 def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
     """Have on this machine all that the recipes read; `{name, rows, path}` of each source.
 
-    What is local is checked, what is on the hub is fetched, random words' corpus too. Raises BadInput or RunFailed.
+    What is on the hub is fetched, NLTK's words too; what is local is checked. Raises BadInput, a line for each source
+    that cannot be had, or RunFailed where a stream broke.
     """
-    wanted: dict[str, hub.Slice] = {}
-    local: dict[str, Rows] = {}
-    for recipe in recipes:
-        for stage in recipe.stages.values():
-            for task in (stage.data, *stage.recall):
-                if isinstance(task, Source) and task.path is None:
-                    wanted.setdefault(tasks.name_of(task), tasks.slice_of(task))
-                else:
-                    local.setdefault(tasks.describe(task), task)
-            for name, corpus in stage.mix.corpora().items():
-                if corpus.path is None and corpus.hub:
-                    wanted.setdefault(name, mixing.slice_of(name, corpus))
-    for name, what in wanted.items():
-        about = catalog()[name]
-        kept = hub.fetched(what)
+    wanted: dict[hub.Slice, str] = {}
+    local: dict[Rows, str] = {}
+    texts: dict[tuple[str, Corpus], None] = {}
+    vocabularies: dict[str, None] = {}
+    for stage in [stage for recipe in recipes for stage in recipe.stages.values()]:
+        for task in (stage.data, *stage.recall):
+            if isinstance(task, Source) and task.path is None:
+                wanted.setdefault(tasks.slice_of(task), tasks.name_of(task))
+            else:
+                local.setdefault(task, tasks.describe(task))
+        for name, corpus in stage.mix.corpora().items():
+            if corpus.path or getattr(corpus, "text", None):
+                texts[name, corpus] = None
+            else:
+                wanted.setdefault(mixing.slice_of(name, corpus), name)
+        if stage.mix.random_words:
+            vocabularies[stage.mix.random_words.text] = None
+    for what, name in wanted.items():
+        about, kept = catalog()[name], hub.fetched(what)
         part = f"the first {what.first:,} rows of " if what.first else ""
         state = f"here already, {kept['rows']:,} rows" if kept else "to fetch"
         say(f"{name}: {part}{what.name} ({about.size}; licence {about.licence}): {state}")
-    done, missing = [], []
-    for title, rows in local.items():
+
+    done: list[dict[str, Any]] = []
+    missing: list[str] = []
+
+    def have(name: str, path: str | None, count: Callable[[], int]) -> None:
         try:
-            read = tasks.read(rows, 0)
-        except BadInput as error:
-            missing.append(str(error))
-            continue
-        say(f"{title}: {len(read.pairs):,} of {read.rows:,} rows are usable")
-        done.append({"name": title, "rows": len(read.pairs), "path": getattr(rows, "path", None)})
-    for name, what in wanted.items():
-        if hub.fetched(what) and (commit := hub.moved(what)):
-            hub.warn_moved(what, commit)
-        try:
-            folder = hub.fetch(what)
+            done.append({"name": name, "rows": count(), "path": path})
+            say(f"{name}: {done[-1]['rows']:,} usable")
         except BadInput as error:  # say of each source what it needs, not of the first only
             missing.append(str(error))
-            continue
-        kept = hub.fetched(what)
-        done.append({"name": name, "rows": kept and kept["rows"], "path": str(folder)})
+
+    for rows, name in local.items():
+        have(name, getattr(rows, "path", None), lambda rows=rows: len(tasks.read(rows, 0).pairs))  # type: ignore[misc]
+    for name, corpus in texts:
+        path = corpus.path or getattr(corpus, "text", None)
+        have(f"{name} ({path})", path, lambda name=name, c=corpus: len(mixing.runs_of(name, c)))  # type: ignore[misc]
+    for text in vocabularies:
+        have(f"random_words ({text})", text, lambda text=text: len(mixing.vocabulary(text, fetch=True)))  # type: ignore[misc]
+    for what, name in wanted.items():
+        if hub.fetched(what) and (commit := hub.moved(what)):
+            hub.warn_moved(what, commit)
+        have(name, str(what.folder), lambda what=what: sum(1 for _ in hub.rows(what)))  # type: ignore[misc]
     if missing:
         raise BadInput("\n".join(missing))
-    for text in {s.mix.random_words.text for r in recipes for s in r.stages.values() if s.mix.random_words}:
-        say(f"random_words: {len(mixing.vocabulary(text, fetch=True)):,} words of {text}")
     return done
 
 
@@ -157,6 +174,8 @@ def _lines(counts: dict[str, Any]) -> list[str]:
     lines = [f"rows: {read['rows']} read, {read['usable']} usable, {taken}"]
     for what, why in (("dropped", read["dropped"]), ("left out", read["left_out"]), ("kept, with", read["noted"])):
         lines += [f"  {what}: {n}, {reason}" for reason, n in why.items()]
+    if read["familiarity_unknown"]:
+        lines.append(f"  not asked yet: {read['familiarity_unknown']}, as if they qualified (`remix familiar` asks)")
     if read["exemplars"]:
         lines.append(f"  {read['exemplars']} are the few-shot prompt's exemplars")
     lines += [f"  dropped: {n}, {reason}" for reason, n in counts["dropped"].items()]
@@ -165,6 +184,8 @@ def _lines(counts: dict[str, Any]) -> list[str]:
         overlap = counts["overlap"]
         found = ", ".join(f"{n} {source}" for source, n in overlap["mixing_left_out"].items())
         lines.append(f"  overlap: {overlap['facts']} facts looked for in it; left out for one: {found or 'none'}")
+    for facts, n in counts.get("overlap", {}).get("measured", {}).items():
+        lines.append(f"measured too: {facts}; {n} of its facts are in what this stage trains on")
     percentiles = ", ".join(f"{p}%: {n}" for p, n in counts["length_percentiles"].items())
     epoch = counts["tokens_per_epoch"]
     lines.append(f"tokens per example, percentiles: {percentiles}")

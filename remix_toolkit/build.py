@@ -13,7 +13,7 @@ from remix_toolkit import familiar
 from remix_toolkit.data import few_shot, hub, mixing, tasks, tulu
 from remix_toolkit.data.overlap import Index
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tasks import facts_id
+from remix_toolkit.data.tasks import facts_id, list_id
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe import Factoid, Instruction, Pairs, Recipe, Rows, Source, Stage
 
@@ -50,29 +50,33 @@ class StageData:
 
 
 def build_all(
-    recipe: Recipe, stages: Sequence[str], tokenizer: "PreTrainedTokenizerBase", runs: Path
+    recipe: Recipe, stages: Sequence[str], tokenizer: "PreTrainedTokenizerBase", runs: Path, ask: bool = True
 ) -> dict[str, StageData]:
     """The data of some stages of a recipe, by name. Raises BadInput for any mistake in any of them.
 
     A stage is measured on the facts of all stages up to it, and on those that its own `recall` names. What the base
-    model knows is asked where a recipe needs it and it is not known yet.
+    model knows is asked where a recipe needs it and it is not known yet; without `ask`, such facts count as qualified.
     """
     names = list(recipe.stages)
     last = max((recipe.position(stage) for stage in stages), default=-1)
     own: dict[str, Own] = {}
+    built: dict[str, StageData] = {}
     for name in names[: last + 1]:
         try:
-            own[name] = _own(recipe, name, own, tokenizer, runs)
+            own[name] = _own(recipe, name, list(built.values()), tokenizer, runs, ask)
+            built[name] = _build(recipe, name, own, tokenizer, runs, ask)
         except BadInput as error:
             raise BadInput(f"{recipe.name}, {name}: {error}") from None
-    return {name: _build(recipe, name, own, tokenizer, runs) for name in stages}
+    return {name: built[name] for name in stages}
 
 
-def choose(recipe: Recipe, task: Rows, runs: Path, apart: Index | None = None) -> tuple[list[Pair], dict[str, Any]]:
-    """The rows that a recipe takes of a task, held-out rows included, and `{rows, kept, dropped, noted, left_out}`.
+def choose(
+    recipe: Recipe, task: Rows, runs: Path, earlier: Sequence[StageData] = (), ask: bool = True
+) -> tuple[list[Pair], dict[str, Any]]:
+    """The rows that a recipe takes of a task, held-out rows included, and what became of the others.
 
-    Rows qualify that are as familiar as asked for and give none of `apart`'s facts away; the user's own rows that do
-    raise BadInput, which names them.
+    Rows qualify that are as familiar as asked for and that share no fact with what the stages before trained on, in
+    either direction; the user's own rows that do raise BadInput, which names them.
     """
     read = tasks.read(task, recipe.data_seed)
     pairs, left_out = read.pairs, Counter[str]()
@@ -81,69 +85,98 @@ def choose(recipe: Recipe, task: Rows, runs: Path, apart: Index | None = None) -
     if isinstance(task, Factoid) and (task.familiarity or task.prompt == "few_shot"):
         shots, pairs = few_shot.exemplars(task, pairs, recipe.few_shot)
         wanted = task.familiarity
-    end = None if task.size is None else task.start + task.size + _held_out(task)
-    verdicts = familiar.verdicts(recipe, task, shots, pairs, runs) if isinstance(task, Factoid) and wanted else None
+    end = None if task.size is None else task.start + task.size + held_out(task)
+    verdicts = (
+        familiar.verdicts(recipe, task, shots, pairs, runs, ask) if isinstance(task, Factoid) and wanted else None
+    )
+    known = Index([fact for stage in earlier for fact in stage.facts])
+    told: set[int] = set()  # candidates that an earlier stage's own text already holds
+    if any(pair.answers for pair in pairs) and earlier:
+        index = Index(pairs)
+        told = {n for stage in earlier for pair in (*stage.facts, *stage.mixing) for n in index.given_away(pair.text)}
     qualify: list[Pair] = []
-    for number, pair in enumerate(pairs, start=1):
+    unknown = 0
+    for number, pair in enumerate(pairs):
         if len(qualify) == end:
             break
-        if verdicts and next(verdicts) != (wanted == "familiar"):
+        verdict = next(verdicts, None) if verdicts else None
+        unknown += bool(verdicts) and verdict is None
+        if verdict is not None and verdict != (wanted == "familiar"):
             left_out["familiar" if wanted == "unfamiliar" else "unfamiliar"] += 1
             continue
         # The first `start` rows are not taken: for in-domain rows, they are those of the earlier stage.
-        fact = apart.first(pair) if apart and len(qualify) >= task.start else None
-        if fact and isinstance(task, Pairs):
-            raise BadInput(
-                f"{tasks.describe(task)}: row {number} ({pair.prompt!r} -> {pair.response!r}) gives away a fact of an "
-                f"earlier stage: {fact.prompt!r} -> {fact.response!r}. To train on such facts again, say mix: replay"
-            )
-        if fact:
-            left_out["holds a fact of an earlier stage"] += 1
+        if len(qualify) >= task.start and (number in told or known.first(pair)):
+            if isinstance(task, Pairs):
+                place = read.places[read.pairs.index(pair)]
+                raise BadInput(
+                    f"{place}: {pair.prompt!r} -> {pair.response!r} shares a fact with what an earlier stage trains "
+                    "on. To train on such facts again, say mix: replay"
+                )
+            left_out["shares a fact with an earlier stage"] += 1
             continue
         qualify.append(pair)
     if verdicts:
         verdicts.close()
     if isinstance(task, Instruction) and task.size is None:
         task = task.model_copy(update={"size": max(1, len(qualify) - task.start - task.held_out)})
-    reach = task.model_copy(update={"size": task.size and task.size + _held_out(task)})
-    chosen = tasks.choose(reach, qualify, f"{wanted} " if wanted else "")
-    if shots and isinstance(task, Factoid) and task.prompt == "few_shot":
+    reach = task.model_copy(update={"size": task.size and task.size + held_out(task)})
+    held = f" {held_out(task)} of them held out," if held_out(task) else ""
+    chosen = tasks.choose(reach, qualify, f"{wanted} " if wanted else "", held)
+    if isinstance(task, Factoid) and task.prompt == "few_shot":
         chosen = [few_shot.few_shot(shots, pair) for pair in chosen]
     report = {"rows": read.rows, "usable": len(read.pairs), "dropped": dict(read.dropped), "noted": dict(read.noted)}
-    return chosen, {**report, "exemplars": len(shots), "left_out": dict(left_out)}
+    return chosen, {**report, "exemplars": len(shots), "left_out": dict(left_out), "familiarity_unknown": unknown}
 
 
-def _held_out(task: Rows) -> int:
+def held_out(task: Rows) -> int:
+    """How many rows after the trained ones are held out."""
     return task.held_out if isinstance(task, Instruction) else 0
 
 
-def _own(recipe: Recipe, name: str, before: dict[str, Own], tokenizer: "PreTrainedTokenizerBase", runs: Path) -> Own:
+def _own(
+    recipe: Recipe,
+    name: str,
+    earlier: list[StageData],
+    tokenizer: "PreTrainedTokenizerBase",
+    runs: Path,
+    ask: bool,
+) -> Own:
     stage = recipe.stages[name]
-    facts = [fact for own in before.values() for fact in own.pairs]
-    chosen, rows = choose(recipe, stage.data, runs, Index(facts) if facts else None)
-    pairs = chosen[: len(chosen) - _held_out(stage.data)]
+    chosen, rows = choose(recipe, stage.data, runs, earlier, ask)
+    pairs = chosen[: len(chosen) - held_out(stage.data)]
+    trained = {(pair.history, pair.prompt) for before in earlier for pair in before.facts}
+    if any((pair.history, pair.prompt) in trained for pair in chosen[len(pairs) :]):
+        raise BadInput(
+            f"{tasks.describe(stage.data)}: an earlier stage trains on rows that are held out here; set data.start or "
+            "data.held_out so that they are others"
+        )
     examples, dropped = tulu.encode_all(tokenizer, pairs, stage.train.get("max_length") or MAX_LENGTH)
     fit = [(pair, example) for pair, example in zip(pairs, examples, strict=True) if example]
     return Own([p for p, _ in fit], [e for _, e in fit], chosen[len(pairs) :], rows, dropped)
 
 
 def _build(
-    recipe: Recipe, name: str, own: dict[str, Own], tokenizer: "PreTrainedTokenizerBase", runs: Path
+    recipe: Recipe, name: str, own: dict[str, Own], tokenizer: "PreTrainedTokenizerBase", runs: Path, ask: bool
 ) -> StageData:
     stage, position = recipe.stages[name], recipe.position(name)
     mine = own[name]
     earlier = {stage: own[stage].pairs for stage in list(recipe.stages)[:position]}
-    try:
-        extra, left_out = mixing.draw(stage.mix, mine.pairs, earlier, recipe.seed, position)
-        mixed, too_long = tulu.encode_all(tokenizer, extra, stage.train.get("max_length") or MAX_LENGTH)
-    except BadInput as error:
-        raise BadInput(f"{recipe.name}, {name}: {error}") from None
+    extra, left_out = mixing.draw(stage.mix, mine.pairs, earlier, recipe.seed, position)
+    mixed, too_long = tulu.encode_all(tokenizer, extra, stage.train.get("max_length") or MAX_LENGTH)
     examples = [*mine.examples, *(example for example in mixed if example)]
     if len(examples) < recipe.global_batch_size:
         raise BadInput(
-            f"{recipe.name}, {name}: {len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, "
-            f"so no step would be taken; set global_batch_size to at most {len(examples)}"
+            f"{len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, so no step would be "
+            f"taken; set global_batch_size to at most {len(examples)}"
         )
+    measured = {facts_id(recipe, n): own[n].pairs for n in (*earlier, name) if tasks.is_fact(recipe.stages[n].data)}
+    shared = {}
+    for task in stage.recall:
+        facts, _ = choose(recipe, task, runs, ask=ask)
+        measured[list_id(task, recipe)] = facts
+        index = Index(facts)
+        given = {n for pair in (*mine.pairs, *extra) for n in index.given_away(pair.text)}
+        shared[list_id(task, recipe)] = len(given)
     counts = {
         "facts": len(mine.pairs),
         "held_out": len(mine.held_out),
@@ -151,19 +184,16 @@ def _build(
         "examples": len(examples),
         "dropped": dict(mine.dropped + too_long),
         "read": mine.rows,
-        "overlap": {"facts": sum(map(len, earlier.values())) + len(mine.pairs), "mixing_left_out": dict(left_out)},
+        "overlap": {
+            "facts": sum(map(len, earlier.values())) + len(mine.pairs),  # that were looked for in the mixing data
+            "mixing_left_out": dict(left_out),
+            "measured": shared,  # facts of `recall` that this stage's own pairs or mixing data hold
+        },
         "commits": _commits(stage),
         "steps_per_epoch": len(examples) // recipe.global_batch_size,
         "trained_tokens": sum(len(e.labels) - e.labels.count(-100) for e in examples),
         **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),
     }
-    measured = {
-        facts_id(recipe.stages[n].data, recipe, recipe.position(n)): own[n].pairs
-        for n in (*earlier, name)
-        if tasks.is_fact(recipe.stages[n].data)
-    }
-    for task in stage.recall:
-        measured[facts_id(task, recipe)] = choose(recipe, task, runs)[0]
     fingerprints = {"facts": fingerprint(mine.pairs), "mixing": fingerprint(extra)}
     before = [fingerprint(facts) for facts in earlier.values()]
     return StageData(mine.pairs, extra, examples, counts, fingerprints, before, measured, mine.held_out)
