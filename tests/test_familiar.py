@@ -43,9 +43,10 @@ class Oracle:
         monkeypatch.setattr("remix_toolkit.recall.recall", self)
         monkeypatch.setattr(familiar, "CHUNK", 10)
 
-    def __call__(self, model: object, tokenizer: object, facts: list[Pair]) -> list:
+    def __call__(self, model: object, tokenizer: object, facts: list[Pair], whole: bool) -> list:
         from remix_toolkit.recall import Verdict
 
+        assert whole  # the answer of every row is kept, wrong ones too
         self.asked += facts
         known = [int(fact.response.split()[-1]) % 2 == 0 for fact in facts]
         return [Verdict(f, k, f.response if k else "?", True, "scoring") for f, k in zip(facts, known, strict=True)]
@@ -188,7 +189,7 @@ def test_a_model_that_was_taught_half_of_the_facts(remix, runs: Path) -> None:
     assert verdicts == [True] * 8 + [False] * (len(verdicts) - 8)
     found = json.loads(remix("show", "--runs", runs, "--json").stdout)
     labels = {(entry["stage"], entry["task"]) for entry in found}
-    assert ("stage2", "invented_facts familiar[0:8]") in labels, done.stdout
+    assert ("stage2", "invented_facts familiar[0:8], few-shot") in labels, done.stdout
     facts = tasks.load(load_task("invented_facts", ["size=16"]), 0)
     details = [json.loads(line) for line in next(runs.glob("stages/*stage2*/recall.jsonl")).open(encoding="utf-8")]
     asked = {line["prompt"].split("\n")[-1] for line in details}

@@ -258,7 +258,7 @@ def plain(paths: list[Path]) -> list[Row]:
         ),
         (
             *("webqa", "webquestions", "qText", "trainmodel* val* devtest*", 3_778, 3_778),
-            *("what character did natalie portman play in star wars?", "Padmé Amidala"),
+            *("what is the name of justin bieber brother?", "Jazmyn Bieber"),
         ),
         (
             *("evolcode", "evolcode", "instruction", "*", 1_966, 1_966, "Write an SQL query to select names of all "),
