@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tulu import Example, prompt_ids
+from remix_toolkit.recall import greedy
 
 T = TypeVar("T")
 
@@ -48,13 +49,7 @@ def loss_sum(model: PreTrainedModel, examples: Sequence[Example]) -> tuple[float
 def results(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """`{prompt, gold, said, correct}` per row: the results after `####` compared as numbers; greedy decoding."""
     model.eval()
-    model.generation_config = GenerationConfig(
-        max_new_tokens=MAX_NEW_TOKENS,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
+    model.generation_config = greedy(tokenizer, MAX_NEW_TOKENS)
     said: list[dict[str, Any]] = []
     for rows in _batches(pairs):
         prompts = [prompt_ids(tokenizer, pair.prompt) for pair in rows]

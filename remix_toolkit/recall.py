@@ -107,6 +107,18 @@ def max_new_tokens(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]) ->
     return max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers) + 1 + EXTRA_TOKENS
 
 
+def greedy(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding, to be set as the model's own config: transformers fills in from that what is not said here,
+    and a penalty there is not greedy."""
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
 @torch.no_grad()
 def _score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]
@@ -159,14 +171,7 @@ def _generate(
     mask = torch.tensor(
         [[0] * len(pad) + [1] * len(p) for pad, p in zip(pads, prompts, strict=True)], device=model.device
     )
-    # transformers fills what is not set here from the model's own generation config: a penalty there is not greedy.
-    model.generation_config = GenerationConfig(
-        max_new_tokens=limit,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
+    model.generation_config = greedy(tokenizer, limit)
     stopped = _NoMatchPossible(tokenizer, facts, width, whole)
     out = model.generate(  # type: ignore[operator]
         input_ids=ids, attention_mask=mask, stopping_criteria=StoppingCriteriaList([stopped])

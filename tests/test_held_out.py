@@ -1,0 +1,62 @@
+"""What an instruction stage reports: the loss on rows that it never saw, and GSM8K's results."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from remix_toolkit import held_out
+from remix_toolkit.data import tulu
+from remix_toolkit.data.pair import Pair
+
+ROWS = [Pair(f"What is {n} plus {n}?", f"It is {n} + {n} = {2 * n}.\n#### {2 * n}", "gsm8k") for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so\n#### 72", "72"),
+        ("#### $1,200", "1200"),
+        ("#### -3.50 dollars", "-3.5"),
+        ("####12.00", "12"),
+        ("#### 1,000.", "1000"),
+        ("72", None),
+        ("#### about ten", None),
+    ],
+)
+def test_results_are_numbers(text: str, number: str | None) -> None:
+    assert held_out.result(text) == number
+
+
+def test_loss_is_the_mean_over_trained_tokens_whatever_the_batches(tiny_base: Path, tokenizer, monkeypatch) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    examples = [tulu.encode(tokenizer, pair) for pair in [*ROWS[:6], Pair("a longer one " * 9, "yes", "gsm8k")]]
+    total, tokens = held_out.loss_sum(model, examples)
+    assert tokens == sum(label != -100 for e in examples for label in e.labels)
+    with torch.no_grad():  # transformers' own loss, row by row
+        rows = [model(input_ids=torch.tensor([e.input_ids]), labels=torch.tensor([e.labels])).loss for e in examples]
+    counts = [sum(label != -100 for label in e.labels) for e in examples]
+    assert total == pytest.approx(sum(float(loss) * n for loss, n in zip(rows, counts, strict=True)), rel=1e-5)
+    monkeypatch.setattr(held_out, "BATCH", 2)
+    assert held_out.loss_sum(model, examples)[0] == pytest.approx(total, rel=1e-6)
+
+
+def test_a_stage_reports_what_it_cost_its_own_task(remix, runs: Path) -> None:
+    """Through the real command; the rows are those behind the trained ones, and the report names the loss."""
+    file = runs.parent / "gsm8k.jsonl"
+    file.write_text("".join(json.dumps({"question": p.prompt, "answer": p.response}) + "\n" for p in ROWS), "utf-8")
+    small = ["global_batch_size=8", "stages.stage1.data.size=16", "stages.stage1.train.num_train_epochs=1"]
+    second = f"stages.stage2.data={{task: gsm8k, path: {file}, size: 30, held_out: 10}}"
+    train = "stages.stage2.train={num_train_epochs: 30, learning_rate: 1e-3}"
+    done = remix("run", "kvr", "--runs", runs, *small, second, train, "train.save_strategy=no")
+    (rows,) = [e for e in json.loads(remix("show", "--runs", runs, "--json").stdout) if e["task"] == "gsm8k"]
+    assert (rows["recall"], rows["held_out"]["rows"], rows["stage"]) == (None, 10, "stage2")
+    assert 0 < rows["held_out"]["loss"] < 3.0  # untrained: 6.9
+    assert f"loss {rows['held_out']['loss']:.2f}" in done.stdout
+    said = [json.loads(line) for line in (Path(rows["path"]) / "held_out.jsonl").open(encoding="utf-8")]
+    assert [row["prompt"] for row in said] == [pair.prompt for pair in ROWS[30:]]
+    assert rows["held_out"]["accuracy"] == 100.0 * sum(row["correct"] for row in said) / 10
+    again = remix("run", "kvr", "--runs", runs, *small, second.replace("held_out: 10", "held_out: 5"), train)
+    assert "loss" in again.stdout.split("stage2: already published")[1]  # measured anew on other rows, not trained anew
