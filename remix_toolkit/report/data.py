@@ -59,6 +59,7 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
         raise BadInput(
             "familiarity: is of a recipe's base model; name it in a recipe's `recall`, or ask `remix familiar`"
         )
+    quieten()
     facts = tasks.read(task, data_seed).pairs
     if isinstance(task, Factoid) and task.prompt == "few_shot":
         shots, facts = few_shot.exemplars(task, facts, FewShot())
