@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_LENGTH = 2048  # tokens; a recipe's or profile's `train.max_length` comes first
+CHUNK = 2000  # candidates looked for in the earlier stages' texts at a time
 PERCENTILES = (50, 90, 99, 100)
 
 
@@ -90,15 +91,16 @@ def choose(
         familiar.verdicts(recipe, task, shots, pairs, runs, ask) if isinstance(task, Factoid) and wanted else None
     )
     known = Index([fact for stage in earlier for fact in stage.facts])
+    texts = [pair.text for stage in earlier for pair in (*stage.facts, *stage.mixing)]
     told: set[int] = set()  # candidates that an earlier stage's own text already holds
-    if any(pair.answers for pair in pairs) and earlier:
-        index = Index(pairs)
-        told = {n for stage in earlier for pair in (*stage.facts, *stage.mixing) for n in index.given_away(pair.text)}
     qualify: list[Pair] = []
     unknown = 0
     for number, pair in enumerate(pairs):
         if len(qualify) == end:
             break
+        if texts and number % CHUNK == 0:  # as far as needed: some tasks have a million spellings of answers
+            index = Index(pairs[number : number + CHUNK])
+            told |= {number + n for text in texts for n in index.given_away(text)}
         verdict = next(verdicts, None) if verdicts else None
         unknown += bool(verdicts) and verdict is None
         if verdict is not None and verdict != (wanted == "familiar"):
