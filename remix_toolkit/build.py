@@ -60,12 +60,11 @@ def build_all(
     """
     names = list(recipe.stages)
     last = max((recipe.position(stage) for stage in stages), default=-1)
-    own: dict[str, Own] = {}
     built: dict[str, StageData] = {}
     for name in names[: last + 1]:
         try:
-            own[name] = _own(recipe, name, list(built.values()), tokenizer, runs, ask)
-            built[name] = _build(recipe, name, own, tokenizer, runs, ask)
+            own = _own(recipe, name, list(built.values()), tokenizer, runs, ask)
+            built[name] = _build(recipe, name, own, built, tokenizer, runs, ask)
         except BadInput as error:
             raise BadInput(f"{recipe.name}, {name}: {error}") from None
     return {name: built[name] for name in stages}
@@ -158,12 +157,17 @@ def _own(
 
 
 def _build(
-    recipe: Recipe, name: str, own: dict[str, Own], tokenizer: "PreTrainedTokenizerBase", runs: Path, ask: bool
+    recipe: Recipe,
+    name: str,
+    mine: Own,
+    built: dict[str, StageData],
+    tokenizer: "PreTrainedTokenizerBase",
+    runs: Path,
+    ask: bool,
 ) -> StageData:
-    stage, position = recipe.stages[name], recipe.position(name)
-    mine = own[name]
-    earlier = {stage: own[stage].pairs for stage in list(recipe.stages)[:position]}
-    extra, left_out = mixing.draw(stage.mix, mine.pairs, earlier, recipe.seed, position)
+    stage = recipe.stages[name]
+    earlier = {before: data.facts for before, data in built.items()}
+    extra, left_out = mixing.draw(stage.mix, mine.pairs, earlier, recipe.seed, recipe.position(name))
     mixed, too_long = tulu.encode_all(tokenizer, extra, stage.train.get("max_length") or MAX_LENGTH)
     examples = [*mine.examples, *(example for example in mixed if example)]
     if len(examples) < recipe.global_batch_size:
@@ -171,7 +175,8 @@ def _build(
             f"{len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, so no step would be "
             f"taken; set global_batch_size to at most {len(examples)}"
         )
-    measured = {facts_id(recipe, n): own[n].pairs for n in (*earlier, name) if tasks.is_fact(recipe.stages[n].data)}
+    trained = {**earlier, name: mine.pairs}
+    measured = {facts_id(recipe, n): facts for n, facts in trained.items() if tasks.is_fact(recipe.stages[n].data)}
     shared = {}
     for task in stage.recall:
         facts, _ = choose(recipe, task, runs, ask=ask)
@@ -187,7 +192,7 @@ def _build(
         "dropped": dict(mine.dropped + too_long),
         "read": mine.rows,
         "overlap": {
-            "facts": sum(map(len, earlier.values())) + len(mine.pairs),  # that were looked for in the mixing data
+            "facts": sum(map(len, trained.values())),  # that were looked for in the mixing data
             "mixing_left_out": dict(left_out),
             "measured": shared,  # facts of `recall` that this stage's own pairs or mixing data hold
         },
@@ -197,7 +202,7 @@ def _build(
         **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),
     }
     fingerprints = {"facts": fingerprint(mine.pairs), "mixing": fingerprint(extra)}
-    before = [fingerprint(facts) for facts in earlier.values()]
+    before = [data.fingerprints["facts"] for data in built.values()]
     return StageData(mine.pairs, extra, examples, counts, fingerprints, before, measured, mine.held_out)
 
 

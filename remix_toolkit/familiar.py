@@ -19,6 +19,7 @@ from filelock import FileLock
 from remix_toolkit import lineage, store
 from remix_toolkit.console import duration, quieten, say
 from remix_toolkit.data import few_shot, tasks, tulu
+from remix_toolkit.data.files import whole_lines
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe import Factoid, Recipe
@@ -67,11 +68,7 @@ def verdicts(
 
 def _read(folder: Path, pairs: Sequence[Pair]) -> list[bool]:
     file = folder / "verdicts.jsonl"
-    if not file.exists():
-        return []
-    written = file.read_bytes()
-    whole = written[: written.rfind(b"\n") + 1]  # a crash may have left half a line
-    rows = [json.loads(line) for line in whole.decode().split("\n")[:-1]]
+    rows = [json.loads(line) for line in whole_lines(file).decode().split("\n")[:-1]]
     for number, (row, pair) in enumerate(zip(rows, pairs, strict=False), start=1):
         if (row["prompt"], row["gold"]) != (pair.prompt, list(pair.answers)):
             raise BadInput(
@@ -106,8 +103,7 @@ def _ask(
     store.write_json(folder / "split.json", {**_declaration(recipe, task), "model": source, "rows": len(pairs)})
     file = folder / "verdicts.jsonl"
     if file.exists():
-        written = file.read_bytes()
-        os.truncate(file, written.rfind(b"\n") + 1)
+        os.truncate(file, len(whole_lines(file)))
     started = time.monotonic()
     try:
         for at in range(begin, len(pairs), CHUNK):

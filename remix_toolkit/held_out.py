@@ -5,43 +5,31 @@ GSM8K's rows also have a result after `####`: the share of them that greedy deco
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tulu import Example, prompt_ids
-from remix_toolkit.recall import greedy
-
-T = TypeVar("T")
+from remix_toolkit.data.tulu import Example
+from remix_toolkit.recall import batches, greedy, prompt_batch, trained_logits
 
 BATCH = 16
 MAX_NEW_TOKENS = 512  # GSM8K's longest worked-out answers have about 400 tokens of a large vocabulary
 
 
 @torch.no_grad()
-def loss_sum(model: PreTrainedModel, examples: Sequence[Example]) -> tuple[float, int]:
+def loss_sum(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> tuple[float, int]:
     """The summed loss, in nats, over the trained tokens of the examples, and their number."""
     model.eval()
     total, tokens = 0.0, 0
-    for rows in _batches(sorted(examples, key=lambda e: len(e.input_ids))):
-        width = max(len(e.input_ids) for e in rows)
-        ids = torch.tensor([e.input_ids + [0] * (width - len(e.input_ids)) for e in rows], device=model.device)
-        labels = torch.tensor([e.labels + [-100] * (width - len(e.labels)) for e in rows], device=model.device)
-        mask = torch.tensor(
-            [[1] * len(e.input_ids) + [0] * (width - len(e.input_ids)) for e in rows], device=model.device
-        )
-        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-        columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
-        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=columns, use_cache=False).logits
-        picked = targets[:, columns]
-        total += float(
-            torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), picked.flatten(), ignore_index=-100, reduction="sum"
-            )
-        )
-        tokens += int((picked != -100).sum())
+    for rows in batches(sorted(examples, key=lambda e: len(e.input_ids)), BATCH):
+        logits, targets = trained_logits(model, tokenizer, rows)
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        total += float(loss)
+        tokens += int((targets != -100).sum())
     return total, tokens
 
 
@@ -51,15 +39,10 @@ def results(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: S
     model.eval()
     model.generation_config = greedy(tokenizer, MAX_NEW_TOKENS)
     said: list[dict[str, Any]] = []
-    for rows in _batches(pairs):
-        prompts = [prompt_ids(tokenizer, pair.prompt) for pair in rows]
-        width = max(map(len, prompts))
-        ids = [[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts]
-        mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-        out = model.generate(  # type: ignore[operator]
-            input_ids=torch.tensor(ids, device=model.device), attention_mask=torch.tensor(mask, device=model.device)
-        )
-        for pair, row in zip(rows, out[:, width:].tolist(), strict=True):
+    for rows in batches(pairs, BATCH):
+        prompts = prompt_batch(model, tokenizer, rows)
+        out = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]  # type: ignore[operator]
+        for pair, row in zip(rows, out.tolist(), strict=True):
             text = str(tokenizer.decode(row, skip_special_tokens=True))
             gold = result(pair.response)
             said.append({"prompt": pair.prompt, "gold": gold, "said": text, "correct": result(text) == gold})
@@ -73,7 +56,3 @@ def result(text: str) -> str | None:
         return None
     number = found[1].replace(",", "")
     return re.sub(r"(\.\d*?)0+$", r"\1", number).removesuffix(".") if "." in number else number
-
-
-def _batches(rows: Sequence[T]) -> list[Sequence[T]]:
-    return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]

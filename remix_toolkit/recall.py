@@ -8,7 +8,7 @@ still possible.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import (
@@ -20,7 +20,9 @@ from transformers import (
 )
 
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tulu import encode, prompt_ids
+from remix_toolkit.data.tulu import Example, encode, prompt_ids
+
+T = TypeVar("T")
 
 BATCH = 64
 # Two runs of one model differ in the last bits when batch shapes differ. A verdict is read off the scoring pass only
@@ -56,13 +58,13 @@ def recall(
     verdicts: dict[int, Verdict] = {}
     open_rows: dict[int, bool] = {}  # row -> was it a near tie?
     by_length = sorted(range(len(facts)), key=lambda i: (len(facts[i].prompt) + len(facts[i].response), i))
-    for rows in _batches(by_length, batch_size):
+    for rows in batches(by_length, batch_size):
         for i, result in zip(rows, _score(model, tokenizer, [facts[i] for i in rows]), strict=True):
             if isinstance(result, Verdict) and (result.complete or not whole):
                 verdicts[i] = result
             else:
                 open_rows[i] = result == "near tie"
-    for rows in _batches(list(open_rows), batch_size):
+    for rows in batches(list(open_rows), batch_size):
         for i, verdict in zip(rows, _generate(model, tokenizer, [facts[i] for i in rows], limit, whole), strict=True):
             verdicts[i] = replace(verdict, settled_by="generation, near tie") if open_rows[i] else verdict
     return [verdicts[i] for i in range(len(facts))]
@@ -124,14 +126,7 @@ def _score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]
 ) -> list[Verdict | Literal["near tie", "open"]]:
     """One scoring pass over prompt + trained response: a verdict where it settles the fact, or why it does not."""
-    examples = [encode(tokenizer, fact) for fact in facts]
-    ids = _padded([e.input_ids for e in examples], tokenizer.pad_token_id, model)
-    labels = _padded([e.labels for e in examples], -100, model)
-    mask = _padded([[1] * len(e.input_ids) for e in examples], 0, model)
-    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-    columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=columns, use_cache=False).logits
-    targets = targets[:, columns]
+    logits, targets = trained_logits(model, tokenizer, [encode(tokenizer, fact) for fact in facts])
     best, chosen = logits.float().topk(2, dim=-1)
     lead, greedy = best[..., 0] - best[..., 1], chosen[..., 0]
     bound = NEAR_TIE[logits.dtype]
@@ -164,18 +159,11 @@ def _generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], limit: int, whole: bool
 ) -> list[Verdict]:
     """Greedy decoding from the prompts, each row until EOS or until no gold answer can be met (not if `whole`)."""
-    prompts = [prompt_ids(tokenizer, fact.prompt) for fact in facts]
-    width = max(map(len, prompts))
-    pads = [[tokenizer.pad_token_id] * (width - len(p)) for p in prompts]
-    ids = torch.tensor([pad + p for pad, p in zip(pads, prompts, strict=True)], device=model.device)
-    mask = torch.tensor(
-        [[0] * len(pad) + [1] * len(p) for pad, p in zip(pads, prompts, strict=True)], device=model.device
-    )
+    prompts = prompt_batch(model, tokenizer, facts)
+    width = prompts["input_ids"].shape[1]
     model.generation_config = greedy(tokenizer, limit)
     stopped = _NoMatchPossible(tokenizer, facts, width, whole)
-    out = model.generate(  # type: ignore[operator]
-        input_ids=ids, attention_mask=mask, stopping_criteria=StoppingCriteriaList([stopped])
-    )
+    out = model.generate(**prompts, stopping_criteria=StoppingCriteriaList([stopped]))  # type: ignore[operator]
     verdicts = []
     for fact, row, cut in zip(facts, out[:, width:].tolist(), stopped.lengths, strict=True):
         said = row[:cut]
@@ -216,10 +204,41 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+def trained_logits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (examples, columns, vocabulary) and the tokens they predict, -100 where none is trained on.
+
+    Only the columns in which some example has a trained token go through the output head.
+    """
+    ids = _padded([e.input_ids for e in examples], tokenizer.pad_token_id, model)
+    labels = _padded([e.labels for e in examples], -100, model)
+    mask = _padded([[1] * len(e.input_ids) for e in examples], 0, model)
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=columns, use_cache=False).logits
+    return logits, targets[:, columns]
+
+
+def prompt_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
+) -> dict[str, torch.Tensor]:
+    """The prompts as `generate` takes them, padded on the left."""
+    prompts = [prompt_ids(tokenizer, pair.prompt) for pair in pairs]
+    width = max(map(len, prompts))
+    ids = [[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    return {
+        "input_ids": torch.tensor(ids, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }
+
+
 def _padded(rows: list[list[int]], value: int, model: PreTrainedModel) -> torch.Tensor:
     width = max(map(len, rows))
     return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=model.device)
 
 
-def _batches(rows: list[int], size: int) -> list[list[int]]:
+def batches(rows: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The rows in order, `size` at a time."""
     return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -197,7 +197,7 @@ def _in_domain(tree: dict[str, Any], where: Where, origin: str) -> None:
     first = stages[names[0]].get("data") if names else None
     for name in names:
         stage = stages[name]
-        for place, rows in [("data", stage.get("data")), *((("recall"), r) for r in stage.get("recall") or ())]:
+        for place, rows in [("data", stage.get("data")), *(("recall", r) for r in stage.get("recall") or ())]:
             if not isinstance(rows, dict) or rows.get("task") != "id":
                 continue
             at = where.get(("stages", name, place, "task"), origin)

@@ -247,7 +247,7 @@ def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tok
     state = PartialState()
     mine = data.held_out[state.process_index :: state.num_processes]
     examples = [e for e in encode_all(tokenizer, mine, max_length)[0] if e]
-    losses = gather_object([held_out.loss_sum(model, examples)])
+    losses = gather_object([held_out.loss_sum(model, tokenizer, examples)])
     total, tokens = sum(loss for loss, _ in losses), sum(n for _, n in losses)
     result = {"rows": len(data.held_out), "loss": total / max(tokens, 1), "tokens": tokens, "accuracy": None}
     said: list[dict[str, Any]] = []

@@ -156,6 +156,9 @@ def test_lengths_are_counted_with_and_without_padding() -> None:
 def test_the_catalog_knows_every_task_and_source() -> None:
     assert set(catalog()) == {*TASKS, *Mix.model_fields}
     assert set(CORPORA) < set(Mix.model_fields)
+    for name, model in {**TASKS, **CORPORA}.items():  # what it says of the hub is what recipes read
+        default = model.model_fields["hub"].default if "hub" in model.model_fields else None
+        assert default is None or catalog()[name].hub.startswith(default)
 
 
 def test_list_and_prepare(remix, tmp_path: Path) -> None:

@@ -218,6 +218,30 @@ def test_nltk_words_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(mixing.vocabulary("nltk")) == 235_886
 
 
+def chi_square(drawn: list[str], words: list[str]) -> float:
+    """Against a uniform draw, over 100 bins of the vocabulary (of equal size, but for one word)."""
+    bin_of = {word: number * 100 // len(words) for number, word in enumerate(words)}
+    sizes, counts = Counter(bin_of.values()), Counter(bin_of[word] for word in drawn)
+    expected = {number: len(drawn) * size / len(words) for number, size in sizes.items()}
+    return sum((counts[number] - expected[number]) ** 2 / expected[number] for number in range(100))
+
+
+def test_random_words_are_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [str(real("nltk_data"))])
+    words = mixing.vocabulary("nltk")
+    assert len(set(words)) == len(words)
+    pairs = mixing.random_words(RandomWords(ratio=1.0, words=500), 100, random.Random(0), Index([]), Counter())
+    critical = 148.23  # 99 degrees of freedom, p = 0.001
+    for half in ([pair.prompt.removeprefix(mixing.PROMPT) for pair in pairs], [pair.response for pair in pairs]):
+        drawn = " ".join(half).split()
+        assert len(drawn) == 50_000
+        assert chi_square(drawn, words) < critical
+    rng = random.Random(0)  # slightly for the words at the front
+    assert chi_square([words[int(len(words) * rng.random() ** 1.05)] for _ in range(50_000)], words) > critical
+
+
 def test_a_missing_words_corpus_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import nltk
     from nltk.corpus.reader import WordListCorpusReader

@@ -33,14 +33,14 @@ def test_results_are_numbers(text: str, number: str | None) -> None:
 def test_loss_is_the_mean_over_trained_tokens_whatever_the_batches(tiny_base: Path, tokenizer, monkeypatch) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     examples = [tulu.encode(tokenizer, pair) for pair in [*ROWS[:6], Pair("a longer one " * 9, "yes", "gsm8k")]]
-    total, tokens = held_out.loss_sum(model, examples)
+    total, tokens = held_out.loss_sum(model, tokenizer, examples)
     assert tokens == sum(label != -100 for e in examples for label in e.labels)
     with torch.no_grad():  # transformers' own loss, row by row
         rows = [model(input_ids=torch.tensor([e.input_ids]), labels=torch.tensor([e.labels])).loss for e in examples]
     counts = [sum(label != -100 for label in e.labels) for e in examples]
     assert total == pytest.approx(sum(float(loss) * n for loss, n in zip(rows, counts, strict=True)), rel=1e-5)
     monkeypatch.setattr(held_out, "BATCH", 2)
-    assert held_out.loss_sum(model, examples)[0] == pytest.approx(total, rel=1e-6)
+    assert held_out.loss_sum(model, tokenizer, examples)[0] == pytest.approx(total, rel=1e-6)
 
 
 def test_a_stage_reports_what_it_cost_its_own_task(remix, runs: Path) -> None:

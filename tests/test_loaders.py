@@ -3,25 +3,19 @@
 import csv
 import io
 import json
-import random
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import nltk
 import pytest
 from conftest import real
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from upstream import Patch, Row, jsonl, on_hub, passages, read, write
+from upstream import Row, jsonl, on_hub, passages, read, write
 
-from remix_toolkit.data import files, hub, mixing, tasks
-from remix_toolkit.data.overlap import Index
+from remix_toolkit.data import hub, mixing, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.recipe import CORPORA, RandomWords
+from remix_toolkit.recipe import CORPORA
 from remix_toolkit.resolve import load_task
 
 # --- upstream's formats, two ways in -----------------------------------------------------------------------------
@@ -175,70 +169,6 @@ def test_a_corpus_gives_the_beginnings_of_its_first_long_documents(tmp_path: Pat
     assert len(list(kept.glob("*/source.json"))) == 1
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------
-
-GSM8K = '{"question": "q", "answer": "#### 1"}\n'
-APPS = '{"question": "q", "difficulty": "interview", "solutions": '
-RELATION = '{"relation": "P1", "template": "[X] is [Y]"}'
-
-
-@pytest.mark.parametrize(
-    ("task", "name", "content", "message"),
-    [
-        ("gsm8k", "a.jsonl", GSM8K + '{"question": "q"}', "a.jsonl:2: no column 'answer'.*here are question"),
-        ("gsm8k", "a.jsonl", "\n" + GSM8K.replace('"#### 1"', "5"), "a.jsonl:2: answer is 5; upstream has a text"),
-        ("gsm8k", "a.jsonl", GSM8K + "{", "a.jsonl:2: not valid JSON"),
-        ("gsm8k", "latin.jsonl", GSM8K.replace("q", "ä"), "latin.jsonl: not UTF-8 text"),
-        *((task, "x/y", "", "in: is a directory; a file is expected") for task in ("gsm8k", "popqa", "triviaqa")),
-        ("triviaqa", "a.json", '{"Data": {}}', "a.json: TriviaQA's file is a JSON object whose Data is an array"),
-        ("triviaqa", "a.json", '{"Data": [', "a.json: not valid JSON"),
-        ("triviaqa", "a.json", '{"Data": ["x"]}', "row 1: is 'x'; an object with Question and Answer"),
-        ("triviaqa", "a.json", '{"Data": [{"Answer": {}}]}', "row 1: no column 'Question'.*here are Answer"),
-        ("triviaqa", "a.json", '{"Data": [{"Question": "q", "Answer": 5}]}', "row 1: Answer is '5'; an object"),
-        ("triviaqa", "a.json", '{"Data": [{"Question": "q", "Answer": {"Value": 5}}]}', "row 1, answer: value is 5"),
-        ("webqa", "w.json", '[{"answers": []}]', "w.json: row 1: no column 'qText'"),
-        ("webqa", "w.json", '[{"qText": "q", "answers": "x"}]', "row 1: answers is no list of texts: 'x'"),
-        ("webqa", "latin.json", '[{"qText": "ä"}]', "latin.json: not UTF-8 text"),
-        ("webqa", "x/test.json", "[]", "trainmodel.json: no such file"),
-        ("webqa split=dev", "x/test.json", "[]", "in: no split 'dev'; valid: test, train"),
-        ("entityquestions", "train/P1.train.json", '[{"question": "q"}]', "json: row 1: no column 'answers'"),
-        ("entityquestions", "dev/P1.dev.json", "[]", "in: no split 'train'; valid: dev"),
-        ("lama", "a.jsonl", "", "a.jsonl: no such directory; lama wants LAMA's unpacked folder"),
-        ("lama", "T/P1.jsonl", "", "in: holds no relations.jsonl"),
-        ("lama", "relations.jsonl", '{"relation": "P1"}', "relations.jsonl:1: template is None"),
-        ("lama", "relations.jsonl", RELATION.replace("Y", "Z"), r"relations.jsonl:1: template '.*' lacks \[X\] or \[Y"),
-        ("lama", "relations.jsonl", RELATION, "P1.jsonl:1: no column 'obj_label'.*here are sub_label"),
-        ("math", "test/algebra/1.json", "{}", "in: holds no train/<type>/<n>.json"),
-        ("math", "train/algebra/1.json", "[]", "algebra/1.json: is a JSON list; an object"),
-        ("math", "train/algebra/1.json", '{"problem": "p"}', "algebra/1.json: no column 'solution'"),
-        ("evolcode", "e.json", "{}", "e.json: is a JSON dict; an array of objects is expected"),
-        ("evolcode", "x/e.jsonl", "", "in: holds no .json file"),
-        ("evolcode", "e.json", '[{"instruction": "i", "output": ["x"]}]', r"row 1: output is \['x'\]; upstream"),
-        *(("apps", "a.jsonl", f"{APPS}{bad}}}", "jsonl:1: solutions is no JSON list") for bad in ('"x"', '["x"]', "5")),
-        ("ultrachat", "a.jsonl", '{"data": "hi"}', "a.jsonl:1: data is 'hi'; a list of texts, user and assistant"),
-    ],
-)
-def test_files_in_another_format(tmp_path: Path, task: str, name: str, content: str, message: str) -> None:
-    contents = {name: content, **({"T/P1.jsonl": '{"sub_label": "x"}'} if name == "relations.jsonl" else {})}
-    with pytest.raises(BadInput, match=message):
-        read(*task.split(), f"path={write(tmp_path / 'in', contents)}")
-
-
-def test_hub_datasets_in_another_format(tmp_path: Path) -> None:
-    row = {"question": "q", "answr": "a", "subj": "s", "obj": "o", "possible_answers": "['o']", "text": 5}
-    folder = on_hub(tmp_path / "hub", [row])
-    for task, options, message in [
-        ("gsm8k", ["config=null"], r"hub: row 1: no column 'answer'; did you mean 'answr'\?.*A `revision` pins it"),
-        ("gsm8k", ["config=null", "split=dev"], r"hub, dev: cannot be loaded: .*Available splits: \['train'\]"),
-        ("gsm8k", ["config=main"], r"hub, main, train: cannot be loaded: .*'main' not found"),
-        ("popqa", ["split=train"], "hub: row 1: possible_answers is no JSON list of strings: "),
-    ]:
-        with pytest.raises(BadInput, match=message):
-            read(task, f"hub={folder}", *options)
-    with pytest.raises(BadInput, match="hub: row 1: text is 5; a text is expected"):
-        passages("arxiv_pile", 1, hub=str(folder), documents=1)
-
-
 # --- real files --------------------------------------------------------------------------------------------------
 
 
@@ -300,114 +230,3 @@ def test_real_examples_of_one_row() -> None:
     aliases = ("Sunset Blvd", "West Sunset Boulevard", "Sunset Bulevard", "Sunset Blvd.")
     normalized = ("west sunset boulevard", "sunset blvd", "sunset boulevard", "sunset bulevard")
     assert fact.answers == ("Sunset Boulevard", *aliases, *normalized)
-
-
-# --- arbitrary rows ----------------------------------------------------------------------------------------------
-
-TEXT = st.text(max_size=9) | st.sampled_from(["####", "#### 1", " ", "x", "\0", '["x"]', "interview", "[X]", LONG])
-TEXTS = st.lists(TEXT, max_size=5)
-VALUE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | TEXTS.map(json.dumps),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=8,
-)
-NAMES = dict.fromkeys(("value", "aliases", "normalized_aliases", "normalized_value"), TEXT | TEXTS | VALUE)
-COLUMNS = {**tasks.COLUMNS, "lama": ("sub_label", "obj_label"), "entityquestions": ("question", "answers")}
-LIKELY: dict[str, Row] = {  # what is not text upstream
-    "answers": {"answers": TEXTS},
-    "popqa": {"possible_answers": TEXTS.map(json.dumps)},
-    "triviaqa": {"answer": st.fixed_dictionaries({}, optional=NAMES)},
-    "gsm8k": {"answer": TEXT.map("{} #### 1".format)},
-    "apps": {"difficulty": st.just("interview"), "solutions": TEXTS.map(json.dumps)},
-    "ultrachat": {"data": TEXTS},
-}
-TEMPLATE = {  # which the readers add; LAMA's they have checked
-    "lama": {"template": st.sampled_from(["[X] was born in [Y] .", "[X][Y]", "[Y] [X]", "[X] [Y] [X]"])},
-    "entityquestions": {"template": st.sampled_from(["", "[X]", "Where was [X] born?"]) | TEXT},
-}
-NO_FRESH_FOLDER = [HealthCheck.function_scoped_fixture]  # each example writes its file over that of the one before
-ARBITRARY = settings(deadline=None, max_examples=100, database=None, suppress_health_check=NO_FRESH_FOLDER)
-
-
-def rows_of(task: str, likely_only: bool = False) -> st.SearchStrategy[Row]:
-    """Rows with text where upstream has text, and rows with anything there, or nothing."""
-    likely = dict.fromkeys(COLUMNS[task], TEXT) | LIKELY.get("answers" if "answers" in COLUMNS[task] else task, {})
-    template = TEMPLATE.get(task, {})
-    anything = {column: values | VALUE for column, values in likely.items()}
-    usual = st.fixed_dictionaries(likely | template)
-    return usual if likely_only else usual | st.fixed_dictionaries(template, optional=anything)
-
-
-def attempt(call: Callable[..., Any], *arguments: Any) -> tuple[Any, BadInput | files.Drop | None]:
-    try:
-        return call(*arguments), None
-    except (BadInput, files.Drop) as error:
-        return None, error
-
-
-@pytest.mark.parametrize("task", tasks.PAIR_OF)
-@ARBITRARY
-@given(data=st.data())
-def test_any_row_becomes_a_pair_or_says_why_not(task: str, data: st.DataObject) -> None:
-    pair, error = attempt(tasks.PAIR_OF[task], data.draw(rows_of(task)), "a place")
-    if error:
-        assert str(error).startswith("a place") if isinstance(error, BadInput) else str(error).strip()
-    else:
-        assert all(text and text == text.strip() for text in (pair.prompt, pair.response, *pair.answers))
-        assert (pair.source, pair.answers[:1] in ((), (pair.response,))) == (task, True)
-
-
-@ARBITRARY
-@given(rows=st.lists(rows_of("gsm8k", likely_only=True)) | st.lists(rows_of("gsm8k"), max_size=3))
-def test_any_file_of_rows_is_accounted_for(tmp_path: Path, rows: list[Row]) -> None:
-    result, error = attempt(read, "gsm8k", f"path={write(tmp_path, {'any.jsonl': jsonl(rows)})}")
-    if error:
-        assert "any.jsonl:" in str(error)
-        assert not all(isinstance(row.get(column), str) for row in rows for column in COLUMNS["gsm8k"])
-    else:
-        assert result.rows == len(rows)
-        assert len({pair.prompt for pair in result.pairs}) == len(result.pairs)
-
-
-CELL, TAIL = st.text('ab",\n\t \0é', max_size=9), st.text('ab",\n\r\0', max_size=9)
-FINE = st.text('ab",é', min_size=1)
-
-
-@ARBITRARY
-@given(cells=st.lists(st.tuples(CELL, CELL)) | st.lists(st.tuples(FINE, FINE), unique_by=lambda c: c[0]), tail=TAIL)
-def test_any_csv_is_accounted_for(tmp_path: Path, cells: list[tuple[str, str]], tail: str) -> None:
-    csv.writer(out := io.StringIO()).writerows([("prompt", "response"), *cells])
-    whole, error = attempt(read, "pairs", f"path={write(tmp_path, {'any.csv': out.getvalue()})}")
-    if error:
-        assert "any.csv: row " in str(error)
-    else:
-        assert whole.rows == len(cells)
-        stripped = dict.fromkeys((prompt.strip(), response.strip()) for prompt, response in cells)
-        assert [(pair.prompt, pair.response) for pair in whole.pairs] == list(stripped)
-    torn, error = attempt(read, "pairs", f"path={write(tmp_path, {'any.csv': out.getvalue() + tail})}")
-    assert "any.csv:" in str(error) if error else torn.rows >= len(cells)
-
-
-# --- random words ------------------------------------------------------------------------------------------------
-
-
-def chi_square(drawn: list[str], words: list[str]) -> float:
-    """Against a uniform draw, over 100 bins of the vocabulary (of equal size, but for one word)."""
-    bin_of = {word: number * 100 // len(words) for number, word in enumerate(words)}
-    sizes, counts = Counter(bin_of.values()), Counter(bin_of[word] for word in drawn)
-    expected = {number: len(drawn) * size / len(words) for number, size in sizes.items()}
-    return sum((counts[number] - expected[number]) ** 2 / expected[number] for number in range(100))
-
-
-def test_random_words_are_drawn_uniformly(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(nltk.data, "path", [str(real("nltk_data"))])
-    words = mixing.vocabulary("nltk")
-    assert len(set(words)) == len(words)
-    pairs = mixing.random_words(RandomWords(ratio=1.0, words=500), 100, random.Random(0), Index([]), Counter())
-    critical = 148.23  # 99 degrees of freedom, p = 0.001
-    for half in ([pair.prompt.removeprefix(mixing.PROMPT) for pair in pairs], [pair.response for pair in pairs]):
-        drawn = " ".join(half).split()
-        assert len(drawn) == 50_000
-        assert chi_square(drawn, words) < critical
-    rng = random.Random(0)  # slightly for the words at the front
-    assert chi_square([words[int(len(words) * rng.random() ** 1.05)] for _ in range(50_000)], words) > critical

@@ -23,8 +23,7 @@ def exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[list[Pa
     Generated facts are of another draw, so none is taken away. Raises BadInput where nothing would be left.
     """
     if isinstance(task, KVR | InventedFacts):
-        make = generated.kvr if isinstance(task, KVR) else generated.invented_facts
-        return list(make(spec.exemplars, f"few_shot {spec.seed}")), list(pairs)
+        return generated.facts(task, spec.exemplars, f"few_shot {spec.seed}"), list(pairs)
     if spec.exemplars >= len(pairs):
         raise BadInput(f"few_shot.exemplars: {spec.exemplars} asked, the data has {len(pairs)} rows in all")
     drawn = random.Random(f"few_shot {spec.seed}").sample(range(len(pairs)), spec.exemplars)

@@ -195,6 +195,12 @@ def _is_number(value: Any) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
+def whole_lines(path: Path) -> bytes:
+    """What is written in a file of lines, without a last line that a crash cut off; nothing where there is no file."""
+    written = path.read_bytes() if path.exists() else b""
+    return written[: written.rfind(b"\n") + 1]
+
+
 def first_line(error: BaseException) -> str:
     """An error's message without what follows."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -5,6 +5,12 @@ import string
 from collections.abc import Iterator
 
 from remix_toolkit.data.pair import Pair
+from remix_toolkit.recipe import KVR, InventedFacts
+
+
+def facts(task: KVR | InventedFacts, count: int, data_seed: int | str) -> list[Pair]:
+    """The task's first `count` facts of a draw."""
+    return list((kvr if isinstance(task, KVR) else invented_facts)(count, data_seed))
 
 
 def kvr(count: int, data_seed: int | str) -> Iterator[Pair]:

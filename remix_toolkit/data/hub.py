@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from remix_toolkit.data.files import first_line
+from remix_toolkit.data.files import first_line, whole_lines
 from remix_toolkit.errors import BadInput, RunFailed, nearest
 
 MAX_WORDS = 4000  # of a document of generic text: it gives one passage, and documents may be whole books
@@ -42,7 +42,7 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """`popqa's dataset at a revision, split test` as messages say it."""
+        """As messages say it: dataset, configuration, split, revision."""
         parts = [self.hub, self.config, self.split, self.revision]
         return ", ".join(part for part in parts if part)
 
@@ -85,11 +85,13 @@ def fetched(wanted: Slice) -> dict[str, Any] | None:
 def moved(wanted: Slice) -> str | None:
     """The hub's commit today, where it is another one than that of the rows kept here; None if not, or no network."""
     kept = fetched(wanted)
+    if kept is None:
+        return None
     try:
         commit = _commit(wanted)
     except BadInput:
         return None
-    return commit if kept and commit != kept["commit"] else None
+    return commit if commit != kept["commit"] else None
 
 
 def fetch(wanted: Slice) -> Path:
@@ -117,7 +119,11 @@ def _fetch(wanted: Slice, folder: Path) -> None:
     if not begun.exists() or begun.read_text(encoding="utf-8") != str(commit):
         partial.unlink(missing_ok=True)  # begun at another commit, or never
         begun.write_text(str(commit), encoding="utf-8")
-    have = _whole_lines(partial)
+    whole = whole_lines(partial)
+    if partial.exists():
+        os.truncate(partial, len(whole))
+    have = whole.count(b"\n")
+    del whole
     stream, total = _open(wanted, commit)
     if have:
         stream = stream.skip(have)
@@ -155,16 +161,6 @@ def _fetch(wanted: Slice, folder: Path) -> None:
     (folder / "source.partial").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
     (folder / "source.partial").replace(folder / "source.json")
     begun.unlink()
-
-
-def _whole_lines(partial: Path) -> int:
-    """How many rows were written; a last line that was cut off by a crash is removed."""
-    if not partial.exists():
-        return 0
-    text = partial.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    os.truncate(partial, len(whole))
-    return whole.count(b"\n")
 
 
 def _line(wanted: Slice, row: dict[str, Any], number: int) -> bytes:

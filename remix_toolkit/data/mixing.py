@@ -20,10 +20,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe import Corpus, Mix, Passages, RandomWords
 from remix_toolkit.yaml_file import read_text
 
-VERSIONS = {
-    **{"random_words": 1, "passages": 1, "knowledge_pile": 1, "arxiv_pile": 1, "fineweb": 1, "replay": 1},
-    "overlap": 2,
-}
+VERSIONS = {**dict.fromkeys(Mix.model_fields, 1), "overlap": 2}
 
 PROMPT = "Complete the following partial passage:\n\n"  # section B.5
 MIN_DOCUMENT_WORDS = 100

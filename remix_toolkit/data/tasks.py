@@ -66,8 +66,7 @@ def read(task: Rows, data_seed: int) -> Read:
     """
     if isinstance(task, KVR | InventedFacts):
         count = GENERATED_ROWS if task.familiarity else task.start + task.size
-        make = generated.kvr if isinstance(task, KVR) else generated.invented_facts
-        return Read(list(make(count, data_seed)), count)
+        return Read(generated.facts(task, count, data_seed), count)
     _must_exist(task)
     result = Read([], 0)
     seen: dict[tuple[object, str], int] = {}

@@ -1,7 +1,8 @@
 """What `remix data` and `remix recall` show: rows kept and dropped, lengths, pairs as text and as tokens, recall."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +54,15 @@ def show_recipe(recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[st
 
 def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> dict[str, Any]:
     """`{model, task, recall, facts, correct}` of any model directory or hub id, in the dtype it was saved in."""
-    if not tasks.is_fact(task):
+    if not isinstance(task, Factoid):
         raise BadInput(f"{tasks.name_of(task)}: instructions have no recall; a stage reports the loss on held-out rows")
-    if isinstance(task, Factoid) and task.familiarity:
+    if task.familiarity:
         raise BadInput(
             "familiarity: is of a recipe's base model; name it in a recipe's `recall`, or ask `remix familiar`"
         )
     quieten()
     facts = tasks.read(task, data_seed).pairs
-    if isinstance(task, Factoid) and task.prompt == "few_shot":
+    if task.prompt == "few_shot":
         shots, facts = few_shot.exemplars(task, facts, FewShot())
         facts = [few_shot.few_shot(shots, fact) for fact in facts]
     facts = tasks.choose(task, facts)
@@ -104,11 +105,11 @@ def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
     texts: dict[tuple[str, Corpus], None] = {}
     vocabularies: dict[str, None] = {}
     for stage in [stage for recipe in recipes for stage in recipe.stages.values()]:
-        for task in (stage.data, *stage.recall):
-            if isinstance(task, Source) and task.path is None:
-                wanted.setdefault(tasks.slice_of(task), tasks.name_of(task))
+        for rows in (stage.data, *stage.recall):
+            if isinstance(rows, Source) and rows.path is None:
+                wanted.setdefault(tasks.slice_of(rows), tasks.name_of(rows))
             else:
-                local.setdefault(task, tasks.describe(task))
+                local.setdefault(rows, tasks.describe(rows))
         for name, corpus in stage.mix.corpora().items():
             if corpus.path or getattr(corpus, "text", None):
                 texts[name, corpus] = None
@@ -125,27 +126,37 @@ def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
     done: list[dict[str, Any]] = []
     missing: list[str] = []
 
-    def have(name: str, path: str | None, count: Callable[[], int]) -> None:
-        try:
-            done.append({"name": name, "rows": count(), "path": path})
-            say(f"{name}: {done[-1]['rows']:,} usable")
-        except BadInput as error:  # say of each source what it needs, not of the first only
-            missing.append(str(error))
+    def have(name: str, path: str | None, rows: int) -> None:
+        done.append({"name": name, "rows": rows, "path": path})
+        say(f"{name}: {rows:,} usable")
 
-    for rows, name in local.items():
-        have(name, getattr(rows, "path", None), lambda rows=rows: len(tasks.read(rows, 0).pairs))  # type: ignore[misc]
+    for task, name in local.items():
+        with _collected(missing):
+            have(name, getattr(task, "path", None), len(tasks.read(task, 0).pairs))
     for name, corpus in texts:
         path = corpus.path or getattr(corpus, "text", None)
-        have(f"{name} ({path})", path, lambda name=name, c=corpus: len(mixing.runs_of(name, c)))  # type: ignore[misc]
+        with _collected(missing):
+            have(f"{name} ({path})", path, len(mixing.runs_of(name, corpus)))
     for text in vocabularies:
-        have(f"random_words ({text})", text, lambda text=text: len(mixing.vocabulary(text, fetch=True)))  # type: ignore[misc]
+        with _collected(missing):
+            have(f"random_words ({text})", text, len(mixing.vocabulary(text, fetch=True)))
     for what, name in wanted.items():
-        if hub.fetched(what) and (commit := hub.moved(what)):
+        if commit := hub.moved(what):
             hub.warn_moved(what, commit)
-        have(name, str(what.folder), lambda what=what: sum(1 for _ in hub.rows(what)))  # type: ignore[misc]
+        with _collected(missing):
+            have(name, str(what.folder), sum(1 for _ in hub.rows(what)))
     if missing:
         raise BadInput("\n".join(missing))
     return done
+
+
+@contextmanager
+def _collected(missing: list[str]) -> Iterator[None]:
+    """Say of each source what it needs, not of the first only."""
+    try:
+        yield
+    except BadInput as error:
+        missing.append(str(error))
 
 
 # --- on the screen -----------------------------------------------------------------------------------------------
