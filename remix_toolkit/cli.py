@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from remix_toolkit.errors import BadInput, exit_codes
+from remix_toolkit.errors import BadInput, RunFailed, exit_codes
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Teach a model facts that stay."
@@ -38,8 +38,7 @@ def run(
     resolved = load_recipe(recipe, profile, overrides, seed)
     from remix_toolkit.launch.local import run as run_recipe
 
-    command = _stage_command(recipe, overrides or [], profile, resolved.seed, runs)
-    run = run_recipe(resolved, runs, command, stage, overrides=overrides)
+    run = run_recipe(resolved, runs, recipe, stage, overrides=overrides)
     from remix_toolkit import store
     from remix_toolkit.report.retention import print_matrices
 
@@ -47,39 +46,88 @@ def run(
     print_matrices([entry for entry in own if entry["overrides"] == (overrides or [])])
 
 
+SweepArg = Annotated[str, typer.Argument(help="a sweep file, or the name of one in recipes/")]
+SweepProfile = Annotated[str | None, typer.Option(help="another profile than the sweep's")]
+Seeds = Annotated[list[int] | None, typer.Option(help="a seed; again for more [default: the sweep's]")]
+JobsAtOnce = Annotated[int | None, typer.Option(min=1, help="stages at once [default: as devices allow]")]
+
+
+@app.command()
+def plan(
+    sweep: Annotated[str, typer.Argument(help="a sweep or recipe: a file, or the name of one in recipes/")],
+    overrides: Overrides = None,
+    profile: SweepProfile = None,
+    seed: Seeds = None,
+    runs: Runs = Path("runs"),
+    jobs: JobsAtOnce = None,
+    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="of the GPUs' peak, for the hours")] = 0.4,
+    tflops: Annotated[float, typer.Option(min=0.001, help="a GPU's peak; an H100's is the default")] = 989.0,
+    graph: Annotated[str | None, typer.Option(help="print the graph of stages: mermaid or dot")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a sweep will train, once, and what that costs: nothing is loaded."""
+    if graph not in (None, "mermaid", "dot"):
+        raise BadInput(f"--graph {graph}: mermaid or dot")
+    from time import perf_counter
+
+    from remix_toolkit.data.tasks import noting_absent
+    from remix_toolkit.plan import plan as make
+    from remix_toolkit.report.plan import draw, print_plan
+    from remix_toolkit.sweep import load_cells
+
+    started = perf_counter()
+    with noting_absent() as absent:
+        keep, cells = load_cells(sweep, profile, seed, overrides)
+        made = make(cells, keep, runs, jobs or 1, utilization, tflops)
+    made |= {"absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}
+    if graph:
+        typer.echo(draw(made, graph))
+    elif as_json:
+        typer.echo(json.dumps(made, indent=1))
+    else:
+        print_plan(made)
+
+
 @app.command()
 def sweep(
-    sweep: Annotated[str, typer.Argument(help="a sweep file, or the name of one in recipes/")],
+    sweep: SweepArg,
     overrides: Overrides = None,
-    profile: Profile = "tiny",
-    seed: Annotated[list[int] | None, typer.Option(help="a seed; again for more [default: the sweep's]")] = None,
+    profile: SweepProfile = None,
+    seed: Seeds = None,
     runs: Runs = Path("runs"),
+    jobs: JobsAtOnce = None,
+    keep: Annotated[str | None, typer.Option(help="all, leaves, none, or stages' names: whose weights stay")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw the arms into this .png or .pdf")] = None,
 ) -> None:
-    """Run a recipe under every arm and seed of a sweep, one after the other; shared stages are trained once."""
-    from remix_toolkit.sweep import load_sweep
-
+    """Run a recipe under every arm and seed of a sweep; a stage that runs share is trained once."""
     if plot and plot.suffix not in (".png", ".pdf", ".svg"):
         raise BadInput(f"--plot {plot}: a name that ends in .png, .pdf or .svg is expected")
     _writable(plot, "--plot")
+    from remix_toolkit.sweep import keep_of, load_sweep
+
     declared, cells = load_sweep(sweep, profile, seed, overrides)
     from remix_toolkit import store
-    from remix_toolkit.launch.local import run as run_recipe
+    from remix_toolkit.launch.state import sweep_id
+    from remix_toolkit.launch.sweep import failures, record, run_sweep
     from remix_toolkit.report.retention import print_arms
 
-    ran = set()
-    for arm, recipe, own in cells:
-        typer.echo(f"--- arm {arm}, seed {recipe.seed}")
-        command = _stage_command(recipe.source, own, profile, recipe.seed, runs)
-        ran.add((recipe.name, arm, run_recipe(recipe, runs, command, arm=arm, overrides=own)))
-    found = [entry for entry in store.entries(runs) if (entry["recipe"], entry["arm"], entry["run"]) in ran]
-    found.sort(key=lambda entry: list(declared.arms).index(entry["arm"]))
-    print_arms(found, declared.paper)
-    if plot:
+    store.open_store(runs)
+    id_ = sweep_id(cells[0].recipe.name, profile, seed, overrides or [])
+    mine = set(zip(record(cells, runs), (cell.arm for cell in cells), strict=True))
+    state = run_sweep(cells, declared.keep if keep is None else keep_of(keep), id_, runs, jobs)
+    name = cells[0].recipe.name
+    found = [entry for entry in store.entries(runs) if entry["recipe"] == name and (entry["run"], entry["arm"]) in mine]
+    order = list(dict.fromkeys(cell.arm for cell in cells))
+    found.sort(key=lambda entry: order.index(entry["arm"]))
+    if found:
+        print_arms(found, declared.paper)
+    if plot and found:
         from remix_toolkit.report.plot import plot_arms
 
         plot_arms(found, plot)
         typer.echo(f"plot: {plot}")
+    if failed := failures(state):
+        raise RunFailed(failed)
 
 
 class _ShowByDefault(TyperGroup):
@@ -141,8 +189,7 @@ def data_prepare(
 ) -> None:
     """Fetch all that recipes read from the hub, and check what they read from this machine."""
     from remix_toolkit.report.data import prepare
-    from remix_toolkit.resolve import load_recipe
-    from remix_toolkit.sweep import is_sweep, load_sweep
+    from remix_toolkit.sweep import load_cells
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
@@ -150,8 +197,7 @@ def data_prepare(
         raise BadInput("data prepare: name at least one recipe")
     recipes = []
     for name in names:
-        cells = load_sweep(name, profile, overrides=overrides)[1] if is_sweep(name) else []
-        recipes += [recipe for _, recipe, _ in cells] or [load_recipe(name, profile, overrides)]
+        recipes += [cell.recipe for cell in load_cells(name, profile, overrides=overrides)[1]]
     with _only_json(as_json):
         done = prepare(recipes, typer.echo)
     if as_json:
@@ -244,11 +290,6 @@ def schema() -> None:
 def _only_json(as_json: bool) -> AbstractContextManager[Any]:
     """With --json, what is said on the way goes to stderr: stdout is for machines."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
-
-
-def _stage_command(recipe: str, overrides: list[str], profile: str, seed: int, runs: Path) -> list[str]:
-    """The arguments with which remix_toolkit.stage resolves the same recipe."""
-    return [recipe, *overrides, "--profile", profile, "--seed", str(seed), "--runs", str(runs)]
 
 
 def _writable(file: Path | None, option: str) -> None:

@@ -14,6 +14,10 @@ class RunFailed(Exception):
     """The input was fine and the work still could not be finished (a loss that diverged, a launcher that gave up)."""
 
 
+class Busy(RunFailed):
+    """Another run is at the same work; it can be done, or will be, later."""
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """The tail of an error message: the nearest valid name and, where the list is short, all of them."""
     known = sorted(known)

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ CHUNK = 256  # rows asked between two writes
 
 def split_folder(recipe: Recipe, task: Factoid, runs: Path) -> Path:
     """Where the verdicts of the recipe's base model on this task are kept."""
-    return runs / "familiar" / f"{tasks.name_of(task)}-{tasks.digest(_declaration(recipe, task))}"
+    return runs / "familiar" / f"{tasks.name_of(task)}-{split_key(recipe, task)}"
+
+
+def split_key(recipe: Recipe, task: Factoid) -> str:
+    """A hash of what determines the verdicts: the model that is asked, the task's rows, the prompt."""
+    return tasks.digest(_declaration(recipe, task))
 
 
 def _declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
@@ -137,6 +143,17 @@ def model_of(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
             f"run it first: --stage {recipe.base_stage}"
         )
     return str(folder), None
+
+
+def ask(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> None:
+    """Ask until `rows` facts are as familiar as the task wants them, or all."""
+    shots, pairs = few_shot.exemplars(task, tasks.read(task, recipe.data_seed).pairs, recipe.few_shot)
+    found = 0
+    with closing(verdicts(recipe, task, shots, pairs, runs)) as known:
+        for familiar in known:
+            found += familiar == (task.familiarity == "familiar")
+            if found == rows:
+                return
 
 
 def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:

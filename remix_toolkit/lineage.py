@@ -5,6 +5,7 @@ nothing is trained, loaded or tokenized to compute it. Local files count by thei
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from remix_toolkit import tiny
 from remix_toolkit.data import mixing, tasks, tulu
 from remix_toolkit.data.mixing import documents_of
 from remix_toolkit.data.tasks import digest, facts_id, list_id
+from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe import Factoid, Recipe, Stage
 from remix_toolkit.sft_fields import sft_fields
+
+KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
 
 TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
 
@@ -95,15 +99,18 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
                 "key": node.key,
                 "own": facts_id(recipe, node.stage),
                 "task": tasks.name_of(recipe.stages[node.stage].data),
-                "recall": _labels(recipe, node.position),
+                "recall": labels(recipe, node.position),
             }
             for node in nodes
         ],
     }
 
 
-def _labels(recipe: Recipe, position: int) -> dict[str, str]:
-    """Facts' id -> the task's name; where a recipe has two lists of one task, with the stage or the rows besides."""
+def labels(recipe: Recipe, position: int) -> dict[str, str]:
+    """The lists of facts measured after a stage: id -> the task's name.
+
+    Where a recipe has two lists of one task, the stage or the rows stand beside the name.
+    """
     lists: dict[str, tuple[str, str]] = {}  # id -> the task, and what tells it from another list of that task
     trained: list[str] = []
     for name, stage in recipe.stages.items():
@@ -135,12 +142,17 @@ def base(recipe: Recipe) -> dict[str, Any]:
 
 
 def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    return {
+    declared = {
         "data": tasks.declaration(stage.data, recipe),
         "mix": _mix(recipe, stage),
         "train": _train(stage),
         "stop": stage.stop.model_dump() if stage.stop else None,
     }
+    if stage.match is None:
+        return declared
+    if not KEY.fullmatch(stage.match.other):
+        raise BadInput(f"{recipe.name}: match: {stage.match.other!r} is an arm; only a sweep has arms: `remix sweep`")
+    return declared | {"match": stage.match.model_dump(exclude_none=True)}
 
 
 def _train(stage: Stage) -> dict[str, Any]:
@@ -155,6 +167,8 @@ def _train(stage: Stage) -> dict[str, Any]:
 def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     for source, spec in stage.mix.model_dump(exclude_none=True).items():
+        if spec["ratio"] == 0:  # nothing is drawn: the same as no mixing
+            continue
         text = spec.pop("text", None)
         path = spec.pop("path", None)
         if text or path:

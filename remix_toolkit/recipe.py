@@ -245,11 +245,44 @@ class Stop(Strict):
     times: Count = 10
 
 
+class Match(Strict):
+    """A compute-matched control: train as long as another arm's stage of the same name did, whatever its own data."""
+
+    steps_of: str | None = Field(None, description="an arm of the sweep (or a stage's key): as many optimizer steps")
+    tokens_of: str | None = Field(None, description="an arm of the sweep (or a stage's key): as many trained tokens")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.steps_of) == bool(self.tokens_of):
+            raise ValueError("say `steps_of` or `tokens_of`, and an arm")
+        return self
+
+    @property
+    def other(self) -> str:
+        """The arm, or the key of its stage once that is known."""
+        return str(self.steps_of or self.tokens_of)
+
+
+class Curve(Strict):
+    """Recall of the earlier stages' facts while this stage trains, by a scoring pass every so often."""
+
+    steps: Count | None = Field(None, description="every so many optimizer steps")
+    epochs: Count | None = Field(None, description="every so many epochs")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.steps) == bool(self.epochs):
+            raise ValueError("say `steps` or `epochs`, and how many")
+        return self
+
+
 class Stage(Strict):
     data: Task
     mix: Mix = Mix()
     train: dict[str, Any] = Field({}, description="any SFTConfig field by its own name")
     stop: Stop | None = None
+    match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
+    curve: Curve | None = Field(None, description="recall of earlier facts while this stage trains")
     recall: list[Task] = Field([], description="facts to measure after this stage besides those trained so far")
 
 
@@ -258,6 +291,7 @@ class Profile(Strict):
 
     base: str
     revision: str | None = None
+    parameters: float | None = Field(None, description="how many weights the base has: for `remix plan`")
     precision: Literal["fp32", "bf16-mixed", "bf16"] = "fp32"
     adapter: dict[str, Any] | None = None
     global_batch_size: Count = 32
@@ -283,6 +317,7 @@ class Recipe(Strict):
     profile: str = "tiny"
     base: str = Field(description="`tiny`, a hub id, or a local model directory")
     revision: str | None = None
+    parameters: float | None = Field(None, description="how many weights the base has: for `remix plan`")
     precision: Literal["fp32", "bf16-mixed", "bf16"] = "fp32"
     adapter: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
     global_batch_size: Count = 32

@@ -6,66 +6,56 @@ Layers, each over the one before: the profile (base model, precision, batch, tra
 recipe's own `profiles: {<profile>: ...}` section, the overrides. Nothing heavy is imported here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from remix_toolkit.data.catalog import catalog
+from remix_toolkit.check import check, check_stages
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe import (
-    CORPORA,
-    TASKS,
-    Factoid,
-    FewShot,
-    Mix,
-    Profile,
-    RandomWords,
-    Recipe,
-    Replay,
-    Rows,
-    Stage,
-    Stop,
-)
-from remix_toolkit.sft_fields import train_mistake
-from remix_toolkit.yaml_file import Where, dotted, load_mapping, load_value
+from remix_toolkit.recipe import TASKS, Profile, Recipe, Rows
+from remix_toolkit.yaml_file import Where, load_mapping, load_value
 
-M = TypeVar("M", bound=BaseModel)
+Setting = tuple[str, Any, str]  # a dotted key, its value, and where that was said, as messages name it
 
 
 def load_recipe(
-    recipe: str | Path, profile: str = "tiny", overrides: list[str] | None = None, seed: int | None = None
+    recipe: str | Path,
+    profile: str = "tiny",
+    overrides: Sequence[str] | None = None,
+    seed: int | None = None,
+    settings: Sequence[Setting] = (),
 ) -> Recipe:
     """Merge a recipe (a file, or the name of one in recipes/), a profile and overrides (`stages.stage1.data.size=50`).
+
+    `settings` are a sweep's; they come before the overrides.
 
     Raises BadInput, each mistake with its file, line and key, and what would be right.
     """
     path = find_recipe(recipe)
     body, where = load_mapping(path)
-    settings, settings_where = load_profile(profile)
+    base, base_where = load_profile(profile)
     sections = body.pop("profiles", None) or {}
-    mix_defaults = settings.pop("mix")
-    if "arms" in body:
-        raise BadInput(f"{where[('arms',)]}: this is a sweep, not a recipe: run it with `remix sweep`")
+    mix_defaults = base.pop("mix")
+    for key in ("arms", "grid", "extends"):
+        if key in body:
+            raise BadInput(f"{where[(key,)]}: this is a sweep, not a recipe: run it with `remix sweep`")
     if "profile" in body:
         raise BadInput(f"{where[('profile',)]}: profile: say it on the command line, --profile {body['profile']}")
 
     common = body.pop("train", None) or {}
-    tree: dict[str, Any] = {"name": path.stem, **settings, **body, "profile": profile, "source": str(path)}
-    where = {**settings_where, **where}
-    tree["train"] = {**settings["train"], **common} if isinstance(common, dict) else common
+    tree: dict[str, Any] = {"name": path.stem, **base, **body, "profile": profile, "source": str(path)}
+    where = {**base_where, **where}
+    tree["train"] = {**base["train"], **common} if isinstance(common, dict) else common
     for dotted_key, value in _section(sections, profile, path, where):
         _set(tree, where, dotted_key, value, where.get(("profiles", Path(profile).stem, dotted_key), str(path)))
-    for override in overrides or []:
-        dotted_key, equals, text = override.partition("=")
-        origin = f"override {override!r}"
-        if not equals or not dotted_key:
-            raise BadInput(f"{origin}: write it as key=value, such as stages.stage1.data.size=100")
-        _set(tree, where, dotted_key, load_value(text, origin), origin)
+    said: set[str] = set()
+    for dotted_key, value, origin in [*settings, *map(setting, overrides or [])]:
+        _set(tree, where, dotted_key, value, origin, said)
+    if tree.get("base") != base["base"] and tree.get("parameters") == base.get("parameters"):
+        tree.pop("parameters", None)  # the profile's own base has as many; of another one that is not known
     if seed is not None:
         tree["seed"] = seed
 
@@ -78,8 +68,17 @@ def load_recipe(
             _with_paths(stage, tree.get("paths"))
             _with_defaults(stage, tree["train"], mix_defaults)
     checked = check(Recipe, tree, where, str(path))
-    _check_stages(checked, where, str(path))
+    check_stages(checked, where, str(path))
     return checked
+
+
+def setting(override: str) -> Setting:
+    """`stages.stage1.data.size=50` taken apart. Raises BadInput."""
+    dotted_key, equals, text = override.partition("=")
+    origin = f"override {override!r}"
+    if not equals or not dotted_key:
+        raise BadInput(f"{origin}: write it as key=value, such as stages.stage1.data.size=100")
+    return dotted_key, load_value(text, origin), origin
 
 
 def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
@@ -125,12 +124,9 @@ def load_task(task: str, overrides: list[str]) -> Rows:
         raise BadInput(f"no task {task!r}; {nearest(task, TASKS)}")
     tree: dict[str, Any] = {"task": task}
     where: Where = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise BadInput(f"override {override!r}: write it as key=value, such as size=100")
-        where[(key,)] = f"override {override!r}"
-        tree[key] = load_value(text, where[(key,)])
+    for key, value, origin in map(setting, overrides):
+        where[(key,)] = origin
+        tree[key] = value
     return check(TASKS[task], tree, where, f"task {task}")
 
 
@@ -148,17 +144,22 @@ def _section(sections: Any, profile: str, path: Path, where: Where) -> list[tupl
     return list(sections.get(own, {}).items())
 
 
-def _set(tree: dict[str, Any], where: Where, dotted_key: str, value: Any, origin: str) -> None:
+def _set(
+    tree: dict[str, Any], where: Where, dotted_key: str, value: Any, origin: str, said: set[str] | None = None
+) -> None:
     """Set one dotted key; a stage must be there already, an optional mapping such as `mix` is made on the way.
 
-    `train.<field>` holds for every stage, whatever a stage said before.
+    `train.<field>` holds for every stage, whatever a stage said before. `said` are the keys that a sweep or the command
+    line set so far: they stay where a task is switched.
     """
+    if said is not None:
+        said.add(dotted_key)
     *parents, last = dotted_key.split(".")
     if dotted_key == "profile":
         raise BadInput(f"{origin}: profile: say it as --profile {value}")
     if dotted_key == "train" and isinstance(value, dict):
         for field, one in value.items():
-            _set(tree, where, f"train.{field}", one, origin)
+            _set(tree, where, f"train.{field}", one, origin, said)
         return
     if parents == ["train"] and isinstance(tree.get("stages"), dict):
         for stage in tree["stages"].values():  # said for all stages, later than what a stage says of itself
@@ -179,7 +180,7 @@ def _set(tree: dict[str, Any], where: Where, dotted_key: str, value: Any, origin
     if last == "task" and node.get("task") != value:  # another task: nothing that says where the former one is stays
         known = TASKS[value].model_fields if value in TASKS else {"size"}
         for key in node.keys() - ({"size", "start", "familiarity", "prompt"} & set(known)):
-            if not where.get((*parents, key), "").startswith("override"):  # what was said for the new one stays
+            if ".".join((*parents, key)) not in (said or ()):  # what was said for the new one stays
                 del node[key]
     node[last] = deepcopy(value)
     replaced = (*parents, last)
@@ -237,104 +238,3 @@ def _with_defaults(stage: dict[str, Any], train: Any, mix_defaults: dict[str, An
             if own.keys() & {"text", "hub", "path"}:  # another text than the profile's: nothing of its origin applies
                 defaults = {key: value for key, value in defaults.items() if key == "words"}
             stage["mix"][source] = {**defaults, **own}
-
-
-# --- checking ----------------------------------------------------------------------------------------------------
-
-
-def check(model: type[M], tree: dict[str, Any], where: Where, origin: str) -> M:
-    """The tree as a model. Raises BadInput with a line per mistake: place, key, what is wrong, what is right."""
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        mistakes = [_mistake(item, model, tree, where, origin) for item in error.errors()]
-        raise BadInput("\n".join(dict.fromkeys(mistakes))) from None
-
-
-def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Where, origin: str) -> str:
-    """One of pydantic's errors as a line of ours: place, key, what is wrong, what is right."""
-    path: list[str | int] = []
-    node = tree
-    for part in item["loc"]:  # pydantic puts a union's chosen tag into the path; the user's file has no such key
-        if isinstance(node, dict) and part not in node and (part in TASKS or part != item["loc"][-1]):
-            continue
-        path.append(part)
-        node = node.get(part) if isinstance(node, dict) else node[part] if isinstance(node, list) else None
-    if item["type"] == "union_tag_invalid":
-        path.append("task")
-    key = dotted(tuple(path))
-    place = next((where[p] for p in (tuple(path[:n]) for n in range(len(path), -1, -1)) if p in where), origin)
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"{place}: {key}: unknown key; {nearest(path[-1], _fields_at(model, item['loc'][:-1]))}"
-    if kind == "missing":
-        task = next((part for part in item["loc"] if part in TASKS), model.__name__.lower())
-        expected = f"; expected: {catalog()[task].local}" if path[-1] == "path" and task in catalog() else ""
-        return f"{place}: {key}: is missing{expected}"
-    if kind == "union_tag_invalid":
-        return f"{place}: {key}: unknown task {context['tag']!r}; {nearest(context['tag'], TASKS)}"
-    if kind == "union_tag_not_found":
-        return f"{place}: {key}: says no task; valid: {', '.join(TASKS)}"
-    return f"{place}: {key}: {item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})"
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
-    """The keys that are valid where pydantic met an unknown one."""
-    types: dict[str, type[BaseModel]] = {
-        "stages": Stage,
-        "data": Rows,
-        "recall": Rows,
-        "mix": Mix,
-        "random_words": RandomWords,
-        **CORPORA,
-        "replay": Replay,
-        "stop": Stop,
-        "few_shot": FewShot,
-        **TASKS,
-    }
-    for part in reversed(loc):
-        if part in types:
-            return set(types[str(part)].model_fields)
-    return set(model.model_fields)
-
-
-def _check_stages(recipe: Recipe, where: Where, origin: str) -> None:
-    """What no single field's type can say: `train` against SFTConfig, the adapter, replay's stage, texts and hubs."""
-    mistakes: list[str] = []
-
-    def wrong(path: tuple[str | int, ...], what: str) -> None:
-        place = next((where[p] for p in (path, path[:-1], path[:1]) if p in where), origin)
-        mistakes.append(f"{place}: {dotted(path)}: {what}")
-
-    for name, stage in recipe.stages.items():
-        for field, value in stage.train.items():
-            if what := train_mistake(field, value):
-                own = ("stages", name, "train", field)
-                wrong(own if own in where else ("train", field), what)
-        for number, rows in enumerate(stage.recall):
-            if not isinstance(rows, Factoid):
-                wrong(
-                    ("stages", name, "recall", number, "task"),
-                    "instructions have no recall; the stage that trains on them reports the loss on held-out rows",
-                )
-        if stage.mix.replay:
-            earlier = list(recipe.stages)[: recipe.position(name)]
-            if stage.mix.replay.stage not in earlier:
-                wrong(
-                    ("stages", name, "mix", "replay", "stage"),
-                    f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}",
-                )
-    sources = {*TASKS, *CORPORA}
-    for name in recipe.paths.keys() - sources:
-        wrong(("paths", name), f"no such task or source; {nearest(name, sources)}")
-    if recipe.base_stage is not None:
-        if recipe.base_stage not in recipe.stages:
-            wrong(("base_stage",), f"no stage {recipe.base_stage!r}; {nearest(recipe.base_stage, recipe.stages)}")
-        else:
-            for name in list(recipe.stages)[: recipe.position(recipe.base_stage) + 1]:
-                for rows in (recipe.stages[name].data, *recipe.stages[name].recall):
-                    if isinstance(rows, Factoid) and rows.familiarity:
-                        what = f"what is familiar is known only after {recipe.base_stage}, the base_stage"
-                        wrong(("stages", name, "data", "familiarity"), what)
-    if mistakes:
-        raise BadInput("\n".join(dict.fromkeys(mistakes)))

@@ -8,68 +8,87 @@
 
 import csv
 import io
-import json
 import os
 import platform
 import time
-from collections import Counter
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 import yaml
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
+from transformers import TrainerCallback
 
-from remix_toolkit import held_out, store, train
-from remix_toolkit.build import MAX_LENGTH, StageData, build_all
+from remix_toolkit import store, train
+from remix_toolkit.build import StageData, build_all
 from remix_toolkit.console import duration, quieten, say
-from remix_toolkit.data.tulu import encode_all, load_tokenizer
-from remix_toolkit.errors import BadInput, exit_codes
-from remix_toolkit.lineage import Node, lineage, run_record
+from remix_toolkit.curve import RetentionCurve
+from remix_toolkit.data.tasks import facts_id
+from remix_toolkit.data.tulu import load_tokenizer
+from remix_toolkit.errors import BadInput, Busy, exit_codes
+from remix_toolkit.lineage import Node, labels, lineage, run_record
+from remix_toolkit.measure import is_measured, measure, tell
 from remix_toolkit.progress import Progress
-from remix_toolkit.recall import percent, recall, row
-from remix_toolkit.recipe import Recipe
+from remix_toolkit.recipe import Match, Recipe
 from remix_toolkit.resolve import load_recipe
 from remix_toolkit.tiny import base_model
 
+CURVE = "retention.jsonl"
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "nltk", "remix-toolkit")
 
 
-def prepare(recipe: Recipe, nodes: list[Node], runs: Path) -> dict[str, StageData]:
-    """The data of some stages, by name, after every check that can be made before training. Raises BadInput."""
+def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> dict[str, StageData]:
+    """The data of some stages, by name, after every check that can be made before training. Raises BadInput.
+
+    Without `ask`, facts of which it is not known yet whether the base model knows them count as qualified.
+    """
     quieten()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
-    data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs)
+    data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
     train.lora_config(recipe.adapter)
     for node in nodes:  # on the CPU: under a launcher, the devices are its processes', not this one's
         train.sft_config(recipe, recipe.stages[node.stage], store.work_dir(runs, node.key), 1, use_cpu=True)
     return data
 
 
-def run_stage(recipe: Recipe, node: Node, data: StageData, runs: Path) -> Path:
+def run_stage(
+    recipe: Recipe,
+    node: Node,
+    data: StageData,
+    runs: Path,
+    weights: bool = True,
+    sweep: str | None = None,
+    wait: bool = True,
+) -> Path:
     """Train, publish and measure one stage; a published one is only measured where a measurement is missing.
 
-    Returns the published directory. Raises BadInput or RunFailed; nothing half-done is left under stages/.
+    Where a published stage's weights were deleted, it is trained again if `weights` are wanted or a measurement is
+    missing. `sweep` is noted as the one that trained it. Returns the published directory. Raises BadInput or RunFailed,
+    and Busy where another run is at this stage and this one is not to `wait`; nothing half-done is left under stages/.
     """
     state = PartialState()
-    lock = FileLock(runs / "work" / f"{node.key}.lock")
+    lock = FileLock(runs / "work" / f"{node.key}.lock")  # the system frees it when its owner dies
     if state.is_main_process:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if not wait:
+                raise Busy(f"{node.stage}: another run is at this stage") from None
             say(f"{node.stage}: another run is at this stage; waiting for it to be published")
             lock.acquire()
     try:
         state.wait_for_everyone()
         folder = store.find(runs, node.key)
-        if folder is None:
-            return _train_and_publish(recipe, node, data, runs)
+        if folder is None or (store.is_pruned(folder) and (weights or not is_measured(data, folder))):
+            return _train_and_publish(recipe, node, data, runs, sweep)
         check_fingerprints(recipe, node, data, runs)
-        _tell(state, f"{node.stage}: already published, reused: {folder}")
+        tell(state, f"{node.stage}: already published, reused: {folder}")
+        if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
+            tell(state, f"{node.stage}: it was trained without a retention curve, so there is none")
         measure(recipe, node, data, folder)
         return folder
     finally:
@@ -77,7 +96,7 @@ def run_stage(recipe: Recipe, node: Node, data: StageData, runs: Path) -> Path:
             lock.release()
 
 
-def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path) -> Path:
+def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, sweep: str | None) -> Path:
     state = PartialState()
     stage = recipe.stages[node.stage]
     work = store.work_dir(runs, node.key)
@@ -89,20 +108,28 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path) 
         )
     source, revision = starting_model(recipe, node, runs)
     check_fingerprints(recipe, node, data, runs)
-    _tell(state, f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
+    tell(state, f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
 
     # 2. Train, from the last complete checkpoint if there is one.
     args = train.sft_config(recipe, stage, work / "checkpoints", state.num_processes)
     init = {"trust_remote_code": args.trust_remote_code, **(stage.train.get("model_init_kwargs") or {})}
     args.model_init_kwargs = None
+    if stage.match:
+        args.max_steps = matched_steps(recipe, stage.match, data, runs)
     tokenizer = load_tokenizer(source, revision, args.trust_remote_code)
     torch.manual_seed(recipe.seed)
     model = train.load_model(source, revision, recipe.precision, init)
     progress = Progress(node.stage)
-    trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, [progress])
+    callbacks: list[TrainerCallback] = [progress]
+    if stage.curve:
+        every = stage.curve.steps or int(stage.curve.epochs or 0) * data.counts["steps_per_epoch"]
+        own = facts_id(recipe, node.stage)
+        lists = {id_: data.measured[id_] for id_ in labels(recipe, node.position) if id_ != own}
+        callbacks.append(RetentionCurve(lists, tokenizer, every, work / CURVE))
+    trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, callbacks)
     checkpoint = train.last_checkpoint(work / "checkpoints")
     if checkpoint:
-        _tell(state, f"{node.stage}: resumes from {checkpoint}")
+        tell(state, f"{node.stage}: resumes from {checkpoint}")
     if state.is_main_process:
         work.mkdir(exist_ok=True)
         store.write_json(work / "fingerprints.json", data.fingerprints)
@@ -127,7 +154,9 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path) 
         "fingerprints": data.fingerprints,
         "steps": trainer.state.global_step,
         "steps_planned": trainer.state.max_steps,
+        "trained_tokens": trained_tokens(data, recipe, trainer.state.global_step),
         "epochs": trainer.state.epoch,
+        "sweep": sweep,
         "stop_fired": bool(stage.stop) and trainer.state.global_step < trainer.state.max_steps,
         "last_loss": history[-1]["loss"],
         "seconds": round(seconds, 1),
@@ -145,8 +174,10 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path) 
         declared = recipe.model_dump(mode="json", exclude_none=True)
         store.write_text(draft / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
         store.write_text(draft / "loss.csv", loss_csv(history))
+        if stage.curve:
+            (work / CURVE).rename(draft / CURVE)
     stopped = ", the stop fired" if result["stop_fired"] else ""
-    _tell(
+    tell(
         state, f"{node.stage}: {result['steps']} steps in {duration(seconds)}, loss {result['last_loss']:.2g}{stopped}"
     )
 
@@ -156,7 +187,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path) 
     if state.is_main_process:
         store.publish(runs, draft, final.name)
     state.wait_for_everyone()
-    _tell(state, f"{node.stage}: published {final}")
+    tell(state, f"{node.stage}: published {final}")
     return final
 
 
@@ -169,6 +200,31 @@ def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | N
         raise BadInput(f"{recipe.name}: {node.stage} starts from a stage that is not published yet: run that first")
     store.verify(parent)
     return str(parent), None
+
+
+def matched_steps(recipe: Recipe, match: Match, data: StageData, runs: Path) -> int:
+    """How many optimizer steps give a stage as many steps, or as nearly as many trained tokens, as the other one had.
+
+    Raises BadInput where the other stage is not published yet.
+    """
+    folder = store.find(runs, match.other)
+    if folder is None:
+        raise BadInput(f"{recipe.name}: match: the stage {match.other} is not published in {runs} yet: run it first")
+    other = store.read_json(folder / "stage.json")
+    if match.steps_of:
+        return int(other["steps"])
+    below = 0
+    for step, tokens in enumerate(train.tokens_by_step(data.examples, recipe.seed, recipe.global_batch_size), start=1):
+        if tokens >= other["trained_tokens"]:
+            return step if tokens - other["trained_tokens"] <= other["trained_tokens"] - below else max(1, step - 1)
+        below = tokens
+    raise AssertionError("the epochs never end")
+
+
+def trained_tokens(data: StageData, recipe: Recipe, steps: int) -> int:
+    """How many tokens with a loss so many optimizer steps saw."""
+    by_step = train.tokens_by_step(data.examples, recipe.seed, recipe.global_batch_size)
+    return next(islice(by_step, steps - 1, None))
 
 
 def check_fingerprints(recipe: Recipe, node: Node, data: StageData, runs: Path) -> None:
@@ -199,77 +255,6 @@ def _changed(recipe: Recipe, stage: str, folder: Path) -> str:
     )
 
 
-def is_measured(data: StageData, folder: Path) -> bool:
-    """Has everything that this recipe asks been measured in a published directory?"""
-    held_out = store.read_json(folder / "held_out.json")["rows"] if (folder / "held_out.json").exists() else 0
-    return data.measured.keys() <= store.measured(folder) and len(data.held_out) in (0, held_out)
-
-
-def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
-    """Recall of every list of facts that has none yet in this directory, and the loss on held-out rows.
-
-    Each process takes its share of the rows.
-    """
-    state = PartialState()
-    known = folder / "recall.json"
-    summary: dict[str, Any] = store.read_json(known) if known.exists() else {}
-    if known.exists() and is_measured(data, folder):
-        return
-    lists = {id_: facts for id_, facts in data.measured.items() if id_ not in summary}
-    tokenizer = load_tokenizer(str(folder))
-    init = {"trust_remote_code": bool(recipe.stages[node.stage].train.get("trust_remote_code"))}
-    precision = "fp32" if recipe.precision == "fp32" else "bf16"
-    model = train.load_model(str(folder), None, precision, init).to(state.device)
-    details = _details(folder, summary)
-    for id_, facts in lists.items():
-        mine = list(range(state.process_index, len(facts), state.num_processes))
-        shares = recall(model, tokenizer, [facts[i] for i in mine]) if mine else []
-        verdicts = [v for _, v in sorted(gather_object(list(zip(mine, shares, strict=True))), key=lambda item: item[0])]
-        summary[id_] = {
-            "recall": percent(verdicts),
-            "facts": len(facts),
-            "correct": sum(v.correct for v in verdicts),
-            "settled_by": dict(Counter(v.settled_by for v in verdicts)),
-        }
-        details += "".join(json.dumps({"list": id_, **row(v)}, ensure_ascii=False) + "\n" for v in verdicts)
-        _tell(state, f"{node.stage}: recall on {id_}: {summary[id_]['recall']:.1f}% of {len(facts)} facts")
-    if data.held_out:
-        longest = recipe.stages[node.stage].train.get("max_length") or MAX_LENGTH
-        _measure_held_out(node, data, folder, model, tokenizer, longest)
-    if state.is_main_process:
-        store.write_text(folder / "recall.jsonl", details)
-        store.write_json(known, summary)
-    state.wait_for_everyone()
-
-
-def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tokenizer: Any, max_length: int) -> None:
-    """The loss on the rows that the stage held out and, where they have one (GSM8K), how many results are right."""
-    state = PartialState()
-    mine = data.held_out[state.process_index :: state.num_processes]
-    examples = [e for e in encode_all(tokenizer, mine, max_length)[0] if e]
-    losses = gather_object([held_out.loss_sum(model, tokenizer, examples)])
-    total, tokens = sum(loss for loss, _ in losses), sum(n for _, n in losses)
-    result = {"rows": len(data.held_out), "loss": total / max(tokens, 1), "tokens": tokens, "accuracy": None}
-    said: list[dict[str, Any]] = []
-    if data.held_out[0].source == "gsm8k":
-        said = gather_object(held_out.results(model, tokenizer, mine))
-        result["accuracy"] = 100.0 * sum(row["correct"] for row in said) / len(said)
-    if state.is_main_process:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in said)
-        store.write_text(folder / "held_out.jsonl", "".join(lines))
-        store.write_json(folder / "held_out.json", result)
-    right = "" if result["accuracy"] is None else f", {result['accuracy']:.1f}% of the results right"
-    _tell(state, f"{node.stage}: loss {result['loss']:.3f} on {result['rows']} held-out rows{right}")
-
-
-def _details(folder: Path, summary: dict[str, Any]) -> str:
-    """The verdicts written so far, of the lists that the summary knows (a crash may have left others)."""
-    if not (folder / "recall.jsonl").exists():
-        return ""
-    with (folder / "recall.jsonl").open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
-        return "".join(line for line in lines if json.loads(line)["list"] in summary)
-
-
 def loss_csv(history: list[dict[str, float]]) -> str:
     """The loss curve, a line per optimizer step."""
     out = io.StringIO()
@@ -286,11 +271,6 @@ def describe(data: StageData) -> str:
     return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in data.counts["dropped"].items())
 
 
-def _tell(state: PartialState, text: str) -> None:
-    if state.is_main_process:
-        say(text)
-
-
 def main(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of one in recipes/")],
     stage: Annotated[str, typer.Option(help="which stage; those before it must be published")],
@@ -299,10 +279,14 @@ def main(
     seed: Annotated[int | None, typer.Option(help="seed of order and mixing data")] = None,
     runs: Annotated[Path, typer.Option(help="where stages are published")] = Path("runs"),
     record: Annotated[bool, typer.Option(help="note the run, so that `remix show` lists it")] = True,
+    key: Annotated[str | None, typer.Option(help="the stage's key, if it must be this one")] = None,
+    sweep: Annotated[str | None, typer.Option(help="the sweep that this stage is trained for")] = None,
 ) -> None:
     """One stage of a recipe, in this process, or in each process that accelerate starts."""
     resolved = load_recipe(recipe, profile, overrides, seed)
     nodes = lineage(resolved, until=stage)
+    if key is not None and nodes[-1].key != key:
+        raise BadInput(f"{recipe}: {stage} has the key {nodes[-1].key} now, not {key}: the recipe or its data changed")
     store.open_store(runs)
     for earlier in nodes[:-1]:
         if store.find(runs, earlier.key) is None:
@@ -310,9 +294,9 @@ def main(
                 f"{resolved.name}: {stage} starts from {earlier.stage}, which is not published in {runs} yet: "
                 f"run it first, with the same settings and --stage {earlier.stage}"
             )
-    run_stage(resolved, nodes[-1], prepare(resolved, nodes[-1:], runs)[stage], runs)
+    run_stage(resolved, nodes[-1], prepare(resolved, nodes[-1:], runs)[stage], runs, sweep=sweep)
     if record and PartialState().is_main_process:
-        store.record_run(runs, run_record(resolved, nodes, resolved.name, overrides or []))
+        store.record_runs(runs, [run_record(resolved, nodes, resolved.name, overrides or [])])
 
 
 if __name__ == "__main__":

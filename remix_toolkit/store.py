@@ -2,7 +2,9 @@
 
     runs/stages/<recipe>-<stage>-seed<S>-<key>/   a plain model directory, with stage.json, recipe.yaml, loss.csv,
                                                   recall.json, recall.jsonl and manifest.json beside the weights
+                                                  (pruned.json, and no weights, where a sweep deleted those)
     runs/records/<run>.json                       which stages a run of a recipe consists of
+    runs/sweeps/<sweep>/                          what a sweep does: state.json, and a log of each stage
     runs/work/<key>/                              checkpoints of a stage in training; gone once it is published
     runs/bases/                                   the tiny base model
 
@@ -15,6 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,13 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.lineage import GROWS
 
 MANIFEST = "manifest.json"
+PRUNED = "pruned.json"  # its weights were deleted, and which files those were
 
 
 def open_store(runs: Path) -> Path:
     """Make the runs directory if need be. Raises BadInput if nothing can be written there."""
     try:
-        for folder in ("stages", "records", "work", "bases"):
+        for folder in ("stages", "records", "work", "bases", "sweeps"):
             (runs / folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=runs / "work"):
             pass
@@ -58,6 +62,28 @@ def find(runs: Path, key: str) -> Path | None:
     return None
 
 
+def published(runs: Path) -> dict[str, Path]:
+    """Every published stage by its key, unchecked."""
+    return {folder.name.rpartition("-")[2]: folder for folder in (runs / "stages").glob("*-*")}
+
+
+def is_pruned(folder: Path) -> bool:
+    """Were the weights of this published stage deleted, and only its results kept?"""
+    return (folder / PRUNED).exists()
+
+
+def made_by(folder: Path) -> str | None:
+    """The sweep that trained the stage, if it was one."""
+    return read_json(folder / "stage.json").get("sweep")  # type: ignore[no-any-return]
+
+
+def prune(folder: Path) -> None:
+    """Delete a published stage's weights and nothing else. Its results stay, and so does the weights' checksum."""
+    write_json(folder / PRUNED, {"weights": [file.name for file in folder.glob("*.safetensors")]})
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+
+
 def measured(folder: Path) -> set[str]:
     """The ids of the lists of facts that recall was measured on."""
     return set(read_json(folder / "recall.json"))
@@ -74,8 +100,11 @@ def _damage(folder: Path, checksums: bool) -> str | None:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return f"{MANIFEST} is missing or unreadable"
+    gone = read_json(folder / PRUNED)["weights"] if is_pruned(folder) else []
     for name, entry in manifest["files"].items():
         file = folder / name
+        if name in gone:
+            continue
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != entry["bytes"] or (checksums and sha256(file) != entry["sha256"]):
@@ -84,7 +113,10 @@ def _damage(folder: Path, checksums: bool) -> str | None:
 
 
 def publish(runs: Path, draft: Path, name: str) -> Path:
-    """Seal a draft directory with a manifest of checksums and move it to stages/ in one step."""
+    """Seal a draft directory with a manifest of checksums and move it to stages/ in one step.
+
+    Over a stage of that name whose weights were deleted: if these weights are the same, they are put back.
+    """
     files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in GROWS)
     manifest = {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files}
     write_json(draft / MANIFEST, {"files": manifest})
@@ -92,9 +124,28 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     final = runs / "stages" / name
+    if final.exists() and _restore(draft, final, manifest):
+        shutil.rmtree(draft.parent, ignore_errors=True)
+        return final
+    if final.exists():  # trained again, and not to the same bits: all that was measured is of the former weights
+        os.rename(final, draft.with_name("former"))
     os.rename(draft, final)
     shutil.rmtree(draft.parent, ignore_errors=True)
     return final
+
+
+def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
+    """Put weights back beside the results that they once had. False where they are others."""
+    former = read_json(final / MANIFEST)["files"]
+    names = read_json(final / PRUNED)["weights"]
+    if any(manifest.get(name) != former[name] for name in names):
+        return False
+    for name in names:
+        (draft / name).replace(final / name)
+    for name in ("recall.jsonl", "recall.json"):  # measured anew, with what is asked of it today
+        (draft / name).replace(final / name)
+    (final / PRUNED).unlink()
+    return True
 
 
 def sha256(file: Path) -> str:
@@ -122,29 +173,51 @@ def write_text(file: Path, text: str) -> None:
 # --- runs and their recall ---------------------------------------------------------------------------------------
 
 
-def record_run(runs: Path, record: dict[str, Any]) -> str:
-    """Note which stages a run of a recipe consists of; returns the run's id, the key of its last stage.
+SAME = ("recipe", "arm", "profile", "seed", "overrides")
+
+
+def record_runs(runs: Path, records: Sequence[dict[str, Any]]) -> list[str]:
+    """Note which stages some runs of recipes consist of; returns the runs' ids, the key of the last stage of each.
 
     A run of stage1 alone and one of stage1 and stage2, of one recipe with the same overrides, are one run: the longer
     record stays, with all that was measured.
     """
-    same = ("recipe", "arm", "profile", "seed", "overrides")
-    keys = [stage["key"] for stage in record["stages"]]
+    ids = []
     with FileLock(runs / "records" / ".lock"):
+        known: dict[str, list[Path]] = {}  # runs of one recipe, arm, ... -> their files
         for file in (runs / "records").glob("*.json"):
-            other = read_json(file)
-            others = [stage["key"] for stage in other["stages"]]
-            shorter = min(len(keys), len(others))
-            if keys[:shorter] != others[:shorter] or any(other[name] != record[name] for name in same):
-                continue
-            measured = {stage["key"]: stage["recall"] for stage in other["stages"]}
-            stages = record["stages"] + other["stages"][len(keys) :]
-            stages = [{**stage, "recall": {**measured.get(stage["key"], {}), **stage["recall"]}} for stage in stages]
-            record = {**record, "stages": stages}
+            known.setdefault(_same(read_json(file)), []).append(file)
+        for record in records:
+            ids.append(_record(runs, record, known))
+    return ids
+
+
+def _same(record: dict[str, Any]) -> str:
+    return json.dumps([record[name] for name in SAME], sort_keys=True)
+
+
+def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) -> str:
+    keys = [stage["key"] for stage in record["stages"]]
+    former: list[Path] = []
+    for file in known.get(_same(record), []):
+        other = read_json(file)
+        others = [stage["key"] for stage in other["stages"]]
+        shorter = min(len(keys), len(others))
+        if keys[:shorter] != others[:shorter]:
+            continue
+        measured = {stage["key"]: stage["recall"] for stage in other["stages"]}
+        stages = record["stages"] + other["stages"][len(keys) :]
+        stages = [{**stage, "recall": {**measured.get(stage["key"], {}), **stage["recall"]}} for stage in stages]
+        record = {**record, "stages": stages}
+        former.append(file)
+    run = str(record["stages"][-1]["key"])
+    name = "--".join([*(str(record[name]) for name in SAME[:4]), digest(record["overrides"]), run])
+    written = runs / "records" / f"{name.replace('/', '_')}.json"
+    write_json(written, record)
+    for file in former:
+        if file != written:
             file.unlink()
-        run = str(record["stages"][-1]["key"])
-        name = "--".join([*(str(record[name]) for name in same[:4]), digest(record["overrides"]), run])
-        write_json(runs / "records" / f"{name.replace('/', '_')}.json", record)
+    known[_same(record)] = [written, *(file for file in known.get(_same(record), []) if file not in former)]
     return run
 
 
@@ -177,7 +250,16 @@ def entries(runs: Path) -> list[dict[str, Any]]:
             for facts, task in stage["recall"].items():
                 if facts in measured:
                     result = {name: measured[facts][name] for name in ("recall", "facts")}
-                    found.append({**common, "task": task, **result, "own": facts == stage["own"], "held_out": None})
+                    found.append(
+                        {
+                            **common,
+                            "task": task,
+                            "list": facts,
+                            **result,
+                            "own": facts == stage["own"],
+                            "held_out": None,
+                        }
+                    )
             if (folder / "held_out.json").exists():
                 rows = read_json(folder / "held_out.json")
                 found.append(

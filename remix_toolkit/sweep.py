@@ -1,55 +1,265 @@
-"""A sweep: one recipe under several named settings (arms) and seeds.
+"""A sweep: a recipe under every setting of a grid, every named arm and every seed.
 
-recipe: kvr.yaml                      # beside the sweep file
-arms:
+recipe: ../kvr.yaml                              # beside the sweep file
+grid:                                            # every combination of these
+  stages.stage2.data.task: [lama, webqa]
+arms:                                            # each of them under each of these
   none: {}
   random: {stages.stage1.mix: {random_words: {ratio: 2}}}
 seeds: [0, 1, 2]
+exclude: [{stages.stage2.data.task: webqa, arm: random}]
+
+A key is any dotted key of the recipe, `recipe` (another recipe file) or `profile`. `profiles` holds what is different
+under one profile: its `grid`, `arms`, ... stand in place of the sweep's own. A sweep that `extends` another one is that
+one with what stands in it instead.
 """
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from remix_toolkit.check import check
 from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.lineage import Node, lineage
 from remix_toolkit.recipe import Recipe, Strict
-from remix_toolkit.resolve import check, find_recipe, load_recipe
-from remix_toolkit.yaml_file import load_mapping
+from remix_toolkit.resolve import Setting, find_recipe, load_recipe, setting
+from remix_toolkit.yaml_file import Where, dotted, load_mapping
+
+KEYS = ("recipe", "profile")  # of a grid or an arm, besides the recipe's own
+Keep = Literal["all", "leaves", "none"]
 
 
 class Sweep(Strict):
     recipe: str = Field(description="the recipe file, relative to the sweep file")
-    arms: dict[str, dict[str, Any]] = Field(min_length=1, description="arm -> dotted keys and their values")
+    profile: str = Field("tiny", description="where the command line says none")
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="dotted key -> its values")
+    arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
+        {"": {}}, description="name -> dotted keys and their values"
+    )
+    set: dict[str, Any] = Field({}, description="dotted keys and their values, for every cell")
     seeds: list[int] = Field([0], min_length=1)
+    exclude: list[dict[str, Any]] = Field([], description="cells left out: grid keys, `arm`, and their value or values")
+    keep: Keep | list[str] = Field("all", description="whose weights stay on disk: all, leaves, none, or stages' names")
     paper: dict[str, float] = Field({}, description="arm -> what the paper prints for it in the end")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: an arm and a seed, resolved."""
+
+    arm: str
+    recipe: Recipe
+    nodes: list[Node]
+    file: str  # the recipe, as the command line names it
+    overrides: list[str]  # with which that file resolves to this recipe
+    settings: dict[str, Any] = field(default_factory=dict)  # the arm's place in the grid
+
+
 def is_sweep(name: str) -> bool:
-    """Does this file have arms? Raises BadInput where there is none of that name."""
-    return "arms" in load_mapping(find_recipe(name))[0]
+    """Is this file a sweep? Raises BadInput where there is none of that name."""
+    return bool(load_mapping(find_recipe(name))[0].keys() & {"arms", "grid", "extends"})
+
+
+def load_cells(
+    name: str, profile: str | None = None, seeds: list[int] | None = None, overrides: list[str] | None = None
+) -> tuple[Keep | list[str], list[Cell]]:
+    """What stays on disk, and the cells of a sweep, or of a recipe: one for each seed."""
+    if is_sweep(name):
+        declared, cells = load_sweep(name, profile, seeds, overrides)
+        return declared.keep, cells
+    found = []
+    for seed in list[int | None](seeds or []) or [None]:
+        recipe = load_recipe(name, profile or "tiny", overrides, seed)
+        found.append(Cell(recipe.name, recipe, lineage(recipe), name, list(overrides or [])))
+    return "all", found
+
+
+def keep_of(text: str) -> Keep | list[str]:
+    """`all`, `leaves`, `none` or names of stages, as the command line gives them."""
+    return text if text in get_args(Keep) else [name.strip() for name in text.split(",")]  # type: ignore[return-value]
 
 
 def load_sweep(
-    sweep: str, profile: str, seeds: list[int] | None = None, overrides: list[str] | None = None
-) -> tuple[Sweep, list[tuple[str, Recipe, list[str]]]]:
-    """The sweep, and (arm, resolved recipe, its overrides) for every arm and seed, an arm's seeds together.
+    sweep: str, profile: str | None = None, seeds: list[int] | None = None, overrides: list[str] | None = None
+) -> tuple[Sweep, list[Cell]]:
+    """The sweep, and a cell for every arm and seed, an arm's seeds together.
 
-    The command line's overrides come after the arm's. Raises BadInput for a mistake in any arm, before anything runs.
+    The command line's overrides come after the arm's. Raises BadInput for a mistake in any cell, before anything runs.
     """
     path = find_recipe(sweep)
-    tree, where = load_mapping(path)
-    declared = check(Sweep, tree, where, str(path))
+    declared, where = _load(path, profile)
     if unknown := declared.paper.keys() - declared.arms.keys():
         raise BadInput(f"{where[('paper',)]}: paper: no arm {min(unknown)!r}; {nearest(min(unknown), declared.arms)}")
-    cells = []
-    for arm, settings in declared.arms.items():
-        # JSON is YAML, and it is one line: an arm's setting becomes an override as on the command line.
-        own = [f"{key}={json.dumps(value, default=str)}" for key, value in settings.items()] + (overrides or [])
-        for seed in seeds or declared.seeds:
-            try:
-                recipe = load_recipe(path.parent / declared.recipe, profile, own, seed)
-            except BadInput as error:
-                raise BadInput(f"{where.get(('arms', arm), path)}: arm {arm}: {error}") from None
-            cells.append((arm, recipe.model_copy(update={"name": path.stem}), own))
+    own = [setting(override) for override in overrides or []]
+    cells: list[Cell] = []
+    named: dict[str, str] = {}  # arm -> where it is
+    for grid in _combinations(declared, where):
+        arms: dict[str, _Arm] = {}
+        for name in declared.arms:
+            if _excluded(declared, {"arm": name, **grid}):
+                continue
+            arm = arms[name] = _resolve(declared, where, path, profile, grid, name, own)
+            if arm.label in named:
+                raise BadInput(f"{arm.place}: two arms are called {arm.label!r}; the other is at {named[arm.label]}")
+            named[arm.label] = arm.place
+        for arm in arms.values():
+            cells += [arm.cell(seed, arms) for seed in seeds or declared.seeds]
+    if not cells:
+        raise BadInput(f"{where[('exclude',)]}: exclude: leaves no cell of the sweep")
     return declared, cells
+
+
+def _load(path: Path, profile: str | None) -> tuple[Sweep, Where]:
+    """The sweep with what it extends, and its section for the profile, put into one."""
+    tree, where = _merged(path, profile, ())
+    declared = check(Sweep, tree, where, str(path))
+    known: dict[str, list[Any]] = {"arm": list(declared.arms), **declared.grid}
+    for number, cell in enumerate(declared.exclude):
+        place = where.get(("exclude", number), str(path))
+        for key, values in cell.items():
+            if key not in known:
+                raise BadInput(f"{place}: exclude: {key}: no key of the grid; {nearest(key, known)}")
+            for value in _listed(values):
+                if value not in known[key]:
+                    has = nearest(value, map(str, known[key]))
+                    raise BadInput(f"{place}: exclude: {key} has no value {value!r}; {has}")
+    return declared, where
+
+
+def _merged(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Where]:
+    if path.resolve() in seen:
+        raise BadInput(f"{path}: extends: goes round in a circle")
+    tree, where = load_mapping(path)
+    where = dict(where)
+    sections = tree.pop("profiles", None) or {}
+    if "recipe" in tree:
+        tree["recipe"] = str(path.parent / str(tree["recipe"]))
+    if "extends" in tree:
+        other = find_recipe(path.parent / str(tree.pop("extends")))
+        profile = profile or tree.get("profile")
+        below, places = _merged(other, profile, (*seen, path.resolve()))
+        for key in tree:
+            places = {place: line for place, line in places.items() if place[:1] != (key,)}
+        tree, where = {**below, **tree}, {**places, **where}
+    name = Path(profile or tree.get("profile") or "tiny").stem
+    if not isinstance(sections, dict) or not isinstance(sections.get(name, {}), dict):
+        raise BadInput(f"{where[('profiles',)]}: profiles: maps a profile's name to keys of the sweep")
+    for key, value in sections.get(name, {}).items():
+        tree[key] = str(path.parent / str(value)) if key == "recipe" else value
+        places = {place[2:]: line for place, line in where.items() if place[:3] == ("profiles", name, key)}
+        where = {place: line for place, line in where.items() if place[:1] != (key,)} | places
+    return tree, where
+
+
+def _combinations(declared: Sweep, where: Where) -> Iterator[dict[str, Any]]:
+    for key, values in declared.grid.items():
+        if len({json.dumps(value, sort_keys=True, default=str) for value in values}) < len(values):
+            raise BadInput(f"{where[('grid', key)]}: grid: {key}: one value stands there twice")
+    for combination in product(*declared.grid.values()):
+        yield dict(zip(declared.grid, combination, strict=True))
+
+
+def _excluded(declared: Sweep, cell: dict[str, Any]) -> bool:
+    return any(all(cell[key] in _listed(value) for key, value in one.items()) for one in declared.exclude)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _resolve(
+    declared: Sweep,
+    where: Where,
+    path: Path,
+    profile: str | None,
+    grid: dict[str, Any],
+    name: str,
+    own: list[Setting],
+) -> "_Arm":
+    """One cell's recipe, without a seed. Raises BadInput with the arm and the line of what is wrong in it."""
+    varied = [key for key, values in declared.grid.items() if len(values) > 1]
+    label = ", ".join([*(_shown(key, grid[key], varied) for key in varied), *([name] if name else [])]) or path.stem
+    place = where.get(("arms", name), str(path))
+    settings = {**declared.set, **grid, **declared.arms[name]}
+    file = settings.pop("recipe", None)
+    file = str(path.parent / str(file)) if file else declared.recipe
+    profile = profile or str(settings.get("profile", declared.profile))
+    settings.pop("profile", None)
+    lines = {
+        key: where[at] for key in settings for at in (("set", key), ("grid", key), ("arms", name, key)) if at in where
+    }
+    said = [(key, value, f"{lines.get(key, place)}: {key}") for key, value in settings.items()]
+    try:
+        recipe = load_recipe(file, profile, seed=0, settings=[*said, *own])
+    except BadInput as error:
+        raise BadInput(f"{place}: arm {label}: {error}") from None
+    # JSON is YAML, and it is one line: a setting becomes an override as on the command line.
+    overrides = [f"{key}={json.dumps(value, default=str)}" for key, value, _ in [*said, *own]]
+    return _Arm(name, label, place, file, recipe.model_copy(update={"name": path.stem}), overrides, grid)
+
+
+@dataclass
+class _Arm:
+    """One setting of a sweep before its seeds."""
+
+    name: str
+    label: str
+    place: str
+    file: str
+    recipe: Recipe
+    overrides: list[str]
+    grid: dict[str, Any]
+    keys: dict[tuple[int, str], str] = field(default_factory=dict)  # (seed, stage) -> its key, where one was asked
+
+    def cell(self, seed: int, arms: dict[str, "_Arm"]) -> Cell:
+        """The arm under one seed, each `match` resolved to the key of the other arm's stage."""
+        recipe = self._seeded(seed, list(self.recipe.stages), arms, ())
+        matched = {name: stage.match for name, stage in recipe.stages.items() if stage.match}
+        keys = [f"stages.{name}.match={match.model_dump_json(exclude_none=True)}" for name, match in matched.items()]
+        settings = {**self.grid, "arm": self.name}
+        return Cell(self.label, recipe, lineage(recipe), self.file, [*self.overrides, *keys], settings)
+
+    def key(self, seed: int, stage: str, arms: dict[str, "_Arm"], seen: tuple[tuple[str, str], ...]) -> str:
+        """The key of one stage, those that it is matched with worked out before. Raises BadInput for a circle."""
+        if (self.name, stage) in seen:
+            circle = " -> ".join(name for name, _ in [*seen, (self.name, stage)])
+            raise BadInput(f"{self.place}: stages.{stage}.match: goes round in a circle: {circle}")
+        if stage not in self.recipe.stages:
+            raise BadInput(f"{self.place}: arm {self.label} has no stage {stage!r} to match")
+        if (seed, stage) not in self.keys:
+            until = list(self.recipe.stages)[: self.recipe.position(stage) + 1]
+            self.keys[seed, stage] = lineage(self._seeded(seed, until, arms, seen), until=stage)[-1].key
+        return self.keys[seed, stage]
+
+    def _seeded(
+        self, seed: int, stages: list[str], arms: dict[str, "_Arm"], seen: tuple[tuple[str, str], ...]
+    ) -> Recipe:
+        changed = dict(self.recipe.stages)
+        for name in stages:
+            match = changed[name].match
+            if match is None:
+                continue
+            if match.other not in arms:
+                what = f"no arm {match.other!r} beside it; {nearest(match.other, arms)}"
+                raise BadInput(f"{self.place}: arm {self.label}: stages.{name}.match: {what}")
+            key = arms[match.other].key(seed, name, arms, (*seen, (self.name, name)))
+            resolved = match.model_copy(update={"steps_of" if match.steps_of else "tokens_of": key})
+            changed[name] = changed[name].model_copy(update={"match": resolved})
+        return self.recipe.model_copy(update={"seed": seed, "stages": changed})
+
+
+def _shown(key: str, value: Any, varied: list[str]) -> str:
+    """`lama`, `ratio=2`: a word stands for itself, anything else after as much of its key as is its own."""
+    if isinstance(value, str):
+        return Path(value).stem if key in KEYS else value
+    parts = key.split(".")
+    for n in range(1, len(parts) + 1):
+        short = dotted(tuple(parts[-n:]))
+        if sum(other.endswith(f".{short}") or other == short for other in varied) == 1:
+            break
+    return f"{short}={json.dumps(value, default=str)}"

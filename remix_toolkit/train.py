@@ -8,7 +8,8 @@ below a loss; and a mark on each complete checkpoint.
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -112,8 +113,24 @@ class Order(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         epoch = int(self.trainer.state.epoch or 0)  # a resumed run is in the middle of one
-        generator = torch.Generator().manual_seed(self.trainer.args.seed * 1_000_003 + epoch)
-        yield from torch.randperm(self.examples, generator=generator).tolist()[: self.kept]
+        yield from permutation(self.examples, self.trainer.args.seed, epoch)[: self.kept]
+
+
+def permutation(examples: int, seed: int, epoch: int) -> list[int]:
+    """The order of the examples in one epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(examples, generator=generator).tolist()
+
+
+def tokens_by_step(examples: Sequence[Example], seed: int, global_batch: int) -> Iterator[int]:
+    """Tokens with a loss that training has seen after each optimizer step, without end."""
+    tokens = [len(example.labels) - example.labels.count(-100) for example in examples]
+    seen = 0
+    for epoch in count():
+        order = permutation(len(tokens), seed, epoch)
+        for at in range(0, len(tokens) // global_batch * global_batch, global_batch):
+            seen += sum(tokens[i] for i in order[at : at + global_batch])
+            yield seen
 
 
 class StageTrainer(SFTTrainer):

@@ -1,6 +1,8 @@
 """YAML as recipes need it: safe, duplicate keys refused, `1e-4` a number, `no` a word, every key's line kept."""
 
 import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,12 +60,17 @@ def load_mapping(path: Path) -> tuple[dict[str, Any], Where]:
 
     Raises BadInput for a file that is missing, empty, no mapping, or that has duplicate keys or Python tags.
     """
-    value, where = _construct(read_text(path), str(path))
+    value, where = deepcopy(_read(read_text(path), str(path)))
     if value is None:
         raise BadInput(f"{path}: is empty; a mapping of keys to values is expected")
     if not isinstance(value, dict):
         raise BadInput(f"{path}:1: is a {type(value).__name__}; a mapping of keys to values is expected")
     return value, where
+
+
+@cache  # a sweep reads its recipe and its profile for every cell
+def _read(text: str, origin: str) -> tuple[Any, Where]:
+    return _construct(text, origin)
 
 
 def load_value(text: str, origin: str) -> Any:

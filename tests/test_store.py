@@ -100,16 +100,16 @@ def test_a_longer_run_takes_the_place_of_its_beginning(tmp_path: Path) -> None:
     recipe = load_recipe(KVR)
     nodes = lineage(recipe)
     for part in (nodes[:1], nodes, nodes[:1]):
-        store.record_run(tmp_path, run_record(recipe, part, "kvr", []))
+        store.record_runs(tmp_path, [run_record(recipe, part, "kvr", [])])
     (file,) = (tmp_path / "records").glob("*.json")
     assert [stage["stage"] for stage in store.read_json(file)["stages"]] == ["stage1", "stage2"]
     changed = ["stages.stage2.train.learning_rate=1e-5"]  # the same stage1, another stage2: another run
     other = load_recipe(KVR, overrides=changed)
     for part in (lineage(other)[:1], lineage(other)):
-        assert store.record_run(tmp_path, run_record(other, part, "kvr", changed)) == part[-1].key
+        assert store.record_runs(tmp_path, [run_record(other, part, "kvr", changed)]) == [part[-1].key]
     edited = load_recipe(KVR, overrides=["stages.stage2.data.size=50"])  # as an edit of the recipe's file would do it
     for part in (lineage(edited)[:1], lineage(edited)):
-        store.record_run(tmp_path, run_record(edited, part, "kvr", []))
+        store.record_runs(tmp_path, [run_record(edited, part, "kvr", [])])
     records = [store.read_json(file) for file in (tmp_path / "records").glob("*.json")]
     assert sorted((r["overrides"], len(r["stages"]), r["stages"][-1]["key"]) for r in records) == sorted(
         [([], 2, nodes[-1].key), (changed, 2, lineage(other)[-1].key), ([], 2, lineage(edited)[-1].key)]

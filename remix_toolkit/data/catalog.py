@@ -14,6 +14,7 @@ class Entry(BaseModel):
     """One task or source."""
 
     kind: Literal["facts", "instructions", "mixing"]
+    characters: int | None = None
     about: str
     licence: str
     size: str

@@ -11,7 +11,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +144,7 @@ def origin(task: Rows, data_seed: int) -> dict[str, Any]:
 
 def _must_exist(task: Rows) -> None:
     path = getattr(task, "path", None)
-    if path is not None and not os.path.exists(path):
+    if path is not None and not os.path.exists(path) and _absent.get() is None:
         local = catalog()[name_of(task)].local
         raise BadInput(f"{name_of(task)}: {path}: no such file or directory; expected: {local}")
 
@@ -246,18 +249,50 @@ def _pair(task: Rows, row: dict[str, Any], place: str) -> Pair:
     return factoid.own_pair(task, row, place) if isinstance(task, Pairs) else PAIR_OF[name_of(task)](row, place)
 
 
+_absent: ContextVar[set[str] | None] = ContextVar("_absent", default=None)
+
+
+@contextmanager
+def noting_absent() -> Iterator[set[str]]:
+    """A plan may be made before all data is here: local sources that are not, by path, instead of an error.
+
+    The keys worked out inside are not those that a run will have.
+    """
+    noted: set[str] = set()
+    token = _absent.set(noted)
+    try:
+        yield noted
+    finally:
+        _absent.reset(token)
+
+
 def source_hash(path: str | None, without: Collection[str] = ()) -> str | None:
     """A hash of a local file, or of all files under a folder but some names, for the lineage key; None for no path."""
     if path is None:
         return None
     root = Path(path)
     if not root.exists():
-        raise BadInput(f"{path}: no such file or directory")
+        noted = _absent.get()
+        if noted is None:
+            raise BadInput(f"{path}: no such file or directory")
+        noted.add(path)
+        return f"absent: {path}"
+    if root.is_file():
+        return _hash(root, ((root, *_state(root)),))
+    files = sorted(f for f in root.rglob("*") if f.is_file() and f.name not in without)
+    return _hash(root, tuple((file, *_state(file)) for file in files))
+
+
+def _state(file: Path) -> tuple[int, int]:
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@cache  # a sweep asks for one file in hundreds of cells
+def _hash(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     total = hashlib.sha256()
-    for file in (
-        sorted(f for f in root.rglob("*") if f.is_file() and f.name not in without) if root.is_dir() else [root]
-    ):
-        total.update(f"{file.relative_to(root) if root.is_dir() else ''}\0{file.stat().st_size}\0".encode())
+    for file, size, _ in files:
+        total.update(f"{file.relative_to(root) if file != root else ''}\0{size}\0".encode())
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

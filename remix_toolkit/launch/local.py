@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from remix_toolkit import store
@@ -15,7 +16,7 @@ from remix_toolkit.yaml_file import load_mapping
 def run(
     recipe: Recipe,
     runs: Path,
-    command: list[str],
+    file: str,
     stage: str | None = None,
     arm: str | None = None,
     overrides: list[str] | None = None,
@@ -24,13 +25,13 @@ def run(
 
     Every stage's data, training arguments and adapter are checked before the first one is trained (with `base_stage`,
     those of the stages behind it once it is published). With
-    `accelerate_config`, each stage that is not done runs as its own `accelerate launch` of `command` (the recipe and
-    its options, as remix_toolkit.stage takes them).
+    `accelerate_config`, each stage that is not done runs as its own `accelerate launch` of the recipe's `file`.
     """
     nodes = lineage(recipe, until=stage)
     store.open_store(runs)
-    _check_launcher(recipe)
-    from remix_toolkit.stage import is_measured, prepare, run_stage
+    check_launcher(recipe)
+    from remix_toolkit.measure import is_measured
+    from remix_toolkit.stage import prepare, run_stage
 
     id_ = ""
     known = recipe.position(recipe.base_stage) + 1 if recipe.base_stage else 0
@@ -43,18 +44,20 @@ def run(
             data = prepare(recipe, part, runs) if part else {}
             for node in part:
                 done = store.find(runs, node.key)
-                if not recipe.accelerate_config or (done and is_measured(data[node.stage], done)):
-                    run_stage(recipe, node, data[node.stage], runs)
+                loaded = any(store.find(runs, later.key) is None for later in nodes[node.position + 1 :])
+                whole = done and not (loaded and store.is_pruned(done))
+                if not recipe.accelerate_config or (done and whole and is_measured(data[node.stage], done)):
+                    run_stage(recipe, node, data[node.stage], runs, loaded)
                 else:
-                    _launch(recipe, node, command)
+                    _launch(recipe, node, stage_command(file, overrides or [], recipe, runs))
                 record = run_record(recipe, nodes[: node.position + 1], arm or recipe.name, overrides or [])
-                id_ = store.record_run(runs, record)
+                (id_,) = store.record_runs(runs, [record])
     except KeyboardInterrupt:
         raise RunFailed("stopped; the same command goes on from the last checkpoint") from None
     return id_
 
 
-def _check_launcher(recipe: Recipe) -> None:
+def check_launcher(recipe: Recipe) -> None:
     """What the accelerate config cannot do is said before it is launched. Raises BadInput."""
     if recipe.accelerate_config is None:
         return
@@ -74,3 +77,8 @@ def _launch(recipe: Recipe, node: Node, command: list[str]) -> None:
     code = subprocess.run(line, check=False).returncode
     if code:
         raise RunFailed(f"{node.stage}: accelerate launch ended with exit code {code}; its output is above")
+
+
+def stage_command(file: str, overrides: Sequence[str], recipe: Recipe, runs: Path) -> list[str]:
+    """The arguments with which remix_toolkit.stage resolves the same recipe."""
+    return [file, *overrides, "--profile", recipe.profile, "--seed", str(recipe.seed), "--runs", str(runs)]

@@ -1,0 +1,102 @@
+"""Whose weights stay on disk: results always do, weights are deleted once nothing needs them any more.
+
+A stage's weights are needed by the stages that start from its model and by the questions that are asked of it. What a
+sweep's `keep` names stays in any case, and so does what the sweep did not train itself.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from remix_toolkit import store
+from remix_toolkit.graph import Job
+from remix_toolkit.recipe import Recipe
+from remix_toolkit.sweep import Keep
+
+
+def users(jobs: Mapping[str, Job]) -> dict[str, set[str]]:
+    """Each stage's key -> the jobs that load its weights: its children, and those that ask what it knows."""
+    found: dict[str, set[str]] = {key: set() for key, job in jobs.items() if job.node}
+    for key, job in jobs.items():
+        if job.parent:
+            found[job.parent].add(key)
+        for split in (jobs[need] for need in job.needs if jobs[need].task):
+            for asked in split.needs:
+                found[asked] |= {split.key, key}
+    return found
+
+
+def is_kept(keep: Keep | list[str], stage: str, used: bool) -> bool:
+    """Does `keep` (all, leaves, none, or stages' names) say that this stage's weights stay?"""
+    if isinstance(keep, list):
+        return stage in keep
+    return keep == "all" or (keep == "leaves" and not used)
+
+
+def to_do(jobs: Mapping[str, Job], runs: Path) -> set[str]:
+    """The jobs still to run: what is not published or not measured, and whose weights are gone and needed again."""
+    published = store.published(runs)
+    loaded_by = users(jobs)
+    todo: set[str] = set()
+    for key, job in reversed(list(jobs.items())):
+        folder = published.get(key)
+        if job.node:
+            done = folder and job.lists <= store.measured(folder)
+            if not done or (folder and store.is_pruned(folder) and loaded_by[key] & todo):
+                todo.add(key)
+        elif any(key in jobs[other].needs for other in todo):
+            todo.add(key)  # cheap where it is asked already
+    return todo
+
+
+def spare(
+    jobs: Mapping[str, Job], done: Collection[str], keep: Keep | list[str], sweep: str, runs: Path
+) -> dict[str, Path]:
+    """The stages, by key, whose weights this sweep made and needs no more. `done` are published and measured."""
+    loaded_by = users(jobs)
+    published = store.published(runs)
+    found = {}
+    for key in done:
+        node, folder = jobs[key].node, published.get(key)
+        if node is None or folder is None or is_kept(keep, node.stage, bool(loaded_by[key])):
+            continue
+        if not (loaded_by[key] - set(done) or store.is_pruned(folder)) and store.made_by(folder) == sweep:
+            found[key] = folder
+    return found
+
+
+def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep | list[str], at_once: int = 1) -> int | None:
+    """The most bytes that the jobs to do hold at one time, in the graph's order; None if a base's size is unknown."""
+    loaded_by = users(jobs)
+    waiting = {key: by & set(todo) for key, by in loaded_by.items()}
+    held: dict[str, int] = {}
+    most = largest = 0
+    for key in (key for key in jobs if key in todo):
+        node, recipe = jobs[key].node, jobs[key].cell.recipe
+        if recipe.parameters is None:
+            return None
+        if node:
+            working = _working(recipe, node.stage)
+            most = max(most, sum(held.values()) + working)
+            largest = max(largest, working)
+            held[key] = _weights(recipe)
+        for by in waiting.values():
+            by.discard(key)
+        for other in list(held):
+            other_node = jobs[other].node
+            assert other_node
+            if not waiting[other] and not is_kept(keep, other_node.stage, bool(loaded_by[other])):
+                del held[other]
+        most = max(most, sum(held.values()))
+    return most + (at_once - 1) * largest
+
+
+def _weights(recipe: Recipe) -> int:
+    return int((recipe.parameters or 0) * (4 if recipe.precision == "fp32" else 2))
+
+
+def _working(recipe: Recipe, stage: str) -> int:
+    """Checkpoints (weights and two moments each) and the draft of what is published."""
+    train = recipe.stages[stage].train
+    each = 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "bf16" else 12)
+    kept = 0 if train.get("save_strategy") == "no" else 1 + (train.get("save_total_limit") or 1)
+    return int(kept * each) + _weights(recipe)

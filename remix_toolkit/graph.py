@@ -1,0 +1,98 @@
+"""The graph of a sweep: every stage that some run needs, once, and what it waits for.
+
+Besides stages there are splits: which facts of a task the base model knows is asked once, before the first stage that
+needs to know. Nothing is loaded here; keys are hashes of declarations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from remix_toolkit import familiar
+from remix_toolkit.data import tasks
+from remix_toolkit.lineage import Node, labels
+from remix_toolkit.recipe import Factoid
+from remix_toolkit.sweep import Cell
+
+
+@dataclass
+class Job:
+    """A stage to train, or a split to ask for, and which jobs come before it."""
+
+    key: str
+    name: str  # for a person: the stage's, or the task's
+    cell: Cell  # the first run that wants it
+    node: Node | None  # of a stage
+    needs: tuple[str, ...]  # keys
+    runs: list[str] = field(default_factory=list)  # the arms that want it, with their seeds
+    lists: set[str] = field(default_factory=set)  # ids of the lists of facts to measure after it
+    also: list[Cell] = field(default_factory=list)  # further runs, which measure lists that those before do not
+    task: Factoid | None = None  # of a split: the rows asked for
+    rows: int | None = 0  # of a split: how many have to qualify; None: all are asked
+
+    @property
+    def parent(self) -> str | None:
+        """The key of the stage whose model this one starts from."""
+        return self.node.ancestors[-1] if self.node and self.node.ancestors else None
+
+
+def graph(cells: Sequence[Cell]) -> dict[str, Job]:
+    """All jobs by key, in an order in which they can run.
+
+    A stage's children follow it before another stage of its generation begins, so that its weights are needed for the
+    shortest time.
+    """
+    first: dict[str, int] = {}
+    for cell in cells:
+        for node in cell.nodes:
+            first.setdefault(node.key, len(first))
+    jobs: dict[str, Job] = {}
+    late: list[Cell] = []  # a stage is matched with one that comes later: those wait
+    ordered = sorted(cells, key=lambda cell: [first[node.key] for node in cell.nodes])
+    while ordered:
+        for cell in ordered:
+            if all(stage.match is None or stage.match.other in jobs for stage in cell.recipe.stages.values()):
+                _add(jobs, cell)
+            else:
+                late.append(cell)
+        if len(late) == len(ordered):  # load_sweep refuses circles
+            raise RuntimeError("a match that no arm resolves")
+        ordered, late = late, []
+    return jobs
+
+
+def children(jobs: dict[str, Job]) -> dict[str, list[str]]:
+    """Each stage's key -> the keys of the stages that start from its model."""
+    found: dict[str, list[str]] = {key: [] for key, job in jobs.items() if job.node}
+    for key, job in jobs.items():
+        if job.parent:
+            found[job.parent].append(key)
+    return found
+
+
+def _add(jobs: dict[str, Job], cell: Cell) -> None:
+    recipe = cell.recipe
+    base = recipe.position(recipe.base_stage) if recipe.base_stage else -1
+    run = f"{cell.arm}, seed {recipe.seed}"
+    for node in cell.nodes:
+        stage = recipe.stages[node.stage]
+        needs = list(node.ancestors[-1:])
+        for task in (stage.data, *stage.recall):
+            if isinstance(task, Factoid) and task.familiarity:
+                needs.append(_add_split(jobs, cell, task, cell.nodes[base].key if base >= 0 else None, run))
+        if stage.match:
+            needs.append(stage.match.other)
+        job = jobs.setdefault(node.key, Job(node.key, node.stage, cell, node, tuple(dict.fromkeys(needs))))
+        job.needs = tuple(dict.fromkeys([*job.needs, *needs]))  # another run may measure more after this stage
+        job.runs.append(run)
+        if more := labels(recipe, node.position).keys() - job.lists:
+            job.also += [cell] if job.lists else []
+            job.lists |= more
+
+
+def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base: str | None, run: str) -> str:
+    key = familiar.split_key(cell.recipe, task)
+    job = jobs.setdefault(key, Job(key, tasks.name_of(task), cell, None, (base,) if base else (), task=task))
+    wanted = None if task.size is None else task.start + task.size
+    job.rows = None if wanted is None or job.rows is None else max(job.rows, wanted)
+    job.runs.append(run)
+    return key

@@ -1,0 +1,113 @@
+"""runs/sweeps/<sweep>/: what a sweep is doing, for `--status`, `--cancel` and other sweeps of the same store.
+
+state.json says of each job whether it waits, runs, is done or failed; the folder's lock is held as long as the sweep is
+alive, and the system frees it when it dies.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from remix_toolkit import store
+from remix_toolkit.data.tasks import digest
+from remix_toolkit.graph import Job
+from remix_toolkit.sweep import Keep
+
+Kind = Literal["waiting", "running", "done", "failed", "left out"]
+
+
+@dataclass
+class Entry:
+    """One job of a sweep."""
+
+    name: str
+    runs: list[str]
+    needs: list[str]
+    state: Kind = "waiting"
+    said: str = ""  # the last line, or why it failed
+    job_id: str = ""  # of a cluster's scheduler
+
+
+@dataclass
+class State:
+    """A sweep as it stands."""
+
+    id: str
+    keep: Keep | list[str]
+    launcher: str
+    pid: int = 0
+    host: str = ""
+    jobs: dict[str, Entry] = field(default_factory=dict)
+
+    def count(self) -> dict[Kind, int]:
+        """How many jobs wait, run, ..."""
+        kinds: list[Kind] = ["running", "waiting", "done", "failed", "left out"]
+        return {kind: sum(entry.state == kind for entry in self.jobs.values()) for kind in kinds}
+
+
+def sweep_id(name: str, profile: str | None, seeds: list[int] | None, overrides: list[str]) -> str:
+    """The same command has the same id: it goes on where it stopped."""
+    return f"{name}-{digest([profile, seeds, overrides])[:8]}"
+
+
+def begin(id_: str, jobs: Mapping[str, Job], todo: set[str], keep: Keep | list[str], launcher: str) -> State:
+    """The state of a sweep that starts now."""
+    state = State(id_, keep, launcher, os.getpid(), socket.gethostname())
+    for key, job in jobs.items():
+        state.jobs[key] = Entry(job.name, job.runs, list(job.needs), "waiting" if key in todo else "done")
+    return state
+
+
+def claim(runs: Path, id_: str) -> tuple[Path, FileLock]:
+    """The folder of a sweep and its lock, held; where the same command runs already, another folder beside that one."""
+    for number in range(1, 100):
+        folder = runs / "sweeps" / (id_ if number == 1 else f"{id_}.{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        return folder, lock
+    raise RuntimeError(f"{id_}: runs a hundred times at once")
+
+
+def save(folder: Path, state: State) -> None:
+    """Write the state down."""
+    store.write_json(folder / "state.json", asdict(state))
+
+
+def load(folder: Path) -> State:
+    """A state that was written."""
+    written: dict[str, Any] = store.read_json(folder / "state.json")
+    jobs = {key: Entry(**entry) for key, entry in written.pop("jobs").items()}
+    return State(**written, jobs=jobs)
+
+
+def is_alive(folder: Path) -> bool:
+    """Is a process of this machine at this sweep?"""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def wanted_elsewhere(runs: Path, mine: Path) -> set[str]:
+    """Keys of the stages that another living sweep still has to do with."""
+    wanted: set[str] = set()
+    for file in (runs / "sweeps").glob("*/state.json"):
+        if file.parent == mine:
+            continue
+        state = load(file.parent)
+        open_jobs = [entry for entry in state.jobs.values() if entry.state in ("waiting", "running")]
+        if open_jobs and (state.launcher == "slurm" or is_alive(file.parent)):
+            wanted |= {key for entry in open_jobs for key in entry.needs}
+    return wanted

@@ -1,0 +1,190 @@
+"""Run a sweep's graph on this machine: each job once its parents are done, as many at once as devices allow."""
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from remix_toolkit import disk, store
+from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.graph import Job, graph
+from remix_toolkit.launch.local import check_launcher, stage_command
+from remix_toolkit.launch.screen import Screen, named
+from remix_toolkit.launch.state import State, begin, claim, save, wanted_elsewhere
+from remix_toolkit.launch.worker import Ask, Check, Task, Train
+from remix_toolkit.launch.workers import Workers, visible_devices
+from remix_toolkit.lineage import run_record
+from remix_toolkit.plan import costs, devices
+from remix_toolkit.sweep import Cell, Keep
+
+WARM = 1e8  # weights: a base up to this size is trained in a process that goes on with the next stage
+PAUSE = 2.0  # seconds until a stage that another run is at is looked at again
+
+
+def record(cells: Sequence[Cell], runs: Path) -> list[str]:
+    """Note all runs of a sweep: what is published of them is shown, what is missing too. Returns their ids."""
+    return store.record_runs(runs, [run_record(c.recipe, c.nodes, c.arm, c.overrides) for c in cells])
+
+
+def run_sweep(cells: Sequence[Cell], keep: Keep | list[str], id_: str, runs: Path, at_once: int | None = None) -> State:
+    """Do all jobs that are not done yet; returns how each ended.
+
+    Raises BadInput for a mistake in any cell before the first stage is trained, RunFailed when stopped by hand.
+    """
+    jobs = graph(cells)
+    todo = disk.to_do(jobs, runs)
+    gpus = visible_devices()
+    for recipe in {id(cell.recipe.accelerate_config): cell.recipe for cell in cells}.values():
+        check_launcher(recipe)
+        if gpus and devices(recipe) > len(gpus):
+            raise BadInput(f"{recipe.name}: a stage takes {devices(recipe)} devices; here are {len(gpus)}")
+    folder, lock = claim(runs, id_)
+    state = begin(id_, jobs, todo, keep, "local")
+    cost = {key: one.flops or one.tokens or 1.0 for key, one in costs(jobs).items()}
+    pool = Workers(runs, folder / "log.txt", gpus, at_once or max(1, len(gpus)))
+    screen = Screen(state, sum(cost[key] for key in todo))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `--cancel` stops it as Ctrl-C does
+    try:
+        _check(cells, jobs, todo, pool, screen, folder)
+        save(folder, state)
+        _Run(jobs, state, keep, folder, runs, pool, screen, cost).to_the_end()
+    except KeyboardInterrupt:
+        for entry in state.jobs.values():
+            entry.state = "waiting" if entry.state == "running" else entry.state
+        raise RunFailed("stopped; the same command goes on from the last checkpoints") from None
+    finally:
+        screen.close()
+        pool.close()
+        save(folder, state)
+        signal.signal(signal.SIGTERM, before)
+        lock.release()
+    return state
+
+
+def _check(
+    cells: Sequence[Cell], jobs: dict[str, Job], todo: set[str], pool: Workers, screen: Screen, folder: Path
+) -> None:
+    """Every arm's data and settings, under one seed, before anything is trained. Raises BadInput with all mistakes."""
+    arms: dict[str, Cell] = {}
+    for cell in cells:
+        if any(node.key in todo for node in cell.nodes):
+            arms.setdefault(cell.arm, cell)
+    waiting, running, wrong = list(arms), set[str](), dict[str, str]()
+    if waiting:
+        screen.note(f"checking the data of {len(waiting)} arms")
+    while waiting or running:
+        while waiting and pool.room(1):
+            arm = waiting.pop(0)
+            running.add(arm)
+            pool.start(arm, Check(arms[arm].recipe, arms[arm].nodes), 1, True)
+        for event in pool.events(timeout=5):
+            if event.kind == "line":
+                continue
+            running.discard(event.job)
+            how, why = event.value if event.kind == "end" else ("failed", event.value)
+            if how == "failed":
+                raise RunFailed(f"arm {event.job}: {why}; see {folder / 'log.txt'}")
+            if how != "done":
+                wrong[event.job] = why
+    if wrong:
+        raise BadInput("\n".join(f"arm {arm}: {why}" for arm, why in wrong.items()))
+
+
+class _Run:
+    """The loop: start what can start, hear what happened."""
+
+    def __init__(
+        self,
+        jobs: dict[str, Job],
+        state: State,
+        keep: Keep | list[str],
+        folder: Path,
+        runs: Path,
+        pool: Workers,
+        screen: Screen,
+        cost: dict[str, float],
+    ) -> None:
+        self.jobs, self.state, self.keep, self.folder, self.runs = jobs, state, keep, folder, runs
+        self.pool, self.screen, self.cost = pool, screen, cost
+        self.loaded_by = disk.users(jobs)
+        self.not_before: dict[str, float] = {}  # jobs that another run is at -> when to look again
+
+    def to_the_end(self) -> None:
+        entries = self.state.jobs
+        while True:
+            for key, job in self.jobs.items():
+                if entries[key].state == "waiting":
+                    self._start_or_leave(key, job)
+            if not any(entry.state in ("waiting", "running") for entry in entries.values()):
+                return
+            heard = False
+            for event in self.pool.events(timeout=PAUSE):
+                heard = True
+                if event.kind == "line":
+                    self.screen.line(event.job, event.value)
+                else:
+                    self._ended(event.job, *(event.value if event.kind == "end" else ("failed", event.value)))
+            if not heard and not any(entry.state == "running" for entry in entries.values()):
+                time.sleep(PAUSE / 2)  # nothing to hear from: all that is left is another run's
+
+    def _start_or_leave(self, key: str, job: Job) -> None:
+        entry = self.state.jobs[key]
+        before = [self.state.jobs[need] for need in job.needs]
+        if any(other.state in ("failed", "left out") for other in before):
+            entry.state = "left out"
+            entry.said = "what it starts from failed"
+            self.screen.ended(key, self.cost[key])
+            return
+        ready = all(other.state == "done" for other in before) and self.not_before.get(key, 0) <= time.monotonic()
+        needed = devices(job.cell.recipe) if job.node and self.pool.on_gpu else 1
+        if not ready or not self.pool.room(needed):
+            return
+        entry.state = "running"
+        warm = (job.cell.recipe.parameters or 1e12) <= WARM
+        self.pool.start(key, self._task(key, job), needed, warm)
+        save(self.folder, self.state)
+
+    def _task(self, key: str, job: Job) -> Task:
+        if job.node is None:
+            assert job.task
+            return Ask(job.cell.recipe, job.task, job.rows)
+        weights = any(self.state.jobs[other].state != "done" for other in self.loaded_by[key])
+        recipes = [cell.recipe for cell in (job.cell, *job.also)]
+        command = stage_command(job.cell.file, job.cell.overrides, job.cell.recipe, self.runs)
+        return Train(recipes, job.node, weights, self.state.id, command)
+
+    def _ended(self, key: str, how: str, said: str) -> None:
+        entry = self.state.jobs[key]
+        if how == "busy":
+            entry.state = "waiting"
+            self.not_before[key] = time.monotonic() + PAUSE
+            return
+        entry.state = "done" if how == "done" else "failed"
+        entry.said = said
+        self.screen.ended(key, self.cost[key])
+        save(self.folder, self.state)
+        if how == "done" and self.keep != "all":
+            done = [other for other, one in self.state.jobs.items() if one.state == "done"]
+            prune(self.jobs, done, self.keep, self.state.id, self.folder, self.runs)
+
+
+def prune(
+    jobs: dict[str, Job], done: Sequence[str], keep: Keep | list[str], id_: str, folder: Path, runs: Path
+) -> None:
+    """Delete the weights that this sweep made and that neither it nor another living sweep needs any more."""
+    if spare := disk.spare(jobs, done, keep, id_, runs):
+        wanted = wanted_elsewhere(runs, folder)
+        for key, published in spare.items():
+            if key not in wanted:
+                with suppress(FileNotFoundError):  # another job of this sweep ended at the same moment
+                    store.prune(published)
+
+
+def failures(state: State) -> str | None:
+    """What failed and what was left out for it, in a few lines; None where all is done."""
+    failed = [f"{named(entry)}: {entry.said}" for entry in state.jobs.values() if entry.state == "failed"]
+    left = sum(entry.state == "left out" for entry in state.jobs.values())
+    if not failed:
+        return None
+    return "\n".join(failed) + (f"\nand {left} that start from them were left out" if left else "")

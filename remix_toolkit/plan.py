@@ -1,0 +1,184 @@
+"""What a sweep will cost, before anything is loaded or trained: counts, steps, tokens, FLOPs, GPU-hours, disk, order.
+
+Counts and steps follow from the declaration. Tokens are estimated from the mean length of a task's pairs, and with them
+FLOPs (6 for each weight and trained token, 2 for each token of a question) and hours.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit.data import tasks
+from remix_toolkit.data.catalog import catalog
+from remix_toolkit.disk import peak, to_do
+from remix_toolkit.graph import Job, graph
+from remix_toolkit.recipe import Pairs, Recipe, Rows, Stage
+from remix_toolkit.sweep import Cell, Keep
+from remix_toolkit.yaml_file import load_mapping
+
+TFLOPS = 989.0  # an H100's or H200's dense bf16 peak
+UTILIZATION = 0.4
+CHARACTERS_PER_TOKEN = {"tiny": 2.4}
+FORMAT = 12  # tokens of the Tulu format around a pair
+WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
+ASKS = 42  # characters of the prompt before a passage
+SHOTS = 6  # pairs in a few-shot prompt
+
+
+def plan(
+    cells: Sequence[Cell],
+    keep: Keep | list[str],
+    runs: Path,
+    at_once: int = 1,
+    utilization: float = UTILIZATION,
+    tflops: float = TFLOPS,
+) -> dict[str, Any]:
+    """The whole plan, as `remix plan --json` prints it."""
+    jobs = graph(cells)
+    todo = to_do(jobs, runs)
+    cost = costs(jobs)
+    stages = {key: job for key, job in jobs.items() if job.node}
+    training = [key for key in stages if key in todo]
+    flops = _sum(cost[key].flops for key in todo)
+    on_gpus = all(job.cell.recipe.base != "tiny" for job in jobs.values())
+    return {
+        "name": cells[0].recipe.name,
+        "profiles": sorted({cell.recipe.profile for cell in cells}),
+        "arms": len({cell.arm for cell in cells}),
+        "seeds": sorted({cell.recipe.seed for cell in cells}),
+        "runs": len(cells),
+        "stages_requested": sum(len(cell.nodes) for cell in cells),
+        "stages_distinct": len(stages),
+        "stages_published": len(stages) - len(training),
+        "stages_to_train": len(training),
+        "splits": len(jobs) - len(stages),
+        "steps": _sum(cost[key].steps for key in training),
+        "tokens": _sum(cost[key].tokens for key in training),
+        "flops": flops,
+        "gpu_hours": flops / (tflops * 1e12 * utilization) / 3600 if flops is not None and on_gpus else None,
+        "utilization": utilization,
+        "tflops": tflops,
+        "devices_per_stage": sorted({devices(job.cell.recipe) for job in stages.values()}),
+        "disk_peak_bytes": peak(jobs, todo, keep, at_once),
+        "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
+        "keep": keep,
+        "order": [
+            {
+                "key": key,
+                "kind": "stage" if job.node else "split",
+                "name": job.name,
+                "task": tasks.name_of(job.cell.recipe.stages[job.name].data) if job.node else job.name,
+                "needs": list(job.needs),
+                "runs": job.runs,
+                "to_do": key in todo,
+                "steps": cost[key].steps,
+                "tokens": cost[key].tokens,
+                "flops": cost[key].flops,
+            }
+            for key, job in jobs.items()
+        ],
+    }
+
+
+def _sum(values: Iterable[float | None]) -> Any:
+    """The sum, or None where one of them is not known."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def devices(recipe: Recipe) -> int:
+    """How many devices one stage runs on: its accelerate config's processes on this machine, or one."""
+    if recipe.accelerate_config is None or not Path(recipe.accelerate_config).exists():
+        return 1
+    config = load_mapping(Path(recipe.accelerate_config))[0]
+    return max(1, int(config.get("num_processes", 1)) // int(config.get("num_machines", 1)))
+
+
+@dataclass
+class Cost:
+    """What one job takes. None: the declaration does not say."""
+
+    steps: int | None
+    tokens: float | None  # trained sequences' tokens, without padding; of a split, those of its questions
+    flops: float | None
+
+
+def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
+    """Each job's cost, in the graph's order."""
+    found: dict[str, Cost] = {}
+    for key, job in jobs.items():
+        found[key] = _stage(job, found) if job.node else _split(job)
+    return found
+
+
+def _stage(job: Job, before: dict[str, Cost]) -> Cost:
+    recipe = job.cell.recipe
+    assert job.node
+    stage = recipe.stages[job.node.stage]
+    pairs = _pairs(recipe, stage)
+    if pairs is None:
+        return Cost(None, None, None)
+    examples = sum(n for n, _ in pairs)
+    length = sum(n * tokens for n, tokens in pairs) / examples
+    batch = recipe.global_batch_size
+    steps: int | None = math.ceil(stage.train.get("num_train_epochs", 3) * (examples // batch))
+    if stage.match:
+        other = before[stage.match.other]
+        steps = other.steps
+        if stage.match.tokens_of and other.tokens is not None:
+            steps = round(other.tokens / (batch * length))
+    elif stage.train.get("max_steps", -1) > 0:
+        steps = stage.train["max_steps"]
+    tokens = None if steps is None else round(steps * batch * length)
+    asked = 0.0
+    for name in list(recipe.stages)[: job.node.position + 1]:
+        asked += (recipe.stages[name].data.size or 0) * _tokens(recipe, recipe.stages[name].data)
+    asked += sum((rows.size or 0) * _tokens(recipe, rows) for rows in stage.recall)
+    weights = recipe.parameters
+    return Cost(steps, tokens, weights and tokens and weights * (6 * tokens + 2 * asked))
+
+
+def _split(job: Job) -> Cost:
+    recipe = job.cell.recipe
+    assert job.task
+    if job.rows is None:
+        return Cost(None, None, None)
+    tokens = job.rows * SHOTS * _tokens(recipe, job.task)  # if all qualify; more are asked where some do not
+    return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
+
+
+def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float]] | None:
+    """(how many, tokens of each): the stage's own pairs and each source of mixing data. None: not declared."""
+    size = _size(stage.data)
+    if size is None:
+        return None
+    pairs = [(size, _tokens(recipe, stage.data))]
+    if stage.mix.random_words:
+        words = stage.mix.random_words
+        length = WORD.get(words.text, 8.0)  # the words of a vocabulary are longer than those of its text
+        pairs.append((round(words.ratio * size), _of(recipe, ASKS + 2 * words.words * length)))
+    for corpus in stage.mix.corpora().values():
+        pairs.append((round(corpus.ratio * size), _of(recipe, ASKS + 2 * corpus.words * WORD["text"])))
+    if stage.mix.replay:
+        replayed = recipe.stages[stage.mix.replay.stage].data
+        if (facts := _size(replayed)) is None:
+            return None
+        pairs.append((round(stage.mix.replay.ratio * facts), _tokens(recipe, replayed)))
+    return pairs
+
+
+def _size(rows: Rows) -> int | None:
+    """How many pairs; of a local file of one's own, as many as it has."""
+    if rows.size is None and isinstance(rows, Pairs) and rows.path and Path(rows.path).exists():
+        return len(tasks.load(rows, 0))
+    return rows.size
+
+
+def _tokens(recipe: Recipe, rows: Rows) -> float:
+    return _of(recipe, catalog()[tasks.name_of(rows)].characters or 0)
+
+
+def _of(recipe: Recipe, characters: float) -> float:
+    return FORMAT + characters / CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)

@@ -1,0 +1,273 @@
+"""Seeds together: means over seeds with their intervals, and arms compared fact by fact.
+
+All runs of a sweep share their facts (`data_seed`), so seeds and arms are paired: each model was asked the same ones.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.report.retention import FLOOR
+
+Entry = dict[str, Any]
+Group = tuple[str, str, str, tuple[str, ...], str, str]  # recipe, arm, profile, overrides, stage, task
+WIDE = 4  # columns of one table: more do not fit 120 characters beside the arms' names
+
+# For an arm with `match`, a sweep names the other arm's stage by its key, and that differs from seed to seed.
+MATCH, KEY = re.compile(r"stages\..+\.match="), re.compile(r'"[0-9a-f]{16}"')
+
+
+def aggregate(
+    entries: Sequence[Entry], expected: Mapping[tuple[str, str, str], Collection[int]] | None = None
+) -> list[Entry]:
+    """Recall over seeds, a row per (recipe, arm, profile, overrides, stage, task) of `store.entries`, in their order.
+
+    `mean`, `sd` (sample standard deviation) and `low`, `high` (95% percentile bootstrap interval of the mean over
+    seeds) are in percent; all but `mean` are None for one seed. `n` and `seeds` are those that were measured; `missing`
+    are those that anything else of this recipe and profile has, or that `expected` names for (recipe, arm, profile).
+    `facts` is the number of facts, and `lists` their ids: more than one, and the seeds were asked different facts.
+    Where one seed was run twice, the newest counts. In `overrides`, the key of a stage that `match` names is left out:
+    it differs from seed to seed.
+
+    An interval over few seeds is coarse and too narrow. Three seeds have 10 distinct resampled means, and the interval
+    is simply the smallest to the largest seed (each is 1/27 of the draws, more than 2.5%): a range that holds the true
+    mean about 3 times in 4, not 19 in 20. It shows how far apart the seeds are, and proves nothing.
+    """
+    import numpy as np
+
+    ran: dict[tuple[str, str], set[int]] = {}
+    for entry in entries:
+        ran.setdefault((entry["recipe"], entry["profile"]), set()).add(entry["seed"])
+    rows = []
+    for (recipe, arm, profile, overrides, stage, task), by_seed in _groups(entries).items():
+        seeds = sorted(by_seed)
+        recalls = np.array([by_seed[seed]["recall"] for seed in seeds], dtype=np.float64)
+        sd = low = high = None
+        if len(seeds) > 1:
+            sd = float(recalls.std(ddof=1))
+            draws = np.random.default_rng(0).integers(0, len(seeds), (10_000, len(seeds)))
+            low, high = map(float, np.percentile(recalls[draws].mean(axis=1), [2.5, 97.5]))
+        wanted = ran[recipe, profile] | set((expected or {}).get((recipe, arm, profile), ()))
+        newest = list(by_seed.values())[-1]
+        row: Entry = {"recipe": recipe, "arm": arm, "profile": profile, "overrides": list(overrides)}
+        row |= {"stage": stage, "task": task, "own": newest["own"], "facts": newest["facts"]}
+        row |= {"mean": float(recalls.mean()), "sd": sd, "low": low, "high": high, "n": len(seeds), "seeds": seeds}
+        row |= {"missing": sorted(wanted - set(seeds)), "lists": sorted({e["list"] for e in by_seed.values()})}
+        rows.append(row)
+    return rows
+
+
+def paired(
+    entries: Sequence[Entry], first: str, second: str, stage: str, task: str, draws: int = 2000
+) -> dict[str, Any] | None:
+    """How two arms differ in recall of one task's facts after one stage: the same seeds, the same facts in both.
+
+    `difference` (second - first) and its 95% interval `low`, `high` are in percentage points, over the `seeds` that
+    both arms have and the facts of one list that all of them were asked (matched by prompt; `facts` is how many). The
+    bootstrap resamples seeds and facts, the same facts for all seeds: with three seeds its spread over seeds is as
+    coarse as that of `aggregate`, and with one it is over facts only, and says nothing about other seeds.
+
+    `p` is McNemar's exact two-sided test over the (seed, fact) pairs that one arm knows and the other does not: `b`
+    only the first, `c` only the second. It takes the seeds of one fact as independent, which they are not quite: read
+    the interval beside it. Of several comparisons, none is corrected for the others.
+
+    None if there is no such seed or fact. Raises ValueError where the entries of the arms are of several recipes or
+    profiles, or those of one arm of several overrides (choose before), and BadInput where a recall.jsonl is unreadable.
+    """
+    import numpy as np
+
+    found = [(key, rows) for key, rows in _groups(entries).items() if key[4:] == (stage, task)]
+    sides: list[dict[int, Entry]] = []
+    for arm in (first, second):
+        mine = [rows for key, rows in found if key[1] == arm]
+        if len(mine) > 1 or len({(key[0], key[2]) for key, _ in found if key[1] in (first, second)}) > 1:
+            raise ValueError(f"{first}, {second}: entries of several recipes, profiles or overrides")
+        sides.append(mine[0] if mine else {})
+    left, right = sides
+    shared = {seed: left[seed]["list"] for seed in left if seed in right and left[seed]["list"] == right[seed]["list"]}
+    if not shared:
+        return None
+    (facts, _) = Counter(shared.values()).most_common(1)[0]  # a recipe edited between seeds: the list most of them had
+    seeds = sorted(seed for seed in shared if shared[seed] == facts)
+    verdicts = [[_verdicts(side[seed]["path"], facts) for seed in seeds] for side in sides]
+    prompts = sorted(set.intersection(*(set(known) for side in verdicts for known in side)))
+    if not prompts:
+        return None
+    a, b = np.array([[[known[p] for p in prompts] for known in side] for side in verdicts], dtype=np.int64)
+    delta = b - a  # seed x fact, each -1, 0 or 1
+
+    # Facts with the same outcomes under all seeds are alike: to resample the facts is to draw how many there are of
+    # each kind (3 ^ seeds at most), and no array of draws x facts is needed.
+    kinds, counts = np.unique(delta, axis=1, return_counts=True)
+    rng = np.random.default_rng(0)
+    of_seeds = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=draws)
+    of_kinds = rng.multinomial(len(prompts), counts / len(prompts), size=draws)
+    drawn = ((of_seeds @ kinds) * of_kinds).sum(axis=1) * 100.0 / delta.size
+    low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
+    lost, gained = int((delta < 0).sum()), int((delta > 0).sum())
+    result = {"first": first, "second": second, "stage": stage, "task": task, "seeds": seeds, "facts": len(prompts)}
+    result |= {"difference": 100.0 * float(delta.sum()) / delta.size, "low": low, "high": high}
+    return {**result, "p": mcnemar(lost, gained), "b": lost, "c": gained}
+
+
+def mcnemar(b: int, c: int) -> float:
+    """McNemar's exact two-sided p of b against c discordant pairs: how often a fair coin is as uneven as that."""
+    n, less = b + c, min(b, c)
+    tail = term = 1
+    for k in range(less):
+        term = term * (n - k) // (k + 1)  # math.comb(n, k + 1), from the one before
+        tail += term
+    p: float = 2 * tail / 2**n  # whole numbers until here: thousands of pairs neither overflow nor round
+    return min(1.0, p)
+
+
+def _groups(entries: Sequence[Entry]) -> dict[Group, dict[int, Entry]]:
+    """Recall by seed, the newest of each; the seeds in the order in which they were measured."""
+    groups: dict[Group, dict[int, Entry]] = {}
+    for entry in entries:
+        if entry["recall"] is not None:
+            by_seed = groups.setdefault(_key(entry), {})
+            by_seed.pop(entry["seed"], None)  # so that the newest is last
+            by_seed[entry["seed"]] = entry
+    return groups
+
+
+def _key(entry: Entry) -> Group:
+    overrides = tuple(KEY.sub('"..."', said) if MATCH.match(said) else said for said in entry["overrides"])
+    return entry["recipe"], entry["arm"], entry["profile"], overrides, entry["stage"], entry["task"]
+
+
+def _verdicts(path: str, facts: str) -> dict[str, bool]:
+    """Prompt -> was it answered right, of one list. Raises BadInput where they cannot be read."""
+    file = Path(path) / "recall.jsonl"
+    try:
+        with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
+            rows = [row for row in map(json.loads, lines) if row["list"] == facts]
+        return {row["prompt"]: bool(row["correct"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error}): arms cannot be compared") from None
+
+
+# --- on the screen -----------------------------------------------------------------------------------------------
+
+
+def print_seeds(
+    entries: Sequence[Entry], expected: Mapping[tuple[str, str, str], Collection[int]] | None = None
+) -> None:
+    """For each recipe and profile: recall over seeds, what is missing, and every arm against the first.
+
+    `entries` and `expected` as for `aggregate`; the arms in the order of the entries. What is compared is the recall of
+    the first stage's facts after the last stage. Raises BadInput where a stage's recall.jsonl cannot be read.
+    """
+    console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
+    sweeps: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        sweeps.setdefault((entry["recipe"], entry["profile"]), []).append(entry)
+    for (recipe, profile), mine in sweeps.items():
+        title, names = f"{recipe} on {profile}", _names(mine)
+        if rows := aggregate(mine, expected):
+            rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
+            mine = [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in mine]
+            _print_means(console, title, rows)
+            for line in [*_missing(rows), *_unlearned(mine)]:
+                console.print(line)
+            _print_paired(console, title, mine)
+    there = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
+    for recipe, arm, profile in expected or {}:
+        if (recipe, arm, profile) not in there:
+            console.print(f"{recipe} on {profile}, {arm}: nothing is measured yet")
+
+
+def _names(entries: Sequence[Entry]) -> dict[tuple[str, tuple[str, ...]], str]:
+    """(arm, overrides) -> a name: of an arm that was run with several overrides, with those from where they part."""
+    said: dict[str, list[tuple[str, ...]]] = {}
+    for entry in entries:
+        if (overrides := _key(entry)[3]) not in said.setdefault(entry["arm"], []):
+            said[entry["arm"]].append(overrides)
+    names: dict[tuple[str, tuple[str, ...]], str] = {}
+    for arm, variants in said.items():
+        same = len(list(takewhile(lambda one: len(set(one)) == 1, zip(*variants, strict=False))))
+        names |= {(arm, overrides): " ".join([arm, *overrides[same:]]) for overrides in variants}
+    return names
+
+
+def _print_means(console: Console, title: str, rows: Sequence[Entry]) -> None:
+    columns = list(dict.fromkeys((row["stage"], row["task"]) for row in rows))
+    for start in range(0, len(columns), WIDE):
+        table = Table(title=f"{title}: recall in percent, mean ± sd over n seeds [95% interval]", show_lines=True)
+        table.add_column("arm", overflow="fold")
+        for stage, task in columns[start : start + WIDE]:
+            table.add_column(f"{task} after {stage}", justify="right")
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            cells = {(row["stage"], row["task"]): _cell(row) for row in rows if row["arm"] == arm}
+            table.add_row(arm, *(cells.get(at, "-") for at in columns[start : start + WIDE]))
+        console.print(table)
+    if any(row["n"] > 1 for row in rows):
+        console.print("Intervals by bootstrap over seeds; of 2 or 3 seeds, simply the smallest to the largest.")
+
+
+def _cell(row: Entry) -> str:
+    if row["sd"] is None:
+        return f"{row['mean']:.1f}\nn={row['n']}"
+    return f"{row['mean']:.1f} ± {row['sd']:.1f}, n={row['n']}\n[{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def _missing(rows: Sequence[Entry]) -> list[str]:
+    """A line per arm and seeds that it lacks, and one where its seeds were asked different facts."""
+    lacks: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        at = f"{row['task']} after {row['stage']}"
+        if row["missing"]:
+            many = "seeds" if len(row["missing"]) > 1 else "seed"
+            said = f"{many} {', '.join(map(str, row['missing']))} missing"
+            lacks.setdefault((row["arm"], said), []).append(at)
+        if len(row["lists"]) > 1:
+            lacks.setdefault((row["arm"], "not the same facts under all seeds"), []).append(at)
+    return [f"{arm}: {what} ({', '.join(where)})" for (arm, what), where in lacks.items()]
+
+
+def _unlearned(entries: Sequence[Entry]) -> list[str]:
+    """A line per arm and stage that does not know its own facts: nothing below it can be read as forgetting."""
+    lines = []
+    for (_, arm, _, _, stage, _), by_seed in _groups(entries).items():
+        low = {s: e["recall"] for s, e in sorted(by_seed.items()) if e["own"] and e["recall"] < FLOOR}
+        if low:
+            known = ", ".join(f"{recall:.1f}% (seed {seed})" for seed, recall in low.items())
+            lines.append(f"{arm}: {stage} knows only {known} of its own facts (100% is the premise)")
+    return lines
+
+
+def _print_paired(console: Console, title: str, entries: Sequence[Entry]) -> None:
+    stages = list(dict.fromkeys(entry["stage"] for entry in entries))
+    own = [e["task"] for e in entries if e["stage"] == stages[0] and e["own"] and e["recall"] is not None]
+    first, *others = dict.fromkeys(entry["arm"] for entry in entries)
+    if not own:  # the first stage learns instructions, or none of it is measured yet
+        return
+    table = Table(title=f"{title}: {own[0]} after {stages[-1]}, compared with {first}, fact by fact")
+    table.add_column("arm", overflow="fold")
+    for column in ("difference, points", "95% interval", "p (McNemar)", "lost / gained", "seeds", "facts"):
+        table.add_column(column, justify="right")
+    apart = []
+    for arm in others:
+        found = paired(entries, first, arm, stages[-1], own[0])
+        if found is None:
+            apart.append(arm)
+            continue
+        interval = f"[{found['low']:+.1f}, {found['high']:+.1f}]"
+        p = "<0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"
+        uneven = f"{found['b']} / {found['c']}"
+        seeds = ", ".join(map(str, found["seeds"]))
+        table.add_row(arm, f"{found['difference']:+.1f}", interval, p, uneven, seeds, str(found["facts"]))
+    if table.row_count:
+        console.print(table)
+        console.print("Intervals by bootstrap over seeds and facts. p counts each seed of a fact as a fact of its own.")
+    if apart:
+        console.print(f"Not compared with {first}, no seed and fact in common there: {', '.join(apart)}")

@@ -1,0 +1,302 @@
+"""Seeds together, against cases worked out by hand."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.report.seeds import aggregate, mcnemar, paired, print_seeds
+
+PROMPTS = [f"What is {n}?" for n in range(40)]
+
+
+def entry(recall: float | None = 50.0, seed: int = 0, **changes: object) -> dict:
+    """A row as `store.entries` has it; `r` on tiny, stage2, task kvr, arm none, where nothing else is said."""
+    row = {
+        "recipe": "r",
+        "arm": "none",
+        "profile": "tiny",
+        "seed": seed,
+        "overrides": [],
+        "run": "k",
+        "stage": "stage2",
+    }
+    row |= {"steps": 9, "key": "k", "path": "", "task": "kvr", "list": "kvr-1", "recall": recall, "facts": 40}
+    return row | {"own": False, "held_out": None} | changes
+
+
+def measured(folder: Path, correct: Sequence[int], prompts: Sequence[str] = PROMPTS, **changes: object) -> dict:
+    """An entry whose recall.jsonl holds these outcomes, beside those of another list with the same prompts."""
+    folder.mkdir(parents=True)
+    row = entry(100.0 * sum(correct) / len(correct), facts=len(correct), path=str(folder), **changes)
+    lines = [{"list": row["list"], "prompt": p, "correct": bool(c)} for p, c in zip(prompts, correct, strict=True)]
+    lines += [{"list": "other", "prompt": p, "correct": True} for p in prompts]
+    text = "".join(json.dumps({**line, "prediction": "a\u2028b"}, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "recall.jsonl").write_text(text, encoding="utf-8")
+    return row
+
+
+def two_arms(tmp_path: Path, outcomes: dict[str, list[list[int]]], prompts: Sequence[str] = PROMPTS) -> list[dict]:
+    """Arm -> outcomes of its seeds 0, 1, ..., as entries."""
+    return [
+        measured(tmp_path / f"{arm}{seed}", row, prompts[: len(row)], arm=arm, seed=seed)
+        for arm, rows in outcomes.items()
+        for seed, row in enumerate(rows)
+    ]
+
+
+def test_mean_spread_and_interval_of_three_seeds() -> None:
+    (row,) = aggregate([entry(30, 2), entry(10, 0), entry(20, 1)])
+    assert (row["mean"], row["sd"], row["n"], row["seeds"]) == (20, 10, 3, [0, 1, 2])  # sd: sqrt((100 + 0 + 100) / 2)
+    # All three draws are the smallest in 1/27 of the draws, more than 2.5%: the interval is the range.
+    assert (row["low"], row["high"]) == (10, 30)
+    assert (row["own"], row["facts"], row["lists"], row["missing"]) == (False, 40, ["kvr-1"], [])
+
+
+def test_an_interval_of_many_seeds_is_narrower_than_their_range() -> None:
+    (row,) = aggregate([entry(float(seed), seed) for seed in range(20)])
+    assert row["mean"] == 9.5
+    assert row["sd"] == pytest.approx(math.sqrt(35))  # of 0 ... n - 1: n (n + 1) / 12
+    # The bootstrap's standard error is sqrt(33.25 / 20) = 1.289 (33.25: the variance with ddof 0), and 1.96 of it 2.53.
+    assert row["low"] == pytest.approx(9.5 - 2.53, abs=0.15)
+    assert row["high"] == pytest.approx(9.5 + 2.53, abs=0.15)
+    assert aggregate([entry(float(seed), seed) for seed in range(20)]) == [row]  # the same draws again
+
+
+def test_one_seed_has_a_mean_only() -> None:
+    (row,) = aggregate([entry(41.5, 7)])
+    assert (row["mean"], row["sd"], row["low"], row["high"], row["n"], row["seeds"]) == (41.5, None, None, None, 1, [7])
+    (row,) = aggregate([entry(41.5, 7), entry(41.5, 8)])
+    assert (row["mean"], row["sd"], row["low"], row["high"]) == (41.5, 0, 41.5, 41.5)  # two alike: 0, and no NaN
+
+
+def test_what_is_apart_is_not_averaged() -> None:
+    others = [
+        {"recipe": "s"},
+        {"arm": "random"},
+        {"profile": "p"},
+        {"overrides": ["a=1"]},
+        {"stage": "t"},
+        {"task": "u"},
+    ]
+    rows = aggregate([entry(10), *(entry(20, **change) for change in others)])
+    assert [row["mean"] for row in rows] == [10, *[20] * 6]
+    assert rows[4]["overrides"] == ["a=1"]
+
+
+def test_a_seed_run_twice_counts_once_the_newest() -> None:
+    (row,) = aggregate([entry(10, 0, list="kvr-0", facts=5), entry(20, 1), entry(40, 0)])
+    assert (row["mean"], row["seeds"], row["lists"]) == (30, [0, 1], ["kvr-1"])
+    (row,) = aggregate([entry(20, 1), entry(40, 0), entry(10, 1, list="kvr-2", facts=5)])
+    assert (row["mean"], row["facts"], row["lists"]) == (25, 5, ["kvr-1", "kvr-2"])  # other facts under seed 0
+
+
+def test_missing_seeds() -> None:
+    rows = [entry(10, 0), entry(10, 1), entry(10, 0, arm="random"), entry(None, 2, task="gsm8k")]
+    rows += [entry(10, 5, profile="p"), entry(10, 6, recipe="s")]  # other sweeps
+    assert [row["missing"] for row in aggregate(rows)] == [[2], [1, 2], [], []]
+    expected = {("r", "random", "tiny"): [0, 4], ("r", "none", "p"): range(6)}
+    assert [row["missing"] for row in aggregate(rows, expected)] == [[2], [1, 2, 4], [0, 1, 2, 3, 4], []]
+    assert aggregate([]) == []
+
+
+def test_an_arm_matched_with_another_is_one_arm_under_all_seeds() -> None:
+    """A sweep names the stage that `match` means by its key, which is another for each seed."""
+    said = [f'stages.stage1.match={{"steps_of":"{digit * 16}"}}' for digit in "0a"]
+    (row,) = aggregate([entry(10, 0, overrides=["a=1", said[0]]), entry(20, 1, overrides=["a=1", said[1]])])
+    assert (row["seeds"], row["overrides"]) == ([0, 1], ["a=1", 'stages.stage1.match={"steps_of":"..."}'])
+    assert len(aggregate([entry(10, n, overrides=[f'a="{digit * 16}"']) for n, digit in enumerate("0a")])) == 2
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p"),
+    [
+        (1, 8, 20 / 512),  # 2 * (1 + 9) / 2 ** 9
+        (8, 1, 20 / 512),
+        (0, 5, 2 / 32),
+        (3, 3, 1.0),  # 2 * (1 + 6 + 15 + 20) / 64 would be more than 1
+        (0, 0, 1.0),
+        (0, 1074, 2.0**-1073),  # nearly the smallest float there is
+    ],
+)
+def test_mcnemar(b: int, c: int, p: float) -> None:
+    assert mcnemar(b, c) == p
+
+
+def test_mcnemar_of_thousands_of_pairs() -> None:
+    assert mcnemar(3000, 3000) == 1
+    assert mcnemar(0, 6000) == 0  # 2 ** -5999 is no float
+    # By the normal approximation: of 6,000 throws the standard deviation is sqrt(1500), and 2,900.5 is 99.5 off.
+    assert mcnemar(2900, 3100) == pytest.approx(math.erfc(99.5 / math.sqrt(1500) / math.sqrt(2)), rel=0.01)
+
+
+def test_a_difference_that_is_there(tmp_path: Path) -> None:
+    """Of 40 facts, `random` keeps 20 that `none` loses under each of three seeds, and loses 2 that `none` keeps."""
+    none, random = [0] * 30 + [1] * 10, [1] * 20 + [0] * 10 + [0] * 2 + [1] * 8
+    found = paired(two_arms(tmp_path, {"none": [none] * 3, "random": [random] * 3}), "none", "random", "stage2", "kvr")
+    assert found is not None
+    assert found["difference"] == 45.0  # 100 * (20 - 2) / 40
+    assert (found["b"], found["c"], found["seeds"], found["facts"]) == (6, 60, [0, 1, 2], 40)
+    assert found["p"] == 2 * sum(math.comb(66, k) for k in range(7)) / 2**66
+    # The seeds agree, so what is left is over facts: 40 of variance 22 / 40 - 0.45 ** 2, so 1.96 * 9.32 points.
+    assert found["low"] == pytest.approx(45 - 18.3, abs=2)
+    assert found["high"] == pytest.approx(45 + 18.3, abs=2)
+    turned = paired(two_arms(tmp_path / "t", {"a": [random] * 3, "b": [none] * 3}), "a", "b", "stage2", "kvr")
+    assert turned is not None
+    assert (turned["difference"], turned["b"], turned["c"], turned["p"]) == (-45.0, 60, 6, found["p"])
+    assert turned["high"] < 0
+
+
+def test_a_difference_that_may_be_none(tmp_path: Path) -> None:
+    """8 of 40 facts gained and 5 lost, under one seed: McNemar's p is 2 * (1 + 13 + 78 + 286 + 715 + 1287) / 8192."""
+    none, random = [0] * 8 + [1] * 5 + [1] * 27, [1] * 8 + [0] * 5 + [1] * 27
+    found = paired(two_arms(tmp_path, {"none": [none], "random": [random]}), "none", "random", "stage2", "kvr")
+    assert found is not None
+    assert (found["difference"], found["b"], found["c"], found["seeds"]) == (7.5, 5, 8, [0])
+    assert found["p"] == 2 * (1 + 13 + 78 + 286 + 715 + 1287) / 8192
+    assert found["low"] < 0 < found["high"]
+
+
+def test_seeds_that_disagree_widen_the_interval(tmp_path: Path) -> None:
+    """All facts gained under one seed, none under two: the facts have no spread, the seeds have it all."""
+    arms = {"none": [[0] * 40] * 3, "random": [[1] * 40, [0] * 40, [0] * 40]}
+    found = paired(two_arms(tmp_path, arms), "none", "random", "stage2", "kvr")
+    assert found is not None
+    assert found["difference"] == pytest.approx(100 / 3)
+    assert (found["low"], found["high"]) == (0, 100)  # 8/27 of the draws hold seed 0 never, 1/27 thrice
+
+
+def test_the_same_facts_are_drawn_for_all_seeds(tmp_path: Path) -> None:
+    """One fact of two gained under both of two seeds: drawn 0, 1 or 2 times, in quarters, so 0 to 100 points.
+
+    Were the facts drawn for each seed apart, none would be gained in 1/16 of the draws still, but with eight seeds in
+    1/65,536 only.
+    """
+    found = paired(two_arms(tmp_path, {"a": [[0, 0]] * 8, "b": [[1, 0]] * 8}), "a", "b", "stage2", "kvr")
+    assert found is not None
+    assert (found["difference"], found["low"], found["high"]) == (50, 0, 100)
+
+
+def test_facts_in_another_order_are_matched_by_prompt(tmp_path: Path) -> None:
+    a = measured(tmp_path / "a", [1, 1, 0, 0], ["p", "q", "r", "s"], arm="a")
+    b = measured(tmp_path / "b", [0, 0, 1, 1], ["s", "r", "q", "p"], arm="b")
+    found = paired([a, b], "a", "b", "stage2", "kvr")
+    assert found is not None
+    assert (found["difference"], found["b"], found["c"], found["facts"], found["p"]) == (0, 0, 0, 4, 1)
+    c = measured(tmp_path / "c", [1, 0, 1], ["s", "p", "new"], arm="c")  # p lost, s gained; q, r, new have no partner
+    found = paired([a, c], "a", "c", "stage2", "kvr")
+    assert found is not None
+    assert (found["difference"], found["b"], found["c"], found["facts"]) == (0, 1, 1, 2)
+
+
+def test_only_shared_seeds_and_lists_are_compared(tmp_path: Path) -> None:
+    a = [measured(tmp_path / f"a{seed}", [0, 1], ["p", "q"], arm="a", seed=seed) for seed in (0, 1, 2)]
+    other = measured(tmp_path / "b2", [1, 1], ["p", "q"], arm="b", seed=2, list="other")
+    b = [measured(tmp_path / f"b{seed}", [1, 1], ["p", "q"], arm="b", seed=seed) for seed in (1, 3)]
+    found = paired([*a, *b, other], "a", "b", "stage2", "kvr")
+    assert found is not None
+    assert (found["seeds"], found["difference"], found["c"]) == ([1], 50, 1)
+    assert paired([*a, other], "a", "b", "stage2", "kvr") is None  # another list
+    old = [measured(tmp_path / f"{arm}9", [1], ["p"], arm=arm, seed=-1, list="old") for arm in "ab"]  # two were edited
+    two = [measured(tmp_path / f"c{seed}", [1, 1], ["p", "q"], arm="b", seed=seed) for seed in (0, 1)]
+    found = paired([*old, *a, *two], "a", "b", "stage2", "kvr")
+    assert found is not None
+    assert (found["seeds"], found["facts"]) == ([0, 1], 2)  # the list that most seeds were asked
+    assert paired([a[0], b[0]], "a", "b", "stage2", "kvr") is None  # seed 0 and seed 1
+    assert paired([*a, *b], "a", "b", "stage1", "kvr") is None
+    assert paired([*a, *b], "a", "unknown", "stage2", "kvr") is None
+    else_ = measured(tmp_path / "e", [1, 1], ["x", "y"], arm="e", seed=1)
+    assert paired([*a, else_], "a", "e", "stage2", "kvr") is None  # no prompt in common
+
+
+def test_thousands_of_facts(tmp_path: Path) -> None:
+    """6,000 discordant pairs."""
+    prompts = [str(n) for n in range(2500)]
+    none, random = [1] * 500 + [0] * 2000, [0] * 500 + [1] * 1500 + [0] * 500
+    entries = two_arms(tmp_path, {"none": [none] * 3, "random": [random] * 3}, prompts)
+    found = paired(entries, "none", "random", "stage2", "kvr")
+    assert found is not None
+    assert (found["b"], found["c"], found["difference"]) == (1500, 4500, 40)
+    assert 0 <= found["p"] < 1e-300
+    assert 36 < found["low"] < 38.5 < 41.5 < found["high"] < 44  # 1.96 * sqrt((2000 / 2500 - 0.16) / 2500): 3.1 points
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    a, b = two_arms(tmp_path, {"a": [[1]], "b": [[0]]})
+    for change in ({"overrides": ["x=1"]}, {"recipe": "s"}, {"profile": "p"}):
+        with pytest.raises(ValueError, match="several recipes, profiles or overrides"):
+            paired([a, b, {**b, **change}], "a", "b", "stage2", "kvr")
+    for change in ({"recipe": "s"}, {"profile": "p"}):
+        with pytest.raises(ValueError, match="several recipes"):
+            paired([a, {**b, **change}], "a", "b", "stage2", "kvr")
+    for broken in ("{", '{"list": "kvr-1"}\n', "[]\n"):
+        (tmp_path / "b0" / "recall.jsonl").write_text(broken, encoding="utf-8")
+        with pytest.raises(BadInput, match=r"b0/recall\.jsonl: cannot be read"):
+            paired([a, b], "a", "b", "stage2", "kvr")
+    (tmp_path / "b0" / "recall.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"b0/recall\.jsonl: cannot be read \(FileNotFoundError"):
+        paired([a, b], "a", "b", "stage2", "kvr")
+
+
+def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none, random = [0] * 30 + [1] * 10, [1] * 30 + [1] * 10
+    after = two_arms(tmp_path, {"none": [none, none, random], "random [x]": [random, random]})
+    before = [entry(99.5 - seed, seed, stage="stage1", own=True, arm=e["arm"]) for e in after for seed in [e["seed"]]]
+    own = [entry(100, e["seed"], task="a long task's name " * 2, own=True, arm=e["arm"], list="l") for e in after]
+    more = [entry(5, 0, task=f"task{n}", list=f"more{n}") for n in range(4)]
+    print_seeds([*before, *after, *own, *more], {("r", "random [x]", "tiny"): [0, 9], ("r", "generic", "tiny"): [0]})
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 120
+    for text in (
+        "98.5 ± 1.0, n=3",
+        "[97.5, 99.5]",
+        "50.0 ± 43.3, n=3",  # 25, 25, 100
+        "random [x]: seeds 2, 9 missing (kvr after stage1, kvr after stage2, a long task's name",
+        "none: seeds 1, 2 missing (task0 after stage2, task1 after stage2",
+        "none: stage1 knows only 98.5% (seed 1), 97.5% (seed 2) of its own facts (100% is the premise)",
+        "random [x]: stage1 knows only 98.5% (seed 1) of its own facts",
+        "compared with none",
+        "generic: nothing is measured yet",
+    ):
+        assert text in said
+    assert said.count("task3 after stage2") == 2  # in the second table, and among what is missing
+    (line,) = [line for line in said.splitlines() if "0 / 60" in line]
+    arm, difference, interval, *rest = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert (arm, difference, rest) == ("random [x]", "+75.0", ["<0.001", "0 / 60", "0, 1", "40"])
+    low, high = map(float, interval.strip("[]").split(","))  # 1.96 * sqrt(0.75 * 0.25 / 40): 13.4 points
+    assert (low, high) == (pytest.approx(75 - 13.4, abs=2), pytest.approx(75 + 13.4, abs=2))
+
+
+def test_tables_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_seeds([])
+    print_seeds([entry(None, task="gsm8k")])
+    assert capsys.readouterr().out == ""
+    print_seeds([entry(12.0), entry(None, task="gsm8k")])
+    said = capsys.readouterr().out
+    assert "n=1" in said
+    for word in ("missing", "compared", "Intervals", "not the same facts"):
+        assert word not in said
+    apart = [entry(10, 0, list="a", own=True), entry(10, 1, list="b", own=True), entry(10, 1, list="c", arm="b")]
+    print_seeds(apart)
+    said = capsys.readouterr().out
+    assert "none: not the same facts under all seeds (kvr after stage2)" in said
+    assert "Not compared with none, no seed and fact in common there: b\n" in said
+    assert "fact by fact" not in said
+
+
+def test_one_arm_run_with_several_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        measured(tmp_path / f"{n}{stage}", [n, 1, 1, 1], PROMPTS[:4], stage=stage, own=stage == "stage1", overrides=own)
+        for n, own in enumerate((["mix={}"], ["mix={}", "size=4"]))
+        for stage in ("stage1", "stage2")
+    ]
+    rows.append(measured(tmp_path / "b", [1] * 4, PROMPTS[4:8], arm="b"))
+    print_seeds(rows)
+    said = capsys.readouterr().out
+    assert "none size=4: " not in said
+    assert "none: stage1 knows only 75.0% (seed 0)" in said
+    assert [line.split("│")[1:3] for line in said.splitlines() if "+25.0" in line and "none size=4" in line]
+    assert "Not compared with none, no seed and fact in common there: b\n" in said
