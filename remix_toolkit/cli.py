@@ -98,34 +98,48 @@ def sweep(
     jobs: JobsAtOnce = None,
     keep: Annotated[str | None, typer.Option(help="all, leaves, none, or stages' names: whose weights stay")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw the arms into this .png or .pdf")] = None,
+    retrain_damaged: Annotated[
+        bool, typer.Option("--retrain-damaged", help="train a stage again whose files are not what was published")
+    ] = False,
+    launcher: Annotated[str, typer.Option(help="local, or slurm: hand all jobs to a cluster")] = "local",
+    slurm: Annotated[Path | None, typer.Option(help="a YAML file of sbatch's options")] = None,
+    status: Annotated[bool, typer.Option("--status", help="only say how far this sweep is")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="only stop this sweep, wherever it runs")] = False,
 ) -> None:
     """Run a recipe under every arm and seed of a sweep; a stage that runs share is trained once."""
+    if launcher not in ("local", "slurm"):
+        raise BadInput(f"--launcher {launcher}: local or slurm")
     if plot and plot.suffix not in (".png", ".pdf", ".svg"):
         raise BadInput(f"--plot {plot}: a name that ends in .png, .pdf or .svg is expected")
     _writable(plot, "--plot")
+    from remix_toolkit.launch.state import Command
+
+    command = Command(sweep, profile, seed, overrides or [])
+    if status or cancel:
+        from remix_toolkit.launch.status import stop, tell
+
+        return stop(command, runs) if cancel else tell(command, runs)
+    from remix_toolkit import store
+    from remix_toolkit.launch.sweep import failures, record, run_sweep
     from remix_toolkit.sweep import keep_of, load_sweep
 
     declared, cells = load_sweep(sweep, profile, seed, overrides)
-    from remix_toolkit import store
-    from remix_toolkit.launch.state import sweep_id
-    from remix_toolkit.launch.sweep import failures, record, run_sweep
-    from remix_toolkit.report.retention import print_arms
-
+    kept = declared.keep if keep is None else keep_of(keep)
     store.open_store(runs)
-    id_ = sweep_id(cells[0].recipe.name, profile, seed, overrides or [])
-    mine = set(zip(record(cells, runs), (cell.arm for cell in cells), strict=True))
-    state = run_sweep(cells, declared.keep if keep is None else keep_of(keep), id_, runs, jobs)
-    name = cells[0].recipe.name
-    found = [entry for entry in store.entries(runs) if entry["recipe"] == name and (entry["run"], entry["arm"]) in mine]
-    order = list(dict.fromkeys(cell.arm for cell in cells))
-    found.sort(key=lambda entry: order.index(entry["arm"]))
-    if found:
-        print_arms(found, declared.paper)
-    if plot and found:
-        from remix_toolkit.report.plot import plot_arms
+    if retrain_damaged:
+        from remix_toolkit.report.store import verify
 
-        plot_arms(found, plot)
-        typer.echo(f"plot: {plot}")
+        verify(runs, remove=True, keys={node.key for cell in cells for node in cell.nodes})
+    mine = record(cells, runs)
+    if launcher == "slurm":
+        from remix_toolkit.launch.slurm import submit
+
+        queued = sum(bool(entry.job_id) for entry in submit(command, cells, kept, runs, slurm).jobs.values())
+        return typer.echo(f"{queued} jobs are with SLURM; the same command with --status says how far they are")
+    state = run_sweep(command, cells, kept, runs, jobs)
+    from remix_toolkit.report.sweep import print_sweep
+
+    print_sweep(declared, cells, mine, store.entries(runs), plot)
     if failed := failures(state):
         raise RunFailed(failed)
 
@@ -264,19 +278,70 @@ def recall(
 
 
 @app.command()
-def show(runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """What is published: recall of each task after each stage of each run."""
+def show(
+    runs: Runs = Path("runs"),
+    each: Annotated[bool, typer.Option("--each", help="every run by itself, whatever the number of seeds")] = False,
+    seeds: Annotated[bool, typer.Option("--seeds", help="over seeds, whatever their number; with --json too")] = False,
+    as_json: Json = False,
+) -> None:
+    """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
     from remix_toolkit import store
+    from remix_toolkit.report.retention import print_matrices
+    from remix_toolkit.report.seeds import aggregate, expected, print_seeds
 
     found = store.entries(runs)
+    wanted = expected(store.records(runs))
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
-    elif not found:
-        typer.echo(f"{runs}: nothing is published yet")
-    else:
-        from remix_toolkit.report.retention import print_matrices
+        return typer.echo(json.dumps(aggregate(found, wanted) if seeds else found, indent=1))
+    if not found:
+        return typer.echo(f"{runs}: nothing is published yet")
+    ran: dict[tuple[str, str], set[int]] = {}
+    for recipe, arm, profile in wanted:
+        ran.setdefault((recipe, profile), set()).update(wanted[recipe, arm, profile])
+    several = {at for at, of in ran.items() if (len(of) > 1 or seeds) and not each}
+    together = [entry for entry in found if (entry["recipe"], entry["profile"]) in several]
+    print_matrices([entry for entry in found if entry not in together])
+    print_seeds(together, {at: of for at, of in wanted.items() if (at[0], at[2]) in several})
 
-        print_matrices(found)
+
+store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("list")
+def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Every published stage: its size, whether its weights are there, and how many runs it is part of."""
+    from remix_toolkit.report.store import listed, print_listed
+
+    if as_json:
+        typer.echo(json.dumps(listed(runs), indent=1))
+    else:
+        print_listed(runs)
+
+
+@store_app.command("verify")
+def store_verify(
+    runs: Runs = Path("runs"),
+    remove: Annotated[bool, typer.Option("--remove", help="delete damaged stages, to be trained again")] = False,
+) -> None:
+    """Compare every file of every published stage with its checksum."""
+    from remix_toolkit.report.store import verify
+
+    if wrong := verify(runs, remove):
+        raise RunFailed(f"{wrong} damaged stages{' were removed' if remove else ''}")
+
+
+@store_app.command("prune")
+def store_prune(
+    runs: Runs = Path("runs"),
+    keep: Annotated[str, typer.Option(help="leaves, none, or stages' names: whose weights stay")] = "leaves",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
+) -> None:
+    """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
+    from remix_toolkit.report.store import prune
+    from remix_toolkit.sweep import keep_of
+
+    prune(runs, keep_of(keep), dry_run)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from remix_toolkit import store
+from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import Job
 from remix_toolkit.recipe import Recipe
 from remix_toolkit.sweep import Keep
@@ -25,7 +26,7 @@ def users(jobs: Mapping[str, Job]) -> dict[str, set[str]]:
     return found
 
 
-def is_kept(keep: Keep | list[str], stage: str, used: bool) -> bool:
+def is_kept(keep: Keep, stage: str, used: bool) -> bool:
     """Does `keep` (all, leaves, none, or stages' names) say that this stage's weights stay?"""
     if isinstance(keep, list):
         return stage in keep
@@ -33,13 +34,18 @@ def is_kept(keep: Keep | list[str], stage: str, used: bool) -> bool:
 
 
 def to_do(jobs: Mapping[str, Job], runs: Path) -> set[str]:
-    """The jobs still to run: what is not published or not measured, and whose weights are gone and needed again."""
+    """The jobs still to run: what is not published or not measured, and what is needed again and has no weights.
+
+    Raises BadInput for a published stage that lacks files.
+    """
     published = store.published(runs)
     loaded_by = users(jobs)
     todo: set[str] = set()
     for key, job in reversed(list(jobs.items())):
         folder = published.get(key)
         if job.node:
+            if folder and (wrong := store.damage(folder, checksums=False)):
+                raise BadInput(f"{folder}: {wrong}; {store.AGAIN}, or --retrain-damaged does")
             done = folder and job.lists <= store.measured(folder)
             if not done or (folder and store.is_pruned(folder) and loaded_by[key] & todo):
                 todo.add(key)
@@ -48,9 +54,7 @@ def to_do(jobs: Mapping[str, Job], runs: Path) -> set[str]:
     return todo
 
 
-def spare(
-    jobs: Mapping[str, Job], done: Collection[str], keep: Keep | list[str], sweep: str, runs: Path
-) -> dict[str, Path]:
+def spare(jobs: Mapping[str, Job], done: Collection[str], keep: Keep, sweep: str, runs: Path) -> dict[str, Path]:
     """The stages, by key, whose weights this sweep made and needs no more. `done` are published and measured."""
     loaded_by = users(jobs)
     published = store.published(runs)
@@ -64,7 +68,30 @@ def spare(
     return found
 
 
-def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep | list[str], at_once: int = 1) -> int | None:
+def spare_of_all(runs: Path, keep: Keep, needed: Collection[str]) -> dict[str, Path]:
+    """The stages of a whole store, by key, whose weights no run needs any more, nor those who say what is `needed`.
+
+    A run needs the weights of its stages until all of them are published and measured.
+    """
+    published = store.published(runs)
+    names: dict[str, str] = {}
+    inner: set[str] = set()
+    unfinished: set[str] = set()
+    for record in store.records(runs):
+        lists = {stage["key"]: set(stage["recall"]) for stage in record["stages"]}
+        names |= {stage["key"]: stage["stage"] for stage in record["stages"]}
+        inner |= set(list(lists)[:-1])
+        if any(key not in published or not ids <= store.measured(published[key]) for key, ids in lists.items()):
+            unfinished |= set(lists)
+    spare = names.keys() & published.keys() - unfinished - set(needed)
+    return {
+        key: published[key]
+        for key in sorted(spare)
+        if not is_kept(keep, names[key], key in inner) and not store.is_pruned(published[key])
+    }
+
+
+def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: int = 1) -> int | None:
     """The most bytes that the jobs to do hold at one time, in the graph's order; None if a base's size is unknown."""
     loaded_by = users(jobs)
     waiting = {key: by & set(todo) for key, by in loaded_by.items()}

@@ -85,11 +85,12 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
     return nodes
 
 
-def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]) -> dict[str, Any]:
+def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str], place: str = "") -> dict[str, Any]:
     """Which stages this run consists of, and which lists of facts are measured after each, under which name."""
     return {
         "recipe": recipe.name,
         "arm": arm,
+        "place": place,
         "profile": recipe.profile,
         "seed": recipe.seed,
         "overrides": overrides,

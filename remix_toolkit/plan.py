@@ -29,7 +29,7 @@ SHOTS = 6  # pairs in a few-shot prompt
 
 def plan(
     cells: Sequence[Cell],
-    keep: Keep | list[str],
+    keep: Keep,
     runs: Path,
     at_once: int = 1,
     utilization: float = UTILIZATION,

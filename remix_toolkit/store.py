@@ -28,6 +28,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.lineage import GROWS
 
 MANIFEST = "manifest.json"
+AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
 
 
@@ -56,8 +57,8 @@ def find(runs: Path, key: str) -> Path | None:
     Raises BadInput where its directory lacks files: somebody deleted them after it was published.
     """
     for folder in (runs / "stages").glob(f"*-{key}"):
-        if damage := _damage(folder, checksums=False):
-            raise BadInput(f"{folder}: {damage}; delete that directory and run again to train the stage anew")
+        if wrong := damage(folder, checksums=False):
+            raise BadInput(f"{folder}: {wrong}; {AGAIN}")
         return folder
     return None
 
@@ -84,18 +85,27 @@ def prune(folder: Path) -> None:
         file.unlink()
 
 
+def remove(runs: Path, folder: Path) -> None:
+    """Take a damaged stage out of the store, in one step, and delete it."""
+    aside = work_dir(runs, folder.name) / "removed"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside.parent)
+
+
 def measured(folder: Path) -> set[str]:
-    """The ids of the lists of facts that recall was measured on."""
-    return set(read_json(folder / "recall.json"))
+    """The ids of the lists of facts that recall was measured on; none where that file is gone."""
+    return set(read_json(folder / "recall.json")) if (folder / "recall.json").exists() else set()
 
 
 def verify(folder: Path) -> None:
     """Raise BadInput unless every file of a published stage is as it was published."""
-    if damage := _damage(folder, checksums=True):
-        raise BadInput(f"{folder}: {damage}; delete that directory and run again to train the stage anew")
+    if wrong := damage(folder, checksums=True):
+        raise BadInput(f"{folder}: {wrong}; {AGAIN}")
 
 
-def _damage(folder: Path, checksums: bool) -> str | None:
+def damage(folder: Path, checksums: bool) -> str | None:
+    """What is wrong with a published stage's files, in words; None if they are as they were published."""
     try:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
     except (OSError, ValueError):
@@ -221,6 +231,12 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
     return run
 
 
+def records(runs: Path) -> list[dict[str, Any]]:
+    """Every run's record, in the order in which they were written."""
+    files = sorted((runs / "records").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    return [read_json(file) for file in files]
+
+
 def entries(runs: Path) -> list[dict[str, Any]]:
     """What is published, one entry per measured task of each run's stages; recall in percent, facts their number.
 
@@ -228,8 +244,7 @@ def entries(runs: Path) -> list[dict[str, Any]]:
     `run` is the run's id; runs come in the order in which they ended. A damaged stage is left out, with a warning.
     """
     found: list[dict[str, Any]] = []
-    for file in sorted((runs / "records").glob("*.json"), key=lambda file: file.stat().st_mtime_ns):
-        record = read_json(file)
+    for record in records(runs):
         for stage in record["stages"]:
             try:
                 folder = find(runs, stage["key"])
@@ -240,7 +255,8 @@ def entries(runs: Path) -> list[dict[str, Any]]:
             if folder is None:
                 continue
             common = {
-                **{name: record[name] for name in ("recipe", "arm", "profile", "seed", "overrides")},
+                **{name: record[name] for name in SAME},
+                "place": record.get("place", ""),
                 "run": record["stages"][-1]["key"],
                 "stage": stage["stage"],
                 "steps": read_json(folder / "stage.json")["steps"],

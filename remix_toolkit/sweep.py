@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ from remix_toolkit.resolve import Setting, find_recipe, load_recipe, setting
 from remix_toolkit.yaml_file import Where, dotted, load_mapping
 
 KEYS = ("recipe", "profile")  # of a grid or an arm, besides the recipe's own
-Keep = Literal["all", "leaves", "none"]
+Keep = Literal["all", "leaves", "none"] | list[str]  # whose weights stay on disk; a list has stages' names
 
 
 class Sweep(Strict):
@@ -44,7 +44,7 @@ class Sweep(Strict):
     set: dict[str, Any] = Field({}, description="dotted keys and their values, for every cell")
     seeds: list[int] = Field([0], min_length=1)
     exclude: list[dict[str, Any]] = Field([], description="cells left out: grid keys, `arm`, and their value or values")
-    keep: Keep | list[str] = Field("all", description="whose weights stay on disk: all, leaves, none, or stages' names")
+    keep: Keep = Field("all", description="whose weights stay on disk: all, leaves, none, or stages' names")
     paper: dict[str, float] = Field({}, description="arm -> what the paper prints for it in the end")
 
 
@@ -57,7 +57,7 @@ class Cell:
     nodes: list[Node]
     file: str  # the recipe, as the command line names it
     overrides: list[str]  # with which that file resolves to this recipe
-    settings: dict[str, Any] = field(default_factory=dict)  # the arm's place in the grid
+    place: str = ""  # in the grid, where arms stand in it: those at one place are compared with one another
 
 
 def is_sweep(name: str) -> bool:
@@ -67,7 +67,7 @@ def is_sweep(name: str) -> bool:
 
 def load_cells(
     name: str, profile: str | None = None, seeds: list[int] | None = None, overrides: list[str] | None = None
-) -> tuple[Keep | list[str], list[Cell]]:
+) -> tuple[Keep, list[Cell]]:
     """What stays on disk, and the cells of a sweep, or of a recipe: one for each seed."""
     if is_sweep(name):
         declared, cells = load_sweep(name, profile, seeds, overrides)
@@ -79,9 +79,9 @@ def load_cells(
     return "all", found
 
 
-def keep_of(text: str) -> Keep | list[str]:
+def keep_of(text: str) -> Keep:
     """`all`, `leaves`, `none` or names of stages, as the command line gives them."""
-    return text if text in get_args(Keep) else [name.strip() for name in text.split(",")]  # type: ignore[return-value]
+    return text if text in ("all", "leaves", "none") else [name.strip() for name in text.split(",")]  # type: ignore[return-value]
 
 
 def load_sweep(
@@ -183,7 +183,8 @@ def _resolve(
 ) -> "_Arm":
     """One cell's recipe, without a seed. Raises BadInput with the arm and the line of what is wrong in it."""
     varied = [key for key, values in declared.grid.items() if len(values) > 1]
-    label = ", ".join([*(_shown(key, grid[key], varied) for key in varied), *([name] if name else [])]) or path.stem
+    point = ", ".join(_shown(key, grid[key], varied) for key in varied)
+    label = ", ".join(part for part in (point, name) if part) or path.stem
     place = where.get(("arms", name), str(path))
     settings = {**declared.set, **grid, **declared.arms[name]}
     file = settings.pop("recipe", None)
@@ -200,7 +201,8 @@ def _resolve(
         raise BadInput(f"{place}: arm {label}: {error}") from None
     # JSON is YAML, and it is one line: a setting becomes an override as on the command line.
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value, _ in [*said, *own]]
-    return _Arm(name, label, place, file, recipe.model_copy(update={"name": path.stem}), overrides, grid)
+    compared = point if len(declared.arms) > 1 else ""  # the grid alone makes arms that are compared
+    return _Arm(name, label, place, file, recipe.model_copy(update={"name": path.stem}), overrides, compared)
 
 
 @dataclass
@@ -213,7 +215,7 @@ class _Arm:
     file: str
     recipe: Recipe
     overrides: list[str]
-    grid: dict[str, Any]
+    place_in_grid: str
     keys: dict[tuple[int, str], str] = field(default_factory=dict)  # (seed, stage) -> its key, where one was asked
 
     def cell(self, seed: int, arms: dict[str, "_Arm"]) -> Cell:
@@ -221,8 +223,7 @@ class _Arm:
         recipe = self._seeded(seed, list(self.recipe.stages), arms, ())
         matched = {name: stage.match for name, stage in recipe.stages.items() if stage.match}
         keys = [f"stages.{name}.match={match.model_dump_json(exclude_none=True)}" for name, match in matched.items()]
-        settings = {**self.grid, "arm": self.name}
-        return Cell(self.label, recipe, lineage(recipe), self.file, [*self.overrides, *keys], settings)
+        return Cell(self.label, recipe, lineage(recipe), self.file, [*self.overrides, *keys], self.place_in_grid)
 
     def key(self, seed: int, stage: str, arms: dict[str, "_Arm"], seen: tuple[tuple[str, str], ...]) -> str:
         """The key of one stage, those that it is matched with worked out before. Raises BadInput for a circle."""

@@ -85,7 +85,7 @@ def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"model\.safetensors is not the file that was published"):
         store.verify(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(BadInput, match=r"model\.safetensors is missing; delete that directory"):
+    with pytest.raises(BadInput, match=r"model\.safetensors is missing; `remix store verify --remove`"):
         store.find(tmp_path, "k" * 16)
 
 

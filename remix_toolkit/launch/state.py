@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from remix_toolkit import store
 from remix_toolkit.data.tasks import digest
 from remix_toolkit.graph import Job
-from remix_toolkit.sweep import Keep
+from remix_toolkit.sweep import Cell, Keep, load_sweep
 
 Kind = Literal["waiting", "running", "done", "failed", "left out"]
 
@@ -33,12 +33,31 @@ class Entry:
     job_id: str = ""  # of a cluster's scheduler
 
 
+@dataclass(frozen=True)
+class Command:
+    """What was asked for. The same command has the same id: it goes on where it stopped."""
+
+    sweep: str
+    profile: str | None
+    seeds: list[int] | None
+    overrides: list[str]
+
+    @property
+    def id(self) -> str:
+        return f"{Path(self.sweep).stem}-{digest([self.profile, self.seeds, self.overrides])[:8]}"
+
+    def cells(self) -> list[Cell]:
+        """The sweep's cells, as its file says them now."""
+        return load_sweep(self.sweep, self.profile, self.seeds, self.overrides)[1]
+
+
 @dataclass
 class State:
     """A sweep as it stands."""
 
     id: str
-    keep: Keep | list[str]
+    command: Command
+    keep: Keep
     launcher: str
     pid: int = 0
     host: str = ""
@@ -50,14 +69,9 @@ class State:
         return {kind: sum(entry.state == kind for entry in self.jobs.values()) for kind in kinds}
 
 
-def sweep_id(name: str, profile: str | None, seeds: list[int] | None, overrides: list[str]) -> str:
-    """The same command has the same id: it goes on where it stopped."""
-    return f"{name}-{digest([profile, seeds, overrides])[:8]}"
-
-
-def begin(id_: str, jobs: Mapping[str, Job], todo: set[str], keep: Keep | list[str], launcher: str) -> State:
+def begin(command: Command, jobs: Mapping[str, Job], todo: set[str], keep: Keep, launcher: str) -> State:
     """The state of a sweep that starts now."""
-    state = State(id_, keep, launcher, os.getpid(), socket.gethostname())
+    state = State(command.id, command, keep, launcher, os.getpid(), socket.gethostname())
     for key, job in jobs.items():
         state.jobs[key] = Entry(job.name, job.runs, list(job.needs), "waiting" if key in todo else "done")
     return state
@@ -86,7 +100,7 @@ def load(folder: Path) -> State:
     """A state that was written."""
     written: dict[str, Any] = store.read_json(folder / "state.json")
     jobs = {key: Entry(**entry) for key, entry in written.pop("jobs").items()}
-    return State(**written, jobs=jobs)
+    return State(**{**written, "command": Command(**written["command"]), "jobs": jobs})
 
 
 def is_alive(folder: Path) -> bool:
@@ -100,14 +114,16 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
-def wanted_elsewhere(runs: Path, mine: Path) -> set[str]:
+def wanted_elsewhere(runs: Path, mine: Path | None) -> set[str]:
     """Keys of the stages that another living sweep still has to do with."""
     wanted: set[str] = set()
     for file in (runs / "sweeps").glob("*/state.json"):
         if file.parent == mine:
             continue
         state = load(file.parent)
-        open_jobs = [entry for entry in state.jobs.values() if entry.state in ("waiting", "running")]
+        there = store.published(runs)
+        entries = [entry for key, entry in state.jobs.items() if key not in there]
+        open_jobs = [entry for entry in entries if entry.state in ("waiting", "running")]
         if open_jobs and (state.launcher == "slurm" or is_alive(file.parent)):
             wanted |= {key for entry in open_jobs for key in entry.needs}
     return wanted

@@ -2,17 +2,17 @@
 
 import signal
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from remix_toolkit import disk, store
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import Job, graph
-from remix_toolkit.launch.local import check_launcher, stage_command
+from remix_toolkit.launch.job import prune, task_of
+from remix_toolkit.launch.local import check_launcher
 from remix_toolkit.launch.screen import Screen, named
-from remix_toolkit.launch.state import State, begin, claim, save, wanted_elsewhere
-from remix_toolkit.launch.worker import Ask, Check, Task, Train
+from remix_toolkit.launch.state import Command, State, begin, claim, save
+from remix_toolkit.launch.worker import Check
 from remix_toolkit.launch.workers import Workers, visible_devices
 from remix_toolkit.lineage import run_record
 from remix_toolkit.plan import costs, devices
@@ -24,10 +24,10 @@ PAUSE = 2.0  # seconds until a stage that another run is at is looked at again
 
 def record(cells: Sequence[Cell], runs: Path) -> list[str]:
     """Note all runs of a sweep: what is published of them is shown, what is missing too. Returns their ids."""
-    return store.record_runs(runs, [run_record(c.recipe, c.nodes, c.arm, c.overrides) for c in cells])
+    return store.record_runs(runs, [run_record(c.recipe, c.nodes, c.arm, c.overrides, c.place) for c in cells])
 
 
-def run_sweep(cells: Sequence[Cell], keep: Keep | list[str], id_: str, runs: Path, at_once: int | None = None) -> State:
+def run_sweep(command: Command, cells: Sequence[Cell], keep: Keep, runs: Path, at_once: int | None = None) -> State:
     """Do all jobs that are not done yet; returns how each ended.
 
     Raises BadInput for a mistake in any cell before the first stage is trained, RunFailed when stopped by hand.
@@ -35,20 +35,20 @@ def run_sweep(cells: Sequence[Cell], keep: Keep | list[str], id_: str, runs: Pat
     jobs = graph(cells)
     todo = disk.to_do(jobs, runs)
     gpus = visible_devices()
-    for recipe in {id(cell.recipe.accelerate_config): cell.recipe for cell in cells}.values():
+    for recipe in {(cell.recipe.accelerate_config, str(cell.recipe.adapter)): cell.recipe for cell in cells}.values():
         check_launcher(recipe)
         if gpus and devices(recipe) > len(gpus):
             raise BadInput(f"{recipe.name}: a stage takes {devices(recipe)} devices; here are {len(gpus)}")
-    folder, lock = claim(runs, id_)
-    state = begin(id_, jobs, todo, keep, "local")
+    folder, lock = claim(runs, command.id)
+    state = begin(command, jobs, todo, keep, "local")
     cost = {key: one.flops or one.tokens or 1.0 for key, one in costs(jobs).items()}
     pool = Workers(runs, folder / "log.txt", gpus, at_once or max(1, len(gpus)))
     screen = Screen(state, sum(cost[key] for key in todo))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `--cancel` stops it as Ctrl-C does
     try:
-        _check(cells, jobs, todo, pool, screen, folder)
+        check(cells, todo, pool, screen.note, folder)
         save(folder, state)
-        _Run(jobs, state, keep, folder, runs, pool, screen, cost).to_the_end()
+        _Run(jobs, state, folder, runs, pool, screen, cost).to_the_end()
     except KeyboardInterrupt:
         for entry in state.jobs.values():
             entry.state = "waiting" if entry.state == "running" else entry.state
@@ -62,9 +62,7 @@ def run_sweep(cells: Sequence[Cell], keep: Keep | list[str], id_: str, runs: Pat
     return state
 
 
-def _check(
-    cells: Sequence[Cell], jobs: dict[str, Job], todo: set[str], pool: Workers, screen: Screen, folder: Path
-) -> None:
+def check(cells: Sequence[Cell], todo: set[str], pool: Workers, note: Callable[[str], None], folder: Path) -> None:
     """Every arm's data and settings, under one seed, before anything is trained. Raises BadInput with all mistakes."""
     arms: dict[str, Cell] = {}
     for cell in cells:
@@ -72,7 +70,7 @@ def _check(
             arms.setdefault(cell.arm, cell)
     waiting, running, wrong = list(arms), set[str](), dict[str, str]()
     if waiting:
-        screen.note(f"checking the data of {len(waiting)} arms")
+        note(f"checking the data of {len(waiting)} arms")
     while waiting or running:
         while waiting and pool.room(1):
             arm = waiting.pop(0)
@@ -98,16 +96,14 @@ class _Run:
         self,
         jobs: dict[str, Job],
         state: State,
-        keep: Keep | list[str],
         folder: Path,
         runs: Path,
         pool: Workers,
         screen: Screen,
         cost: dict[str, float],
     ) -> None:
-        self.jobs, self.state, self.keep, self.folder, self.runs = jobs, state, keep, folder, runs
+        self.jobs, self.state, self.folder, self.runs = jobs, state, folder, runs
         self.pool, self.screen, self.cost = pool, screen, cost
-        self.loaded_by = disk.users(jobs)
         self.not_before: dict[str, float] = {}  # jobs that another run is at -> when to look again
 
     def to_the_end(self) -> None:
@@ -142,17 +138,9 @@ class _Run:
             return
         entry.state = "running"
         warm = (job.cell.recipe.parameters or 1e12) <= WARM
-        self.pool.start(key, self._task(key, job), needed, warm)
+        waiting = {other for other, one in self.state.jobs.items() if one.state != "done"}
+        self.pool.start(key, task_of(key, self.jobs, waiting, self.state.id, self.runs, wait=False), needed, warm)
         save(self.folder, self.state)
-
-    def _task(self, key: str, job: Job) -> Task:
-        if job.node is None:
-            assert job.task
-            return Ask(job.cell.recipe, job.task, job.rows)
-        weights = any(self.state.jobs[other].state != "done" for other in self.loaded_by[key])
-        recipes = [cell.recipe for cell in (job.cell, *job.also)]
-        command = stage_command(job.cell.file, job.cell.overrides, job.cell.recipe, self.runs)
-        return Train(recipes, job.node, weights, self.state.id, command)
 
     def _ended(self, key: str, how: str, said: str) -> None:
         entry = self.state.jobs[key]
@@ -164,21 +152,9 @@ class _Run:
         entry.said = said
         self.screen.ended(key, self.cost[key])
         save(self.folder, self.state)
-        if how == "done" and self.keep != "all":
+        if how == "done" and self.state.keep != "all":
             done = [other for other, one in self.state.jobs.items() if one.state == "done"]
-            prune(self.jobs, done, self.keep, self.state.id, self.folder, self.runs)
-
-
-def prune(
-    jobs: dict[str, Job], done: Sequence[str], keep: Keep | list[str], id_: str, folder: Path, runs: Path
-) -> None:
-    """Delete the weights that this sweep made and that neither it nor another living sweep needs any more."""
-    if spare := disk.spare(jobs, done, keep, id_, runs):
-        wanted = wanted_elsewhere(runs, folder)
-        for key, published in spare.items():
-            if key not in wanted:
-                with suppress(FileNotFoundError):  # another job of this sweep ended at the same moment
-                    store.prune(published)
+            prune(self.jobs, done, self.state, self.folder, self.runs)
 
 
 def failures(state: State) -> str | None:

@@ -36,6 +36,7 @@ class Train:
     weights: bool  # wanted, not only the results
     sweep: str
     command: list[str]  # the arguments of remix_toolkit.stage, where accelerate launches it
+    wait: bool  # for another run that is at this stage; else it ends busy
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ def work(pipe: connection.Connection, runs: Path, log: Path, environment: dict[s
             task: Task = pipe.recv()
         except EOFError:
             return
-        pipe.send(("end", _do(task, runs)))
+        pipe.send(("end", do(task, runs)))
 
 
-def _do(task: Task, runs: Path) -> End:
+def do(task: Task, runs: Path) -> End:
+    """Do one job in this process; how it ended, and in a line with what."""
     try:
         match task:
             case Check():
@@ -107,7 +109,7 @@ def _train(task: Train, runs: Path) -> str:
     for recipe in task.recipes:
         data = prepare(recipe, [task.node], runs)[task.node.stage]
         if recipe.accelerate_config is None:
-            run_stage(recipe, task.node, data, runs, task.weights, task.sweep, wait=False)
+            run_stage(recipe, task.node, data, runs, task.weights, task.sweep, wait=task.wait)
         else:
             _launch(recipe, task)
     folder = store.find(runs, task.node.key)

@@ -25,6 +25,14 @@ WIDE = 4  # columns of one table: more do not fit 120 characters beside the arms
 MATCH, KEY = re.compile(r"stages\..+\.match="), re.compile(r'"[0-9a-f]{16}"')
 
 
+def expected(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], set[int]]:
+    """(recipe, arm, profile) -> the seeds under which it was begun, measured yet or not, of `store.records`."""
+    seeds: dict[tuple[str, str, str], set[int]] = {}
+    for record in records:
+        seeds.setdefault((record["recipe"], record["arm"], record["profile"]), set()).add(record["seed"])
+    return seeds
+
+
 def aggregate(
     entries: Sequence[Entry], expected: Mapping[tuple[str, str, str], Collection[int]] | None = None
 ) -> list[Entry]:
@@ -162,17 +170,17 @@ def _verdicts(path: str, facts: str) -> dict[str, bool]:
 def print_seeds(
     entries: Sequence[Entry], expected: Mapping[tuple[str, str, str], Collection[int]] | None = None
 ) -> None:
-    """For each recipe and profile: recall over seeds, what is missing, and every arm against the first.
+    """For each recipe, profile and place in a grid: recall over seeds, what is missing, every arm against the first.
 
     `entries` and `expected` as for `aggregate`; the arms in the order of the entries. What is compared is the recall of
     the first stage's facts after the last stage. Raises BadInput where a stage's recall.jsonl cannot be read.
     """
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
-    sweeps: dict[tuple[str, str], list[Entry]] = {}
+    sweeps: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
-        sweeps.setdefault((entry["recipe"], entry["profile"]), []).append(entry)
-    for (recipe, profile), mine in sweeps.items():
-        title, names = f"{recipe} on {profile}", _names(mine)
+        sweeps.setdefault((entry["recipe"], entry["profile"], entry.get("place", "")), []).append(entry)
+    for (recipe, profile, place), mine in sweeps.items():
+        title, names = f"{recipe} on {profile}" + (f", {place}" if place else ""), _names(mine)
         if rows := aggregate(mine, expected):
             rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
             mine = [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in mine]

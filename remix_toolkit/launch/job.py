@@ -1,0 +1,66 @@
+"""One job of a sweep in a process of its own, as a cluster's scheduler starts it:
+
+    python -m remix_toolkit.launch.job runs/sweeps/<sweep> <key>
+
+The sweep is resolved again from what its state.json says; a job whose key is not among its jobs any more is refused.
+"""
+
+import signal
+import sys
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from remix_toolkit import disk, store
+from remix_toolkit.disk import to_do, users
+from remix_toolkit.errors import BadInput, RunFailed, exit_codes
+from remix_toolkit.graph import Job, graph
+from remix_toolkit.launch.local import stage_command
+from remix_toolkit.launch.state import State, load, wanted_elsewhere
+from remix_toolkit.launch.worker import Ask, Task, Train, do
+
+
+def task_of(key: str, jobs: dict[str, Job], waiting: set[str], sweep: str, runs: Path, wait: bool) -> Task:
+    """What a worker is told of a job. A stage's weights are wanted if a job that is `waiting` loads them."""
+    job = jobs[key]
+    recipe = job.cell.recipe
+    if job.node is None:
+        assert job.task
+        return Ask(recipe, job.task, job.rows)
+    weights = bool(users(jobs)[key] & waiting)
+    recipes = [cell.recipe for cell in (job.cell, *job.also)]
+    command = stage_command(job.cell.file, job.cell.overrides, recipe, runs)
+    return Train(recipes, job.node, weights, sweep, command, wait)
+
+
+def prune(jobs: dict[str, Job], done: Collection[str], state: State, folder: Path, runs: Path) -> None:
+    """Delete the weights that this sweep made and that neither it nor another living sweep needs any more."""
+    if spare := disk.spare(jobs, done, state.keep, state.id, runs):
+        wanted = wanted_elsewhere(runs, folder)
+        for key, published in spare.items():
+            if key not in wanted:
+                with suppress(FileNotFoundError):  # another job of this sweep ended at the same moment
+                    store.prune(published)
+
+
+def main() -> None:
+    """Do the job, note how it ended, delete the weights that nobody needs now."""
+    folder, key = Path(sys.argv[1]), sys.argv[2]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # preempted: what was started from here ends too
+    runs = folder.parent.parent
+    state = load(folder)
+    jobs = graph(state.command.cells())
+    if key not in jobs:
+        raise BadInput(f"{state.id}: no job {key} any more: the sweep, its recipe or its data changed in the meantime")
+    how, said = do(task_of(key, jobs, to_do(jobs, runs), state.id, runs, wait=True), runs)
+    print(said, flush=True)
+    store.write_json(folder / f"{key}.end.json", {"how": how, "said": said})
+    if how == "bad input":
+        raise BadInput(said)
+    if how != "done":
+        raise RunFailed(said)
+    prune(jobs, set(jobs) - to_do(jobs, runs), state, folder, runs)
+
+
+if __name__ == "__main__":
+    exit_codes(main)

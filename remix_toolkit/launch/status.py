@@ -1,0 +1,54 @@
+"""`remix sweep --status` and `--cancel`: how far a sweep is, and how to stop it, from another terminal."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from remix_toolkit.console import say
+from remix_toolkit.errors import BadInput
+from remix_toolkit.launch.screen import named
+from remix_toolkit.launch.state import Command, State, is_alive, load
+
+
+def tell(command: Command, runs: Path) -> None:
+    """Say how far the sweep is, wherever it runs."""
+    for folder, state in _states(command, runs):
+        here = is_alive(folder)
+        counts = ", ".join(f"{n} {kind}" for kind, n in state.count().items())
+        how = "with SLURM" if state.launcher == "slurm" else f"runs, process {state.pid}" if here else "does not run"
+        say(f"{folder.name}: {how}: {counts}")
+        for entry in state.jobs.values():
+            if entry.state in ("running", "failed"):
+                say(f"  {entry.state}: {named(entry)}: {entry.said}")
+
+
+def stop(command: Command, runs: Path) -> None:
+    """Stop the sweep; what is trained so far stays, and the same command goes on from the last checkpoints."""
+    for folder, state in _states(command, runs):
+        if state.launcher == "slurm":
+            from remix_toolkit.launch.slurm import cancel
+
+            say(f"{folder.name}: {cancel(state)} jobs taken off SLURM's queue")
+        elif not is_alive(folder):
+            say(f"{folder.name}: does not run")
+        elif state.host != socket.gethostname():
+            raise BadInput(f"{folder.name}: runs on {state.host}, process {state.pid}: stop it there")
+        else:
+            os.kill(state.pid, signal.SIGTERM)
+            say(f"{folder.name}: process {state.pid} is told to stop")
+
+
+def _states(command: Command, runs: Path) -> Iterator[tuple[Path, State]]:
+    folders = sorted((runs / "sweeps").glob(f"{command.id}*"))
+    found = [folder for folder in folders if (folder / "state.json").exists()]
+    if not found:
+        raise BadInput(f"{command.sweep}: was not begun in {runs} with these settings")
+    for folder in found:
+        state = load(folder)
+        if state.launcher == "slurm":
+            from remix_toolkit.launch.slurm import refresh
+
+            state = refresh(folder, runs)
+        yield folder, state

@@ -1,0 +1,32 @@
+"""What a sweep found, at its end: its arms side by side, and over seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit.console import say
+from remix_toolkit.report.retention import print_arms
+from remix_toolkit.sweep import Cell, Sweep
+
+
+def print_sweep(
+    declared: Sweep, cells: Sequence[Cell], runs: Sequence[str], entries: Sequence[dict[str, Any]], plot: Path | None
+) -> None:
+    """The tables of a sweep's runs (their ids, cell by cell), and the plot of its arms if one is wanted."""
+    mine = {(run, cell.arm) for run, cell in zip(runs, cells, strict=True)}
+    name = cells[0].recipe.name
+    found = [entry for entry in entries if entry["recipe"] == name and (entry["run"], entry["arm"]) in mine]
+    order = list(dict.fromkeys(cell.arm for cell in cells))
+    found.sort(key=lambda entry: order.index(entry["arm"]))
+    if not found:
+        return
+    print_arms(found, declared.paper)
+    if len({cell.recipe.seed for cell in cells}) > 1:
+        from remix_toolkit.report.seeds import print_seeds
+
+        print_seeds(found)
+    if plot:
+        from remix_toolkit.report.plot import plot_arms
+
+        plot_arms(found, plot)
+        say(f"plot: {plot}")

@@ -1,0 +1,274 @@
+"""Sweeps that are killed, damaged, run twice at once or out of disk: what is lost, what is said, what comes out."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT, SMALL
+
+from remix_toolkit import store
+
+WAIT_S = 300
+LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=20"]  # 40 steps of stage1, a checkpoint at every second one
+ARMS = {
+    "none": "{}",
+    "replay": "{stages.stage2.mix: {replay: {stage: stage1, ratio: 0.5}}}",
+    "random": "{stages.stage1.mix: {random_words: {ratio: 1}}}",
+}
+
+
+def sweep_of(folder: Path, *arms: str, more: str = "") -> Path:
+    file = folder / "chain.yaml"
+    listed = "".join(f"  {arm}: {ARMS[arm]}\n" for arm in arms)
+    file.write_text(f"recipe: {ROOT}/recipes/kvr.yaml\narms:\n{listed}{more}", encoding="utf-8")
+    return file
+
+
+def begin(*arguments: object) -> subprocess.Popen:
+    line = [sys.executable, "-m", "remix_toolkit.cli", "sweep", *map(str, arguments)]
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(what: Callable[[], object], why: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < deadline, why
+        time.sleep(0.02)
+
+
+def weights(runs: Path) -> dict[str, str]:
+    return {folder.name: store.sha256(folder / "model.safetensors") for folder in (runs / "stages").iterdir()}
+
+
+def published(runs: Path) -> Counter[str]:
+    """How often the workers say of each stage that they published it: more than once, and it was trained twice."""
+    said = [line for log in runs.glob("sweeps/*/log.txt") for line in log.read_text(encoding="utf-8").splitlines()]
+    return Counter(Path(line.rpartition(" ")[2]).name for line in said if ": published " in line)
+
+
+def checkpoints(runs: Path, stage: str) -> list[Path]:
+    return [mark for mark in runs.glob("work/*/checkpoints/*/complete.json") if _stage_of(mark) == stage]
+
+
+def _stage_of(mark: Path) -> str:
+    steps = json.loads((mark.parent / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
+    return {40: "stage1", 60: "stage1", 80: "stage1"}.get(steps, "stage2")
+
+
+def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(remix, runs: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "none", "replay")
+    whole = tmp_path / "whole"
+    shutil.copytree(runs, whole)
+    remix("sweep", sweep, "--runs", whole, *LONGER)
+    for stage in ("stage1", "stage2"):
+        process = begin(sweep, "--runs", runs, *LONGER)
+        until(lambda stage=stage: checkpoints(runs, stage), f"no checkpoint of {stage}")
+        workers = psutil.Process(process.pid).children()
+        assert workers
+        process.kill()
+        process.wait()
+        psutil.wait_procs(workers, timeout=30)
+        assert not any(worker.is_running() for worker in workers)  # none is left behind to write on
+    done = remix("sweep", sweep, "--runs", runs, *LONGER)
+    assert weights(runs) == weights(whole)
+    assert published(runs) == dict.fromkeys(weights(runs), 1)
+    resumed = [store.read_json(file)["resumed_from"] for file in runs.glob("stages/*/stage.json")]
+    assert sum(one is not None for one in resumed) == 2
+    assert "[3/3]" in done.stdout
+    curves = [sorted(f.read_text(encoding="utf-8") for f in r.glob("stages/*/loss.csv")) for r in (runs, whole)]
+    assert curves[0] == curves[1]
+    shown = [json.loads(remix("show", "--runs", place, "--json").stdout) for place in (runs, whole)]
+    assert [[(e["arm"], e["task"], e["recall"]) for e in one] for one in shown[:1]] == [
+        [(e["arm"], e["task"], e["recall"]) for e in one] for one in shown[1:]
+    ]
+
+
+def test_a_killed_stage_takes_only_what_starts_from_it(remix, runs: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "none", "random")
+    process = begin(sweep, "--runs", runs, *LONGER)
+    until(lambda: checkpoints(runs, "stage1"), "no checkpoint of stage1")
+    (worker,) = [child for child in psutil.Process(process.pid).children() if "spawn_main" in str(child.cmdline())]
+    worker.kill()
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1, err
+    assert "failed: stage1 (none, seed 0): its process ended with exit code -9 (killed)" in err
+    assert "and 1 that start from them were left out" in err
+    assert "stage2 (none, seed 0): left out" in out
+    assert {entry["arm"] for entry in json.loads(remix("show", "--runs", runs, "--json").stdout)} == {"random"}
+    status = remix("sweep", sweep, "--runs", runs, *LONGER, "--status").stdout
+    assert "does not run: 0 running, 0 waiting, 2 done, 1 failed, 1 left out" in status
+    again = remix("sweep", sweep, "--runs", runs, *LONGER)
+    assert "resumes from" in next(runs.glob("sweeps/*/log.txt")).read_text(encoding="utf-8")
+    assert "[4/4]" in again.stdout
+
+
+def test_two_sweeps_on_one_store_train_each_stage_once(runs: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "none", "replay")
+    both = [begin(sweep, "--runs", runs, *SMALL), begin(sweep, "--runs", runs, *SMALL, "train.report_to=none")]
+    for process in both:
+        out, err = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, err
+        assert "invented_facts after" in out
+    assert len(list(runs.glob("sweeps/*/state.json"))) == 2
+    assert published(runs) == dict.fromkeys((folder.name for folder in (runs / "stages").iterdir()), 1)
+
+
+def test_stopped_by_hand_and_cancelled(remix, runs: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "none")
+    assert "was not begun" in remix("sweep", sweep, "--runs", runs, *LONGER, "--status", check=False).stderr
+    for stop in ("Ctrl-C", "--cancel"):
+        process = begin(sweep, "--runs", runs, *LONGER)
+        seen = len(checkpoints(runs, "stage1"))
+        until(lambda seen=seen: len(checkpoints(runs, "stage1")) > min(seen, 1), "no checkpoint")
+        assert (
+            f"runs, process {process.pid}: 1 running"
+            in remix("sweep", sweep, "--runs", runs, *LONGER, "--status").stdout
+            or process.poll() is None
+        )
+        if stop == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            assert "is told to stop" in remix("sweep", sweep, "--runs", runs, *LONGER, "--cancel").stdout
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, "failed: stopped; the same command goes on" in err) == (1, True), err
+        assert "Traceback" not in err
+        break  # the second way is the same signal handler
+
+
+def test_a_damaged_parent_is_reported_or_trained_again_as_asked(remix, runs: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "none")
+    line = ["sweep", sweep, "--runs", runs, *SMALL]
+    remix(*line)
+    good = weights(runs)
+    parent, child = (next(runs.glob(f"stages/*-{stage}-*")) for stage in ("stage1", "stage2"))
+    shutil.rmtree(child)
+    damaged = bytearray((parent / "model.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (parent / "model.safetensors").write_bytes(damaged)
+    told = remix(*line, check=False)
+    assert (told.returncode, "model.safetensors is not the file that was published" in told.stderr) == (1, True)
+    checked = remix("store", "verify", "--runs", runs, check=False)
+    assert (checked.returncode, "0 of 1 stages are as they were" in checked.stdout) == (1, True)
+    (parent / "model.safetensors").unlink()
+    told = remix(*line, check=False)  # that files lack is seen at once, before anything is loaded
+    assert (told.returncode, "is missing; `remix store verify --remove`" in told.stderr) == (2, True), told.stderr
+    assert "removed" in remix(*line, "--retrain-damaged").stdout
+    assert weights(runs) == good
+
+
+def test_weights_that_nobody_needs_go_and_come_back(remix, runs: Path, tmp_path: Path) -> None:
+    mine = runs / "stages" / "mine"
+    mine.mkdir(parents=True)
+    (mine / "model.safetensors").write_text("not a stage of ours")
+    sweep = sweep_of(tmp_path, "none", more="keep: none\n")
+    line = ["sweep", sweep, "--runs", runs, *SMALL]
+    remix("run", "kvr", "--runs", runs, *SMALL, "stages.stage1.data.size=24")  # made by no sweep
+    whole = tmp_path / "whole"
+    shutil.copytree(runs, whole)
+    remix("sweep", sweep, "--runs", whole, *SMALL, "--keep", "all")
+    good = {name: sha for name, sha in weights(whole).items() if name.startswith("chain")}
+    remix(*line)
+    assert not list(runs.glob("stages/chain-*/*.safetensors"))
+    assert len(list(runs.glob("stages/kvr-*/model.safetensors"))) == 2
+    assert (mine / "model.safetensors").exists()
+    assert len([e for e in json.loads(remix("show", "--runs", runs, "--json").stdout) if e["recipe"] == "chain"]) == 3
+    assert "[" not in remix(*line).stdout.partition("chain on")[0]  # all is there: nothing is trained again
+    listed = json.loads(remix("store", "list", "--runs", runs, "--json").stdout)
+    assert sum(row["weights"] for row in listed) == 2
+
+    first = next(runs.glob("stages/chain-stage1-*"))
+    before = (first / "recall.json").read_text(encoding="utf-8")
+    sweep_of(tmp_path, "none", "replay")  # another child of stage1: its weights are needed again
+    plan = json.loads(remix("plan", sweep, "--runs", runs, *SMALL, "--json").stdout)
+    assert plan["stages_to_train"] == 2
+    remix(*line, "--keep", "stage1")
+    assert {first.name: store.sha256(first / "model.safetensors")} == {first.name: good[first.name]}
+    assert (first / "recall.json").read_text(encoding="utf-8") == before
+    assert len(list(runs.glob("stages/chain-*/*.safetensors"))) == 1
+    dry = remix("store", "prune", "--keep", "none", "--dry-run", "--runs", runs).stdout
+    assert "3 stages" in dry
+    assert len(list(runs.glob("stages/*/*.safetensors"))) == 4
+    remix("store", "prune", "--keep", "leaves", "--runs", runs)
+    assert not list(runs.glob("stages/*-stage1-*/*.safetensors"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, tiny_base: Path):
+    """A runs directory with room for the base and not for a stage; remounting it makes room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a disk to fill up cannot be mounted here")
+    try:
+        shutil.copytree(tiny_base, disk / "bases" / tiny_base.name)
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_in_the_middle(remix, small_disk: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "none")
+    line = ["sweep", sweep, "--runs", small_disk, *SMALL, "train.save_strategy=no"]
+    full = remix(*line, check=False)
+    assert full.returncode == 1, full.stderr
+    assert "No space left on device" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not list((small_disk / "stages").iterdir())
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    assert "[2/2]" in remix(*line).stdout
+
+
+def test_a_mistake_in_one_arms_data_is_found_before_anything_is_trained(remix, runs: Path, tmp_path: Path) -> None:
+    more = "  wrong: {stages.stage2.mix: {replay: {stage: stage1, ratio: 3}}}\n"
+    refused = remix("sweep", sweep_of(tmp_path, "none", more=more), "--runs", runs, *SMALL, check=False)
+    assert refused.returncode == 2
+    assert "arm wrong: kvr, stage2: replay of stage1: 48 pairs asked" in refused.stderr.replace("chain", "kvr")
+    assert not list((runs / "stages").iterdir())
+
+
+# --- what a stage records while it trains, and how long it trains ------------------------------------------------
+
+
+def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(remix, runs: Path, tmp_path: Path) -> None:
+    taught = [*SMALL, "stages.stage1.train.num_train_epochs=40", "stages.stage1.train.learning_rate=2e-3"]
+    taught += ["stages.stage2.train.num_train_epochs=7", "stages.stage2.train.learning_rate=1e-3"]
+    plain = tmp_path / "plain"
+    shutil.copytree(runs, plain)
+    remix("run", "kvr", "--runs", plain, *taught)
+    remix("run", "kvr", "--runs", runs, *taught, "stages.stage2.curve={epochs: 3}")
+    assert weights(runs) == weights(plain)
+    folder = next(runs.glob("stages/*-stage2-*"))
+    lines = [json.loads(line) for line in (folder / "retention.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [0, 6, 12, 14]
+    assert lines[0]["recall"] == 100.0
+    (measured,) = [r for id_, r in store.read_json(folder / "recall.json").items() if id_ == lines[-1]["list"]]
+    assert lines[-1]["recall"] == measured["recall"] < 100.0
+    assert lines[-1]["right"].count("1") == measured["correct"]
+    store.verify(folder)  # it is part of what is published
+    reused = remix("run", "kvr", "--runs", plain, *taught, "stages.stage2.curve={epochs: 3}")
+    assert "trained without a retention curve" in reused.stdout
+
+
+def test_matched_arms_take_as_many_steps_or_tokens(remix, runs: Path, tmp_path: Path) -> None:
+    more = "  steps: {stages.stage1.match: {steps_of: random}}\n  tokens: {stages.stage1.match: {tokens_of: random}}\n"
+    sweep = sweep_of(tmp_path, "random", more=more)
+    remix("sweep", sweep, "--runs", runs, *SMALL, "train.save_strategy=no", env={**os.environ})
+    results = {}
+    for entry in json.loads(remix("show", "--runs", runs, "--json").stdout):
+        if entry["stage"] == "stage1":
+            results[entry["arm"]] = store.read_json(Path(entry["path"]) / "stage.json")
+    random, steps, tokens = (results[arm] for arm in ("random", "steps", "tokens"))
+    assert steps["steps"] == random["steps"] == 8
+    assert steps["trained_tokens"] < random["trained_tokens"]
+    each = tokens["trained_tokens"] / tokens["steps"]
+    assert abs(tokens["trained_tokens"] - random["trained_tokens"]) <= 0.51 * each
