@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 RECIPE  ?= kvr
 PROFILE ?= tiny
+SWEEP   ?= ablations/mixing_ratio
 SEED    ?=
 RUNS    ?= runs
 ARGS    ?=
@@ -10,15 +11,17 @@ TORCH_INDEX ?=
 VENV    := .venv
 REMIX   := $(VENV)/bin/remix
 PIP     := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE)) \
+           $(foreach seed,$(SEED),--seed $(seed))
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint clean
+.PHONY: help run sweep plan demo ablation-ratio ablation-length test test-slurm lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
-	@echo 'variables: RECIPE=$(RECIPE) PROFILE=$(PROFILE) SEED=$(SEED) RUNS=$(RUNS) ARGS="key=value ..."'
+	@echo 'variables: RECIPE=$(RECIPE) SWEEP=$(SWEEP) PROFILE=$(PROFILE) SEED=$(SEED) RUNS=$(RUNS) ARGS="key=value ..."'
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ...")'
@@ -34,11 +37,29 @@ stage%: $(VENV)/ready  ## (stage1, stage2, ...) run RECIPE up to that stage
 run: $(VENV)/ready  ## run all stages of RECIPE
 	$(REMIX) run $(RECIPE) $(OPTIONS) $(ARGS)
 
+sweep: $(VENV)/ready  ## run SWEEP: every arm and seed, each shared stage once
+	$(REMIX) sweep $(SWEEP) $(SWEPT) $(ARGS)
+
+plan: $(VENV)/ready  ## what SWEEP (or a recipe) will train, and what that costs
+	$(REMIX) plan $(SWEEP) $(SWEPT) $(ARGS)
+
+ablation-ratio: $(VENV)/ready  ## how much mixing data: seven arms, three seeds
+	$(REMIX) sweep ablations/mixing_ratio $(SWEPT) $(ARGS)
+
+ablation-length: $(VENV)/ready  ## how long its texts: seven arms, three seeds
+	$(REMIX) sweep ablations/mixing_length $(SWEPT) $(ARGS)
+
 demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, one table, one plot
 	$(REMIX) sweep demo $(OPTIONS) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+test-slurm: $(VENV)/ready  ## the tests on a real one-node SLURM, installed from Debian's packages where that can be done
+	@command -v slurmctld >/dev/null || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; } || \
+	  echo 'SLURM cannot be installed here: its tests are skipped' >&2
+	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)
 
 lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff check .
