@@ -121,10 +121,11 @@ def sweep(
         return stop(command, runs) if cancel else tell(command, runs)
     from remix_toolkit import store
     from remix_toolkit.launch.sweep import failures, record, run_sweep
-    from remix_toolkit.sweep import keep_of, load_sweep
+    from remix_toolkit.sweep import check_keep, keep_of, load_sweep, stages_of
 
     declared, cells = load_sweep(sweep, profile, seed, overrides)
     kept = declared.keep if keep is None else keep_of(keep)
+    check_keep(kept, stages_of(cells), f"--keep {keep}")
     store.open_store(runs)
     if retrain_damaged:
         from remix_toolkit.report.store import verify

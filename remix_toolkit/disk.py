@@ -41,16 +41,23 @@ def to_do(jobs: Mapping[str, Job], runs: Path) -> set[str]:
     published = store.published(runs)
     loaded_by = users(jobs)
     todo: set[str] = set()
+    loading: set[str] = set()  # of those, the ones that load another stage's weights: what is only measured does not
     for key, job in reversed(list(jobs.items())):
         folder = published.get(key)
-        if job.node:
-            if folder and (wrong := store.damage(folder, checksums=False)):
-                raise BadInput(f"{folder}: {wrong}; {store.AGAIN}, or --retrain-damaged does")
-            done = folder and job.lists <= store.measured(folder)
-            if not done or (folder and store.is_pruned(folder) and loaded_by[key] & todo):
+        if job.task:
+            if any(key in jobs[other].needs for other in todo):  # cheap where it is asked already
                 todo.add(key)
-        elif any(key in jobs[other].needs for other in todo):
-            todo.add(key)  # cheap where it is asked already
+                loading.add(key)
+            continue
+        if folder and (wrong := store.damage(folder, checksums=False)):
+            raise BadInput(f"{folder}: {wrong}; {store.AGAIN}, or --retrain-damaged does")
+        measured = folder is not None and job.lists <= store.measured(folder)
+        needed = bool(loaded_by[key] & loading)
+        if folder is None or (store.is_pruned(folder) and (needed or not measured)):
+            loading.add(key)
+            todo.add(key)
+        elif not measured:
+            todo.add(key)
     return todo
 
 

@@ -46,27 +46,21 @@ def graph(cells: Sequence[Cell]) -> dict[str, Job]:
         for node in cell.nodes:
             first.setdefault(node.key, len(first))
     jobs: dict[str, Job] = {}
-    late: list[Cell] = []  # a stage is matched with one that comes later: those wait
-    ordered = sorted(cells, key=lambda cell: [first[node.key] for node in cell.nodes])
-    while ordered:
-        for cell in ordered:
-            if all(stage.match is None or stage.match.other in jobs for stage in cell.recipe.stages.values()):
-                _add(jobs, cell)
-            else:
-                late.append(cell)
-        if len(late) == len(ordered):  # load_sweep refuses circles
-            raise RuntimeError("a match that no arm resolves")
-        ordered, late = late, []
-    return jobs
+    for cell in sorted(cells, key=lambda cell: [first[node.key] for node in cell.nodes]):
+        _add(jobs, cell)
+    ordered: dict[str, Job] = {}
 
+    def put(key: str) -> None:
+        if key in jobs and key not in ordered:  # a match may name a stage of another sweep
+            for need in jobs[key].needs:
+                put(need)
+            ordered[key] = jobs[key]
 
-def children(jobs: dict[str, Job]) -> dict[str, list[str]]:
-    """Each stage's key -> the keys of the stages that start from its model."""
-    found: dict[str, list[str]] = {key: [] for key, job in jobs.items() if job.node}
-    for key, job in jobs.items():
-        if job.parent:
-            found[job.parent].append(key)
-    return found
+    for key in jobs:
+        put(key)
+    for job in ordered.values():
+        job.needs = tuple(need for need in job.needs if need in ordered)
+    return ordered
 
 
 def _add(jobs: dict[str, Job], cell: Cell) -> None:
@@ -94,5 +88,6 @@ def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base: str | None
     job = jobs.setdefault(key, Job(key, tasks.name_of(task), cell, None, (base,) if base else (), task=task))
     wanted = None if task.size is None else task.start + task.size
     job.rows = None if wanted is None or job.rows is None else max(job.rows, wanted)
-    job.runs.append(run)
+    if run not in job.runs:  # it may have two lists of one task
+        job.runs.append(run)
     return key

@@ -125,7 +125,7 @@ def _stage(job: Job, before: dict[str, Cost]) -> Cost:
     batch = recipe.global_batch_size
     steps: int | None = math.ceil(stage.train.get("num_train_epochs", 3) * (examples // batch))
     if stage.match:
-        other = before[stage.match.other]
+        other = before.get(stage.match.other, Cost(None, None, None))  # of another sweep, nothing is known here
         steps = other.steps
         if stage.match.tokens_of and other.tokens is not None:
             steps = round(other.tokens / (batch * length))

@@ -18,6 +18,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import TASKS, Profile, Recipe, Rows
 from remix_toolkit.yaml_file import Where, load_mapping, load_value
 
+SWEEP_KEYS = {"recipe", "arms", "grid", "extends"}  # a file with one of these is a sweep
 Setting = tuple[str, Any, str]  # a dotted key, its value, and where that was said, as messages name it
 
 
@@ -39,9 +40,8 @@ def load_recipe(
     base, base_where = load_profile(profile)
     sections = body.pop("profiles", None) or {}
     mix_defaults = base.pop("mix")
-    for key in ("arms", "grid", "extends"):
-        if key in body:
-            raise BadInput(f"{where[(key,)]}: this is a sweep, not a recipe: run it with `remix sweep`")
+    for key in SWEEP_KEYS & body.keys():
+        raise BadInput(f"{where[(key,)]}: this is a sweep, not a recipe: run it with `remix sweep`")
     if "profile" in body:
         raise BadInput(f"{where[('profile',)]}: profile: say it on the command line, --profile {body['profile']}")
 
@@ -130,16 +130,23 @@ def load_task(task: str, overrides: list[str]) -> Rows:
     return check(TASKS[task], tree, where, f"task {task}")
 
 
-def _section(sections: Any, profile: str, path: Path, where: Where) -> list[tuple[str, Any]]:
-    """The recipe's own settings for this profile: dotted keys, as on the command line."""
+def check_sections(sections: Any, profile: str, path: Path, where: Where) -> None:
+    """`profiles:` maps names of profiles to mappings; a name that is nearly one is a mistake. Raises BadInput."""
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         raise BadInput(f"{where[('profiles',)]}: profiles: maps a profile's name to dotted keys and their values")
-    own = Path(profile).stem  # a profile of the user's own is a file
-    for name, section in sections.items():
+    for name in sections:
         place = where.get(("profiles", name), str(path))
-        if name not in profile_names() | {own} and get_close_matches(name, profile_names(), cutoff=0.7):
+        if name not in profile_names() | {profile} and get_close_matches(name, profile_names(), cutoff=0.7):
             raise BadInput(f"{place}: profiles.{name}: no such profile; {nearest(name, profile_names())}")
+
+
+def _section(sections: Any, profile: str, path: Path, where: Where) -> list[tuple[str, Any]]:
+    """The recipe's own settings for this profile: dotted keys, as on the command line."""
+    own = Path(profile).stem  # a profile of the user's own is a file
+    check_sections(sections, own, path, where)
+    for name, section in sections.items():
         if wrong := [key for key in section if not isinstance(key, str)]:
+            place = where.get(("profiles", name), str(path))
             raise BadInput(f"{place}: profiles.{name}: {wrong[0]!r} is no dotted key")
     return list(sections.get(own, {}).items())
 

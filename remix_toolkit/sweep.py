@@ -15,7 +15,7 @@ one with what stands in it instead.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -27,7 +27,7 @@ from remix_toolkit.check import check
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.lineage import Node, lineage
 from remix_toolkit.recipe import Recipe, Strict
-from remix_toolkit.resolve import Setting, find_recipe, load_recipe, setting
+from remix_toolkit.resolve import SWEEP_KEYS, Setting, check_sections, find_recipe, load_recipe, setting
 from remix_toolkit.yaml_file import Where, dotted, load_mapping
 
 KEYS = ("recipe", "profile")  # of a grid or an arm, besides the recipe's own
@@ -62,7 +62,7 @@ class Cell:
 
 def is_sweep(name: str) -> bool:
     """Is this file a sweep? Raises BadInput where there is none of that name."""
-    return bool(load_mapping(find_recipe(name))[0].keys() & {"arms", "grid", "extends"})
+    return bool(load_mapping(find_recipe(name))[0].keys() & SWEEP_KEYS)
 
 
 def load_cells(
@@ -84,6 +84,19 @@ def keep_of(text: str) -> Keep:
     return text if text in ("all", "leaves", "none") else [name.strip() for name in text.split(",")]  # type: ignore[return-value]
 
 
+def check_keep(keep: Keep, stages: Iterable[str], origin: str) -> None:
+    """A name that no stage has would delete what was meant to stay. Raises BadInput."""
+    known = set(stages)
+    for name in keep if isinstance(keep, list) else ():
+        if name not in known:
+            raise BadInput(f"{origin}: keep: no stage {name!r}; {nearest(name, known | {'all', 'leaves', 'none'})}")
+
+
+def stages_of(cells: Iterable[Cell]) -> set[str]:
+    """The names of all stages of some cells."""
+    return {node.stage for cell in cells for node in cell.nodes}
+
+
 def load_sweep(
     sweep: str, profile: str | None = None, seeds: list[int] | None = None, overrides: list[str] | None = None
 ) -> tuple[Sweep, list[Cell]]:
@@ -95,6 +108,8 @@ def load_sweep(
     declared, where = _load(path, profile)
     if unknown := declared.paper.keys() - declared.arms.keys():
         raise BadInput(f"{where[('paper',)]}: paper: no arm {min(unknown)!r}; {nearest(min(unknown), declared.arms)}")
+    if len(set(seeds or declared.seeds)) < len(seeds or declared.seeds):
+        raise BadInput(f"{path if seeds else where[('seeds',)]}: seeds: one of them stands there twice")
     own = [setting(override) for override in overrides or []]
     cells: list[Cell] = []
     named: dict[str, str] = {}  # arm -> where it is
@@ -111,6 +126,7 @@ def load_sweep(
             cells += [arm.cell(seed, arms) for seed in seeds or declared.seeds]
     if not cells:
         raise BadInput(f"{where[('exclude',)]}: exclude: leaves no cell of the sweep")
+    check_keep(declared.keep, stages_of(cells), where.get(("keep",), str(path)))
     return declared, cells
 
 
@@ -118,6 +134,11 @@ def _load(path: Path, profile: str | None) -> tuple[Sweep, Where]:
     """The sweep with what it extends, and its section for the profile, put into one."""
     tree, where = _merged(path, profile, ())
     declared = check(Sweep, tree, where, str(path))
+    if profile and profile in declared.grid.get("profile", []):
+        declared = declared.model_copy(update={"grid": {**declared.grid, "profile": [profile]}})
+    for above in (("set",), ("grid",), *(("arms", arm) for arm in declared.arms)):
+        if (*above, "seed") in where:
+            raise BadInput(f"{where[(*above, 'seed')]}: seed: say `seeds: [...]` at the top of the sweep")
     known: dict[str, list[Any]] = {"arm": list(declared.arms), **declared.grid}
     for number, cell in enumerate(declared.exclude):
         place = where.get(("exclude", number), str(path))
@@ -137,8 +158,9 @@ def _merged(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[di
     tree, where = load_mapping(path)
     where = dict(where)
     sections = tree.pop("profiles", None) or {}
-    if "recipe" in tree:
-        tree["recipe"] = str(path.parent / str(tree["recipe"]))
+    check_sections(sections, Path(profile or "tiny").stem, path, where)
+    for part in (tree, *sections.values()):
+        _beside(path, part)
     if "extends" in tree:
         other = find_recipe(path.parent / str(tree.pop("extends")))
         profile = profile or tree.get("profile")
@@ -147,13 +169,21 @@ def _merged(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[di
             places = {place: line for place, line in places.items() if place[:1] != (key,)}
         tree, where = {**below, **tree}, {**places, **where}
     name = Path(profile or tree.get("profile") or "tiny").stem
-    if not isinstance(sections, dict) or not isinstance(sections.get(name, {}), dict):
-        raise BadInput(f"{where[('profiles',)]}: profiles: maps a profile's name to keys of the sweep")
     for key, value in sections.get(name, {}).items():
-        tree[key] = str(path.parent / str(value)) if key == "recipe" else value
-        places = {place[2:]: line for place, line in where.items() if place[:3] == ("profiles", name, key)}
-        where = {place: line for place, line in where.items() if place[:1] != (key,)} | places
+        tree[key] = value
+        places = {at[2:]: line for at, line in where.items() if at[:3] == ("profiles", name, key)}
+        where = {at: line for at, line in where.items() if at[:1] != (key,)} | places
     return tree, where
+
+
+def _beside(path: Path, part: dict[str, Any]) -> None:
+    """A recipe is named from the file that names it."""
+    grid, arms = part.get("grid"), part.get("arms")
+    for settings in (part, *(arms.values() if isinstance(arms, dict) else ())):
+        if isinstance(settings, dict) and isinstance(settings.get("recipe"), str):
+            settings["recipe"] = str(path.parent / settings["recipe"])
+    if isinstance(grid, dict) and isinstance(grid.get("recipe"), list):
+        grid["recipe"] = [str(path.parent / str(recipe)) for recipe in grid["recipe"]]
 
 
 def _combinations(declared: Sweep, where: Where) -> Iterator[dict[str, Any]]:
@@ -187,20 +217,21 @@ def _resolve(
     label = ", ".join(part for part in (point, name) if part) or path.stem
     place = where.get(("arms", name), str(path))
     settings = {**declared.set, **grid, **declared.arms[name]}
-    file = settings.pop("recipe", None)
-    file = str(path.parent / str(file)) if file else declared.recipe
-    profile = profile or str(settings.get("profile", declared.profile))
-    settings.pop("profile", None)
+    file = str(settings.pop("recipe", declared.recipe))
+    own_profile = settings.pop("profile", None)
+    if profile and own_profile not in (None, profile):
+        raise BadInput(f"{place}: arm {label}: says profile {own_profile}; run it without --profile {profile}")
+    profile = str(own_profile or profile or declared.profile)
     lines = {
         key: where[at] for key in settings for at in (("set", key), ("grid", key), ("arms", name, key)) if at in where
     }
-    said = [(key, value, f"{lines.get(key, place)}: {key}") for key, value in settings.items()]
+    said = [(key, value, lines.get(key, place)) for key, value in settings.items()]
     try:
         recipe = load_recipe(file, profile, seed=0, settings=[*said, *own])
     except BadInput as error:
         raise BadInput(f"{place}: arm {label}: {error}") from None
     # JSON is YAML, and it is one line: a setting becomes an override as on the command line.
-    overrides = [f"{key}={json.dumps(value, default=str)}" for key, value, _ in [*said, *own]]
+    overrides = [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value, _ in [*said, *own]]
     compared = point if len(declared.arms) > 1 else ""  # the grid alone makes arms that are compared
     return _Arm(name, label, place, file, recipe.model_copy(update={"name": path.stem}), overrides, compared)
 

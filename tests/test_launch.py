@@ -124,24 +124,23 @@ def test_two_sweeps_on_one_store_train_each_stage_once(runs: Path, tmp_path: Pat
 
 def test_stopped_by_hand_and_cancelled(remix, runs: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none")
-    assert "was not begun" in remix("sweep", sweep, "--runs", runs, *LONGER, "--status", check=False).stderr
-    for stop in ("Ctrl-C", "--cancel"):
-        process = begin(sweep, "--runs", runs, *LONGER)
-        seen = len(checkpoints(runs, "stage1"))
-        until(lambda seen=seen: len(checkpoints(runs, "stage1")) > min(seen, 1), "no checkpoint")
-        assert (
-            f"runs, process {process.pid}: 1 running"
-            in remix("sweep", sweep, "--runs", runs, *LONGER, "--status").stdout
-            or process.poll() is None
-        )
-        if stop == "Ctrl-C":
-            process.send_signal(signal.SIGINT)
-        else:
-            assert "is told to stop" in remix("sweep", sweep, "--runs", runs, *LONGER, "--cancel").stdout
-        _, err = process.communicate(timeout=60)
-        assert (process.returncode, "failed: stopped; the same command goes on" in err) == (1, True), err
-        assert "Traceback" not in err
-        break  # the second way is the same signal handler
+    line = [sweep, "--runs", runs, *LONGER]
+    assert "was not begun" in remix("sweep", *line, "--status", check=False).stderr
+    process = begin(*line)
+    until(lambda: checkpoints(runs, "stage1"), "no checkpoint")
+    process.send_signal(signal.SIGINT)  # Ctrl-C
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "failed: stopped; the same command goes on" in err) == (1, True), err
+    assert "Traceback" not in err
+    assert "does not run: 0 running, 2 waiting" in remix("sweep", *line, "--status").stdout
+
+    process = begin(*line, "stages.stage2.train.num_train_epochs=400")  # as many other ones as it takes to look
+    until(lambda: checkpoints(runs, "stage2"), "no checkpoint")
+    status = remix("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--status").stdout
+    assert f"runs, process {process.pid}: 1 running, 0 waiting, 1 done" in status
+    assert "is told to stop" in remix("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--cancel").stdout
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "failed: stopped" in err) == (1, True), err
 
 
 def test_a_damaged_parent_is_reported_or_trained_again_as_asked(remix, runs: Path, tmp_path: Path) -> None:

@@ -451,7 +451,7 @@ STEPS = "stages.stage1.train.max_steps: 3"
         ("sedes: [0]\ngrid: {}\n", [":2: sedes: unknown key; did you mean 'seeds'?"]),
         ("grid:\n  global_batch_size: [32, 64, 32]\n", [":3: grid: global_batch_size: one value stands there twice"]),
         ("grid:\n  stages.stage1.mix: [{}, {}]\n", [":3: grid: stages.stage1.mix: one value stands there twice"]),
-        ("grid:\n  recipe: [facts.yaml, ./facts.yaml]\n", ["mine.yaml: two arms are called 'facts'"]),
+        ("grid:\n  recipe: [facts.yaml, ./facts.yaml]\n", [":3: grid: recipe: one value stands there twice"]),
         (
             "grid:\n  global_batch_size: [1, 2]\narms:\n  a: {recipe: fact.yaml}\n",
             ["mine.yaml:5: arm global_batch_size=1, a", "fact.yaml: no such recipe; did you mean 'facts'?"],
@@ -476,7 +476,7 @@ STEPS = "stages.stage1.train.max_steps: 3"
         ("arms: {a: {}}\nkeep: [stag1]\n", [":3: keep", "'stag1'", "'stage1'"]),
         ("arms: {a: {}}\nseeds: [0, 1, 0]\n", [":3: seeds"]),
         ("arms: {a: {}}\nprofiles: {tinny: {}}\n", [":3: profiles.tinny", "did you mean 'tiny'?"]),
-        ("arms: {a: {}}\nprofiles: {tiny: [1]}\n", [":3: profiles: maps a profile's name to keys of the sweep"]),
+        ("arms: {a: {}}\nprofiles: {tiny: [1]}\n", [":3: profiles: maps a profile's name to"]),
         ("arms: {a: {}}\nprofiles: {tiny: {gird: {}}}\n", [":3: gird: unknown key; did you mean 'grid'?"]),
         (
             "arms: {a: {}}\nprofiles:\n  tiny:\n    grid: {precision: []}\n",

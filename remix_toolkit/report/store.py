@@ -13,7 +13,7 @@ from remix_toolkit.console import say
 from remix_toolkit.errors import BadInput
 from remix_toolkit.launch.state import wanted_elsewhere
 from remix_toolkit.report.plan import size
-from remix_toolkit.sweep import Keep
+from remix_toolkit.sweep import Keep, check_keep
 
 
 def listed(runs: Path) -> list[dict[str, Any]]:
@@ -63,6 +63,7 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
 
 def prune(runs: Path, keep: Keep, dry_run: bool) -> None:
     """Delete the weights that no run needs any more, or only name them."""
+    check_keep(keep, {stage["stage"] for record in store.records(runs) for stage in record["stages"]}, "--keep")
     spare = disk.spare_of_all(runs, keep, wanted_elsewhere(runs, None)) if _there(runs) else {}
     freed = 0
     for folder in spare.values():
