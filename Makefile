@@ -50,10 +50,10 @@ ablation-length: $(VENV)/ready  ## how long its texts: seven arms, three seeds
 	$(REMIX) sweep ablations/mixing_length $(SWEPT) $(ARGS)
 
 demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, one table, one plot
-	$(REMIX) sweep demo $(OPTIONS) --plot $(RUNS)/demo.png $(ARGS)
+	$(REMIX) sweep demo $(SWEPT) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --ignore tests/test_slurm.py $(ARGS)
 
 test-slurm: $(VENV)/ready  ## the tests on a real one-node SLURM, installed from Debian's packages where that can be done
 	@command -v slurmctld >/dev/null || { apt-get update -qq && \

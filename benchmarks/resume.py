@@ -1,64 +1,81 @@
-"""Kill a stage with SIGKILL at random moments, run it again, and compare the weights with an uninterrupted run's.
+"""Kill a sweep with SIGKILL at random moments, go on each time, and compare with an uninterrupted one.
 
-    python benchmarks/resume.py                    # stage1 of recipes/kvr.yaml, three moments
-    python benchmarks/resume.py --kills 1 train.num_train_epochs=10     # overrides as for `remix run`
+    python benchmarks/resume.py                    # three arms of kvr.yaml, four stages: ten kills
+    python benchmarks/resume.py --kills 3 stages.stage1.train.num_train_epochs=10
 
-Prints a line per moment; exits with 1 unless every checksum is the uninterrupted run's and some run resumed.
+Each kill hits after a random share of what an uninterrupted sweep takes, so some hit a stage's beginning, its end or
+what lies between two. Prints a line per kill; exits with 1 unless all weights are the uninterrupted sweep's, every stage
+was published once, and some stage resumed from a checkpoint.
 """
 
 import argparse
-import json
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from remix_toolkit.store import sha256
+from remix_toolkit.store import published, read_json, sha256
+
+SWEEP = """\
+recipe: {recipe}
+arms:
+  none: {{}}
+  replay: {{stages.stage2.mix: {{replay: {{stage: stage1, ratio: 0.1}}}}}}
+  generic: {{stages.stage2.mix: {{passages: {{ratio: 2}}}}}}
+"""
+SMALL = ["stages.stage1.train.num_train_epochs=20", "stages.stage2.train.num_train_epochs=10"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="kvr")
-    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("overrides", nargs="*", default=SMALL)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        whole, seconds, _ = run(options.recipe, Path(folder, "whole"), options.overrides, None)
-        print(f"uninterrupted: {seconds:.0f} s, model.safetensors {whole}", flush=True)
-        rng = random.Random(options.seed)
-        moments = [rng.uniform(0.4, 0.95) * seconds for _ in range(options.kills)]
-        same, resumed = [], []
-        for number, moment in enumerate(moments):
-            runs = Path(folder, str(number))
-            run(options.recipe, runs, options.overrides, moment)
-            checksum, _, from_ = run(options.recipe, runs, options.overrides, None)
-            same.append(checksum == whole)
-            resumed.append(from_)
-            verdict = "the same weights" if same[-1] else "OTHER WEIGHTS"
-            print(f"killed after {moment:.0f} s, resumed from {from_}: {checksum}: {verdict}", flush=True)
-    return int(not (all(same) and any(resumed)))
+        sweep = Path(folder, "killed.yaml")
+        sweep.write_text(SWEEP.format(recipe=Path("recipes/kvr.yaml").resolve()), encoding="utf-8")
+        started = time.monotonic()
+        begin(sweep, Path(folder, "whole"), options.overrides).wait()
+        seconds = time.monotonic() - started
+        print(f"uninterrupted: {seconds:.0f} s", flush=True)
+        rng, runs = random.Random(options.seed), Path(folder, "killed")
+        for number in range(options.kills):
+            process = begin(sweep, runs, options.overrides)
+            moment = rng.uniform(0.25, 0.75) * seconds
+            try:
+                process.wait(timeout=moment)
+                print("  the sweep is done before the next kill", flush=True)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            there = len(published(runs))
+            checkpoints = len(list(runs.glob("work/*/checkpoints/*/complete.json")))
+            print(f"kill {number + 1} after {moment:.0f} s: {there} published, {checkpoints} checkpoints", flush=True)
+        code = begin(sweep, runs, options.overrides).wait()
+        return report(Path(folder, "whole"), runs, code)
 
 
-def run(recipe: str, runs: Path, overrides: list[str], kill_after: float | None) -> tuple[str, float, str | None]:
-    """(checksum of stage1's weights, seconds, the checkpoint it resumed from); killed, it gives no checksum."""
-    command = [sys.executable, "-m", "remix_toolkit.cli", "run", recipe, "--stage", "stage1", "--runs", str(runs)]
-    started = time.monotonic()
-    process = subprocess.Popen([*command, *overrides], stdout=subprocess.DEVNULL)
-    try:
-        code = process.wait(timeout=kill_after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return "", 0.0, None
-    if code:
-        raise SystemExit(f"the run itself failed with exit code {code}")
-    (folder,) = (runs / "stages").iterdir()
-    result = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    return sha256(folder / "model.safetensors"), time.monotonic() - started, result["resumed_from"]
+def begin(sweep: Path, runs: Path, overrides: list[str]) -> "subprocess.Popen[bytes]":
+    """A sweep in a process of its own."""
+    line = [sys.executable, "-m", "remix_toolkit.cli", "sweep", str(sweep), "--runs", str(runs), *overrides]
+    return subprocess.Popen(line, stdout=subprocess.DEVNULL)
+
+
+def report(whole: Path, killed: Path, code: int) -> int:
+    """Compare the two stores; 1 if they differ."""
+    sums = [{k: sha256(f / "model.safetensors") for k, f in published(runs).items()} for runs in (whole, killed)]
+    said = "".join(log.read_text(encoding="utf-8") for log in killed.glob("sweeps/*/log.txt"))
+    resumed = [read_json(folder / "stage.json")["resumed_from"] for folder in published(killed).values()]
+    print(
+        f"stages {len(sums[1])}, published {said.count(': published ')} times; the same weights: {sums[0] == sums[1]}"
+    )
+    print(f"resumed from: {', '.join(map(str, resumed))}; `resumes from` said {said.count(': resumes from')} times")
+    same = code == 0 and sums[0] == sums[1] and said.count(": published ") == len(sums[1])
+    return int(not (same and any(resumed)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""A sweep against the same runs one by one, each by itself: nothing shared, a new process for each.
+
+    python benchmarks/sweep.py                                          # the demo's arms, a few steps a stage: minutes
+    python benchmarks/sweep.py ablations/mixing_ratio --full            # as the file says it, every seed: an hour or two
+
+Prints the stages trained, seconds and the ratio; exits with 1 unless both ways published the same weights.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from remix_toolkit.store import published, sha256
+from remix_toolkit.sweep import load_sweep
+
+SMALL = ["stages.stage1.train.max_steps=30", "stages.stage2.train.max_steps=20", "train.save_strategy=no"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", nargs="?", default="ablations/mixing_ratio")
+    parser.add_argument("--seed", type=int, action="append", help="again for more; the sweep's, if none is given")
+    parser.add_argument("--full", action="store_true", help="as many steps as the sweep says, not a few")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    overrides = [*([] if options.full else SMALL), *options.overrides]
+    cells = load_sweep(options.sweep, None, options.seed, overrides)[1]
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = [f"--seed={seed}" for seed in dict.fromkeys(cell.recipe.seed for cell in cells)]
+        together = timed("sweep", options.sweep, "--runs", f"{folder}/sweep", *seeds, *overrides)
+        shared = weights(Path(folder, "sweep"))
+        asked = sum(len(cell.nodes) for cell in cells)
+        print(f"sweep: {len(cells)} runs, {len(shared)} stages of {asked}, {together:.0f} s", flush=True)
+        alone, different = 0.0, 0
+        for number, cell in enumerate(cells):
+            runs = Path(folder, str(number))
+            options_ = ["--runs", str(runs), "--seed", str(cell.recipe.seed), "--profile", cell.recipe.profile]
+            alone += timed("run", cell.file, *options_, *cell.overrides)
+            different += any(shared[key] != checksum for key, checksum in weights(runs).items())
+        print(f"one by one: {len(cells)} runs, {asked} stages, {alone:.0f} s")
+        print(f"one by one / sweep: {alone / together:.2f}; runs with other weights: {different}")
+    return int(different > 0)
+
+
+def timed(*line: str) -> float:
+    """Seconds that a remix command took."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "remix_toolkit.cli", *line], check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def weights(runs: Path) -> dict[str, str]:
+    """Every published stage's key and its weights' checksum."""
+    return {key: sha256(folder / "model.safetensors") for key, folder in published(runs).items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
