@@ -3,9 +3,9 @@
     python benchmarks/resume.py                    # three arms of kvr.yaml, four stages: ten kills
     python benchmarks/resume.py --kills 3 stages.stage1.train.num_train_epochs=10
 
-Each kill hits after a random share of what an uninterrupted sweep takes, so some hit a stage's beginning, its end or
-what lies between two. Prints a line per kill; exits with 1 unless all weights are the uninterrupted sweep's, every stage
-was published once, and some stage resumed from a checkpoint.
+Each kill hits after a random share of what an uninterrupted sweep takes: a stage's beginning, its end, or what lies
+between two. Prints a line per kill; exits with 1 unless all weights are the uninterrupted sweep's, every stage was
+published once, and some stage resumed from a checkpoint.
 """
 
 import argparse
@@ -69,12 +69,11 @@ def report(whole: Path, killed: Path, code: int) -> int:
     """Compare the two stores; 1 if they differ."""
     sums = [{k: sha256(f / "model.safetensors") for k, f in published(runs).items()} for runs in (whole, killed)]
     said = "".join(log.read_text(encoding="utf-8") for log in killed.glob("sweeps/*/log.txt"))
+    times = said.count(": published ")
     resumed = [read_json(folder / "stage.json")["resumed_from"] for folder in published(killed).values()]
-    print(
-        f"stages {len(sums[1])}, published {said.count(': published ')} times; the same weights: {sums[0] == sums[1]}"
-    )
+    print(f"stages {len(sums[1])}, published {times} times; the same weights: {sums[0] == sums[1]}")
     print(f"resumed from: {', '.join(map(str, resumed))}; `resumes from` said {said.count(': resumes from')} times")
-    same = code == 0 and sums[0] == sums[1] and said.count(": published ") == len(sums[1])
+    same = code == 0 and sums[0] == sums[1] and times == len(sums[1])
     return int(not (same and any(resumed)))
 
 

@@ -1,7 +1,7 @@
 """A sweep against the same runs one by one, each by itself: nothing shared, a new process for each.
 
-    python benchmarks/sweep.py                                          # the demo's arms, a few steps a stage: minutes
-    python benchmarks/sweep.py ablations/mixing_ratio --full            # as the file says it, every seed: an hour or two
+    python benchmarks/sweep.py                                     # ablations/mixing_ratio, a few steps a stage
+    python benchmarks/sweep.py ablations/mixing_length --full      # as many steps as the file says: an hour or two
 
 Prints the stages trained, seconds and the ratio; exits with 1 unless both ways published the same weights.
 """
