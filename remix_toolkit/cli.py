@@ -109,9 +109,7 @@ def sweep(
     """Run a recipe under every arm and seed of a sweep; a stage that runs share is trained once."""
     if launcher not in ("local", "slurm"):
         raise BadInput(f"--launcher {launcher}: local or slurm")
-    if plot and plot.suffix not in (".png", ".pdf", ".svg"):
-        raise BadInput(f"--plot {plot}: a name that ends in .png, .pdf or .svg is expected")
-    _writable(plot, "--plot")
+    _picture(plot, "--plot")
     from remix_toolkit.launch.state import Command
 
     command = Command(sweep, profile, seed, overrides or [])
@@ -283,6 +281,8 @@ def show(
     runs: Runs = Path("runs"),
     each: Annotated[bool, typer.Option("--each", help="every run by itself, whatever the number of seeds")] = False,
     seeds: Annotated[bool, typer.Option("--seeds", help="over seeds, whatever their number; with --json too")] = False,
+    recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
+    curves: Annotated[Path | None, typer.Option(help="draw its retention curves into this .png or .pdf")] = None,
     as_json: Json = False,
 ) -> None:
     """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
@@ -290,15 +290,21 @@ def show(
     from remix_toolkit.report.retention import print_matrices
     from remix_toolkit.report.seeds import aggregate, expected, print_seeds
 
-    found = store.entries(runs)
-    wanted = expected(store.records(runs))
+    _picture(curves, "--curves")
+    found = [entry for entry in store.entries(runs) if recipe in (None, entry["recipe"])]
+    wanted = expected([record for record in store.records(runs) if recipe in (None, record["recipe"])])
     if as_json:
         return typer.echo(json.dumps(aggregate(found, wanted) if seeds else found, indent=1))
     if not found:
         return typer.echo(f"{runs}: nothing is published yet")
+    if curves:
+        from remix_toolkit.report.plot import plot_curves
+
+        plot_curves(found, curves)
+        return typer.echo(f"plot: {curves}")
     ran: dict[tuple[str, str], set[int]] = {}
-    for recipe, arm, profile in wanted:
-        ran.setdefault((recipe, profile), set()).update(wanted[recipe, arm, profile])
+    for name, arm, profile in wanted:
+        ran.setdefault((name, profile), set()).update(wanted[name, arm, profile])
     several = {at for at, of in ran.items() if (len(of) > 1 or seeds) and not each}
     together = [entry for entry in found if (entry["recipe"], entry["profile"]) in several]
     print_matrices([entry for entry in found if entry not in together])
@@ -356,6 +362,13 @@ def schema() -> None:
 def _only_json(as_json: bool) -> AbstractContextManager[Any]:
     """With --json, what is said on the way goes to stderr: stdout is for machines."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
+
+
+def _picture(file: Path | None, option: str) -> None:
+    """Raise BadInput where a plot cannot be drawn into this file."""
+    if file and file.suffix not in (".png", ".pdf", ".svg"):
+        raise BadInput(f"{option} {file}: a name that ends in .png, .pdf or .svg is expected")
+    _writable(file, option)
 
 
 def _writable(file: Path | None, option: str) -> None:

@@ -254,6 +254,10 @@ def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(remix, run
     assert lines[-1]["recall"] == measured["recall"] < 100.0
     assert lines[-1]["right"].count("1") == measured["correct"]
     store.verify(folder)  # it is part of what is published
+    remix("show", "--runs", runs, "--curves", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    none = remix("show", "--runs", plain, "--curves", tmp_path / "none.png", check=False)
+    assert (none.returncode, "no stage has a retention curve" in none.stderr) == (2, True)
     reused = remix("run", "kvr", "--runs", plain, *taught, "stages.stage2.curve={epochs: 3}")
     assert "trained without a retention curve" in reused.stdout
 
