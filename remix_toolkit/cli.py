@@ -201,6 +201,7 @@ def data_prepare(
     as_json: Json = False,
 ) -> None:
     """Fetch all that recipes read from the hub, and check what they read from this machine."""
+    from remix_toolkit.data.tasks import noting_absent
     from remix_toolkit.report.data import prepare
     from remix_toolkit.sweep import load_cells
 
@@ -209,8 +210,9 @@ def data_prepare(
     if not names:
         raise BadInput("data prepare: name at least one recipe")
     recipes = []
-    for name in names:
-        recipes += [cell.recipe for cell in load_cells(name, profile, overrides=overrides)[1]]
+    with noting_absent():  # what is not here is said of all sources together, below
+        for name in names:
+            recipes += [cell.recipe for cell in load_cells(name, profile, overrides=overrides)[1]]
     with _only_json(as_json):
         done = prepare(recipes, typer.echo)
     if as_json:

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny base model made once, a runs directory that holds it, the real `remix` command."""
+"""What the tests share: a tiny base made once, a runs directory that holds it, the real `remix` command, sweeps."""
 
 import os
 import shutil
@@ -71,6 +71,34 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where hub datasets are kept in this test."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "remix-toolkit"
+
+
+@pytest.fixture
+def write_sweep(tmp_path: Path) -> Callable[..., str]:
+    """Write a sweep beside `facts.yaml`; its path."""
+    from sweeps import FACTS
+
+    (tmp_path / "facts.yaml").write_text(FACTS, encoding="utf-8")
+
+    def write(text: str, name: str = "mine.yaml") -> str:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+@pytest.fixture
+def cells(write_sweep):
+    """The cells of a sweep of `facts.yaml`, or of another recipe or sweep that the text begins with."""
+    from remix_toolkit.sweep import load_sweep
+
+    def of(text: str, profile: str | None = None, overrides: list[str] | None = None):
+        own = text.startswith(("recipe:", "extends:"))
+        return load_sweep(write_sweep(text if own else f"recipe: facts.yaml\n{text}"), profile, None, overrides)[1]
+
+    return of
 
 
 def real(name: str) -> Path:

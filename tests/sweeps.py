@@ -1,0 +1,84 @@
+"""What tests of sweeps share: sweeps to look at, those that are shipped, stages on disk that nobody trained."""
+
+import sys
+from contextlib import chdir
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from remix_toolkit import cli, store
+from remix_toolkit.data.tasks import noting_absent
+from remix_toolkit.graph import Job
+from remix_toolkit.sweep import Cell, load_cells
+
+NOWHERE = Path("no such runs directory")
+
+FACTS = """\
+stages:
+  stage1:
+    data: {task: kvr, size: 64}
+  stage2:
+    data: {task: invented_facts, size: 64}
+"""
+RANDOM = "stages.stage1.mix: {random_words: {ratio: 2}}"
+SHARED = """\
+arms:
+  none: {}
+  generic: {stages.stage2.mix: {passages: {ratio: 2}}}
+  replay: {stages.stage2.mix: {replay: {stage: stage1, ratio: 0.5}}}
+"""
+CONTROL = f"""\
+grid: {{stages.stage2.data.size: [32, 64]}}
+arms:
+  control: {{stages.stage1.match: {{steps_of: random}}, stages.stage2.match: {{tokens_of: random}}}}
+  random: {{{RANDOM}, stages.stage2.mix: {{passages: {{ratio: 1}}}}}}
+seeds: [0, 1]
+"""
+
+
+def keys(of: list[Cell]) -> set[str]:
+    return {node.key for cell in of for node in cell.nodes}
+
+
+def find(of: list[Cell], arm: str, seed: int = 0) -> Cell:
+    (cell,) = (cell for cell in of if (cell.arm, cell.recipe.seed) == (arm, seed))
+    return cell
+
+
+@cache
+def shipped(name: str, profile: str | None = None) -> list[Cell]:
+    """The cells of a file of recipes/, as a plan makes them on a machine that has no data."""
+    with chdir(ROOT), noting_absent():
+        return load_cells(f"recipes/{name}.yaml", profile)[1]
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) -> tuple[int, str, str]:
+    """Run the command in this process, for speed: exit code, stdout, stderr."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["remix", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def publish(
+    runs: Path, job: Job, pruned: bool = False, measured: set[str] | None = None, sweep: str | None = None
+) -> Path:
+    """Publish a stage as training does, with as much in it as is looked at here; if it is there, measure it anew."""
+    recall: dict[str, dict] = {id_: {} for id_ in (job.lists if measured is None else measured)}
+    folder = runs / "stages" / f"mine-{job.name}-seed0-{job.key}"
+    if not folder.exists():
+        draft = store.work_dir(store.open_store(runs), job.key) / "draft"
+        draft.mkdir(parents=True)
+        (draft / "model.safetensors").write_bytes(b"weights")
+        store.write_json(draft / "stage.json", {"sweep": sweep})
+        store.write_json(draft / "recall.json", recall)
+        store.publish(runs, draft, folder.name)
+    store.write_json(folder / "recall.json", recall)
+    if pruned and not store.is_pruned(folder):
+        store.prune(folder)
+    return folder

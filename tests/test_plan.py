@@ -1,0 +1,218 @@
+"""What a plan says a sweep takes, of the shipped ones too: counts, steps, FLOPs, hours; how it is drawn and printed."""
+
+import json
+import os
+import re
+from contextlib import chdir
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from sweeps import CONTROL, NOWHERE, SHARED, command, find, keys, publish, shipped
+
+from remix_toolkit.data.tasks import noting_absent
+from remix_toolkit.graph import graph
+from remix_toolkit.lineage import lineage
+from remix_toolkit.plan import plan
+from remix_toolkit.report.plan import draw
+from remix_toolkit.resolve import load_recipe
+from remix_toolkit.sweep import load_cells
+
+KVR = str(ROOT / "recipes" / "kvr.yaml")
+PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
+ABLATIONS = sorted((ROOT / "recipes" / "ablations").glob("*.yaml"))
+
+
+@cache
+def shipped_plan(name: str, profile: str | None = None) -> dict[str, Any]:
+    """The plan of a file of recipes/, where nothing is published."""
+    with chdir(ROOT), noting_absent():
+        return plan(shipped(name, profile), "all", NOWHERE)
+
+
+# --- the shipped sweeps --------------------------------------------------------------------------------------------
+
+
+def test_table_2_is_planned_without_its_data_or_anything_heavy(remix) -> None:
+    noted = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}  # what is imported goes to stderr
+    done = remix("plan", "recipes/paper/table2.yaml", "--json", "--runs", NOWHERE, env=noted)
+    made = json.loads(done.stdout)
+    assert (made["runs"], made["arms"], made["seeds"]) == (486, 162, [0, 1, 2])
+    assert (made["stages_requested"], made["stages_distinct"], made["stages_to_train"]) == (972, 513, 513)
+    assert (made["stages_published"], made["profiles"], made["keep"]) == (0, ["llama3-8b"], "none")
+    assert made["absent"] == [path for path in ("data/EntityQuestions", "data/LAMA") if not (ROOT / path).exists()]
+    assert made["seconds"] < 20
+    kinds = [job["kind"] for job in made["order"]]
+    assert (kinds.count("stage"), kinds.count("split"), made["splits"]) == (513, 5, 5)
+    assert not (ROOT / NOWHERE).exists()  # a plan writes nothing
+    imported = set(done.stderr.split())
+    assert "remix_toolkit.plan" in imported
+    assert not {"torch", "transformers", "trl", "datasets", "numpy"} & imported
+
+
+@pytest.mark.parametrize("file", [*PAPER, *ABLATIONS], ids=lambda file: file.stem)
+def test_shipped_sweeps_plan_under_their_own_profile_and_small(file: Path) -> None:
+    name = f"{file.parent.name}/{file.stem}"
+    for profile in (None, "tiny", *(["llama3-8b"] if file in ABLATIONS else [])):
+        found = shipped(name, profile)
+        made = shipped_plan(name, profile)
+        assert made["runs"] == len(found) == len({(cell.arm, cell.recipe.seed) for cell in found}) > 1
+        assert made["arms"] * len(made["seeds"]) == made["runs"]
+        assert made["stages_to_train"] == made["stages_distinct"] == len(keys(found))
+        assert made["disk_peak_bytes"] > 0
+        before: set[str] = set()
+        for job in made["order"]:
+            assert set(job["needs"]) <= before
+            assert len(job["runs"]) == len(set(job["runs"]))  # a run wants an answer once
+            assert job["kind"] == "split" or job["steps"] > 0
+            before.add(job["key"])
+        if profile:
+            assert made["profiles"] == [profile]
+    small = shipped_plan(name, "tiny")
+    assert (small["gpu_hours"], small["devices_per_stage"]) == (None, [1])
+    trained = {stage.data.task for cell in shipped(name, "tiny") for stage in cell.recipe.stages.values()}
+    assert trained <= {"kvr", "invented_facts"}  # nothing to download
+
+
+@pytest.mark.parametrize("file", PAPER, ids=lambda file: file.stem)
+def test_the_counts_in_a_files_header_are_the_plans(file: Path) -> None:
+    header = file.read_text(encoding="utf-8").partition("\nprofile")[0].replace("\n#", " ")
+    factors = r"(?:(?P<factors>\d+ \w+(?: x \d+ \w+)+): )?"
+    stages = r"(?:, (?P<stages>\d+) stages| of one stage| of two stages.*? (?P<trained>\d+) stages are trained)"
+    said = re.search(rf"{factors}(?P<runs>\d+) runs{stages}", header)
+    assert said, "how many runs and stages?"
+    made = shipped_plan(f"paper/{file.stem}")
+    assert made["runs"] == int(said["runs"])
+    assert made["stages_to_train"] == int(said["stages"] or said["trained"] or said["runs"])
+    assert prod(int(factor.split()[0]) for factor in (said["factors"] or said["runs"]).split(" x ")) == made["runs"]
+
+
+def test_tables_and_figures_share_their_stages() -> None:
+    of = {file.stem: keys(shipped(f"paper/{file.stem}")) for file in PAPER}
+    assert of["table1"] < of["table2"]
+    assert of["figure10"] < of["table2"]
+    assert of["figure2"] == of["table4"]
+    assert of["figure9"] == of["table5"] | of["table6"]
+    assert not of["table5"] & of["table6"]  # two base models
+    assert not of["table2"] & of["table3"]
+    unmixed = keys([cell for cell in shipped("paper/table4") if cell.arm.endswith(", 0%")])
+    assert unmixed < of["table1"]  # replay of 0% is no mixing
+
+
+# --- what it takes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ([], [180, 150]),
+        (["stages.stage1.mix={random_words: {ratio: 2}}"], [540, 150]),
+        (["stages.stage2.mix={passages: {ratio: 2}, random_words: {ratio: 1}}"], [180, 600]),
+        (["stages.stage2.mix={replay: {stage: stage1, ratio: 0.3}}"], [180, 200]),
+        (["stages.stage1.mix={random_words: {ratio: 0}}"], [180, 150]),
+        (["stages.stage1.train.num_train_epochs=1.5"], [5, 150]),
+        (["stages.stage2.train.max_steps=7"], [180, 7]),
+        (["global_batch_size=50"], [120, 100]),
+        (["stages.stage1.data.size=128"], [240, 150]),
+        (["stages.stage2.data={task: popqa}"], [180, None]),  # all rows of the hub's: who knows how many
+    ],
+)
+def test_steps_follow_from_the_declaration(overrides: list[str], steps: list[int | None]) -> None:
+    made = plan(load_cells(KVR, overrides=overrides)[1], "all", NOWHERE)
+    assert [job["steps"] for job in made["order"]] == steps
+    assert made["steps"] == (None if None in steps else sum(steps))
+    assert (made["tokens"] is None, made["flops"] is None) == (None in steps, None in steps)
+
+
+def test_rows_of_a_file_of_ones_own_are_counted(tmp_path: Path) -> None:
+    rows = "".join(f"who is {i}?,number {i}\n" for i in range(70))
+    (tmp_path / "facts.csv").write_text(f"prompt,response\n{rows}", encoding="utf-8")
+    own = [f"stages.stage1.data={{task: pairs, path: {tmp_path / 'facts.csv'}}}"]
+    made = plan(load_cells(KVR, overrides=own)[1], "all", NOWHERE)
+    assert [job["steps"] for job in made["order"]] == [60 * (70 // 32), 150]
+
+
+def test_a_matched_stage_takes_the_others_steps_or_tokens(cells) -> None:
+    found = cells(CONTROL)
+    order = {job["key"]: job for job in plan(found, "all", NOWHERE)["order"]}
+    for size in (32, 64):
+        control, other = find(found, f"size={size}, control"), find(found, f"size={size}, random")
+        one, two = ([order[node.key] for node in cell.nodes] for cell in (control, other))
+        assert one[0]["steps"] == two[0]["steps"] == 100 * (64 * 3 // 32)
+        assert one[0]["tokens"] < two[0]["tokens"]
+        assert two[1]["steps"] == 100 * (size * 2 // 32)
+        assert abs(one[1]["tokens"] - two[1]["tokens"]) <= one[1]["tokens"] / one[1]["steps"]  # to a step
+
+
+def test_a_recipe_matched_with_a_published_stage_is_planned() -> None:
+    """What `remix run` takes, `remix plan` takes: a match names an arm, or a stage's key."""
+    match = "stages.stage1.match={steps_of: 0123456789abcdef}"
+    assert len(lineage(load_recipe(KVR, overrides=[match]))) == 2
+    assert plan(load_cells(KVR, overrides=[match])[1], "all", NOWHERE)["stages_to_train"] == 2
+
+
+def test_hours_follow_from_flops_and_those_from_tokens() -> None:
+    found = shipped("paper/figure4")
+    made = shipped_plan("paper/figure4")
+    with chdir(ROOT), noting_absent():
+        slower = plan(found, "all", NOWHERE, utilization=0.2, tflops=494.5)
+    assert made["gpu_hours"] == pytest.approx(made["flops"] / (989e12 * 0.4) / 3600)
+    assert slower["gpu_hours"] == pytest.approx(4 * made["gpu_hours"])
+    assert made["flops"] == pytest.approx(sum(job["flops"] for job in made["order"]))
+    assert made["tokens"] == sum(job["tokens"] for job in made["order"] if job["kind"] == "stage")
+    trained = 6 * 8.03e9 * made["tokens"]
+    assert trained < made["flops"] < 1.1 * trained  # questions cost little
+
+
+def test_published_stages_are_not_planned_again(cells, tmp_path: Path) -> None:
+    found = cells(SHARED)
+    made = plan(found, "none", tmp_path)
+    assert (made["stages_published"], made["stages_to_train"]) == (0, 4)
+    first, second, *_ = graph(found).values()
+    publish(tmp_path, first)
+    publish(tmp_path, second)
+    less = plan(found, "none", tmp_path)
+    assert (less["runs"], less["stages_requested"], less["stages_distinct"]) == (3, 6, 4)
+    assert (less["stages_published"], less["stages_to_train"]) == (2, 2)
+    assert [job["to_do"] for job in less["order"]] == [False, False, True, True]
+    assert less["steps"] == sum(job["steps"] for job in less["order"][2:]) < made["steps"]
+    assert less["tokens"] < made["tokens"]
+    assert less["flops"] < made["flops"]
+    assert draw(less, "mermaid").count(":::published") == draw(less, "dot").count("style=dashed") == 2
+    publish(tmp_path, first, pruned=True)
+    assert plan(found, "none", tmp_path)["stages_to_train"] == 3
+
+
+def test_nothing_is_known_of_a_base_of_unknown_size(cells) -> None:
+    made = plan(cells(SHARED, overrides=["base=my/model"]), "none", NOWHERE)
+    assert (made["disk_peak_bytes"], made["disk_peak_bytes_keep_all"], made["flops"], made["gpu_hours"]) == (None,) * 4
+    assert made["steps"] > 0
+
+
+# --- for a person --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["mermaid", "dot"])
+@pytest.mark.parametrize("name", ["familiar_facts", "recipes/demo.yaml", "recipes/ablations/three_stages.yaml"])
+def test_a_drawing_has_every_job_and_every_edge(monkeypatch, capsys, how: str, name: str) -> None:
+    _, out, _ = command(monkeypatch, capsys, "plan", name, "--json", "--runs", NOWHERE)
+    made = json.loads(out)
+    code, drawn, _ = command(monkeypatch, capsys, "plan", name, "--graph", how, "--runs", NOWHERE)
+    assert (code, drawn) == (0, draw(made, how) + "\n")
+    node, edge = (r"^  (\w{16})\[", r"^  (\w+) --> (\w+)$")
+    if how == "dot":
+        node, edge = (r'^  "(\w{16})" \[', r'^  "(\w+)" -> "(\w+)";$')
+    assert re.findall(node, drawn, re.M) == [job["key"] for job in made["order"]]
+    assert re.findall(edge, drawn, re.M) == [(need, job["key"]) for job in made["order"] for need in job["needs"]]
+
+
+def test_a_plan_on_the_screen_says_what_it_costs(monkeypatch, capsys) -> None:
+    code, out, _ = command(monkeypatch, capsys, "plan", "recipes/paper/figure8.yaml", "--runs", NOWHERE)
+    assert code == 0
+    assert "24: 8 arms, seeds 0, 1, 2" in out
+    assert "72 asked for, 42 different, 0 published, 42 to train" in out
+    assert "data/EntityQuestions" in out or (ROOT / "data" / "EntityQuestions").exists()
+    assert re.search(r"about [\d.,]+ at 40% of 989 TFLOP/s; 4 devices a stage", out)

@@ -1,0 +1,185 @@
+"""Sweeps that are refused before anything is trained: each message names the place and what is right."""
+
+from pathlib import Path
+
+import pytest
+from sweeps import command
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.sweep import load_sweep
+
+
+def assert_refused(cells, text: str, says: list[str]) -> None:
+    with pytest.raises(BadInput) as caught:
+        cells(text)
+    for part in says:
+        assert (f"mine.yaml{part}" if part.startswith(":") else part) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sedes: [0]\ngrid: {}\n", [":2: sedes: unknown key; did you mean 'seeds'?"]),
+        ("arms: {}\n", [":2: arms", "at least 1"]),
+        ("arms: [a, b]\n", [":2: arms", "valid dictionary"]),
+        ("arms:\n  a: {}\n  b: {}\n  a: {data_seed: 1}\n", [":5: arms.a: duplicate key, first set at", ":3"]),
+        ("arms: {a: {}}\nseeds: []\n", [":3: seeds", "at least 1"]),
+        ("arms: {a: {}}\nseeds: [0.5]\n", [":3: seeds.0", "valid integer"]),
+        ("arms: {a: {}}\nseeds: [0, 1, 0]\n", [":3: seeds: one of them stands there twice"]),
+        ("arms: {a: {}}\nkeep: leafs\n", [":3: keep", "'all', 'leaves' or 'none'"]),
+        ("arms: {a: {}}\nkeep: [stag1]\n", [":3: keep", "'stag1'", "'stage1'"]),
+        ("arms: {a: {}}\npaper: {none: 13.5, a: 2}\n", [":3: paper: no arm 'none'; valid: a"]),
+        ("grid: {stages.stage2.data.task: []}\n", [":2: grid.stages.stage2.data.task", "at least 1"]),
+        ("grid: {stages.stage2.data.task: lama}\n", [":2: grid.stages.stage2.data.task", "valid list"]),
+        ("grid:\n  global_batch_size: [32, 64, 32]\n", [":3: grid: global_batch_size: one value stands there twice"]),
+        ("grid:\n  stages.stage1.mix: [{}, {}]\n", [":3: grid: stages.stage1.mix: one value stands there twice"]),
+        ("grid:\n  recipe: [facts.yaml, ./facts.yaml]\n", [":3: grid: recipe: one value stands there twice"]),
+        ("grid:\n  seed: [0, 1]\n", [":3: seed: say `seeds: [...]`"]),
+        ("arms:\n  a: {seed: 3}\n", [":3: seed: say `seeds: [...]`"]),
+        (
+            "grid: {precision: [fp32, bf16]}\nexclude:\n- {precison: fp32}\n",
+            [":4: exclude: precison: no key of the grid; did you mean 'precision'?"],
+        ),
+        (
+            "grid: {precision: [fp32, bf16]}\nexclude:\n- {precision: fp32, arm: ''}\n- {precision: [bf16, fp33]}\n",
+            [":5: exclude: precision has no value 'fp33'; did you mean 'fp32'?"],
+        ),
+        (
+            "arms: {random: {}, none: {}}\nexclude:\n- {arm: randm}\n",
+            [":4: exclude: arm has no value 'randm'; did you mean 'random'?"],
+        ),
+        ("arms: {a: {}, b: {}}\nexclude:\n- arm: [a, b]\n", [":3: exclude: leaves no cell of the sweep"]),
+        ("arms: {a: {}}\nprofiles: {tinny: {}}\n", [":3: profiles.tinny", "did you mean 'tiny'?"]),
+        ("arms: {a: {}}\nprofiles: {tiny: [1]}\n", [":3: profiles: maps a profile's name to"]),
+        ("arms: {a: {}}\nprofiles: {tiny: {gird: {}}}\n", [":3: gird: unknown key; did you mean 'grid'?"]),
+        ("arms: {a: {}}\nprofiles:\n  tiny:\n    grid: {precision: []}\n", [":5: grid.precision", "at least 1"]),
+        ("extends: nowhere/mine.yaml\n", ["nowhere/mine.yaml: no such recipe"]),
+        ("extends: fact.yaml\n", ["fact.yaml: no such recipe; did you mean 'facts'?"]),
+    ],
+)
+def test_mistakes_in_a_sweep_name_the_place_and_what_is_right(cells, text: str, says: list[str]) -> None:
+    assert_refused(cells, text, says)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("grid:\n  stages.stage2.data.sise: [1, 2]\n", ["arm sise=1", ":3", "unknown key; did you mean 'size'?"]),
+        (
+            "grid:\n  stages.stage3.data.size: [1, 2]\n",
+            ["arm size=1", ":3", "no stage 'stage3'; did you mean 'stage2'"],
+        ),
+        ("grid: {stages.stage2.data.task: [kvr, lame]}\n", ["arm lame", ":2", "did you mean 'lama'?"]),
+        (
+            "arms:\n  a: {}\n  b:\n    stages.stage1.data.sise: 2\n",
+            ["arm b", ":5", "unknown key; did you mean 'size'?"],
+        ),
+        ("set:\n  globl_batch_size: 2\narms: {a: {}}\n", ["arm a", ":3", "did you mean 'global_batch_size'?"]),
+        (
+            "grid:\n  global_batch_size: [1, 2]\narms:\n  a: {recipe: fact.yaml}\n",
+            [":5: arm global_batch_size=1, a", "fact.yaml: no such recipe; did you mean 'facts'?"],
+        ),
+        ("arms:\n  a:\n    profile: tinny\n", [":3: arm a", "no profile 'tinny'; did you mean 'tiny'?"]),
+        ("profile: tinny\narms:\n  a: {}\n", [":4: arm a", "no profile 'tinny'; did you mean 'tiny'?"]),
+        (
+            "arms:\n  a:\n    stages.stage1.curve: {epochs: 1}\n",
+            [":3: arm a", ":4: ", "shows the facts of earlier stages, and this is the first one"],
+        ),
+        (
+            "arms:\n  a:\n    stages.stage2.curve: {epochs: 1, steps: 3}\n",
+            [":3: arm a", ":4: ", "say `steps` or `epochs`"],
+        ),
+    ],
+)
+def test_mistakes_in_a_cell_name_its_arm(cells, text: str, says: list[str]) -> None:
+    assert_refused(cells, text, says)
+
+
+@pytest.mark.parametrize(
+    ("arms", "says"),
+    [
+        (
+            ["none: {}", "b: {stages.stage1.match: {steps_of: nune}}"],
+            [":4: arm b: stages.stage1.match: no arm 'nune' beside it; did you mean 'none'?"],
+        ),
+        (["a: {stages.stage1.match: {steps_of: a}}"], [":3: stages.stage1.match: goes round in a circle: a -> a"]),
+        (
+            [
+                "a: {stages.stage2.match: {steps_of: b}}",
+                "b: {stages.stage2.match: {tokens_of: c}}",
+                "c: {stages.stage2.match: {steps_of: a}}",
+            ],
+            [":3: stages.stage2.match: goes round in a circle: a -> b -> c -> a"],
+        ),
+        (
+            [
+                "x: {stages.stage1.match: {steps_of: a}}",
+                "a: {stages.stage1.match: {steps_of: b}}",
+                "b: {stages.stage1.match: {steps_of: a}}",
+            ],
+            [":4: stages.stage1.match: goes round in a circle: x -> a -> b -> a"],
+        ),
+        (
+            ["a: {}", "b:", "  stages.stage1.match: {steps_of: a}", "  stages.stage1.stop: {loss_below: 0.1}"],
+            [":4: arm b", ":5: ", "says how long this stage trains, and so does its stop"],
+        ),
+        (
+            ["a: {}", "b:", "  stages.stage1.match: {steps_of: a}", "  stages.stage1.train.max_steps: 3"],
+            [":4: arm b", ":5: ", "says how long this stage trains, and so does its train.max_steps"],
+        ),
+        (
+            ["a: {}", "b:", "  stages.stage1.match: {steps_of: a, tokens_of: a}"],
+            [":4: arm b", ":5: ", "say `steps_of` or `tokens_of`"],
+        ),
+        (["a: {}", "b: {stages.stage1.match: {}}"], [":4: arm b", "say `steps_of` or `tokens_of`"]),
+    ],
+)
+def test_mistakes_in_a_match(cells, arms: list[str], says: list[str]) -> None:
+    assert_refused(cells, "arms:\n" + "".join(f"  {line}\n" for line in arms), says)
+
+
+def test_a_cell_left_out_is_nothing_to_be_matched_with(cells) -> None:
+    text = "grid: {precision: [fp32, bf16]}\narms:\n  a: {}\n  b: {stages.stage1.match: {steps_of: a}}\n"
+    assert len(cells(text)) == 4
+    with pytest.raises(BadInput, match=r"arm bf16, b: stages\.stage1\.match: no arm 'a' beside it; valid: b"):
+        cells(f"{text}exclude: [{{precision: bf16, arm: a}}]\n")
+
+
+def test_sweeps_that_extend_each_other_are_refused(write_sweep) -> None:
+    write_sweep("extends: a.yaml\n", "c.yaml")
+    write_sweep("extends: c.yaml\n", "b.yaml")
+    with pytest.raises(BadInput, match=r"\w\.yaml: extends: goes round in a circle"):
+        load_sweep(write_sweep("extends: b.yaml\n", "a.yaml"))
+
+
+def test_a_mistake_that_is_inherited_is_named_where_it_stands(cells, write_sweep) -> None:
+    write_sweep("recipe: facts.yaml\narms:\n  a: {}\n  b:\n    stages.stage1.data.sise: 2\n", "parent.yaml")
+    with pytest.raises(BadInput, match=r"parent\.yaml:5: stages\.stage1\.data\.sise"):
+        cells("extends: parent.yaml\nseeds: [1]\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "recipes/ablations/replay.yaml"], "run it with `remix sweep`"),
+        (["run", "recipes/paper/table1.yaml"], "run it with `remix sweep`"),
+        (["sweep", "recipes/ablations/replay.yml"], "no such recipe"),
+        (["plan", "recipes/ablations/replai.yaml"], "did you mean 'replay'?"),
+        (["plan", "demo", "--profile", "tinny"], "no profile 'tinny'; did you mean 'tiny'"),
+        (
+            ["plan", "demo", "stages.stage1.data.sise=3"],
+            "arm none: override 'stages.stage1.data.sise=3': stages.stage1.data.sise: unknown key; did you mean 'size'",
+        ),
+        (["plan", "demo", "--graph", "svg"], "mermaid or dot"),
+        (["run", "kvr", "stages.stage1.match={steps_of: random}"], "only a sweep has arms"),
+        (
+            ["plan", "kvr", "stages.stage1.match={steps_of: random}"],
+            "kvr: match: 'random' is an arm; only a sweep has arms: `remix sweep`",
+        ),
+        (["sweep", "demo", "--keep", "leafs"], "--keep leafs: keep: no stage 'leafs'; did you mean 'leaves'?"),
+    ],
+)
+def test_mistakes_end_with_exit_code_2(monkeypatch, capsys, tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "file").write_text("no directory")  # nothing could be trained, were a mistake not noticed
+    code, _, error = command(monkeypatch, capsys, *arguments, "--runs", tmp_path / "file")
+    assert (code, message in error, "Traceback" in error) == (2, True, False), error
