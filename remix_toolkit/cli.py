@@ -109,6 +109,10 @@ def sweep(
     """Run a recipe under every arm and seed of a sweep; a stage that runs share is trained once."""
     if launcher not in ("local", "slurm"):
         raise BadInput(f"--launcher {launcher}: local or slurm")
+    if slurm and launcher != "slurm":
+        raise BadInput("--slurm says how jobs are handed to a cluster: that takes --launcher slurm")
+    if launcher == "slurm" and (jobs or plot):
+        raise BadInput("--jobs and --plot are for --launcher local, which draws what a cluster has published, too")
     _picture(plot, "--plot")
     from remix_toolkit.launch.state import Command
 

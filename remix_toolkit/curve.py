@@ -31,7 +31,9 @@ class RetentionCurve(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         lines: list[str] = []
-        if self.file.exists():  # what a killed run measured after its last checkpoint is measured again
+        if (
+            state.global_step and self.file.exists()
+        ):  # what a killed run measured after its last checkpoint is measured again
             lines = [
                 line for line in self.file.read_text(encoding="utf-8").splitlines() if _step(line) <= state.global_step
             ]

@@ -38,7 +38,7 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
     init = {"trust_remote_code": bool(recipe.stages[node.stage].train.get("trust_remote_code"))}
     precision = "fp32" if recipe.precision == "fp32" else "bf16"
     model = train.load_model(str(folder), None, precision, init).to(state.device)
-    details = _details(folder, summary)
+    details = store.verdicts(folder)
     for id_, facts in lists.items():
         mine = list(range(state.process_index, len(facts), state.num_processes))
         shares = recall(model, tokenizer, [facts[i] for i in mine]) if mine else []
@@ -78,14 +78,6 @@ def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tok
         store.write_json(folder / "held_out.json", result)
     right = "" if result["accuracy"] is None else f", {result['accuracy']:.1f}% of the results right"
     tell(state, f"{node.stage}: loss {result['loss']:.3f} on {result['rows']} held-out rows{right}")
-
-
-def _details(folder: Path, summary: dict[str, Any]) -> str:
-    """The verdicts written so far, of the lists that the summary knows (a crash may have left others)."""
-    if not (folder / "recall.jsonl").exists():
-        return ""
-    with (folder / "recall.jsonl").open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
-        return "".join(line for line in lines if json.loads(line)["list"] in summary)
 
 
 def tell(state: PartialState, text: str) -> None:

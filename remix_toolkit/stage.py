@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import platform
+import shutil
 import time
 from importlib.metadata import version
 from itertools import islice
@@ -20,6 +21,8 @@ import torch
 import typer
 import yaml
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils.memory import clear_device_cache
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
@@ -30,6 +33,7 @@ from remix_toolkit.curve import RetentionCurve
 from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.errors import BadInput, Busy, exit_codes
+from remix_toolkit.launch.accelerate import end_with
 from remix_toolkit.lineage import Node, labels, lineage, run_record
 from remix_toolkit.measure import is_measured, measure, tell
 from remix_toolkit.progress import Progress
@@ -50,8 +54,10 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
     train.lora_config(recipe.adapter)
-    for node in nodes:  # on the CPU: under a launcher, the devices are its processes', not this one's
-        train.sft_config(recipe, recipe.stages[node.stage], store.work_dir(runs, node.key), 1, use_cpu=True)
+    if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
+        for node in nodes:  # on the CPU: the devices may be for a launcher's processes
+            train.sft_config(recipe, recipe.stages[node.stage], store.work_dir(runs, node.key), 1, use_cpu=True)
+        AcceleratorState._reset_state(reset_partial_state=True)  # SFTConfig made the CPU everybody's device
     return data
 
 
@@ -169,13 +175,14 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
         "declaration": node.declaration,
     }
     del trainer, model
+    clear_device_cache(garbage_collection=True)  # they hold each other; the published model needs the room
     if state.is_main_process:
         store.write_json(draft / "stage.json", result)
         declared = recipe.model_dump(mode="json", exclude_none=True)
         store.write_text(draft / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
         store.write_text(draft / "loss.csv", loss_csv(history))
         if stage.curve:
-            (work / CURVE).rename(draft / CURVE)
+            shutil.copy(work / CURVE, draft / CURVE)  # a run that is killed from here on goes on with its own
     stopped = ", the stop fired" if result["stop_fired"] else ""
     tell(
         state, f"{node.stage}: {result['steps']} steps in {duration(seconds)}, loss {result['last_loss']:.2g}{stopped}"
@@ -183,10 +190,10 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
 
     # 4. Measure what was published, not what was in memory; then publish, whole.
     measure(recipe, node, data, draft)
-    final = runs / "stages" / f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}"
     if state.is_main_process:
-        store.publish(runs, draft, final.name)
+        store.publish(runs, draft, f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}")
     state.wait_for_everyone()
+    final = store.published(runs)[node.key]
     tell(state, f"{node.stage}: published {final}")
     return final
 
@@ -198,6 +205,8 @@ def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | N
     parent = store.find(runs, node.ancestors[-1])
     if parent is None:
         raise BadInput(f"{recipe.name}: {node.stage} starts from a stage that is not published yet: run that first")
+    if store.is_pruned(parent):
+        raise BadInput(f"{recipe.name}: {node.stage} starts from {parent}, whose weights were deleted: run that again")
     store.verify(parent)
     return str(parent), None
 
@@ -281,8 +290,10 @@ def main(
     record: Annotated[bool, typer.Option(help="note the run, so that `remix show` lists it")] = True,
     key: Annotated[str | None, typer.Option(help="the stage's key, if it must be this one")] = None,
     sweep: Annotated[str | None, typer.Option(help="the sweep that this stage is trained for")] = None,
+    parent: Annotated[int | None, typer.Option(help="a process with which this one ends")] = None,
 ) -> None:
     """One stage of a recipe, in this process, or in each process that accelerate starts."""
+    end_with(parent)
     resolved = load_recipe(recipe, profile, overrides, seed)
     nodes = lineage(resolved, until=stage)
     if key is not None and nodes[-1].key != key:

@@ -14,6 +14,7 @@ A stage is found by its key, never by its name. It is written under work/ and re
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from remix_toolkit.console import say
 from remix_toolkit.data.tasks import digest
 from remix_toolkit.errors import BadInput
 from remix_toolkit.lineage import GROWS
@@ -30,6 +32,7 @@ from remix_toolkit.lineage import GROWS
 MANIFEST = "manifest.json"
 AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
+NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's directory, which ends in its key
 
 
 def open_store(runs: Path) -> Path:
@@ -56,16 +59,16 @@ def find(runs: Path, key: str) -> Path | None:
 
     Raises BadInput where its directory lacks files: somebody deleted them after it was published.
     """
-    for folder in (runs / "stages").glob(f"*-{key}"):
-        if wrong := damage(folder, checksums=False):
-            raise BadInput(f"{folder}: {wrong}; {AGAIN}")
-        return folder
-    return None
+    folder = published(runs).get(key)
+    if folder and (wrong := damage(folder, checksums=False)):
+        raise BadInput(f"{folder}: {wrong}; {AGAIN}")
+    return folder
 
 
 def published(runs: Path) -> dict[str, Path]:
-    """Every published stage by its key, unchecked."""
-    return {folder.name.rpartition("-")[2]: folder for folder in (runs / "stages").glob("*-*")}
+    """Every published stage by its key, unchecked; a directory of another name is none of ours."""
+    found = ((NAME.fullmatch(folder.name), folder) for folder in sorted((runs / "stages").glob("*")))
+    return {name[1]: folder for name, folder in found if name}
 
 
 def is_pruned(folder: Path) -> bool:
@@ -79,10 +82,15 @@ def made_by(folder: Path) -> str | None:
 
 
 def prune(folder: Path) -> None:
-    """Delete a published stage's weights and nothing else. Its results stay, and so does the weights' checksum."""
-    write_json(folder / PRUNED, {"weights": [file.name for file in folder.glob("*.safetensors")]})
-    for file in folder.glob("*.safetensors"):
-        file.unlink()
+    """Delete a published stage's weights and nothing else. Its results stay, and so does the weights' checksum.
+
+    Two sweeps may come to it at the same moment, or one after a crash: the second one only finishes it.
+    """
+    weights = [name for name in read_json(folder / MANIFEST)["files"] if name.endswith(".safetensors")]
+    if not is_pruned(folder):
+        write_json(folder / PRUNED, {"weights": weights})
+    for name in weights:
+        (folder / name).unlink(missing_ok=True)
 
 
 def remove(runs: Path, folder: Path) -> None:
@@ -98,6 +106,15 @@ def measured(folder: Path) -> set[str]:
     return set(read_json(folder / "recall.json")) if (folder / "recall.json").exists() else set()
 
 
+def verdicts(folder: Path) -> str:
+    """The lines of recall.jsonl that belong to a list in recall.json (a crash may have left others)."""
+    if not (folder / "recall.jsonl").exists():
+        return ""
+    known = measured(folder)
+    with (folder / "recall.jsonl").open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
+        return "".join(line for line in lines if json.loads(line)["list"] in known)
+
+
 def verify(folder: Path) -> None:
     """Raise BadInput unless every file of a published stage is as it was published."""
     if wrong := damage(folder, checksums=True):
@@ -110,14 +127,15 @@ def damage(folder: Path, checksums: bool) -> str | None:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return f"{MANIFEST} is missing or unreadable"
-    gone = read_json(folder / PRUNED)["weights"] if is_pruned(folder) else []
     for name, entry in manifest["files"].items():
         file = folder / name
-        if name in gone:
-            continue
-        if not file.is_file():
+        try:
+            same = file.stat().st_size == entry["bytes"] and not (checksums and sha256(file) != entry["sha256"])
+        except FileNotFoundError:
+            if is_pruned(folder) and name in read_json(folder / PRUNED)["weights"]:  # by a sweep just now, perhaps
+                continue
             return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"] or (checksums and sha256(file) != entry["sha256"]):
+        if not same:
             return f"{name} is not the file that was published (its checksum differs)"
     return None
 
@@ -125,7 +143,8 @@ def damage(folder: Path, checksums: bool) -> str | None:
 def publish(runs: Path, draft: Path, name: str) -> Path:
     """Seal a draft directory with a manifest of checksums and move it to stages/ in one step.
 
-    Over a stage of that name whose weights were deleted: if these weights are the same, they are put back.
+    Over a stage of that key, whatever its name, whose weights were deleted: if these weights are the same, they are put
+    back. If not, that stage and all that was measured of it makes room, and that is said.
     """
     files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in GROWS)
     manifest = {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files}
@@ -133,11 +152,12 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
     for file in [*files, draft / MANIFEST]:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    final = runs / "stages" / name
+    final = published(runs).get(name.rpartition("-")[2], runs / "stages" / name)
     if final.exists() and _restore(draft, final, manifest):
         shutil.rmtree(draft.parent, ignore_errors=True)
         return final
-    if final.exists():  # trained again, and not to the same bits: all that was measured is of the former weights
+    if final.exists():  # not to the same bits: all that was measured is of the former weights
+        say(f"{final}: trained again, to other weights than the deleted ones: its former results are replaced")
         os.rename(final, draft.with_name("former"))
     os.rename(draft, final)
     shutil.rmtree(draft.parent, ignore_errors=True)
@@ -152,8 +172,12 @@ def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
         return False
     for name in names:
         (draft / name).replace(final / name)
-    for name in ("recall.jsonl", "recall.json"):  # measured anew, with what is asked of it today
-        (draft / name).replace(final / name)
+    known = measured(final)  # other lists than today's, perhaps
+    with (draft / "recall.jsonl").open(encoding="utf-8") as new:
+        added = [line for line in new if json.loads(line)["list"] not in known]
+    write_text(final / "recall.jsonl", verdicts(final) + "".join(added))
+    former_recall = read_json(final / "recall.json") if known else {}
+    write_json(final / "recall.json", {**read_json(draft / "recall.json"), **former_recall})
     (final / PRUNED).unlink()
     return True
 

@@ -9,6 +9,7 @@ from sweeps import CONTROL, FACTS, NOWHERE, RANDOM, SHARED, find, keys, publish,
 
 from remix_toolkit import disk
 from remix_toolkit.graph import Job, graph
+from remix_toolkit.launch.state import Command, begin, claim, end_of, save, wanted_elsewhere, with_slurm
 from remix_toolkit.plan import plan
 from remix_toolkit.resolve import load_base
 from remix_toolkit.sweep import load_sweep
@@ -242,6 +243,34 @@ def test_weights_are_spare_once_all_that_load_them_is_done(shared, tmp_path: Pat
     assert spare(list(shared), sweep="another") == set()  # what this sweep did not train stays
     publish(tmp_path, shared[first], pruned=True, sweep="mine")
     assert spare(list(shared)) == set(rest)
+
+
+def test_a_living_sweep_keeps_what_it_has_to_do_and_its_parents(shared, tmp_path: Path) -> None:
+    first, second, *_ = shared.values()
+    publish(tmp_path, first)
+    publish(tmp_path, second, pruned=True)  # it will be trained again: its directory is there, its weights are not
+    command = Command(str(ROOT / "recipes" / "demo.yaml"), None, None, [])
+    state = begin(command, shared, {second.key}, "none", "local")
+    folder, lock = claim(tmp_path, state.id)
+    save(folder, state)
+    assert wanted_elsewhere(tmp_path, None) == {first.key, second.key}
+    assert wanted_elsewhere(tmp_path, folder) == set()
+    lock.release()
+    assert wanted_elsewhere(tmp_path, None) == set()  # it died
+    state.launcher = "slurm"
+    state.jobs[second.key].job_id = "7"
+    save(folder, state)
+    assert wanted_elsewhere(tmp_path, None) == {first.key, second.key}
+    assert with_slurm(folder, state) == ["7"]
+    end_of(folder, second.key).write_text("{}")
+    assert wanted_elsewhere(tmp_path, None) == set()
+    assert with_slurm(folder, state) == []
+
+
+def test_a_sweeps_name_does_not_make_it_the_same_sweep(cells, write_sweep) -> None:
+    one, other = (Command(write_sweep("", f"{folder}/demo.yaml"), None, None, []) for folder in "ab")
+    assert one.id != other.id
+    assert one.id.startswith("demo-")
 
 
 def test_the_peak_falls_as_less_is_kept(shared) -> None:

@@ -165,7 +165,7 @@ def test_a_damaged_parent_is_reported_or_trained_again_as_asked(remix, runs: Pat
 
 
 def test_weights_that_nobody_needs_go_and_come_back(remix, runs: Path, tmp_path: Path) -> None:
-    mine = runs / "stages" / "mine"
+    mine = runs / "stages" / "my-own-model"
     mine.mkdir(parents=True)
     (mine / "model.safetensors").write_text("not a stage of ours")
     sweep = sweep_of(tmp_path, "none", more="keep: none\n")

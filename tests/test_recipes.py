@@ -1,5 +1,6 @@
 """Every sweep that is shipped, on `tiny`: each task and each arm once, 8 rows a task, through to the last recall."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,12 @@ SWEEPS = sorted([*(ROOT / "recipes" / "paper").glob("*.yaml"), *(ROOT / "recipes
 
 
 def small(sweep: Path) -> list[Cell]:
-    """The sweep's cells under one seed: 8 rows of each task, and few steps, but enough to learn 8 facts first."""
+    """The sweep's cells under one seed: 8 rows of each task, and few steps."""
     recipe = load_sweep(str(sweep), "tiny")[1][0].recipe
     settings = ["global_batch_size=8", "train.max_steps=4", "train.save_strategy=no", "train.learning_rate=2e-3"]
     settings += [f"stages.{stage}.data.size=8" for stage in recipe.stages]
-    settings += [f"stages.{next(iter(recipe.stages))}.train.max_steps=40"]
-    if recipe.base_stage:  # it is asked about facts beyond those that it was taught
+    if recipe.base_stage:  # it is asked about facts beyond those that it was taught, and knows these
+        settings += [f"stages.{recipe.base_stage}.train.max_steps=40"]
         settings += ["stages.stage2.recall=[{task: invented_facts, familiarity: familiar, prompt: few_shot, size: 2}]"]
     return load_sweep(str(sweep), "tiny", [0], settings)[1]
 
@@ -47,6 +48,7 @@ def each_once(cells: list[Cell]) -> list[Cell]:
 def test_every_task_and_every_arm_of_every_sweep(subtests, runs: Path, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     store.open_store(runs)
+    gc.freeze()  # as a sweep's worker does: each stage has the garbage looked for several times
     for sweep in SWEEPS:
         with subtests.test(sweep=f"{sweep.parent.name}/{sweep.stem}"):
             cells = each_once(small(sweep))
@@ -61,21 +63,14 @@ def test_every_task_and_every_arm_of_every_sweep(subtests, runs: Path, monkeypat
                 wanted = labels(cell.recipe, cell.nodes[-1].position)
                 assert wanted
                 assert wanted.keys() <= store.measured(last)
-    taught = [
-        result["recall"]
-        for folder in (runs / "stages").iterdir()
-        if not store.read_json(folder / "stage.json")["ancestors"]
-        for result in store.read_json(folder / "recall.json").values()
-    ]
-    assert max(taught) == 100.0
-    assert len(set(taught)) > 1  # what was learnt depends on what was trained
 
 
 def test_recall_changes_when_the_weights_change(runs: Path, tiny_base: Path, monkeypatch) -> None:
     """The same facts: the base model knows none of them, the stage all, and half of each other's weights neither."""
     monkeypatch.chdir(ROOT)
     store.open_store(runs)
-    cell = small(ROOT / "recipes" / "paper" / "table1.yaml")[0]
+    longer = ["global_batch_size=8", "stages.stage1.data.size=8", "train.learning_rate=2e-3", "train.max_steps=40"]
+    cell = load_sweep(str(ROOT / "recipes" / "paper" / "table1.yaml"), "tiny", [0], longer)[1][0]
     jobs = graph([cell])
     first = cell.nodes[0]
     assert do(task_of(first.key, jobs, set(jobs), "test", runs, wait=False), runs)[0] == "done"

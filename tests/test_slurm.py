@@ -11,6 +11,7 @@ import slurm_cluster
 from conftest import ROOT, SMALL
 
 from remix_toolkit import store
+from remix_toolkit.launch import slurm as slurm_launcher
 
 WAIT_S = 400  # two jobs side by side import TRL; a loaded machine takes its time
 
@@ -127,6 +128,14 @@ def test_mistakes_in_the_clusters_file(remix, sweep, runs, tmp_path, content: st
     line = ["sweep", sweep, "--runs", runs, *SMALL, "--launcher", "slurm", "--slurm", tmp_path / "wrong.yaml"]
     refused = remix(*line, env=path, check=False)
     assert (refused.returncode, f"wrong.yaml:1: {message}" in refused.stderr) == (2, True), refused.stderr
+
+
+def test_the_clusters_file_is_handed_on_as_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("time: 12:00:00\nexclusive: true\nnice: 010\nsetup: |\n  module load x\n", encoding="utf-8")
+    options, setup = slurm_launcher._options(file)
+    assert slurm_launcher._flags(options) == ["--time=12:00:00", "--exclusive", "--nice=010"]
+    assert setup == "module load x\n"
 
 
 def test_without_slurm(remix, sweep, runs) -> None:

@@ -66,18 +66,24 @@ def test_a_local_file_counts_by_its_content(tmp_path: Path) -> None:
         of("none.csv")
 
 
-def published(runs: Path, key: str = "k" * 16) -> Path:
-    draft = store.work_dir(store.open_store(runs), key) / "draft"
+KEY = "0123456789abcdef"
+
+
+def published(runs: Path, lists: str = "A", weights: bytes = b"weights", recipe: str = "r") -> Path:
+    """A stage with recall of some lists, each with one verdict."""
+    draft = store.work_dir(store.open_store(runs), KEY) / "draft"
     draft.mkdir(parents=True)
-    (draft / "model.safetensors").write_bytes(b"weights")
-    store.write_json(draft / "recall.json", {})
-    return store.publish(runs, draft, f"r-stage1-seed0-{key}")
+    (draft / "model.safetensors").write_bytes(weights)
+    store.write_json(draft / "stage.json", {"sweep": None})
+    store.write_json(draft / "recall.json", {name: {"recall": 100.0} for name in lists})
+    store.write_text(draft / "recall.jsonl", "".join(json.dumps({"list": name}) + "\n" for name in lists))
+    return store.publish(runs, draft, f"{recipe}-stage1-seed0-{KEY}")
 
 
 def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
     folder = published(tmp_path)
-    assert store.find(tmp_path, "k" * 16) == folder
-    assert not store.work_dir(tmp_path, "k" * 16).exists()
+    assert store.find(tmp_path, KEY) == folder
+    assert not store.work_dir(tmp_path, KEY).exists()
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
     assert manifest["model.safetensors"]["sha256"] == store.sha256(folder / "model.safetensors")
     store.verify(folder)
@@ -86,7 +92,41 @@ def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
         store.verify(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadInput, match=r"model\.safetensors is missing; `remix store verify --remove`"):
-        store.find(tmp_path, "k" * 16)
+        store.find(tmp_path, KEY)
+
+
+def test_a_directory_of_ones_own_is_no_stage(tmp_path: Path) -> None:
+    folder = published(tmp_path)
+    for name in ("mine", "my-merged-model", "r-stage1-seed0-backup"):
+        (tmp_path / "stages" / name).mkdir()
+    assert store.published(tmp_path) == {KEY: folder}
+
+
+def test_weights_are_deleted_once_by_whoever_comes_first(tmp_path: Path) -> None:
+    folder = published(tmp_path)
+    for _ in range(2):
+        store.prune(folder)
+        assert store.read_json(folder / "pruned.json") == {"weights": ["model.safetensors"]}
+        store.verify(folder)
+    assert store.find(tmp_path, KEY) == folder
+
+
+def test_weights_come_back_beside_all_that_was_measured(tmp_path: Path, capsys) -> None:
+    folder = published(tmp_path, "AX")
+    store.prune(folder)
+    assert published(tmp_path, "AB", recipe="another") == folder  # found by its key
+    assert not store.is_pruned(folder)
+    store.verify(folder)
+    assert store.measured(folder) == {"A", "X", "B"}
+    lines = (folder / "recall.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["list"] for line in lines] == ["A", "X", "B"]
+    assert list((tmp_path / "stages").iterdir()) == [folder]
+    assert not capsys.readouterr().out
+
+    store.prune(folder)
+    assert published(tmp_path, "B", weights=b"changed") == folder
+    assert store.measured(folder) == {"B"}  # what was measured of other weights would not be theirs
+    assert "trained again, to other weights than the deleted ones" in capsys.readouterr().out
 
 
 def test_an_unusable_runs_directory(tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def test_a_mistake_that_is_inherited_is_named_where_it_stands(cells, write_sweep
             ["plan", "kvr", "stages.stage1.match={steps_of: random}"],
             "kvr: match: 'random' is an arm; only a sweep has arms: `remix sweep`",
         ),
+        (["sweep", "demo", "--slurm", "cluster.yaml"], "that takes --launcher slurm"),
+        (["sweep", "demo", "--launcher", "slurm", "--jobs", "2"], "--jobs and --plot are for --launcher local"),
         (["sweep", "demo", "--keep", "leafs"], "--keep leafs: keep: no stage 'leafs'; did you mean 'leaves'?"),
     ],
 )

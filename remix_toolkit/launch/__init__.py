@@ -1,1 +1,1 @@
-"""Runs the graph of stages: here in this process, or under accelerate."""
+"""Runs stages: a recipe's one after the other (local), a sweep's graph on this machine (sweep) or a cluster (slurm)."""

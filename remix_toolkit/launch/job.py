@@ -8,15 +8,14 @@ The sweep is resolved again from what its state.json says; a job whose key is no
 import signal
 import sys
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 
 from remix_toolkit import disk, store
 from remix_toolkit.disk import to_do, users
 from remix_toolkit.errors import BadInput, RunFailed, exit_codes
 from remix_toolkit.graph import Job, graph
-from remix_toolkit.launch.local import stage_command
-from remix_toolkit.launch.state import State, load, wanted_elsewhere
+from remix_toolkit.launch import accelerate
+from remix_toolkit.launch.state import State, end_of, load, wanted_elsewhere
 from remix_toolkit.launch.worker import Ask, Task, Train, do
 
 
@@ -29,7 +28,7 @@ def task_of(key: str, jobs: dict[str, Job], waiting: set[str], sweep: str, runs:
         return Ask(recipe, job.task, job.rows)
     weights = bool(users(jobs)[key] & waiting)
     recipes = [cell.recipe for cell in (job.cell, *job.also)]
-    command = stage_command(job.cell.file, job.cell.overrides, recipe, runs)
+    command = accelerate.stage(job.cell.file, job.cell.overrides, recipe, runs)
     return Train(recipes, job.node, weights, sweep, command, wait)
 
 
@@ -39,8 +38,7 @@ def prune(jobs: dict[str, Job], done: Collection[str], state: State, folder: Pat
         wanted = wanted_elsewhere(runs, folder)
         for key, published in spare.items():
             if key not in wanted:
-                with suppress(FileNotFoundError):  # another job of this sweep ended at the same moment
-                    store.prune(published)
+                store.prune(published)
 
 
 def main() -> None:
@@ -54,12 +52,15 @@ def main() -> None:
         raise BadInput(f"{state.id}: no job {key} any more: the sweep, its recipe or its data changed in the meantime")
     how, said = do(task_of(key, jobs, to_do(jobs, runs), state.id, runs, wait=True), runs)
     print(said, flush=True)
-    store.write_json(folder / f"{key}.end.json", {"how": how, "said": said})
+    store.write_json(end_of(folder, key), {"how": how, "said": said})
     if how == "bad input":
         raise BadInput(said)
     if how != "done":
         raise RunFailed(said)
-    prune(jobs, set(jobs) - to_do(jobs, runs), state, folder, runs)
+    try:
+        prune(jobs, set(jobs) - to_do(jobs, runs), state, folder, runs)
+    except (BadInput, OSError) as error:  # the job itself is done, and what starts from it may begin
+        print(f"warning: no weights were deleted: {error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 """Run a recipe's stages in order on this machine, each one only if it is not published yet."""
 
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from remix_toolkit import store
 from remix_toolkit.data import tasks
-from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.lineage import Node, lineage, run_record
+from remix_toolkit.errors import RunFailed
+from remix_toolkit.launch import accelerate
+from remix_toolkit.lineage import lineage, run_record
 from remix_toolkit.recipe import Recipe
-from remix_toolkit.yaml_file import load_mapping
 
 
 def run(
@@ -29,7 +27,7 @@ def run(
     """
     nodes = lineage(recipe, until=stage)
     store.open_store(runs)
-    check_launcher(recipe)
+    accelerate.check(recipe)
     from remix_toolkit.measure import is_measured
     from remix_toolkit.stage import prepare, run_stage
 
@@ -49,36 +47,11 @@ def run(
                 if not recipe.accelerate_config or (done and whole and is_measured(data[node.stage], done)):
                     run_stage(recipe, node, data[node.stage], runs, loaded)
                 else:
-                    _launch(recipe, node, stage_command(file, overrides or [], recipe, runs))
+                    line = accelerate.command(recipe, node, accelerate.stage(file, overrides or [], recipe, runs))
+                    if code := subprocess.run(line, check=False).returncode:
+                        raise RunFailed(f"{node.stage}: accelerate launch ended with exit code {code}; see above")
                 record = run_record(recipe, nodes[: node.position + 1], arm or recipe.name, overrides or [])
                 (id_,) = store.record_runs(runs, [record])
     except KeyboardInterrupt:
         raise RunFailed("stopped; the same command goes on from the last checkpoint") from None
     return id_
-
-
-def check_launcher(recipe: Recipe) -> None:
-    """What the accelerate config cannot do is said before it is launched. Raises BadInput."""
-    if recipe.accelerate_config is None:
-        return
-    config = Path(recipe.accelerate_config)
-    if not config.exists():
-        raise BadInput(f"accelerate_config: {config}: no such file (paths are relative to {Path.cwd()})")
-    if recipe.adapter and load_mapping(config)[0].get("distributed_type") == "FSDP":
-        raise BadInput(
-            f"adapter: LoRA is not merged under FSDP yet, and {config} says FSDP; "
-            "set accelerate_config=accelerate_configs/one_gpu.yaml"
-        )
-
-
-def _launch(recipe: Recipe, node: Node, command: list[str]) -> None:
-    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(recipe.accelerate_config)]
-    line += ["-m", "remix_toolkit.stage", *command, "--stage", node.stage, "--no-record"]
-    code = subprocess.run(line, check=False).returncode
-    if code:
-        raise RunFailed(f"{node.stage}: accelerate launch ended with exit code {code}; its output is above")
-
-
-def stage_command(file: str, overrides: Sequence[str], recipe: Recipe, runs: Path) -> list[str]:
-    """The arguments with which remix_toolkit.stage resolves the same recipe."""
-    return [file, *overrides, "--profile", recipe.profile, "--seed", str(recipe.seed), "--runs", str(runs)]

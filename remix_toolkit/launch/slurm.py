@@ -6,7 +6,7 @@ cluster.yaml holds sbatch's own options by their long names, and what the batch 
 
     partition: gpu
     account: me
-    time: "08:00:00"
+    time: 08:00:00
     setup: module load cuda
 
 A stage asks for as many GPUs as its accelerate config has processes, unless `gpus` or `gres` says otherwise. A job that
@@ -18,17 +18,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
 
 from remix_toolkit import disk, store
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import Job, graph
-from remix_toolkit.launch.local import check_launcher
-from remix_toolkit.launch.state import Command, State, begin, load, save
+from remix_toolkit.launch.state import Command, State, begin, end_of, load, save
 from remix_toolkit.launch.sweep import check
 from remix_toolkit.launch.workers import Workers
 from remix_toolkit.plan import devices
 from remix_toolkit.sweep import Cell, Keep
-from remix_toolkit.yaml_file import load_mapping
+from remix_toolkit.yaml_file import load_mapping, read_text
 
 CALL_S = 120  # how long SLURM may take to answer
 ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED", "SIGNALING"}
@@ -42,28 +45,41 @@ def submit(command: Command, cells: list[Cell], keep: Keep, runs: Path, options:
     wanted, setup = _options(options)
     jobs = graph(cells)
     todo = disk.to_do(jobs, runs)
-    for cell in cells:
-        check_launcher(cell.recipe)
     folder = (runs / "sweeps" / command.id).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            pool = Workers(runs, folder / "check.log", [], 1)
+            try:
+                check(cells, todo, pool, print)
+            finally:
+                pool.close()
+            return _submit(begin(command, jobs, todo, keep, "slurm"), jobs, todo, wanted, setup, folder)
+    except Timeout:
+        raise BadInput(f"{command.id}: the same command runs on this machine just now; --cancel stops it") from None
+
+
+def _submit(
+    state: State, jobs: dict[str, Job], todo: set[str], options: dict[str, str], setup: str, folder: Path
+) -> State:
     former = load(folder).jobs if (folder / "state.json").exists() else {}
     queued = _queue([entry.job_id for entry in former.values() if entry.job_id])
-    state = begin(command, jobs, todo, keep, "slurm")
-    pool = Workers(runs, folder / "check.log", [], 1)
-    try:
-        check(cells, todo, pool, print, folder)
-    finally:
-        pool.close()
+    new: set[str] = set()
     for key, job in jobs.items():
+        if key not in todo:
+            continue
         entry = state.jobs[key]
         before = former[key].job_id if key in former else ""
-        if key in todo and queued.get(before, "") in ALIVE:
-            entry.job_id = before
-        elif key in todo:
-            (folder / f"{key}.end.json").unlink(missing_ok=True)
-            after = [state.jobs[need].job_id for need in job.needs if need in todo]
-            save(folder, state)  # what is queued already is not lost if sbatch refuses this one
-            entry.job_id = _sbatch(key, job, after, wanted, setup, folder)
+        if queued.get(before, "") in ALIVE:
+            if not new & set(job.needs):
+                entry.job_id = before
+                continue
+            _scancel([before])  # it waits for a job that failed
+        end_of(folder, key).unlink(missing_ok=True)
+        after = [state.jobs[need].job_id for need in job.needs if need in todo]
+        save(folder, state)  # what is queued already is not lost if sbatch refuses this one
+        entry.job_id = _sbatch(key, job, after, options, setup, folder)
+        new.add(key)
     save(folder, state)
     return state
 
@@ -72,20 +88,21 @@ def _options(file: Path | None) -> tuple[dict[str, str], str]:
     """sbatch's options of a YAML file, and the lines before the program. Raises BadInput."""
     if file is None:
         return {}, ""
-    read, where = load_mapping(file)
+    where = load_mapping(file)[1]
+    read: dict[str, Any] = yaml.load(read_text(file), yaml.BaseLoader)  # all text: 12:00:00 is no number of minutes
     setup = read.pop("setup", "")
     for name, value in read.items():
         if name in OURS:
             raise BadInput(f"{where[(name,)]}: {name}: is set for each job by the sweep itself")
-        if isinstance(value, dict | list) or value is None:
+        if not isinstance(value, str):
             raise BadInput(f"{where[(name,)]}: {name}: one value is expected, as sbatch --{name} takes it")
-    return {name: str(value) for name, value in read.items()}, str(setup)
+    return read, str(setup)
 
 
 def _sbatch(key: str, job: Job, after: list[str], options: dict[str, str], setup: str, folder: Path) -> str:
     recipe = job.cell.recipe
     line = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={folder / f'{key}.log'}"]
-    line += [f"--job-name={job.name}-{key[:8]}", *(f"--{name}={value}" for name, value in options.items())]
+    line += [f"--job-name={job.name}-{key[:8]}", *_flags(options)]
     if recipe.accelerate_config and not options.keys() & {"gpus", "gres", "gpus-per-node"}:
         line.append(f"--gpus={devices(recipe) if job.node else 1}")
     if after:
@@ -102,6 +119,11 @@ def _sbatch(key: str, job: Job, after: list[str], options: dict[str, str], setup
         what = f"sbatch refuses {job.name} ({job.runs[0]}): {said}"
         raise BadInput(f"{what}; what is queued already stays, --cancel takes it off")
     return done.stdout.strip().partition(";")[0]  # `id;cluster` where there are several
+
+
+def _flags(options: dict[str, str]) -> list[str]:
+    """`exclusive: true` is --exclusive, without a value."""
+    return [f"--{name}" if value == "true" else f"--{name}={value}" for name, value in options.items()]
 
 
 def _queue(ids: list[str]) -> dict[str, str]:
@@ -124,7 +146,7 @@ def refresh(folder: Path, runs: Path) -> State:
     queued = _queue([entry.job_id for entry in state.jobs.values() if entry.job_id])
     todo = disk.to_do(graph(state.command.cells()), runs)
     for key, entry in state.jobs.items():
-        now, end = queued.get(entry.job_id, ""), folder / f"{key}.end.json"
+        now, end = queued.get(entry.job_id, ""), end_of(folder, key)
         ended = store.read_json(end) if end.exists() else None
         if key not in todo or (ended and ended["how"] == "done"):
             entry.state, entry.said = "done", ended["said"] if ended else ""
@@ -143,9 +165,22 @@ def refresh(folder: Path, runs: Path) -> State:
     return state
 
 
-def cancel(state: State) -> int:
-    """Take all of a sweep's jobs off the queue; returns how many were there."""
+def cancel(folder: Path, state: State) -> int:
+    """Take all of a sweep's jobs off the queue; returns how many were there. Raises RunFailed where SLURM refuses."""
     ids = [entry.job_id for entry in state.jobs.values() if entry.job_id and entry.state in ("waiting", "running")]
-    if ids:
-        subprocess.run(["scancel", *ids], check=False, timeout=CALL_S)
+    _scancel(ids)
+    for entry in state.jobs.values():
+        entry.job_id = ""
+    save(folder, state)
     return len(ids)
+
+
+def _scancel(ids: list[str]) -> None:
+    if not ids:
+        return
+    try:
+        done = subprocess.run(["scancel", *ids], capture_output=True, text=True, check=False, timeout=CALL_S)
+    except (subprocess.TimeoutExpired, FileNotFoundError) as error:
+        raise RunFailed(f"scancel gave no answer: {error}") from None
+    if done.returncode:
+        raise RunFailed(f"scancel: {done.stderr.strip()}")

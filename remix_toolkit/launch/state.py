@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from remix_toolkit import store
 from remix_toolkit.data.tasks import digest
 from remix_toolkit.graph import Job
+from remix_toolkit.resolve import find_recipe
 from remix_toolkit.sweep import Cell, Keep, load_sweep
 
 Kind = Literal["waiting", "running", "done", "failed", "left out"]
@@ -44,7 +45,8 @@ class Command:
 
     @property
     def id(self) -> str:
-        return f"{Path(self.sweep).stem}-{digest([self.profile, self.seeds, self.overrides])[:8]}"
+        file = find_recipe(self.sweep).resolve()
+        return f"{file.stem}-{digest([str(file), self.profile, self.seeds, self.overrides])[:8]}"
 
     def cells(self) -> list[Cell]:
         """The sweep's cells, as its file says them now."""
@@ -67,6 +69,11 @@ class State:
         """How many jobs wait, run, ..."""
         kinds: list[Kind] = ["running", "waiting", "done", "failed", "left out"]
         return {kind: sum(entry.state == kind for entry in self.jobs.values()) for kind in kinds}
+
+    def stopped(self) -> None:
+        """What ran waits again."""
+        for entry in self.jobs.values():
+            entry.state = "waiting" if entry.state == "running" else entry.state
 
 
 def begin(command: Command, jobs: Mapping[str, Job], todo: set[str], keep: Keep, launcher: str) -> State:
@@ -115,15 +122,22 @@ def is_alive(folder: Path) -> bool:
 
 
 def wanted_elsewhere(runs: Path, mine: Path | None) -> set[str]:
-    """Keys of the stages that another living sweep still has to do with."""
+    """Keys of the stages that another living sweep still has to do with: those it has to do, and their parents."""
     wanted: set[str] = set()
     for file in (runs / "sweeps").glob("*/state.json"):
-        if file.parent == mine:
-            continue
-        state = load(file.parent)
-        there = store.published(runs)
-        entries = [entry for key, entry in state.jobs.items() if key not in there]
-        open_jobs = [entry for entry in entries if entry.state in ("waiting", "running")]
-        if open_jobs and (state.launcher == "slurm" or is_alive(file.parent)):
-            wanted |= {key for entry in open_jobs for key in entry.needs}
+        folder, state = file.parent, load(file.parent)
+        if folder != mine and (state.launcher == "slurm" or is_alive(folder)):
+            for key, entry in state.jobs.items():
+                if entry.state in ("waiting", "running") and not end_of(folder, key).exists():
+                    wanted |= {key, *entry.needs}
     return wanted
+
+
+def with_slurm(folder: Path, state: State) -> list[str]:
+    """The ids of the jobs that SLURM was given and that did not say yet how they ended."""
+    return [entry.job_id for key, entry in state.jobs.items() if entry.job_id and not end_of(folder, key).exists()]
+
+
+def end_of(folder: Path, key: str) -> Path:
+    """Where a job that a scheduler started notes how it ended; until then it waits or runs."""
+    return folder / f"{key}.end.json"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from remix_toolkit.console import say
-from remix_toolkit.errors import BadInput
+from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.launch.screen import named
 from remix_toolkit.launch.state import Command, State, is_alive, load
 
@@ -16,6 +16,8 @@ def tell(command: Command, runs: Path) -> None:
     """Say how far the sweep is, wherever it runs."""
     for folder, state in _states(command, runs):
         here = is_alive(folder)
+        if state.launcher == "local" and not here:
+            state.stopped()  # a killed one had no time to say so
         counts = ", ".join(f"{n} {kind}" for kind, n in state.count().items())
         how = "with SLURM" if state.launcher == "slurm" else f"runs, process {state.pid}" if here else "does not run"
         say(f"{folder.name}: {how}: {counts}")
@@ -30,13 +32,16 @@ def stop(command: Command, runs: Path) -> None:
         if state.launcher == "slurm":
             from remix_toolkit.launch.slurm import cancel
 
-            say(f"{folder.name}: {cancel(state)} jobs taken off SLURM's queue")
+            say(f"{folder.name}: {cancel(folder, state)} jobs taken off SLURM's queue")
         elif not is_alive(folder):
             say(f"{folder.name}: does not run")
         elif state.host != socket.gethostname():
             raise BadInput(f"{folder.name}: runs on {state.host}, process {state.pid}: stop it there")
         else:
-            os.kill(state.pid, signal.SIGTERM)
+            try:
+                os.kill(state.pid, signal.SIGTERM)
+            except ProcessLookupError:  # it ends this moment, or another has only just begun
+                raise RunFailed(f"{folder.name}: process {state.pid} is not there any more; look at --status") from None
             say(f"{folder.name}: process {state.pid} is told to stop")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from remix_toolkit import disk, store
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import Job, graph
+from remix_toolkit.launch import accelerate
 from remix_toolkit.launch.job import prune, task_of
-from remix_toolkit.launch.local import check_launcher
 from remix_toolkit.launch.screen import Screen, named
-from remix_toolkit.launch.state import Command, State, begin, claim, save
+from remix_toolkit.launch.state import Command, State, begin, claim, load, save, with_slurm
 from remix_toolkit.launch.worker import Check
 from remix_toolkit.launch.workers import Workers, visible_devices
 from remix_toolkit.lineage import run_record
@@ -19,6 +19,7 @@ from remix_toolkit.plan import costs, devices
 from remix_toolkit.sweep import Cell, Keep
 
 WARM = 1e8  # weights: a base up to this size is trained in a process that goes on with the next stage
+STICKY = {"tf32", "use_liger_kernel", "full_determinism"}  # of `train`: these change the process for good
 PAUSE = 2.0  # seconds until a stage that another run is at is looked at again
 
 
@@ -35,23 +36,24 @@ def run_sweep(command: Command, cells: Sequence[Cell], keep: Keep, runs: Path, a
     jobs = graph(cells)
     todo = disk.to_do(jobs, runs)
     gpus = visible_devices()
-    for recipe in {(cell.recipe.accelerate_config, str(cell.recipe.adapter)): cell.recipe for cell in cells}.values():
-        check_launcher(recipe)
-        if gpus and devices(recipe) > len(gpus):
-            raise BadInput(f"{recipe.name}: a stage takes {devices(recipe)} devices; here are {len(gpus)}")
+    needed = max(devices(cell.recipe) for cell in cells)
+    if gpus and needed > len(gpus):
+        raise BadInput(f"{command.sweep}: a stage takes {needed} devices; here are {len(gpus)}")
     folder, lock = claim(runs, command.id)
+    if (folder / "state.json").exists() and (queued := with_slurm(folder, load(folder))):
+        lock.release()
+        raise BadInput(f"{folder.name}: {len(queued)} jobs were handed to SLURM; --cancel takes them off its queue")
     state = begin(command, jobs, todo, keep, "local")
+    save(folder, state)  # from here on, other sweeps leave to this one what it needs
     cost = {key: one.flops or one.tokens or 1.0 for key, one in costs(jobs).items()}
     pool = Workers(runs, folder / "log.txt", gpus, at_once or max(1, len(gpus)))
     screen = Screen(state, sum(cost[key] for key in todo))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `--cancel` stops it as Ctrl-C does
     try:
-        check(cells, todo, pool, screen.note, folder)
-        save(folder, state)
-        _Run(jobs, state, folder, runs, pool, screen, cost).to_the_end()
+        check(cells, todo, pool, screen.note)
+        _Run(jobs, state, folder, pool, screen, cost).to_the_end()
     except KeyboardInterrupt:
-        for entry in state.jobs.values():
-            entry.state = "waiting" if entry.state == "running" else entry.state
+        state.stopped()
         raise RunFailed("stopped; the same command goes on from the last checkpoints") from None
     finally:
         screen.close()
@@ -62,8 +64,10 @@ def run_sweep(command: Command, cells: Sequence[Cell], keep: Keep, runs: Path, a
     return state
 
 
-def check(cells: Sequence[Cell], todo: set[str], pool: Workers, note: Callable[[str], None], folder: Path) -> None:
+def check(cells: Sequence[Cell], todo: set[str], pool: Workers, note: Callable[[str], None]) -> None:
     """Every arm's data and settings, under one seed, before anything is trained. Raises BadInput with all mistakes."""
+    for recipe in {(cell.recipe.accelerate_config, str(cell.recipe.adapter)): cell.recipe for cell in cells}.values():
+        accelerate.check(recipe)
     arms: dict[str, Cell] = {}
     for cell in cells:
         if any(node.key in todo for node in cell.nodes):
@@ -80,9 +84,9 @@ def check(cells: Sequence[Cell], todo: set[str], pool: Workers, note: Callable[[
             if event.kind == "line":
                 continue
             running.discard(event.job)
-            how, why = event.value if event.kind == "end" else ("failed", event.value)
+            how, why = event.value
             if how == "failed":
-                raise RunFailed(f"arm {event.job}: {why}; see {folder / 'log.txt'}")
+                raise RunFailed(f"arm {event.job}: {why}; see {pool.log}")
             if how != "done":
                 wrong[event.job] = why
     if wrong:
@@ -97,17 +101,17 @@ class _Run:
         jobs: dict[str, Job],
         state: State,
         folder: Path,
-        runs: Path,
         pool: Workers,
         screen: Screen,
         cost: dict[str, float],
     ) -> None:
-        self.jobs, self.state, self.folder, self.runs = jobs, state, folder, runs
+        self.jobs, self.state, self.folder, self.runs = jobs, state, folder, pool.runs
         self.pool, self.screen, self.cost = pool, screen, cost
         self.not_before: dict[str, float] = {}  # jobs that another run is at -> when to look again
 
     def to_the_end(self) -> None:
         entries = self.state.jobs
+        self._prune()  # what a killed run of this sweep had no time to, or another `keep` allows
         while True:
             for key, job in self.jobs.items():
                 if entries[key].state == "waiting":
@@ -120,7 +124,7 @@ class _Run:
                 if event.kind == "line":
                     self.screen.line(event.job, event.value)
                 else:
-                    self._ended(event.job, *(event.value if event.kind == "end" else ("failed", event.value)))
+                    self._ended(event.job, *event.value)
             if not heard and not any(entry.state == "running" for entry in entries.values()):
                 time.sleep(PAUSE / 2)  # nothing to hear from: all that is left is another run's
 
@@ -132,12 +136,15 @@ class _Run:
             entry.said = "what it starts from failed"
             self.screen.ended(key, self.cost[key])
             return
-        ready = all(other.state == "done" for other in before) and self.not_before.get(key, 0) <= time.monotonic()
-        needed = devices(job.cell.recipe) if job.node and self.pool.on_gpu else 1
-        if not ready or not self.pool.room(needed):
+        if any(other.state != "done" for other in before) or self.not_before.get(key, 0) > time.monotonic():
+            return
+        recipe = job.cell.recipe
+        needed = devices(recipe) if job.node and self.pool.on_gpu else 1
+        if not self.pool.room(needed):
             return
         entry.state = "running"
-        warm = (job.cell.recipe.parameters or 1e12) <= WARM
+        settings = recipe.stages[job.node.stage].train.keys() if job.node else set()
+        warm = (recipe.parameters or 1e12) <= WARM and not settings & STICKY
         waiting = {other for other, one in self.state.jobs.items() if one.state != "done"}
         self.pool.start(key, task_of(key, self.jobs, waiting, self.state.id, self.runs, wait=False), needed, warm)
         save(self.folder, self.state)
@@ -152,9 +159,12 @@ class _Run:
         entry.said = said
         self.screen.ended(key, self.cost[key])
         save(self.folder, self.state)
-        if how == "done" and self.state.keep != "all":
-            done = [other for other, one in self.state.jobs.items() if one.state == "done"]
-            prune(self.jobs, done, self.state, self.folder, self.runs)
+        if how == "done":
+            self._prune()
+
+    def _prune(self) -> None:
+        done = [key for key, entry in self.state.jobs.items() if entry.state == "done"]
+        prune(self.jobs, done, self.state, self.folder, self.runs)
 
 
 def failures(state: State) -> str | None:

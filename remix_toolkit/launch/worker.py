@@ -3,6 +3,8 @@
 It sends back what it says, line by line, and how each job ended. It dies with the process that started it.
 """
 
+import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -14,7 +16,10 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from remix_toolkit.errors import BadInput, Busy, RunFailed
+from remix_toolkit.launch import accelerate
 from remix_toolkit.lineage import Node
 from remix_toolkit.recipe import Factoid, Recipe
 
@@ -62,6 +67,8 @@ def work(pipe: connection.Connection, runs: Path, log: Path, environment: dict[s
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = _Lines(pipe, file), file
+    importlib.import_module("remix_toolkit.stage")
+    gc.freeze()  # a million objects of libraries, which are looked through several times a stage otherwise
     while True:
         try:
             task: Task = pipe.recv()
@@ -72,6 +79,8 @@ def work(pipe: connection.Connection, runs: Path, log: Path, environment: dict[s
 
 def do(task: Task, runs: Path) -> End:
     """Do one job in this process; how it ended, and in a line with what."""
+    from accelerate.utils.memory import clear_device_cache
+
     try:
         match task:
             case Check():
@@ -98,7 +107,7 @@ def do(task: Task, runs: Path) -> End:
         traceback.print_exc()
         return "failed", f"{type(error).__name__}: {error}"
     finally:
-        _tidy()
+        clear_device_cache(garbage_collection=True)  # what the job held goes back
     return "done", ""
 
 
@@ -111,6 +120,7 @@ def _train(task: Train, runs: Path) -> str:
         if recipe.accelerate_config is None:
             run_stage(recipe, task.node, data, runs, task.weights, task.sweep, wait=task.wait)
         else:
+            _when_free(task, runs)
             _launch(recipe, task)
     folder = store.find(runs, task.node.key)
     if folder is None:
@@ -120,11 +130,19 @@ def _train(task: Train, runs: Path) -> str:
     return f"{result['steps']} steps, loss {result['last_loss']:.2g}, recall {', '.join(recalls) or '-'}"
 
 
+def _when_free(task: Train, runs: Path) -> None:
+    """Under a launcher, a process that waited for another run would keep the others from going on: wait here."""
+    try:
+        with FileLock(runs / "work" / f"{task.node.key}.lock", timeout=-1 if task.wait else 0):
+            return
+    except Timeout:
+        raise Busy(f"{task.node.stage}: another run is at this stage") from None
+
+
 def _launch(recipe: Recipe, task: Train) -> None:
     """The stage as a command of its own under accelerate, which ends with this process."""
-    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(recipe.accelerate_config)]
-    line += ["-m", "remix_toolkit.stage", *task.command, "--stage", task.node.stage, "--no-record"]
-    line += ["--sweep", task.sweep, "--key", task.node.key]
+    more = ["--sweep", task.sweep, "--key", task.node.key]
+    line = accelerate.command(recipe, task.node, [*task.command, *more])
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True)
     _children.append(process)
     assert process.stdout
@@ -135,7 +153,7 @@ def _launch(recipe: Recipe, task: Train) -> None:
     finally:
         _children.remove(process)
         if process.poll() is None:
-            process.terminate()  # accelerate ends its own processes on this signal
+            os.killpg(process.pid, signal.SIGTERM)  # for one process, accelerate passes no signal on
             process.wait()
     if code:
         raise RunFailed(f"accelerate launch ended with exit code {code}")
@@ -144,24 +162,12 @@ def _launch(recipe: Recipe, task: Train) -> None:
 _children: list[subprocess.Popen[str]] = []
 
 
-def _tidy() -> None:
-    """Give back what the last job held."""
-    import gc
-
-    gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
 def _die_with_parent() -> None:
     parent = parent_process()
     assert parent
     connection.wait([parent.sentinel])
     for child in _children:
-        child.terminate()
+        os.killpg(child.pid, signal.SIGTERM)
     os._exit(1)
 
 

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
+from remix_toolkit.errors import RunFailed
 from remix_toolkit.launch.worker import Task, work
 
 STARTED = multiprocessing.get_context("spawn")  # a forked torch is a broken one
@@ -27,10 +28,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Event:
-    """A line that a job said, or its end; a worker that was killed ends its job too."""
+    """A line that a job said, or how it ended (an `End`); a worker that was killed ends its job too."""
 
     job: str
-    kind: Literal["line", "end", "killed"]
+    kind: Literal["line", "end"]
     value: Any
 
 
@@ -54,7 +55,8 @@ class Workers:
         """Begin a job; there is room for it."""
         taken = tuple(self.free[:devices])
         del self.free[:devices]
-        idle = next((w for w in self.all if w.job is None and w.devices == taken and warm), None)
+        warm_ones = [w for w in self.all if w.job is None and w.devices == taken and w.process.is_alive()]
+        idle = warm_ones[0] if warm and warm_ones else None
         for other in [w for w in self.all if w.job is None and w is not idle and set(w.devices) & set(taken)]:
             self._end(other)
         worker = idle or self._new(taken)
@@ -83,13 +85,12 @@ class Workers:
                 self._done(worker)
                 self.all.remove(worker)
                 code = worker.process.exitcode
-                yield Event(
-                    job, "killed", f"its process ended with exit code {code}" + (" (killed)" if code == -9 else "")
-                )
+                said = f"its process ended with exit code {code}" + (" (killed)" if code == -9 else "")
+                yield Event(job, "end", ("failed", said))
                 continue
             if kind == "end":
                 self._done(worker)
-                if not worker.warm:
+                if not worker.warm or value[0] == "failed":  # who knows what a failure left in the process
                     self._end(worker)
             yield Event(job, kind, value)
 
@@ -105,8 +106,6 @@ class Workers:
 
     def close(self) -> None:
         """End all workers, what they are at included."""
-        for worker in self.all:
-            worker.process.terminate()
         for worker in list(self.all):
             self._end(worker)
 
@@ -118,6 +117,11 @@ def visible_devices() -> list[str]:
         return [device for device in said.split(",") if device.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(
+            "nvidia-smi gave no answer within 60 seconds; CUDA_VISIBLE_DEVICES= goes without GPUs"
+        ) from None
     lines = listed.stdout.splitlines() if listed.returncode == 0 else []
     return [str(number) for number, line in enumerate(line for line in lines if line.startswith("GPU "))]

@@ -1,0 +1,61 @@
+"""Stages under `accelerate launch`: what can be launched, with which command line, and that nothing is left behind."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.lineage import Node
+from remix_toolkit.recipe import Recipe
+from remix_toolkit.yaml_file import load_mapping
+
+
+def check(recipe: Recipe) -> None:
+    """What the accelerate config cannot do is said before it is launched. Raises BadInput."""
+    if recipe.accelerate_config is None:
+        return
+    config = Path(recipe.accelerate_config)
+    if not config.exists():
+        raise BadInput(f"accelerate_config: {config}: no such file (paths are relative to {Path.cwd()})")
+    if recipe.adapter and load_mapping(config)[0].get("distributed_type") == "FSDP":
+        raise BadInput(
+            f"adapter: LoRA is not merged under FSDP yet, and {config} says FSDP; "
+            "set accelerate_config=accelerate_configs/one_gpu.yaml"
+        )
+
+
+def stage(file: str, overrides: Sequence[str], recipe: Recipe, runs: Path) -> list[str]:
+    """The arguments with which remix_toolkit.stage resolves the same recipe."""
+    return [file, *overrides, "--profile", recipe.profile, "--seed", str(recipe.seed), "--runs", str(runs)]
+
+
+def command(recipe: Recipe, node: Node, arguments: Sequence[str]) -> list[str]:
+    """The command line that starts a stage's processes, which end with this one."""
+    config = str(recipe.accelerate_config)
+    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+    if load_mapping(Path(config))[0].get("num_machines", 1) == 1:
+        line += ["--main_process_port", "0"]  # two stages may start side by side
+    line += ["-m", "remix_toolkit.stage", *arguments, "--stage", node.stage, "--no-record"]
+    return [*line, "--parent", str(os.getpid())]
+
+
+def end_with(parent: int | None) -> None:
+    """From now on, end this process when its launcher dies, or the process that started that one.
+
+    A launcher that is killed (-9) tells nobody: its processes would hold their devices for ever.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while (parent is None or psutil.pid_exists(parent)) and (
+            "LOCAL_RANK" not in os.environ or os.getppid() == launcher
+        ):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
