@@ -43,8 +43,10 @@ def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Where, origin:
     for part in item["loc"]:  # pydantic puts a union's chosen tag into the path; the user's file has no such key
         if isinstance(node, dict) and part not in node and (part in TASKS or part != item["loc"][-1]):
             continue
+        if isinstance(part, str) and "[" in part:  # `literal['all','none']`: one of the kinds that a key may be
+            continue
         path.append(part)
-        node = node.get(part) if isinstance(node, dict) else node[part] if isinstance(node, list) else None
+        node = node.get(part) if isinstance(node, dict) else _item(node, part)
     if item["type"] == "union_tag_invalid":
         path.append("task")
     key = dotted(tuple(path))
@@ -61,6 +63,10 @@ def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Where, origin:
     if kind == "union_tag_not_found":
         return f"{place}: {key}: says no task; valid: {', '.join(TASKS)}"
     return f"{place}: {key}: {item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})"
+
+
+def _item(node: Any, part: str | int) -> Any:
+    return node[part] if isinstance(node, list) and isinstance(part, int) and part < len(node) else None
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:

@@ -294,13 +294,14 @@ def show(
     """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
     from remix_toolkit import store
     from remix_toolkit.report.retention import print_matrices
-    from remix_toolkit.report.seeds import aggregate, expected, print_seeds
+    from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
 
     _picture(curves, "--curves")
     found = [entry for entry in store.entries(runs) if recipe in (None, entry["recipe"])]
     wanted = expected([record for record in store.records(runs) if recipe in (None, record["recipe"])])
     if as_json:
-        return typer.echo(json.dumps(aggregate(found, wanted) if seeds else found, indent=1))
+        over_seeds = {"recall": aggregate(found, wanted), "paired": compared(found)} if seeds else {}
+        return typer.echo(json.dumps(over_seeds if seeds else found, indent=1))
     if not found:
         return typer.echo(f"{runs}: nothing is published yet")
     if curves:

@@ -79,7 +79,7 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
         job.needs = tuple(dict.fromkeys([*job.needs, *needs]))  # another run may measure more after this stage
         job.runs.append(run)
         if more := labels(recipe, node.position).keys() - job.lists:
-            job.also += [cell] if job.lists else []
+            job.also += [cell] if cell is not job.cell else []
             job.lists |= more
 
 

@@ -23,7 +23,7 @@ KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
 TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
 
 # Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
-GROWS = {"recall.json", "recall.jsonl", "held_out.json", "held_out.jsonl", "manifest.json"}
+GROWS = {"recall.json", "recall.jsonl", "held_out.json", "held_out.jsonl", "manifest.json", "restored.json"}
 
 # Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
 NOT_IN_KEY = {

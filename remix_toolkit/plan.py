@@ -13,7 +13,9 @@ from typing import Any
 from remix_toolkit.data import tasks
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.disk import peak, to_do
+from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import Job, graph
+from remix_toolkit.launch import accelerate
 from remix_toolkit.recipe import Pairs, Recipe, Rows, Stage
 from remix_toolkit.sweep import Cell, Keep
 from remix_toolkit.yaml_file import load_mapping
@@ -22,6 +24,7 @@ TFLOPS = 989.0  # an H100's or H200's dense bf16 peak
 UTILIZATION = 0.4
 CHARACTERS_PER_TOKEN = {"tiny": 2.4}
 FORMAT = 12  # tokens of the Tulu format around a pair
+EOS = 1  # the token that ends a response
 WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
 ASKS = 42  # characters of the prompt before a passage
 SHOTS = 6  # pairs in a few-shot prompt
@@ -36,6 +39,8 @@ def plan(
     tflops: float = TFLOPS,
 ) -> dict[str, Any]:
     """The whole plan, as `remix plan --json` prints it."""
+    for recipe in {(cell.recipe.accelerate_config, str(cell.recipe.adapter)): cell.recipe for cell in cells}.values():
+        accelerate.check(recipe)
     jobs = graph(cells)
     todo = to_do(jobs, runs)
     cost = costs(jobs)
@@ -92,8 +97,11 @@ def devices(recipe: Recipe) -> int:
     """How many devices one stage runs on: its accelerate config's processes on this machine, or one."""
     if recipe.accelerate_config is None or not Path(recipe.accelerate_config).exists():
         return 1
-    config = load_mapping(Path(recipe.accelerate_config))[0]
-    return max(1, int(config.get("num_processes", 1)) // int(config.get("num_machines", 1)))
+    config, where = load_mapping(Path(recipe.accelerate_config))
+    counts: list[int] = [config.get(name, 1) for name in ("num_processes", "num_machines")]
+    if not all(isinstance(count, int) and count > 0 for count in counts):
+        raise BadInput(f"{where[()]}: num_processes and num_machines are whole numbers from 1, not {counts}")
+    return max(1, counts[0] // counts[1])
 
 
 @dataclass
@@ -101,8 +109,9 @@ class Cost:
     """What one job takes. None: the declaration does not say."""
 
     steps: int | None
-    tokens: float | None  # trained sequences' tokens, without padding; of a split, those of its questions
+    tokens: float | None  # of the sequences, without padding; of a split, those of its questions
     flops: float | None
+    trained_tokens: float = 0.0  # those with a loss
 
 
 def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
@@ -120,24 +129,31 @@ def _stage(job: Job, before: dict[str, Cost]) -> Cost:
     pairs = _pairs(recipe, stage)
     if pairs is None:
         return Cost(None, None, None)
-    examples = sum(n for n, _ in pairs)
-    length = sum(n * tokens for n, tokens in pairs) / examples
+    examples = sum(n for n, _, _ in pairs)
+    length = sum(n * tokens for n, tokens, _ in pairs) / examples
+    trained = sum(n * tokens for n, _, tokens in pairs) / examples
     batch = recipe.global_batch_size
+    if examples < batch:
+        raise BadInput(
+            f"{recipe.name}: {job.name}: {examples} examples are fewer than one batch of {batch}, so no step would be "
+            f"taken; set global_batch_size to at most {examples}"
+        )
     steps: int | None = math.ceil(stage.train.get("num_train_epochs", 3) * (examples // batch))
     if stage.match:
         other = before.get(stage.match.other, Cost(None, None, None))  # of another sweep, nothing is known here
         steps = other.steps
         if stage.match.tokens_of and other.tokens is not None:
-            steps = round(other.tokens / (batch * length))
+            steps = round(other.trained_tokens / (batch * trained))
     elif stage.train.get("max_steps", -1) > 0:
         steps = stage.train["max_steps"]
     tokens = None if steps is None else round(steps * batch * length)
     asked = 0.0
-    for name in list(recipe.stages)[: job.node.position + 1]:
-        asked += (recipe.stages[name].data.size or 0) * _tokens(recipe, recipe.stages[name].data)
+    for rows in [recipe.stages[name].data for name in list(recipe.stages)[: job.node.position + 1]]:
+        asked += (rows.size or 0) * _tokens(recipe, rows) if tasks.is_fact(rows) else 0
     asked += sum((rows.size or 0) * _tokens(recipe, rows) for rows in stage.recall)
     weights = recipe.parameters
-    return Cost(steps, tokens, weights and tokens and weights * (6 * tokens + 2 * asked))
+    flops = weights and tokens and weights * (6 * tokens + 2 * asked)
+    return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
 
 
 def _split(job: Job) -> Cost:
@@ -149,23 +165,26 @@ def _split(job: Job) -> Cost:
     return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
 
 
-def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float]] | None:
-    """(how many, tokens of each): the stage's own pairs and each source of mixing data. None: not declared."""
+def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | None:
+    """(how many, tokens of each, trained ones): the stage's own pairs and each mixing source. None: not declared."""
     size = _size(stage.data)
     if size is None:
         return None
-    pairs = [(size, _tokens(recipe, stage.data))]
+    pairs = [(size, _tokens(recipe, stage.data), _trained(recipe, stage.data))]
     if stage.mix.random_words:
         words = stage.mix.random_words
         length = WORD.get(words.text, 8.0)  # the words of a vocabulary are longer than those of its text
-        pairs.append((round(words.ratio * size), _of(recipe, ASKS + 2 * words.words * length)))
+        half = words.words * length
+        pairs.append((round(words.ratio * size), _of(recipe, ASKS + 2 * half), EOS + _of(recipe, half, 0)))
     for corpus in stage.mix.corpora().values():
-        pairs.append((round(corpus.ratio * size), _of(recipe, ASKS + 2 * corpus.words * WORD["text"])))
+        half = corpus.words * WORD["text"]
+        pairs.append((round(corpus.ratio * size), _of(recipe, ASKS + 2 * half), EOS + _of(recipe, half, 0)))
     if stage.mix.replay:
         replayed = recipe.stages[stage.mix.replay.stage].data
         if (facts := _size(replayed)) is None:
             return None
-        pairs.append((round(stage.mix.replay.ratio * facts), _tokens(recipe, replayed)))
+        again = round(stage.mix.replay.ratio * facts)
+        pairs.append((again, _tokens(recipe, replayed), _trained(recipe, replayed)))
     return pairs
 
 
@@ -177,8 +196,12 @@ def _size(rows: Rows) -> int | None:
 
 
 def _tokens(recipe: Recipe, rows: Rows) -> float:
-    return _of(recipe, catalog()[tasks.name_of(rows)].characters or 0)
+    return _of(recipe, sum(catalog()[tasks.name_of(rows)].characters))
 
 
-def _of(recipe: Recipe, characters: float) -> float:
-    return FORMAT + characters / CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)
+def _trained(recipe: Recipe, rows: Rows) -> float:
+    return EOS + _of(recipe, catalog()[tasks.name_of(rows)].characters[1], 0)
+
+
+def _of(recipe: Recipe, characters: float, more: int = FORMAT) -> float:
+    return more + characters / CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)

@@ -185,7 +185,7 @@ def _set(
     if parents == ["stages"] and last not in node:
         raise BadInput(f"{origin}: no stage {last!r}; {nearest(last, node)}")
     if last == "task" and node.get("task") != value:  # another task: nothing that says where the former one is stays
-        known = TASKS[value].model_fields if value in TASKS else {"size"}
+        known = TASKS[value].model_fields if isinstance(value, str) and value in TASKS else {"size"}
         for key in node.keys() - ({"size", "start", "familiarity", "prompt"} & set(known)):
             if ".".join((*parents, key)) not in (said or ()):  # what was said for the new one stays
                 del node[key]
@@ -205,14 +205,16 @@ def _in_domain(tree: dict[str, Any], where: Where, origin: str) -> None:
     first = stages[names[0]].get("data") if names else None
     for name in names:
         stage = stages[name]
-        for place, rows in [("data", stage.get("data")), *(("recall", r) for r in stage.get("recall") or ())]:
+        recall = stage.get("recall")
+        listed = recall if isinstance(recall, list) else []  # anything else is said when the tree is checked
+        for place, rows in [("data", stage.get("data")), *(("recall", one) for one in listed)]:
             if not isinstance(rows, dict) or rows.get("task") != "id":
                 continue
             at = where.get(("stages", name, place, "task"), origin)
-            if rows is first or not isinstance(first, dict) or first.get("task") not in TASKS:
+            if rows is first or not isinstance(first, dict) or str(first.get("task")) not in TASKS:
                 raise BadInput(f"{at}: task: id are further rows of {names[0]}'s task; {names[0]} itself names its own")
             size = first.get("size", TASKS[first["task"]].model_fields["size"].default)
-            if size is None:
+            if not isinstance(size, int) or not isinstance(first.get("start", 0), int):
                 raise BadInput(f"{at}: task: id are the rows after {names[0]}'s last; say {names[0]}'s data.size")
             own = {key: value for key, value in rows.items() if key != "task"}
             rows |= {**first, "start": first.get("start", 0) + size, "size": size, **own}
@@ -224,7 +226,7 @@ def _with_paths(stage: dict[str, Any], paths: Any) -> None:
         return
     recall, mix = stage.get("recall"), stage.get("mix")
     for rows in (stage.get("data"), *(recall if isinstance(recall, list) else [])):
-        if isinstance(rows, dict) and rows.get("task") in paths and not rows.keys() & {"path", "hub"}:
+        if isinstance(rows, dict) and str(rows.get("task")) in paths and not rows.keys() & {"path", "hub"}:
             rows["path"] = paths[rows["task"]]
     for source, own in mix.items() if isinstance(mix, dict) else ():
         if isinstance(own, dict) and source in paths and not own.keys() & {"path", "hub", "text"}:

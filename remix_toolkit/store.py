@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from remix_toolkit.lineage import GROWS
 MANIFEST = "manifest.json"
 AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
+RESTORED = "restored.json"  # its weights were deleted and trained again, for which sweep
 NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's directory, which ends in its key
 
 
@@ -77,8 +79,9 @@ def is_pruned(folder: Path) -> bool:
 
 
 def made_by(folder: Path) -> str | None:
-    """The sweep that trained the stage, if it was one."""
-    return read_json(folder / "stage.json").get("sweep")  # type: ignore[no-any-return]
+    """The sweep that trained the stage, if it was one; of deleted weights, the one that trained them again."""
+    file = folder / RESTORED if (folder / RESTORED).exists() else folder / "stage.json"
+    return read_json(file).get("sweep")  # type: ignore[no-any-return]
 
 
 def prune(folder: Path) -> None:
@@ -178,6 +181,7 @@ def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
     write_text(final / "recall.jsonl", verdicts(final) + "".join(added))
     former_recall = read_json(final / "recall.json") if known else {}
     write_json(final / "recall.json", {**read_json(draft / "recall.json"), **former_recall})
+    write_json(final / RESTORED, {"sweep": made_by(draft)})
     (final / PRUNED).unlink()
     return True
 
@@ -244,6 +248,7 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
         stages = [{**stage, "recall": {**measured.get(stage["key"], {}), **stage["recall"]}} for stage in stages]
         record = {**record, "stages": stages}
         former.append(file)
+    record["written"] = time.time_ns()
     run = str(record["stages"][-1]["key"])
     name = "--".join([*(str(record[name]) for name in SAME[:4]), digest(record["overrides"]), run])
     written = runs / "records" / f"{name.replace('/', '_')}.json"
@@ -257,8 +262,8 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
 
 def records(runs: Path) -> list[dict[str, Any]]:
     """Every run's record, in the order in which they were written."""
-    files = sorted((runs / "records").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-    return [read_json(file) for file in files]
+    found = [read_json(file) for file in (runs / "records").glob("*.json")]
+    return sorted(found, key=lambda record: int(record["written"]))
 
 
 def entries(runs: Path) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ Keep = Literal["all", "leaves", "none"] | list[str]  # whose weights stay on dis
 class Sweep(Strict):
     recipe: str = Field(description="the recipe file, relative to the sweep file")
     profile: str = Field("tiny", description="where the command line says none")
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="dotted key -> its values")
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, min_length=1, description="dotted key -> its values"
+    )
     arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
         {"": {}}, description="name -> dotted keys and their values"
     )
@@ -73,6 +75,8 @@ def load_cells(
         declared, cells = load_sweep(name, profile, seeds, overrides)
         return declared.keep, cells
     found = []
+    if len(set(seeds or [])) < len(seeds or []):
+        raise BadInput("--seed: one of them stands there twice")
     for seed in list[int | None](seeds or []) or [None]:
         recipe = load_recipe(name, profile or "tiny", overrides, seed)
         found.append(Cell(recipe.name, recipe, lineage(recipe), name, list(overrides or [])))
@@ -105,12 +109,16 @@ def load_sweep(
     The command line's overrides come after the arm's. Raises BadInput for a mistake in any cell, before anything runs.
     """
     path = find_recipe(sweep)
+    if not is_sweep(sweep):
+        raise BadInput(f"{path}: is a recipe, of one run: `remix run` runs it; a sweep has a grid, arms or seeds")
     declared, where = _load(path, profile)
     if unknown := declared.paper.keys() - declared.arms.keys():
         raise BadInput(f"{where[('paper',)]}: paper: no arm {min(unknown)!r}; {nearest(min(unknown), declared.arms)}")
     if len(set(seeds or declared.seeds)) < len(seeds or declared.seeds):
         raise BadInput(f"{path if seeds else where[('seeds',)]}: seeds: one of them stands there twice")
     own = [setting(override) for override in overrides or []]
+    if any(key == "seed" for key, _, _ in own):
+        raise BadInput("seed: say --seed 3, as often as you like: a sweep has several")
     cells: list[Cell] = []
     named: dict[str, str] = {}  # arm -> where it is
     for grid in _combinations(declared, where):
@@ -134,8 +142,6 @@ def _load(path: Path, profile: str | None) -> tuple[Sweep, Where]:
     """The sweep with what it extends, and its section for the profile, put into one."""
     tree, where = _merged(path, profile, ())
     declared = check(Sweep, tree, where, str(path))
-    if profile and profile in declared.grid.get("profile", []):
-        declared = declared.model_copy(update={"grid": {**declared.grid, "profile": [profile]}})
     for above in (("set",), ("grid",), *(("arms", arm) for arm in declared.arms)):
         if (*above, "seed") in where:
             raise BadInput(f"{where[(*above, 'seed')]}: seed: say `seeds: [...]` at the top of the sweep")
@@ -149,6 +155,8 @@ def _load(path: Path, profile: str | None) -> tuple[Sweep, Where]:
                 if value not in known[key]:
                     has = nearest(value, map(str, known[key]))
                     raise BadInput(f"{place}: exclude: {key} has no value {value!r}; {has}")
+    if profile and profile in declared.grid.get("profile", []):
+        declared = declared.model_copy(update={"grid": {**declared.grid, "profile": [profile]}})
     return declared, where
 
 
@@ -169,6 +177,8 @@ def _merged(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[di
             places = {place: line for place, line in places.items() if place[:1] != (key,)}
         tree, where = {**below, **tree}, {**places, **where}
     name = Path(profile or tree.get("profile") or "tiny").stem
+    if not profile and "profile" in (tree.get("grid") or {}):
+        sections = {}  # several profiles: none of them is the sweep's
     for key, value in sections.get(name, {}).items():
         tree[key] = value
         places = {at[2:]: line for at, line in where.items() if at[:3] == ("profiles", name, key)}
@@ -179,7 +189,7 @@ def _merged(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[di
 def _beside(path: Path, part: dict[str, Any]) -> None:
     """A recipe is named from the file that names it."""
     grid, arms = part.get("grid"), part.get("arms")
-    for settings in (part, *(arms.values() if isinstance(arms, dict) else ())):
+    for settings in (part, part.get("set"), *(arms.values() if isinstance(arms, dict) else ())):
         if isinstance(settings, dict) and isinstance(settings.get("recipe"), str):
             settings["recipe"] = str(path.parent / settings["recipe"])
     if isinstance(grid, dict) and isinstance(grid.get("recipe"), list):

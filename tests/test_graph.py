@@ -71,6 +71,14 @@ def test_runs_that_measure_different_lists_after_one_stage(cells) -> None:
     assert (len(second.lists), second.also) == (2, [])
 
 
+def test_a_stage_without_facts_is_measured_for_whom_it_is_shared_with(cells, tmp_path: Path) -> None:
+    own = "stages.stage1.data={task: gsm8k, size: 64}"
+    text = "arms: {a: {}, b: {stages.stage1.recall: [{task: kvr, size: 8}]}}\n"
+    first = next(iter(graph(cells(text, overrides=[own])).values()))
+    assert [cell.arm for cell in first.also] == ["b"]
+    assert len(first.lists) == 1
+
+
 def test_what_a_stage_is_matched_with_comes_before_it(cells) -> None:
     found = cells(CONTROL)
     jobs = graph(found)

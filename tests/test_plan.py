@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from sweeps import CONTROL, NOWHERE, SHARED, command, find, keys, publish, shipped
 
+from remix_toolkit.build import build_all
 from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.graph import graph
 from remix_toolkit.lineage import lineage
@@ -144,7 +145,16 @@ def test_a_matched_stage_takes_the_others_steps_or_tokens(cells) -> None:
         assert one[0]["steps"] == two[0]["steps"] == 100 * (64 * 3 // 32)
         assert one[0]["tokens"] < two[0]["tokens"]
         assert two[1]["steps"] == 100 * (size * 2 // 32)
-        assert abs(one[1]["tokens"] - two[1]["tokens"]) <= one[1]["tokens"] / one[1]["steps"]  # to a step
+        assert one[1]["steps"] > two[1]["steps"]  # a passage has more trained tokens than a fact
+
+
+@pytest.mark.parametrize("mixing", ["random_words: {ratio: 2, words: 50}", "passages: {ratio: 1, words: 5}"])
+def test_steps_of_equal_tokens_are_nearly_what_a_run_will_take(cells, tmp_path: Path, tokenizer, mixing: str) -> None:
+    found = cells(f"arms: {{a: {{stages.stage1.mix: {{{mixing}}}}}, b: {{stages.stage1.match: {{tokens_of: a}}}}}}\n")
+    planned = [job["steps"] for job in plan(found, "all", NOWHERE)["order"] if job["name"] == "stage1"]
+    a, b = (build_all(find(found, arm).recipe, ["stage1"], tokenizer, tmp_path)["stage1"] for arm in "ab")
+    tokens = [d.counts["trained_tokens"] / d.counts["examples"] for d in (a, b)]
+    assert planned[1] == pytest.approx(planned[0] * tokens[0] / tokens[1], rel=0.2)
 
 
 def test_a_recipe_matched_with_a_published_stage_is_planned() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.report.seeds import aggregate, mcnemar, paired, print_seeds
+from remix_toolkit.report.retention import remembered
+from remix_toolkit.report.seeds import aggregate, compared, mcnemar, paired, print_seeds
 
 PROMPTS = [f"What is {n}?" for n in range(40)]
 
@@ -46,6 +47,18 @@ def two_arms(tmp_path: Path, outcomes: dict[str, list[list[int]]], prompts: Sequ
         for arm, rows in outcomes.items()
         for seed, row in enumerate(rows)
     ]
+
+
+def test_what_is_compared_is_what_is_to_be_remembered(tmp_path: Path) -> None:
+    """Of a single stage, its own facts are new; those that are only measured may be lost."""
+    rows = []
+    for arm, known in (("none", [1, 0, 0, 0]), ("random", [1, 1, 1, 0])):
+        rows.append(measured(tmp_path / f"{arm}own", [1] * 4, PROMPTS[:4], arm=arm, stage="stage1", list="l", own=True))
+        rows[-1]["task"] = "lama"
+        rows.append(measured(tmp_path / arm, known, PROMPTS[:4], arm=arm, stage="stage1", task="popqa"))
+    (found,) = compared(rows)
+    assert (found["task"], found["difference"], found["second"]) == ("popqa", 50.0, "random")
+    assert remembered([{**row, "stage": "stage0"} for row in rows[:1]] + rows[1:]) == ["lama", "popqa"]
 
 
 def test_mean_spread_and_interval_of_three_seeds() -> None:

@@ -74,7 +74,7 @@ def published(runs: Path, lists: str = "A", weights: bytes = b"weights", recipe:
     draft = store.work_dir(store.open_store(runs), KEY) / "draft"
     draft.mkdir(parents=True)
     (draft / "model.safetensors").write_bytes(weights)
-    store.write_json(draft / "stage.json", {"sweep": None})
+    store.write_json(draft / "stage.json", {"sweep": recipe})
     store.write_json(draft / "recall.json", {name: {"recall": 100.0} for name in lists})
     store.write_text(draft / "recall.jsonl", "".join(json.dumps({"list": name}) + "\n" for name in lists))
     return store.publish(runs, draft, f"{recipe}-stage1-seed0-{KEY}")
@@ -117,6 +117,7 @@ def test_weights_come_back_beside_all_that_was_measured(tmp_path: Path, capsys) 
     assert published(tmp_path, "AB", recipe="another") == folder  # found by its key
     assert not store.is_pruned(folder)
     store.verify(folder)
+    assert store.made_by(folder) == "another"  # which may delete them again
     assert store.measured(folder) == {"A", "X", "B"}
     lines = (folder / "recall.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["list"] for line in lines] == ["A", "X", "B"]

@@ -246,6 +246,23 @@ def test_a_section_for_a_profile_replaces_whole_keys(cells) -> None:
     assert len(cells(SECTIONS, "mistral-7b")) == len(large)  # it has no section
 
 
+def test_several_profiles_in_a_grid(cells) -> None:
+    grid = "grid: {profile: [llama3-8b, tiny]}\narms: {a: {}, b: {}}\n"
+    rest = "exclude: [{profile: llama3-8b, arm: b}]\nprofiles: {tiny: {set: {stages.stage1.data.size: 50}}}\n"
+    found = cells(grid + rest)  # no section is for all of them
+    assert [(cell.arm, sizes(cell)[0]) for cell in found] == [("llama3-8b, a", 64), ("tiny, a", 64), ("tiny, b", 64)]
+    small = cells(grid + rest, "tiny")  # what is left out of another profile is no mistake
+    assert [(cell.recipe.profile, sizes(cell)[0]) for cell in small] == [("tiny", 50), ("tiny", 50)]
+
+
+def test_readmes_sweep_resolves(cells, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Sweeps\n\n```yaml\n")[2].partition("```")[0]
+    with noting_absent():
+        found = cells(text.replace("../kvr.yaml", str(ROOT / "recipes" / "kvr.yaml")))
+    assert len(found) == (2 * 3 - 1) * 3
+    assert {cell.recipe.profile for cell in found} == {"llama3-8b"}
+
+
 def test_a_child_stands_over_what_it_extends(cells, write_sweep) -> None:
     write_sweep(f"recipe: facts.yaml\n{SECTIONS}", "parent.yaml")
     child = "extends: parent.yaml\narms: {alone: {}}\nseeds: [9]\n"

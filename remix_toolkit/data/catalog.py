@@ -14,7 +14,7 @@ class Entry(BaseModel):
     """One task or source."""
 
     kind: Literal["facts", "instructions", "mixing"]
-    characters: int | None = None
+    characters: tuple[int, int] = (0, 0)  # of the prompt, of the response
     about: str
     licence: str
     size: str

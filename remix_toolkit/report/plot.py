@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.report.retention import remembered
 
 
 def plot_arms(entries: Sequence[dict[str, Any]], file: Path) -> None:
-    """Recall of the first stage's facts after the first and after the last stage, a pair of bars per arm.
+    """Recall of the facts to remember after the first and after the last stage, a pair of bars per arm.
 
     A bar is the mean over seeds; each seed is a dot.
     """
@@ -19,10 +20,10 @@ def plot_arms(entries: Sequence[dict[str, Any]], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     stages = list(dict.fromkeys(entry["stage"] for entry in entries))
-    task = next(entry["task"] for entry in entries if entry["stage"] == stages[0])
+    task = (remembered(entries) or [entries[0]["task"]])[0]
     arms = list(dict.fromkeys(entry["arm"] for entry in entries))
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(arms), 3.6), layout="constrained")
-    for offset, (stage, color) in enumerate(zip((stages[0], stages[-1]), ("#c9d1d9", "#1f6f8b"), strict=True)):
+    for offset, (stage, color) in enumerate({stages[0]: "#c9d1d9", stages[-1]: "#1f6f8b"}.items()):
         for x, arm in enumerate(arms):
             recalls = [e["recall"] for e in entries if (e["arm"], e["stage"], e["task"]) == (arm, stage, task)]
             if recalls:
@@ -53,6 +54,8 @@ def plot_curves(entries: Sequence[dict[str, Any]], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    if len(found := sorted({f"{entry['recipe']} on {entry['profile']}" for entry in entries})) > 1:
+        raise BadInput(f"curves of {', '.join(found)} cannot be told apart in one plot; say --recipe NAME")
     first = entries[0]["stage"]
     facts = {entry["list"] for entry in entries if entry["stage"] == first and entry["own"]}
     curves: dict[str, dict[str, dict[int, list[tuple[float, float]]]]] = {}  # stage -> arm -> seed -> points

@@ -53,6 +53,19 @@ def _cell(row: dict[str, Any], digits: int) -> str:
     return f"loss {row['held_out']['loss']:.2f}" + ("" if right is None else f", {right:.0f}% right")
 
 
+def remembered(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """The tasks whose recall after the last stage says what was kept: the first stage's own, and what is only measured.
+
+    Of a single stage, its own facts say nothing: it has only just learnt them.
+    """
+    stages = list(dict.fromkeys(entry["stage"] for entry in entries))
+    lists = {entry["list"] for entry in entries if entry["own"] and entry["recall"] is not None}
+    own = [e["task"] for e in entries if e["stage"] == stages[0] and e["own"] and e["recall"] is not None]
+    last = [entry for entry in entries if entry["stage"] == stages[-1] and entry["recall"] is not None]
+    measured = list(dict.fromkeys(entry["task"] for entry in last if entry["list"] not in lists))
+    return [*(own[:1] if len(stages) > 1 or not measured else []), *measured]
+
+
 def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> None:
     """Arms as rows, recall after each stage as columns; several seeds stand beside one another, in order.
 

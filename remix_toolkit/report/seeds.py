@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.report.retention import FLOOR
+from remix_toolkit.report.retention import FLOOR, remembered
 
 Entry = dict[str, Any]
 Group = tuple[str, str, str, tuple[str, ...], str, str]  # recipe, arm, profile, overrides, stage, task
@@ -126,6 +126,33 @@ def paired(
     return {**result, "p": mcnemar(lost, gained), "b": lost, "c": gained}
 
 
+def compared(entries: Sequence[Entry]) -> list[Entry]:
+    """Every arm against the first one at its place in a grid, as `paired` has it, on each task to remember."""
+    found = []
+    for (recipe, profile, place), mine in _sweeps(entries).items():
+        names = _names(mine)
+        mine = [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in mine]
+        for task in remembered(mine):
+            about = {"recipe": recipe, "profile": profile, "place": place}
+            found += [{**about, **result} for _, _, result in _against_first(mine, task) if result]
+    return found
+
+
+def _sweeps(entries: Sequence[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
+    """(recipe, profile, place in a grid) -> its entries."""
+    sweeps: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        sweeps.setdefault((entry["recipe"], entry["profile"], entry.get("place", "")), []).append(entry)
+    return sweeps
+
+
+def _against_first(entries: Sequence[Entry], task: str) -> list[tuple[str, str, Entry | None]]:
+    """(first arm, another, both compared on a task after the last stage); None if they share no seed and fact."""
+    last = list(dict.fromkeys(entry["stage"] for entry in entries))[-1]
+    first, *others = dict.fromkeys(entry["arm"] for entry in entries)
+    return [(first, arm, paired(entries, first, arm, last, task)) for arm in others]
+
+
 def mcnemar(b: int, c: int) -> float:
     """McNemar's exact two-sided p of b against c discordant pairs: how often a fair coin is as uneven as that."""
     n, less = b + c, min(b, c)
@@ -172,22 +199,22 @@ def print_seeds(
 ) -> None:
     """For each recipe, profile and place in a grid: recall over seeds, what is missing, every arm against the first.
 
-    `entries` and `expected` as for `aggregate`; the arms in the order of the entries. What is compared is the recall of
-    the first stage's facts after the last stage. Raises BadInput where a stage's recall.jsonl cannot be read.
+    `entries` and `expected` as for `aggregate`; the arms in the order of the entries. What is compared is recall
+    after the last stage, of the first stage's facts and of those that are only measured. Raises BadInput where a
+    stage's recall.jsonl cannot be read.
     """
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
-    sweeps: dict[tuple[str, str, str], list[Entry]] = {}
-    for entry in entries:
-        sweeps.setdefault((entry["recipe"], entry["profile"], entry.get("place", "")), []).append(entry)
-    for (recipe, profile, place), mine in sweeps.items():
-        title, names = f"{recipe} on {profile}" + (f", {place}" if place else ""), _names(mine)
+    for (recipe, profile, place), mine in _sweeps(entries).items():
+        title = f"{recipe} on {profile}" + (f", {place}" if place else "")
         if rows := aggregate(mine, expected):
+            names = _names(mine)
             rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
             mine = [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in mine]
             _print_means(console, title, rows)
             for line in [*_missing(rows), *_unlearned(mine)]:
                 console.print(line)
-            _print_paired(console, title, mine)
+            for task in remembered(mine):
+                _print_paired(console, title, task, _against_first(mine, task))
     there = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
     for recipe, arm, profile in expected or {}:
         if (recipe, arm, profile) not in there:
@@ -253,29 +280,23 @@ def _unlearned(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _print_paired(console: Console, title: str, entries: Sequence[Entry]) -> None:
-    stages = list(dict.fromkeys(entry["stage"] for entry in entries))
-    own = [e["task"] for e in entries if e["stage"] == stages[0] and e["own"] and e["recall"] is not None]
-    first, *others = dict.fromkeys(entry["arm"] for entry in entries)
-    if not own:  # the first stage learns instructions, or none of it is measured yet
-        return
-    table = Table(title=f"{title}: {own[0]} after {stages[-1]}, compared with {first}, fact by fact")
-    table.add_column("arm", overflow="fold")
-    for column in ("difference, points", "95% interval", "p (McNemar)", "lost / gained", "seeds", "facts"):
-        table.add_column(column, justify="right")
-    apart = []
-    for arm in others:
-        found = paired(entries, first, arm, stages[-1], own[0])
-        if found is None:
-            apart.append(arm)
-            continue
-        interval = f"[{found['low']:+.1f}, {found['high']:+.1f}]"
-        p = "<0.001" if found["p"] < 0.001 else f"{found['p']:.3f}"
-        uneven = f"{found['b']} / {found['c']}"
-        seeds = ", ".join(map(str, found["seeds"]))
-        table.add_row(arm, f"{found['difference']:+.1f}", interval, p, uneven, seeds, str(found["facts"]))
-    if table.row_count:
+def _print_paired(console: Console, title: str, task: str, found: Sequence[tuple[str, str, Entry | None]]) -> None:
+    apart = [arm for _, arm, result in found if result is None]
+    results = [result for _, _, result in found if result]
+    if results:
+        first, last = results[0]["first"], results[0]["stage"]
+        table = Table(title=f"{title}: {task} after {last}, compared with {first}, fact by fact")
+        table.add_column("arm", overflow="fold")
+        for column in ("difference, points", "95% interval", "p (McNemar)", "lost / gained", "seeds", "facts"):
+            table.add_column(column, justify="right")
+        for result in results:
+            interval = f"[{result['low']:+.1f}, {result['high']:+.1f}]"
+            p = "<0.001" if result["p"] < 0.001 else f"{result['p']:.3f}"
+            uneven = f"{result['b']} / {result['c']}"
+            seeds = ", ".join(map(str, result["seeds"]))
+            shown = (f"{result['difference']:+.1f}", interval, p, uneven, seeds, str(result["facts"]))
+            table.add_row(result["second"], *shown)
         console.print(table)
         console.print("Intervals by bootstrap over seeds and facts. p counts each seed of a fact as a fact of its own.")
     if apart:
-        console.print(f"Not compared with {first}, no seed and fact in common there: {', '.join(apart)}")
+        console.print(f"Not compared with {found[0][0]}, no seed and fact in common there: {', '.join(apart)}")

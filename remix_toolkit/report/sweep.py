@@ -21,10 +21,13 @@ def print_sweep(
     if not found:
         return
     print_arms(found, declared.paper)
-    if len({cell.recipe.seed for cell in cells}) > 1:
+    seeds: dict[tuple[str, str, str], set[int]] = {}
+    for cell in cells:
+        seeds.setdefault((name, cell.arm, cell.recipe.profile), set()).add(cell.recipe.seed)
+    if max(map(len, seeds.values())) > 1:
         from remix_toolkit.report.seeds import print_seeds
 
-        print_seeds(found)
+        print_seeds(found, seeds)
     if plot:
         from remix_toolkit.report.plot import plot_arms
 
