@@ -16,7 +16,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep plan demo ablation-ratio ablation-length test test-slurm lint clean
+.PHONY: help run sweep plan demo ablation-ratio ablation-length test slurm test-slurm lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,13 +53,15 @@ demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, on
 	$(REMIX) sweep demo $(SWEPT) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --ignore tests/test_slurm.py $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
-test-slurm: $(VENV)/ready  ## the tests on a real one-node SLURM, installed from Debian's packages where that can be done
+test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
+	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)
+
+slurm:  ## install SLURM from Debian's packages, where that can be done, for its tests
 	@command -v slurmctld >/dev/null || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; } || \
 	  echo 'SLURM cannot be installed here: its tests are skipped' >&2
-	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)
 
 lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff check .

@@ -35,7 +35,8 @@ def sweep_of(folder: Path, *arms: str, more: str = "") -> Path:
 
 def begin(*arguments: object) -> subprocess.Popen:
     line = [sys.executable, "-m", "remix_toolkit.cli", "sweep", *map(str, arguments)]
-    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a test run in the background ignores it
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
 
 
 def until(what: Callable[[], object], why: str) -> None:

@@ -64,17 +64,16 @@ def _submit(
 ) -> State:
     former = load(folder).jobs if (folder / "state.json").exists() else {}
     queued = _queue([entry.job_id for entry in former.values() if entry.job_id])
+    for key in todo & former.keys():
+        if queued.get(former[key].job_id) in ALIVE:
+            state.jobs[key].job_id = former[key].job_id
     new: set[str] = set()
     for key, job in jobs.items():
-        if key not in todo:
-            continue
         entry = state.jobs[key]
-        before = former[key].job_id if key in former else ""
-        if queued.get(before, "") in ALIVE:
-            if not new & set(job.needs):
-                entry.job_id = before
-                continue
-            _scancel([before])  # it waits for a job that failed
+        if key not in todo or (entry.job_id and not new & set(job.needs)):
+            continue
+        if entry.job_id:
+            _scancel([entry.job_id])  # it waits for a job that failed
         end_of(folder, key).unlink(missing_ok=True)
         after = [state.jobs[need].job_id for need in job.needs if need in todo]
         save(folder, state)  # what is queued already is not lost if sbatch refuses this one
