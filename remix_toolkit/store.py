@@ -263,7 +263,7 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
 def records(runs: Path) -> list[dict[str, Any]]:
     """Every run's record, in the order in which they were written."""
     found = [read_json(file) for file in (runs / "records").glob("*.json")]
-    return sorted(found, key=lambda record: int(record["written"]))
+    return sorted(found, key=lambda record: int(record.get("written", 0)))
 
 
 def entries(runs: Path) -> list[dict[str, Any]]:
