@@ -124,6 +124,8 @@ def check_stages(recipe: Recipe, where: Where, origin: str) -> None:
                     ("stages", name, "mix", "replay", "stage"),
                     f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}",
                 )
+    if recipe.quantization and not recipe.adapter:
+        wrong(("quantization",), "trains nothing without an `adapter`: quantized weights stay as they are")
     sources = {*TASKS, *CORPORA}
     for name in recipe.paths.keys() - sources:
         wrong(("paths", name), f"no such task or source; {nearest(name, sources)}")

@@ -131,6 +131,6 @@ def _weights(recipe: Recipe) -> int:
 def _working(recipe: Recipe, stage: str) -> int:
     """Checkpoints (weights and two moments each) and the draft of what is published."""
     train = recipe.stages[stage].train
-    each = 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "bf16" else 12)
+    each = 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
     kept = 0 if train.get("save_strategy") == "no" else 1 + (train.get("save_total_limit") or 1)
     return int(kept * each) + _weights(recipe)

@@ -103,7 +103,7 @@ def _ask(
     source, revision = model_of(recipe, runs)
     tokenizer = tulu.load_tokenizer(source, revision, bool(recipe.train.get("trust_remote_code")))
     init = {"trust_remote_code": bool(recipe.train.get("trust_remote_code"))}
-    precision = "fp32" if recipe.precision == "fp32" else "bf16"
+    precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
     say(f"{name}: asking {source} which facts it knows, {len(pairs):,} in all, {len(shots)} exemplars before each")
     model = load_model(source, revision, precision, init).to(state.device)
     store.write_json(folder / "split.json", {**_declaration(recipe, task), "model": source, "rows": len(pairs)})

@@ -71,6 +71,7 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
         "base": base(recipe),
         "precision": recipe.precision,
         "adapter": recipe.adapter,
+        **({"quantization": recipe.quantization} if recipe.quantization else {}),
         "global_batch_size": recipe.global_batch_size,
         "seed": recipe.seed,
         "versions": {"train": TRAIN_VERSION, "tulu": tulu.VERSION, "overlap": mixing.VERSIONS["overlap"]},

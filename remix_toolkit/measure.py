@@ -36,8 +36,7 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
     lists = {id_: facts for id_, facts in data.measured.items() if id_ not in summary}
     tokenizer = load_tokenizer(str(folder))
     init = {"trust_remote_code": bool(recipe.stages[node.stage].train.get("trust_remote_code"))}
-    precision = "fp32" if recipe.precision == "fp32" else "bf16"
-    model = train.load_model(str(folder), None, precision, init).to(state.device)
+    model = train.load_model(str(folder), None, "auto", init).to(state.device)
     details = store.verdicts(folder)
     for id_, facts in lists.items():
         mine = list(range(state.process_index, len(facts), state.num_processes))

@@ -6,10 +6,11 @@ FLOPs (6 for each weight and trained token, 2 for each token of a question) and 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from remix_toolkit import memory
 from remix_toolkit.data import tasks
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.disk import peak, to_do
@@ -27,6 +28,7 @@ FORMAT = 12  # tokens of the Tulu format around a pair
 EOS = 1  # the token that ends a response
 WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
 ASKS = 42  # characters of the prompt before a passage
+LONGEST = 1.5  # an example of facts is at most so many times as long as their mean
 SHOTS = 6  # pairs in a few-shot prompt
 
 
@@ -65,6 +67,7 @@ def plan(
         "gpu_hours": flops / (tflops * 1e12 * utilization) / 3600 if flops is not None and on_gpus else None,
         "utilization": utilization,
         "tflops": tflops,
+        "memory": _memory(stages),
         "devices_per_stage": sorted({devices(job.cell.recipe) for job in stages.values()}),
         "disk_peak_bytes": peak(jobs, todo, keep, at_once),
         "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
@@ -91,6 +94,36 @@ def _sum(values: Iterable[float | None]) -> Any:
     """The sum, or None where one of them is not known."""
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)
+
+
+def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
+    """Of the stage that takes the most: bytes on each of its devices, and whether that fits; None if not known."""
+    found = []
+    for job in stages.values():
+        recipe, pairs = job.cell.recipe, _pairs(job.cell.recipe, job.cell.recipe.stages[job.name])
+        if pairs is None or recipe.device_gb is None:
+            continue
+        train, instructions = recipe.stages[job.name].train, not tasks.is_fact(recipe.stages[job.name].data)
+        longest = min(train.get("max_length", 2048), LONGEST * max(tokens for _, tokens, _ in pairs))
+        needed = memory.estimate(recipe, job.name, train.get("max_length", 2048) if instructions else round(longest))
+        if needed:
+            checkpointing = train.get("activation_checkpointing")
+            if checkpointing is None:
+                checkpointing = memory.needs_checkpointing(needed, recipe.device_gb * memory.GB)
+            found.append((needed.total(checkpointing), checkpointing, needed, job, recipe.device_gb))
+    if not found:
+        return None
+    total, checkpointing, needed, job, device_gb = max(found, key=lambda one: one[0])
+    return {
+        "stage": f"{job.name} ({job.runs[0]})",
+        "precision": job.cell.recipe.precision,
+        "bytes": round(total),
+        "parts": {name: round(value) for name, value in asdict(needed).items()},
+        "activation_checkpointing": checkpointing,
+        "device_bytes": round(device_gb * memory.GB),
+        "fits": total <= (1 - memory.SPARE) * device_gb * memory.GB,
+        "said": memory.described(needed, checkpointing),
+    }
 
 
 def devices(recipe: Recipe) -> int:

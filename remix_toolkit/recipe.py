@@ -286,14 +286,31 @@ class Stage(Strict):
     recall: list[Task] = Field([], description="facts to measure after this stage besides those trained so far")
 
 
+# fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
+Precision = Literal["fp32", "bf16", "pure_bf16"]
+
+
+class Shape(Strict):
+    """The base model's sizes, as its config.json has them: for `remix plan`'s estimate of memory."""
+
+    layers: Count
+    hidden: Count
+    intermediate: Count = Field(description="of the MLP")
+    key_value: Count = Field(description="key-value heads x the size of a head")
+    vocabulary: Count
+
+
 class Profile(Strict):
     """A base model at some scale: what a recipe leaves open."""
 
     base: str
     revision: str | None = None
     parameters: float | None = Field(None, description="how many weights the base has: for `remix plan`")
-    precision: Literal["fp32", "bf16-mixed", "bf16"] = "fp32"
+    shape: Shape | None = None
+    device_gb: float | None = Field(None, description="memory of one device, in GB: for `remix plan`")
+    precision: Precision = "fp32"
     adapter: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     global_batch_size: Count = 32
     accelerate_config: str | None = None
     train: dict[str, Any] = {}
@@ -318,8 +335,13 @@ class Recipe(Strict):
     base: str = Field(description="`tiny`, a hub id, or a local model directory")
     revision: str | None = None
     parameters: float | None = Field(None, description="how many weights the base has: for `remix plan`")
-    precision: Literal["fp32", "bf16-mixed", "bf16"] = "fp32"
+    shape: Shape | None = Field(None, description="the base model's sizes: for `remix plan`'s estimate of memory")
+    device_gb: float | None = Field(None, description="memory of one device, in GB: for `remix plan`")
+    precision: Precision = "fp32"
     adapter: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
+    quantization: dict[str, Any] | None = Field(
+        None, description="fields of transformers.BitsAndBytesConfig: of the weights that an adapter is trained on"
+    )
     global_batch_size: Count = 32
     data_seed: int = 0
     seed: int = 0

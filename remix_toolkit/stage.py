@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import time
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -22,17 +23,18 @@ import typer
 import yaml
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from accelerate.utils.memory import clear_device_cache
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
-from remix_toolkit import store, train
+from remix_toolkit import memory, store, train
 from remix_toolkit.build import StageData, build_all
 from remix_toolkit.console import duration, quieten, say
 from remix_toolkit.curve import RetentionCurve
 from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.data.tulu import load_tokenizer
-from remix_toolkit.errors import BadInput, Busy, exit_codes
+from remix_toolkit.errors import BadInput, Busy, RunFailed, exit_codes
 from remix_toolkit.launch.accelerate import end_with
 from remix_toolkit.lineage import Node, labels, lineage, run_record
 from remix_toolkit.measure import is_measured, measure, tell
@@ -77,6 +79,12 @@ def run_stage(
     and Busy where another run is at this stage and this one is not to `wait`; nothing half-done is left under stages/.
     """
     state = PartialState()
+    launched = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
+    if state.num_processes != launched:  # each would take itself for the only one
+        raise RunFailed(
+            f"{node.stage}: {launched} processes were launched, and accelerate sees {state.num_processes}: "
+            "is there a GPU for each?"
+        )
     lock = FileLock(runs / "work" / f"{node.key}.lock")  # the system frees it when its owner dies
     if state.is_main_process:
         try:
@@ -108,16 +116,16 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     work = store.work_dir(runs, node.key)
 
     # 1. Where it starts: the base model or the parent's published model, and the data it was promised.
-    if recipe.adapter and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise BadInput(
-            "adapter: LoRA is not merged under FSDP yet; say accelerate_config=accelerate_configs/one_gpu.yaml"
-        )
     source, revision = starting_model(recipe, node, runs)
     check_fingerprints(recipe, node, data, runs)
     tell(state, f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
 
     # 2. Train, from the last complete checkpoint if there is one.
-    args = train.sft_config(recipe, stage, work / "checkpoints", state.num_processes)
+    needed = memory.estimate(recipe, node.stage, data.counts["longest"])
+    checkpointing = stage.train.get("activation_checkpointing")
+    if checkpointing is None:  # not said: where it must be
+        checkpointing = memory.needs_checkpointing(needed, device_bytes()) if torch.cuda.is_available() else False
+    args = train.sft_config(recipe, stage, work / "checkpoints", state.num_processes, checkpointing=checkpointing)
     init = {"trust_remote_code": args.trust_remote_code, **(stage.train.get("model_init_kwargs") or {})}
     args.model_init_kwargs = None
     if stage.match:
@@ -142,13 +150,17 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError:
+        per_device = args.per_device_train_batch_size
+        raise RunFailed(f"{node.stage}: {memory.advice(needed, checkpointing, per_device)}") from None
     finally:
         progress.close()
     seconds = time.monotonic() - started
 
     # 3. Write the model and how it came about, as a draft beside the checkpoints.
     draft = work / "draft"
-    train.save_model(recipe, trainer, tokenizer, draft)
+    unmerged = partial(train.load_model, source, revision, recipe.precision, init)
+    train.save_model(recipe, trainer, tokenizer, draft, unmerged)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     result = {
         "stage": node.stage,
@@ -169,6 +181,11 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
         "resumed_from": checkpoint.name if checkpoint else None,
         "processes": state.num_processes,
         "device": str(state.device),
+        "precision": recipe.precision,
+        "activation_checkpointing": checkpointing,
+        "memory_estimated": needed and round(needed.total(checkpointing)),
+        "memory_peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "distributed": how_distributed(state, trainer.is_fsdp_enabled),
         "attention": model.config._attn_implementation,
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -196,6 +213,16 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     final = store.published(runs)[node.key]
     tell(state, f"{node.stage}: published {final}")
     return final
+
+
+def how_distributed(state: PartialState, sharded: bool) -> str:
+    """`FSDP2` (train.Sharded sees to it that this is no FSDP1), `DDP`, or `no`."""
+    return "FSDP2" if sharded else "DDP" if state.num_processes > 1 else "no"
+
+
+def device_bytes() -> float:
+    """The memory of this process's GPU."""
+    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
 def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | None]:
@@ -294,6 +321,7 @@ def main(
 ) -> None:
     """One stage of a recipe, in this process, or in each process that accelerate starts."""
     end_with(parent)
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # of all processes, before anything asks for it
     resolved = load_recipe(recipe, profile, overrides, seed)
     nodes = lineage(resolved, until=stage)
     if key is not None and nodes[-1].key != key:

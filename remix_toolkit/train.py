@@ -7,8 +7,9 @@ below a loss; and a mark on each complete checkpoint.
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import (
     AutoModelForCausalLM,
@@ -43,7 +46,7 @@ def load_model(source: str, revision: str | None, precision: str, init: dict[str
 
     transformers fills in a missing tensor with random numbers and a warning; here that is an error. Raises BadInput.
     """
-    dtypes: dict[str, Any] = {"bf16": torch.bfloat16, "auto": "auto"}
+    dtypes: dict[str, Any] = {"pure_bf16": torch.bfloat16, "auto": "auto"}
     settings = {"dtype": dtypes.get(precision, torch.float32), **init}
     model: PreTrainedModel
     loading: dict[str, Any]
@@ -60,11 +63,17 @@ def load_model(source: str, revision: str | None, precision: str, init: dict[str
 
 
 def sft_config(
-    recipe: Recipe, stage: Stage, output_dir: Path, world_size: int, use_cpu: bool | None = None
+    recipe: Recipe,
+    stage: Stage,
+    output_dir: Path,
+    world_size: int,
+    use_cpu: bool | None = None,
+    checkpointing: bool = False,
 ) -> SFTConfig:
     """The stage's SFTConfig: the recipe's `train` and what follows from the rest of the recipe.
 
-    It runs on an accelerator where there is one, unless `use_cpu` says otherwise.
+    It runs on an accelerator where there is one, unless `use_cpu` says otherwise. `checkpointing`: activations are
+    computed again in the backward pass, by FSDP itself where that is what was launched.
 
     Raises BadInput where the global batch is no multiple of what the devices take at once, or SFTConfig refuses.
     """
@@ -84,7 +93,7 @@ def sft_config(
             output_dir=str(output_dir),
             seed=recipe.seed,
             gradient_accumulation_steps=recipe.global_batch_size // per_step,
-            bf16=recipe.precision == "bf16-mixed",
+            bf16=recipe.precision == "bf16",
             dataloader_drop_last=True,
             logging_steps=1,  # the loss curve and the stop read the loss of every step, not a mean over steps
             logging_nan_inf_filter=False,
@@ -94,12 +103,19 @@ def sft_config(
             completion_only_loss=False,  # labels come ready-made
             disable_tqdm=True,
             use_cpu=not torch.accelerator.is_available() if use_cpu is None else use_cpu,
-            **{"activation_checkpointing": False, **settings},
+            **{**settings, "activation_checkpointing": checkpointing and not fsdp_asked()},
         )
     except (ValueError, TypeError) as error:
         raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
+    if fsdp_asked():
+        os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(checkpointing).lower()  # accelerate's plugin reads it
     args._n_gpu = min(args.n_gpu, 1)  # one process is one device; several GPUs are for accelerate launch
     return args
+
+
+def fsdp_asked() -> bool:
+    """Did the launcher's config say FSDP?"""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 class Order(Sampler[int]):
@@ -183,7 +199,9 @@ def build_trainer(
 ) -> StageTrainer:
     """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
     peft_config = lora_config(recipe.adapter)
-    ours = [*([StopBelow(stage.stop)] if stage.stop else []), EndWithoutSave(), MarkComplete()]
+    ours: list[TrainerCallback] = [*([StopBelow(stage.stop)] if stage.stop else []), EndWithoutSave(), MarkComplete()]
+    if fsdp_asked():
+        ours.append(Sharded())
     try:
         trainer = StageTrainer(
             model=model,
@@ -216,17 +234,27 @@ def lora_config(adapter: dict[str, Any] | None) -> Any:
         raise BadInput(f"adapter: LoraConfig refuses: {error}") from error
 
 
-def save_model(recipe: Recipe, trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a plain model directory: merged if LoRA, in the dtype that the recipe publishes, tokenizer and all."""
+def save_model(
+    recipe: Recipe,
+    trainer: StageTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    unmerged: Callable[[], PreTrainedModel],
+) -> None:
+    """Write a plain model directory in the dtype that the recipe publishes, tokenizer and all.
+
+    An adapter is merged into what `unmerged` loads: the model that the stage started from, not quantized, not sharded.
+    Raises RunFailed where a tensor did not reach the files as it is.
+    """
     state = PartialState()
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")  # sharded, nothing is written
+    weights = trainer.accelerator.get_state_dict(trainer.model)  # whole on the main process
     model = trainer.accelerator.unwrap_model(trainer.model)
-    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
-    if recipe.adapter:
-        model = model.merge_and_unload()
     if state.is_main_process:
-        weights = model.state_dict() if weights is None else weights
+        if recipe.adapter:
+            model = _merged(unmerged(), model, weights)
+            weights = model.state_dict()
         dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
         weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
         shutil.rmtree(folder, ignore_errors=True)
@@ -237,12 +265,41 @@ def save_model(recipe: Recipe, trainer: StageTrainer, tokenizer: PreTrainedToken
             pad_token_id=tokenizer.pad_token_id,
             do_sample=False,  # said aloud: a text-generation pipeline otherwise samples, and facts come out wrong
         )
-        model.save_pretrained(folder, state_dict=weights)
+        _drop_tied(weights, model.all_tied_weights_keys)
+        model.save_pretrained(folder, state_dict=dict(weights))
+        _check_saved(weights, folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["dtype"] = str(dtype).removeprefix("torch.")  # else that of the model in memory, and loaded as such
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tokenizer.save_pretrained(folder)
     state.wait_for_everyone()
+
+
+def _merged(model: PreTrainedModel, trained: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """The model with what an adapter learnt merged into its weights."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    learnt = get_peft_model_state_dict(trained, state_dict=weights)
+    with_adapter = get_peft_model(model, trained.peft_config["default"])
+    set_peft_model_state_dict(with_adapter, learnt)
+    return cast(PreTrainedModel, with_adapter.merge_and_unload())
+
+
+def _drop_tied(weights: dict[str, torch.Tensor], tied: dict[str, str]) -> None:
+    """Two names of one tensor are written once: `tied` maps the other name to the one that counts."""
+    for name, first in tied.items():
+        if not torch.equal(weights[name], weights[first]):
+            raise RunFailed(f"{name} and {first} were one tensor and are two now")
+        del weights[name]
+
+
+def _check_saved(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    saved: dict[str, torch.Tensor] = {}
+    for file in folder.glob("*.safetensors"):
+        saved |= load_file(file)
+    for name, tensor in weights.items():
+        if name not in saved or not torch.equal(saved[name], tensor.cpu()):
+            raise RunFailed(f"{folder}: the tensor {name} was not written as it is; is the disk sound?")
 
 
 # --- callbacks ---------------------------------------------------------------------------------------------------
@@ -285,6 +342,17 @@ class EndWithoutSave(TrainerCallback):
     def on_epoch_end(self, args: Any, state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
         if control.should_training_stop:
             control.should_save = False
+
+
+class Sharded(TrainerCallback):
+    """Refuse to train where FSDP was asked for and accelerate started something else."""
+
+    def on_train_begin(self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
+        if not any(isinstance(parameter, DTensor) for parameter in kwargs["model"].parameters()):
+            raise RunFailed(
+                "FSDP was asked for, and the weights are not sharded: accelerate started "
+                f"{PartialState().distributed_type.value} on {PartialState().num_processes} processes"
+            )
 
 
 class MarkComplete(TrainerCallback):

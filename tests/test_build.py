@@ -161,34 +161,34 @@ def test_the_catalog_knows_every_task_and_source() -> None:
         assert default is None or catalog()[name].hub.startswith(default)
 
 
-def test_list_and_prepare(remix, tmp_path: Path) -> None:
-    listed = json.loads(remix("data", "list", "--json").stdout)
+def test_list_and_prepare(here, tmp_path: Path) -> None:
+    listed = json.loads(here("data", "list", "--json").stdout)
     assert {"name", "licence", "size", "hub", "local"} <= listed[0].keys()
     assert len(listed) == 19
-    assert "CC-BY-NC-4.0" in remix("data", "list").stdout
-    assert "prepare" in remix("data", "--help").stdout
+    assert "CC-BY-NC-4.0" in here("data", "list").stdout
+    assert "prepare" in here("data", "--help").stdout
 
     local = tmp_path / "g.jsonl"
     local.write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n', encoding="utf-8")
     to = ["stages.stage2.data.task=gsm8k", f"paths.gsm8k={local}"]
-    done = json.loads(remix("data", "prepare", "kvr", *to, "--json").stdout)
+    done = json.loads(here("data", "prepare", "kvr", *to, "--json").stdout)
     assert {"name": f"gsm8k ({local})", "rows": 1, "path": str(local)} in done
-    missing = remix("data", "prepare", "popqa", "stages.stage2.data.task=webqa", check=False)
+    missing = here("data", "prepare", "popqa", "stages.stage2.data.task=webqa", check=False)
     assert missing.returncode == 2
     assert "akariasai/PopQA, test (14,267 rows; licence MIT): to fetch" in missing.stdout
     assert "popQA.tsv of github.com/AlexTMallen/adaptive-retrieval" in missing.stderr
     assert "lama: data/LAMA: no such" not in missing.stderr
-    both = remix("data", "prepare", "popqa", check=False).stderr
+    both = here("data", "prepare", "popqa", check=False).stderr
     assert "lama: data/LAMA: no such file or directory; expected: data.zip of github.com/facebookresearch/LAMA" in both
     assert "akariasai/PopQA" in both
     assert "Traceback" not in missing.stderr + both
 
 
-def test_data_of_a_recipe_says_what_becomes_of_its_rows(remix, runs: Path) -> None:
+def test_data_of_a_recipe_says_what_becomes_of_its_rows(here, runs: Path) -> None:
     paths = [f"paths.{name}={REAL_DATA / LOCAL[name]}" for name in ("popqa", "gsm8k")]
     real(LOCAL["popqa"])
     line = ["popqa", *paths, "stages.stage2.data.task=gsm8k", "stages.stage1.mix={random_words: {ratio: 2}}"]
-    shown = remix("data", *line, "--runs", runs, "--limit", "1").stdout
+    shown = here("data", *line, "--runs", runs, "--limit", "1").stdout
     assert "rows: 1000 read, 986 usable, taken 200" in shown
     assert "dropped: 14, asks the same as an earlier row" in shown
     assert "5 are the few-shot prompt's exemplars" in shown
@@ -284,15 +284,15 @@ def test_a_text_and_rows_of_the_same_file_are_two_things(tmp_path: Path) -> None
     assert len({lineage(load_recipe("kvr", "tiny", [mix]))[0].key for mix in mixes}) == 2
 
 
-def test_looking_at_data_asks_no_model(remix, runs: Path) -> None:
+def test_looking_at_data_asks_no_model(here, runs: Path) -> None:
     """`remix data` is for looking before anything runs: what is not known about familiarity is said."""
     path = f"paths.popqa={real(LOCAL['popqa'])}"
     lama = f"paths.lama={real(LOCAL['lama'])}"
-    shown = remix("data", "popqa", path, lama, "--runs", runs, "--json")
+    shown = here("data", "popqa", path, lama, "--runs", runs, "--json")
     stages = json.loads(shown.stdout)["stages"]
     assert [stage["counts"]["read"]["familiarity_unknown"] for stage in stages] == [200, 200]
     assert not (runs / "familiar").exists()
-    unasked = remix("data", "familiar_facts", "--runs", runs).stdout
+    unasked = here("data", "familiar_facts", "--runs", runs).stdout
     assert "not asked yet: 100, as if they qualified" in unasked  # of the taught ones, too
-    task = remix("data", "gsm8k", f"path={real(LOCAL['gsm8k'])}", "size=20", "--runs", runs).stdout
+    task = here("data", "gsm8k", f"path={real(LOCAL['gsm8k'])}", "size=20", "--runs", runs).stdout
     assert "3000 usable, taken 20 and 100 held out" in task

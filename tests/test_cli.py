@@ -65,15 +65,15 @@ def test_two_stages_and_what_they_leave(remix, runs: Path) -> None:
     assert len({entry["key"] for entry in entries(remix, runs) if entry["stage"] == "stage1"}) == 2
 
 
-def test_a_published_model_answers_in_a_pipeline(remix, runs: Path) -> None:
+def test_a_published_model_answers_in_a_pipeline(here, runs: Path) -> None:
     """A stage is a plain model directory: from_pretrained loads it, and a pipeline answers its facts."""
     taught = ["stages.stage1.train.num_train_epochs=40", "stages.stage1.train.learning_rate=2e-3"]
-    remix("run", "kvr", "--runs", runs, "--stage", "stage1", *SMALL, *taught, "train.save_strategy=no")
-    (entry,) = entries(remix, runs)
+    here("run", "kvr", "--runs", runs, "--stage", "stage1", *SMALL, *taught, "train.save_strategy=no")
+    (entry,) = entries(here, runs)
     assert entry["recall"] == 100.0
-    asked = remix("recall", entry["path"], "--task", "kvr", "size=16", "--json")
+    asked = here("recall", entry["path"], "--task", "kvr", "size=16", "--json")
     assert json.loads(asked.stdout)["recall"] == 100.0
-    facts = json.loads(remix("data", "kvr", "size=16", "--limit", "16", "--json", "--runs", runs).stdout)["pairs"]
+    facts = json.loads(here("data", "kvr", "size=16", "--limit", "16", "--json", "--runs", runs).stdout)["pairs"]
 
     from transformers import pipeline
 
@@ -135,9 +135,9 @@ def test_accelerate_launch_trains_the_same_stage(remix, runs: Path, tmp_path: Pa
     assert "starts from stage1, which is not published" in lonely.stderr
 
 
-def test_a_lora_stage_is_published_merged(remix, runs: Path) -> None:
-    remix("run", "kvr", "--runs", runs, *SMALL, "adapter={r: 4}")
-    found = entries(remix, runs)
+def test_a_lora_stage_is_published_merged(here, runs: Path) -> None:
+    here("run", "kvr", "--runs", runs, *SMALL, "adapter={r: 4}")
+    found = entries(here, runs)
     assert len(found) == 3
     for entry in found:
         names = {file.name for file in Path(entry["path"]).iterdir()}
@@ -146,10 +146,10 @@ def test_a_lora_stage_is_published_merged(remix, runs: Path) -> None:
     assert weights(runs, "stage1") != weights(runs, "stage2")
 
 
-def test_real_questions_then_real_sentences(remix, runs: Path) -> None:
+def test_real_questions_then_real_sentences(here, runs: Path) -> None:
     settings = [f"stages.stage1.data.path={real('popqa/popQA.tsv')}", f"stages.stage2.data.path={real('lama_trex')}"]
-    remix("run", "popqa", "--runs", runs, *settings, *SMALL)
-    assert [(e["stage"], e["task"], e["facts"]) for e in entries(remix, runs)] == [
+    here("run", "popqa", "--runs", runs, *settings, *SMALL)
+    assert [(e["stage"], e["task"], e["facts"]) for e in entries(here, runs)] == [
         ("stage1", "popqa", 16),
         ("stage2", "popqa", 16),
         ("stage2", "lama", 16),
@@ -181,20 +181,20 @@ def test_help_imports_nothing_heavy() -> None:
     assert not {"torch", "transformers", "trl", "datasets", "numpy", "nltk"} & set(modules)
 
 
-def test_data_shows_what_is_trained(remix, runs: Path) -> None:
-    shown = json.loads(remix("data", "kvr", "size=5", "--limit", "2", "--tokens", "--json", "--runs", runs).stdout)
+def test_data_shows_what_is_trained(here, runs: Path) -> None:
+    shown = json.loads(here("data", "kvr", "size=5", "--limit", "2", "--tokens", "--json", "--runs", runs).stdout)
     assert (shown["task"], shown["counts"]["facts"], len(shown["pairs"])) == ("kvr", 5, 2)
     pair = shown["pairs"][0]
     assert pair["trained"] == pair["response"] + "<|end|>"
     assert len(pair["input_ids"]) == len(pair["labels"])
     mixed = json.loads(
-        remix(
+        here(
             "data", "recipes/kvr.yaml", "stages.stage1.mix={random_words: {ratio: 2}}", "--json", "--runs", runs
         ).stdout
     )
     assert mixed["stages"][0]["counts"]["mixing"] == {"random_words": 200}
     assert {pair["source"] for pair in mixed["stages"][0]["pairs"]} == {"kvr", "random_words"}
-    assert "100 usable, taken 100" in remix("data", "recipes/kvr.yaml", "--runs", runs).stdout
+    assert "100 usable, taken 100" in here("data", "recipes/kvr.yaml", "--runs", runs).stdout
 
 
 # --- mistakes: exit code 2, one clear message, nothing trained or overwritten --------------------------------------
@@ -210,6 +210,9 @@ def mistake(monkeypatch, capsys, *arguments: object) -> str:
     assert ended.value.code == 2, message
     assert "Traceback" not in message
     return message
+
+
+QLORA = ["adapter={r: 4}", "quantization={load_in_4bit: true}"]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,8 @@ def mistake(monkeypatch, capsys, *arguments: object) -> str:
         (["run", "kvr", "adapter={r: 4, target_modules: [nonesuch]}"], "SFTTrainer refuses"),
         (["run", "kvr", "train.optim=nonesuch"], "SFTConfig refuses"),
         (["run", "kvr", "stages.stage2.train.lr_scheduler_type=cosin"], "SFTConfig refuses"),
-        (["run", "kvr", "adapter={r: 4}", "accelerate_config=accelerate_configs/fsdp_2gpu.yaml"], "LoRA is not merged"),
+        (["run", "kvr", *QLORA, "accelerate_config=accelerate_configs/fsdp_2gpu.yaml"], "is not sharded"),
+        (["run", "kvr", QLORA[1]], "trains nothing without an `adapter`"),
         (["run", "kvr", "accelerate_config=nowhere.yaml"], "nowhere.yaml: no such file"),
         (["run", "demo"], "run it with `remix sweep`"),
         (["data", "kvrr"], "no such task or recipe; did you mean 'kvr'"),
@@ -238,7 +242,7 @@ def mistake(monkeypatch, capsys, *arguments: object) -> str:
         (["recall", "nowhere", "--task", "kvr", "size=3"], "base 'nowhere'"),
         (["recall", "recipes", "--task", "kvr", "size=3"], "no model directory"),
         (["recall", "x", "--task", "kv"], "no task 'kv'; did you mean 'kvr'"),
-        (["sweep", "kvr"], "recipe: is missing"),
+        (["sweep", "kvr"], "is a recipe, of one run"),
     ],
 )
 def test_mistakes_on_the_command_line(monkeypatch, capsys, runs, arguments: list[str], message: str) -> None:
@@ -264,18 +268,18 @@ def test_a_base_that_is_half_written(monkeypatch, capsys, runs: Path, tiny_base:
     assert not list((runs / "stages").iterdir())
 
 
-def test_a_failed_run_exits_with_1_and_publishes_nothing(remix, runs: Path) -> None:
-    done = remix("run", "kvr", "--runs", runs, *SMALL, "stages.stage1.train.learning_rate=1e30", check=False)
+def test_a_failed_run_exits_with_1_and_publishes_nothing(here, runs: Path) -> None:
+    done = here("run", "kvr", "--runs", runs, *SMALL, "stages.stage1.train.learning_rate=1e30", check=False)
     assert (done.returncode, "failed: the loss became nan" in done.stderr) == (1, True), done.stderr
     assert "Traceback" not in done.stderr
     assert not list((runs / "stages").iterdir())
 
 
-def test_a_damaged_parent_is_not_built_upon(remix, runs: Path) -> None:
-    remix("run", "kvr", "--runs", runs, "--stage", "stage1", *SMALL)
+def test_a_damaged_parent_is_not_built_upon(here, runs: Path) -> None:
+    here("run", "kvr", "--runs", runs, "--stage", "stage1", *SMALL)
     (folder,) = (runs / "stages").iterdir()
     damaged = bytearray((folder / "model.safetensors").read_bytes())
     damaged[-1] ^= 1
     (folder / "model.safetensors").write_bytes(damaged)
-    done = remix("run", "kvr", "--runs", runs, *SMALL, check=False)
+    done = here("run", "kvr", "--runs", runs, *SMALL, check=False)
     assert (done.returncode, "not the file that was published" in done.stderr) == (2, True)

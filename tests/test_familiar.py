@@ -177,17 +177,17 @@ def test_a_split_before_its_stage_is_refused(runs: Path) -> None:
         build.choose(recipe, recipe.stages["stage2"].data, runs)
 
 
-def test_a_model_that_was_taught_half_of_the_facts(remix, runs: Path) -> None:
+def test_a_model_that_was_taught_half_of_the_facts(here, runs: Path) -> None:
     """The recipe's own way, smaller: eight facts taught under the few-shot prompt; the split recovers them exactly."""
     small = ["stages.taught.data.size=8", "few_shot.exemplars=1", "global_batch_size=8", "train.save_strategy=no"]
     small += ["stages.taught.train={num_train_epochs: 100, learning_rate: 2e-3}", "stages.stage2.data.size=8"]
     small += ["stages.stage2.train={max_steps: 1}"]
     small += ["stages.stage2.recall=[{task: invented_facts, familiarity: familiar, prompt: few_shot, size: 8}]"]
-    done = remix("run", "familiar_facts", "--runs", runs, *small)
+    done = here("run", "familiar_facts", "--runs", runs, *small)
     (file,) = runs.glob("familiar/invented_facts-*/verdicts.jsonl")
     verdicts = [json.loads(line)["familiar"] for line in file.read_text(encoding="utf-8").splitlines()]
     assert verdicts == [True] * 8 + [False] * (len(verdicts) - 8)
-    found = json.loads(remix("show", "--runs", runs, "--json").stdout)
+    found = json.loads(here("show", "--runs", runs, "--json").stdout)
     labels = {(entry["stage"], entry["task"]) for entry in found}
     assert ("stage2", "invented_facts familiar[0:8], few-shot") in labels, done.stdout
     facts = tasks.load(load_task("invented_facts", ["size=16"]), 0)
@@ -196,11 +196,11 @@ def test_a_model_that_was_taught_half_of_the_facts(remix, runs: Path) -> None:
     assert asked == {fact.prompt for fact in facts}
 
 
-def test_familiar_command_on_real_questions(remix, runs: Path) -> None:
+def test_familiar_command_on_real_questions(here, runs: Path) -> None:
     """An untrained model knows nothing; the command goes through all rows and says where the answers are."""
     path = real("popqa/popQA.tsv")
     small = runs.parent / "popQA.tsv"
     small.write_text("".join(path.open(encoding="utf-8").readlines()[:31]), encoding="utf-8")
-    result = json.loads(remix("familiar", "popqa", f"path={small}", "--runs", runs, "--json").stdout.splitlines()[-1])
+    result = json.loads(here("familiar", "popqa", f"path={small}", "--runs", runs, "--json").stdout.splitlines()[-1])
     assert (result["facts"], result["familiar"], result["unfamiliar"], result["exemplars"]) == (25, 0, 25, 5)
     assert len(Path(result["path"]).read_text(encoding="utf-8").splitlines()) == 25

@@ -43,20 +43,20 @@ def test_loss_is_the_mean_over_trained_tokens_whatever_the_batches(tiny_base: Pa
     assert held_out.loss_sum(model, tokenizer, examples)[0] == pytest.approx(total, rel=1e-6)
 
 
-def test_a_stage_reports_what_it_cost_its_own_task(remix, runs: Path) -> None:
+def test_a_stage_reports_what_it_cost_its_own_task(here, runs: Path) -> None:
     """Through the real command; the rows are those behind the trained ones, and the report names the loss."""
     file = runs.parent / "gsm8k.jsonl"
     file.write_text("".join(json.dumps({"question": p.prompt, "answer": p.response}) + "\n" for p in ROWS), "utf-8")
     small = ["global_batch_size=8", "stages.stage1.data.size=16", "stages.stage1.train.num_train_epochs=1"]
     second = f"stages.stage2.data={{task: gsm8k, path: {file}, size: 30, held_out: 10}}"
     train = "stages.stage2.train={num_train_epochs: 30, learning_rate: 1e-3}"
-    done = remix("run", "kvr", "--runs", runs, *small, second, train, "train.save_strategy=no")
-    (rows,) = [e for e in json.loads(remix("show", "--runs", runs, "--json").stdout) if e["task"] == "gsm8k"]
+    done = here("run", "kvr", "--runs", runs, *small, second, train, "train.save_strategy=no")
+    (rows,) = [e for e in json.loads(here("show", "--runs", runs, "--json").stdout) if e["task"] == "gsm8k"]
     assert (rows["recall"], rows["held_out"]["rows"], rows["stage"]) == (None, 10, "stage2")
     assert 0 < rows["held_out"]["loss"] < 3.0  # untrained: 6.9
     assert f"loss {rows['held_out']['loss']:.2f}" in done.stdout
     said = [json.loads(line) for line in (Path(rows["path"]) / "held_out.jsonl").open(encoding="utf-8")]
     assert [row["prompt"] for row in said] == [pair.prompt for pair in ROWS[30:]]
     assert rows["held_out"]["accuracy"] == 100.0 * sum(row["correct"] for row in said) / 10
-    again = remix("run", "kvr", "--runs", runs, *small, second.replace("held_out: 10", "held_out: 5"), train)
+    again = here("run", "kvr", "--runs", runs, *small, second.replace("held_out: 10", "held_out: 5"), train)
     assert "loss" in again.stdout.split("stage2: already published")[1]  # measured anew on other rows, not trained anew

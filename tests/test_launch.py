@@ -60,8 +60,11 @@ def checkpoints(runs: Path, stage: str) -> list[Path]:
     return [mark for mark in runs.glob("work/*/checkpoints/*/complete.json") if _stage_of(mark) == stage]
 
 
-def _stage_of(mark: Path) -> str:
-    steps = json.loads((mark.parent / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
+def _stage_of(mark: Path) -> str | None:
+    try:
+        steps = json.loads((mark.parent / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
+    except FileNotFoundError:  # deleted in the meantime, for a newer one
+        return None
     return {40: "stage1", 60: "stage1", 80: "stage1"}.get(steps, "stage2")
 
 
@@ -239,13 +242,13 @@ def test_a_mistake_in_one_arms_data_is_found_before_anything_is_trained(remix, r
 # --- what a stage records while it trains, and how long it trains ------------------------------------------------
 
 
-def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(remix, runs: Path, tmp_path: Path) -> None:
+def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(here, runs: Path, tmp_path: Path) -> None:
     taught = [*SMALL, "stages.stage1.train.num_train_epochs=40", "stages.stage1.train.learning_rate=2e-3"]
     taught += ["stages.stage2.train.num_train_epochs=7", "stages.stage2.train.learning_rate=1e-3"]
     plain = tmp_path / "plain"
     shutil.copytree(runs, plain)
-    remix("run", "kvr", "--runs", plain, *taught)
-    remix("run", "kvr", "--runs", runs, *taught, "stages.stage2.curve={epochs: 3}")
+    here("run", "kvr", "--runs", plain, *taught)
+    here("run", "kvr", "--runs", runs, *taught, "stages.stage2.curve={epochs: 3}")
     assert weights(runs) == weights(plain)
     folder = next(runs.glob("stages/*-stage2-*"))
     lines = [json.loads(line) for line in (folder / "retention.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -255,11 +258,11 @@ def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(remix, run
     assert lines[-1]["recall"] == measured["recall"] < 100.0
     assert lines[-1]["right"].count("1") == measured["correct"]
     store.verify(folder)  # it is part of what is published
-    remix("show", "--runs", runs, "--curves", tmp_path / "curves.png")
+    here("show", "--runs", runs, "--curves", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    none = remix("show", "--runs", plain, "--curves", tmp_path / "none.png", check=False)
+    none = here("show", "--runs", plain, "--curves", tmp_path / "none.png", check=False)
     assert (none.returncode, "no stage has a retention curve" in none.stderr) == (2, True)
-    reused = remix("run", "kvr", "--runs", plain, *taught, "stages.stage2.curve={epochs: 3}")
+    reused = here("run", "kvr", "--runs", plain, *taught, "stages.stage2.curve={epochs: 3}")
     assert "trained without a retention curve" in reused.stdout
 
 

@@ -141,7 +141,7 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
             "say one of `text` (pydoc, a file, a folder), `path` (rows) and `hub`",
         ),
         ("bas=tiny", "did you mean 'base'?"),
-        ("precision=fp8", "'fp32', 'bf16-mixed' or 'bf16'"),
+        ("precision=fp8", "'fp32', 'bf16' or 'pure_bf16'"),
         ("size", "write it as key=value"),
         ("data_seed={", "not valid YAML"),
         ("stages={}", "at least 1 item"),

@@ -22,11 +22,16 @@ def check(recipe: Recipe) -> None:
     config = Path(recipe.accelerate_config)
     if not config.exists():
         raise BadInput(f"accelerate_config: {config}: no such file (paths are relative to {Path.cwd()})")
-    if recipe.adapter and load_mapping(config)[0].get("distributed_type") == "FSDP":
-        raise BadInput(
-            f"adapter: LoRA is not merged under FSDP yet, and {config} says FSDP; "
-            "set accelerate_config=accelerate_configs/one_gpu.yaml"
-        )
+    said, where = load_mapping(config)
+    if said.get("mixed_precision", "no") != "no":
+        place = where[("mixed_precision",)]
+        raise BadInput(f"{place}: mixed_precision: is {said['mixed_precision']!r}; say 'no': `precision` says it")
+    if said.get("distributed_type") == "FSDP":
+        fsdp = said.get("fsdp_config") or {}
+        if fsdp.get("fsdp_version") != 2:
+            raise BadInput(f"{config}: fsdp_config.fsdp_version: is {fsdp.get('fsdp_version')!r}; 2 is expected")
+        if recipe.quantization:
+            raise BadInput(f"quantization: a quantized base is not sharded, and {config} says FSDP; use one GPU for it")
 
 
 def stage(file: str, overrides: Sequence[str], recipe: Recipe, runs: Path) -> list[str]:

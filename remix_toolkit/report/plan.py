@@ -28,6 +28,10 @@ def print_plan(made: dict[str, Any]) -> None:
         table.add_row("GPU-hours", f"about {made['gpu_hours']:,.1f} {assumed}; {each} devices a stage")
     kept = f"{size(made['disk_peak_bytes'])} with keep: {made['keep']}"
     table.add_row("disk at the peak", f"{kept}; {size(made['disk_peak_bytes_keep_all'])} if all weights stay")
+    if needs := made["memory"]:
+        checkpointing = f"activation checkpointing {'on' if needs['activation_checkpointing'] else 'off'}"
+        fits = f"of {needs['device_bytes'] / 1e9:g}" + ("" if needs["fits"] else ": DOES NOT FIT")
+        table.add_row("memory a device", f"{needs['said']} ({fits}); {needs['precision']}, {checkpointing}")
     for path in made["absent"]:
         table.add_row("not here yet", path)
     console.print(table)

@@ -1,0 +1,110 @@
+"""The estimate of a device's memory against what a real layer keeps, and what is said where it does not fit."""
+
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SMALL
+from sweeps import NOWHERE
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from remix_toolkit import memory, store, train
+from remix_toolkit.data.tasks import noting_absent
+from remix_toolkit.errors import RunFailed
+from remix_toolkit.lineage import lineage
+from remix_toolkit.plan import plan
+from remix_toolkit.recipe import Recipe
+from remix_toolkit.resolve import load_base, load_recipe
+from remix_toolkit.stage import prepare, run_stage
+from remix_toolkit.sweep import load_cells
+
+LENGTH, BATCH = 128, 4
+
+
+def kept_bytes(layers: int, dtype: torch.dtype) -> int:
+    """What autograd keeps of one forward pass through a small Llama of `layers` layers, weights not counted."""
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=256,
+        intermediate_size=896,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+    )
+    model = LlamaForCausalLM(config).to(dtype)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(input_ids=torch.randint(0, 512, (BATCH, LENGTH)), use_cache=False).logits.sum()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "pure_bf16"])
+def test_a_layer_keeps_what_is_estimated(precision: str) -> None:
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    real = (kept_bytes(3, dtype) - kept_bytes(1, dtype)) / 2
+    base = load_base("tiny")
+    shape = {"layers": 1, "hidden": 256, "intermediate": 896, "key_value": 64, "vocabulary": 512}
+    recipe = Recipe.model_validate(
+        {**base.model_dump(), "shape": shape, "precision": precision, "global_batch_size": BATCH}
+    )
+    taller = recipe.model_copy(update={"shape": recipe.shape and recipe.shape.model_copy(update={"layers": 2})})
+    one, two = (memory.estimate(each, "stage1", LENGTH) for each in (recipe, taller))
+    assert one
+    assert two
+    assert two.activations - one.activations == pytest.approx(real, rel=0.2)
+
+
+def planned(profile: str, *overrides: str) -> dict:
+    """What the plan of kvr's stages says of memory."""
+    cells = load_cells(str(ROOT / "recipes" / "kvr.yaml"), profile, overrides=list(overrides))[1]
+    return plan(cells, "all", NOWHERE)["memory"]
+
+
+def test_an_8b_model_on_four_and_two_gpus() -> None:
+    """fp32 weights, gradients and Adam's moments are 16 bytes a weight, a share of them on each device."""
+    with chdir(ROOT), noting_absent():
+        four = planned("llama3-8b")
+        two = planned("llama3-8b", "accelerate_config=accelerate_configs/fsdp_2gpu.yaml")
+        pure = planned("llama3-8b", "accelerate_config=accelerate_configs/fsdp_2gpu.yaml", "precision=pure_bf16")
+    states = {name: four["parts"][name] for name in ("gradients", "optimizer")}
+    assert states == {"gradients": pytest.approx(4 * 8.03e9 / 4), "optimizer": pytest.approx(8 * 8.03e9 / 4)}
+    assert (four["fits"], four["activation_checkpointing"]) == (True, False)
+    assert two["bytes"] > 64e9
+    assert pure["parts"]["optimizer"] == pytest.approx(4 * 8.03e9 / 2)
+    assert (pure["fits"], pure["precision"]) == (True, "pure_bf16")
+
+
+def test_what_helps_where_memory_ran_out() -> None:
+    needed = memory.Memory(20e9, 8e9, 16e9, 40e9, 4e9)
+    said = memory.advice(needed, checkpointing=False, per_device=8)
+    first, *_ = [line for line in said.splitlines() if line.startswith("  ")]
+    assert "activation_checkpointing=true" in first
+    assert "(about 36.0 GB less)" in first
+    assert "about 84.0 GB: weights 20.0, gradients 8.0, optimizer 16.0, activations 40.0" in said
+    assert "activation_checkpointing" not in memory.advice(needed, checkpointing=True, per_device=1)
+    assert "GB less" not in memory.advice(None, checkpointing=False, per_device=8)
+    assert memory.needs_checkpointing(needed, 80e9)
+    assert not memory.needs_checkpointing(needed, 100e9)
+    assert memory.needs_checkpointing(None, 80e9)  # nothing is known: rather slow than out of memory
+
+
+def test_out_of_memory_is_a_failed_run_that_says_what_helps(runs: Path, monkeypatch) -> None:
+    recipe = load_recipe(str(ROOT / "recipes" / "kvr.yaml"), overrides=SMALL)
+    node = lineage(recipe)[0]
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(train.StageTrainer, "training_step", full)
+    store.open_store(runs)
+    with pytest.raises(RunFailed, match=r"stage1: out of memory on the device\.(.|\n)*per_device_train_batch_size=4"):
+        run_stage(recipe, node, prepare(recipe, [node], runs)["stage1"], runs)

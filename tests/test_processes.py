@@ -1,0 +1,170 @@
+"""A stage in two processes on CPUs: FSDP2 over gloo and DDP, against one process on the same global batches."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import ROOT, SMALL
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from remix_toolkit import store
+
+DDP = {"ACCELERATE_USE_CPU": "true"}
+FSDP = {
+    **DDP,
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+FAST = [*SMALL, "train.save_strategy=no"]
+LORA = ["adapter={r: 4}", "train.learning_rate=1e-2", "stages.stage1.stop={loss_below: 100, times: 3}"]
+LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=10"]  # 20 steps, a checkpoint at every second one
+
+
+def case(stage: str, runs: Path, how: dict[str, str], *overrides: str, **more: object) -> dict:
+    arguments = ["kvr", "--stage", stage, "--runs", str(runs), *overrides]
+    return {"arguments": arguments, "environment": how, **more}
+
+
+def launch(cases: list[dict], folder: Path) -> subprocess.Popen:
+    """Two processes, at one case after the other."""
+    (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    line += ["tests/cpu_fsdp.py", str(folder / "cases.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    out = (folder / "out.txt").open("a", encoding="utf-8")
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+
+
+def in_two(cases: list[dict], folder: Path) -> list[str]:
+    """Run the cases; what the failed ones said."""
+    assert launch(cases, folder).wait(timeout=900) == 0, (folder / "out.txt").read_text(encoding="utf-8")
+    said: list[str] = store.read_json(folder / "cases.json.failed")
+    return said
+
+
+def folder_of(runs: Path, stage: str) -> Path:
+    (found,) = (runs / "stages").glob(f"*-{stage}-*")
+    return found
+
+
+def result(runs: Path, stage: str) -> dict:
+    found: dict = store.read_json(folder_of(runs, stage) / "stage.json")
+    return found
+
+
+def losses(runs: Path, stage: str) -> list[float]:
+    lines = (folder_of(runs, stage) / "loss.csv").read_text(encoding="utf-8").splitlines()
+    return [float(line.split(",")[2]) for line in lines[1:]]
+
+
+def difference(one: Path, other: Path, stage: str) -> float:
+    """The largest one between the weights that two stores have of a stage."""
+    a, b = (load_file(folder_of(runs, stage) / "model.safetensors") for runs in (one, other))
+    assert a.keys() == b.keys()
+    return max((a[name].float() - b[name].float()).abs().max().item() for name in a)
+
+
+@pytest.fixture
+def tied(tiny_base: Path, tmp_path: Path) -> Path:
+    """The tiny base with its embeddings tied, and with more rows in them than its tokenizer has tokens."""
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny_base, tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_config(config)
+    model.resize_token_embeddings(1030)
+    model.save_pretrained(tmp_path / "tied")
+    assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+    for file in tiny_base.glob("token*"):
+        (tmp_path / "tied" / file.name).write_bytes(file.read_bytes())
+    return tmp_path / "tied"
+
+
+def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tmp_path: Path, subtests) -> None:
+    def runs(name: str) -> Path:
+        (tmp_path / name / "bases").mkdir(parents=True, exist_ok=True)
+        if not (tmp_path / name / "bases" / tiny_base.name).exists():
+            (tmp_path / name / "bases" / tiny_base.name).symlink_to(tiny_base)
+        return tmp_path / name
+
+    curve = "stages.stage2.curve={epochs: 1}"
+    own = [f"base={tied}", "precision=bf16", "train.activation_checkpointing=true"]
+    here("run", "kvr", "--runs", runs("one"), *FAST, curve)
+    here("run", "kvr", "--runs", runs("lora"), "--stage", "stage1", *FAST, *LORA)
+    here("run", "kvr", "--runs", runs("tied"), "--stage", "stage1", *FAST, *own)
+    failed = in_two(
+        [
+            case("stage1", runs("fsdp"), FSDP, *FAST),
+            case("stage2", runs("fsdp"), FSDP, *FAST, curve),
+            case("stage1", runs("ddp"), DDP, *FAST),
+            case("stage1", runs("fsdp-lora"), FSDP, *FAST, *LORA),
+            case("stage1", runs("fsdp-tied"), FSDP, *FAST, *own),
+            case("stage1", runs("refused"), FSDP, *FAST, plain=True),
+        ],
+        tmp_path,
+    )
+
+    for how, stage, distributed in (("fsdp", "stage1", "FSDP2"), ("fsdp", "stage2", "FSDP2"), ("ddp", "stage1", "DDP")):
+        with subtests.test(how, stage=stage):
+            assert (result(runs(how), stage)["processes"], result(runs(how), stage)["distributed"]) == (2, distributed)
+            assert losses(runs(how), stage) == pytest.approx(losses(runs("one"), stage), abs=1e-5)
+            assert difference(runs(how), runs("one"), stage) < 1e-5
+            measured = [store.read_json(folder_of(runs(name), stage) / "recall.json") for name in (how, "one")]
+            assert measured[0] == measured[1]
+            store.verify(folder_of(runs(how), stage))
+    with subtests.test("retention curve"):
+        curves = [(folder_of(runs(name), "stage2") / "retention.jsonl").read_text() for name in ("fsdp", "one")]
+        assert curves[0] == curves[1]
+        assert len(curves[0].splitlines()) == 3
+    with subtests.test("LoRA, and the stop on both processes at one step"):
+        two, one = (result(runs(name), "stage1") for name in ("fsdp-lora", "lora"))
+        assert (
+            (two["steps"], two["stop_fired"], two["distributed"]) == (one["steps"], True, "FSDP2") == (3, True, "FSDP2")
+        )
+        assert losses(runs("fsdp-lora"), "stage1") == pytest.approx(losses(runs("lora"), "stage1"), abs=1e-5)
+        assert difference(runs("fsdp-lora"), runs("lora"), "stage1") < 1e-5
+        assert difference(runs("fsdp-lora"), runs("fsdp"), "stage1") > 1e-3  # it was merged
+    with subtests.test("tied embeddings, a resized vocabulary, bf16, activation checkpointing"):
+        published = load_file(folder_of(runs("fsdp-tied"), "stage1") / "model.safetensors")
+        assert {tensor.dtype for tensor in published.values()} == {torch.bfloat16}
+        assert "lm_head.weight" not in published
+        assert published["model.embed_tokens.weight"].shape[0] == 1030
+        assert losses(runs("fsdp-tied"), "stage1") == pytest.approx(losses(runs("tied"), "stage1"), abs=0.02)
+    with subtests.test("what was not asked for is refused"):
+        (said,) = failed
+        assert (
+            "FSDP was asked for, and the weights are not sharded: accelerate started MULTI_CPU on 2 processes" in said
+        )
+        assert not (runs("refused") / "stages").exists() or not list((runs("refused") / "stages").iterdir())
+
+
+def test_a_rank_is_killed_and_the_stage_goes_on(here, runs: Path, tiny_base: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    (alone / "bases").mkdir(parents=True)
+    (alone / "bases" / tiny_base.name).symlink_to(tiny_base)
+    here("run", "kvr", "--runs", alone, "--stage", "stage1", *LONGER)
+    cases = [case("stage1", runs, FSDP, *LONGER)]
+    launcher = launch(cases, tmp_path)
+    deadline = time.monotonic() + 300
+    while not list(runs.glob("work/*/checkpoints/*/complete.json")):
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks = psutil.Process(launcher.pid).children()
+    assert len(ranks) == 2
+    ranks[1].kill()
+    assert launcher.wait(timeout=120) != 0
+    assert not any(rank.is_running() for rank in ranks)
+    assert in_two(cases, tmp_path) == []
+    assert result(runs, "stage1")["resumed_from"].startswith("checkpoint-")
+    assert losses(runs, "stage1") == pytest.approx(losses(alone, "stage1"), abs=1e-5)
+    assert difference(runs, alone, "stage1") < 1e-5
