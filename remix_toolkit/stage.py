@@ -56,6 +56,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
     train.lora_config(recipe.adapter)
+    train.quantization(recipe)
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
         for node in nodes:  # on the CPU: the devices may be for a launcher's processes
             train.sft_config(recipe, recipe.stages[node.stage], store.work_dir(runs, node.key), 1, use_cpu=True)
@@ -132,7 +133,8 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
         args.max_steps = matched_steps(recipe, stage.match, data, runs)
     tokenizer = load_tokenizer(source, revision, args.trust_remote_code)
     torch.manual_seed(recipe.seed)
-    model = train.load_model(source, revision, recipe.precision, init)
+    quantized = train.quantization(recipe)
+    model = train.load_model(source, revision, recipe.precision, {**init, **quantized})
     progress = Progress(node.stage)
     callbacks: list[TrainerCallback] = [progress]
     if stage.curve:

@@ -5,6 +5,7 @@ positions only; the order is new each epoch, whole global batches, the same for 
 below a loss; and a mark on each complete checkpoint.
 """
 
+import inspect
 import json
 import math
 import os
@@ -32,7 +33,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from remix_toolkit.data.tulu import Example
-from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.errors import BadInput, RunFailed, nearest
 from remix_toolkit.recipe import Recipe, Stage, Stop
 
 if TYPE_CHECKING:
@@ -234,6 +235,25 @@ def lora_config(adapter: dict[str, Any] | None) -> Any:
         raise BadInput(f"adapter: LoraConfig refuses: {error}") from error
 
 
+def quantization(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's `quantization` as load_model's setting; none without one. Raises BadInput for an unknown field."""
+    if recipe.quantization is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    known = inspect.signature(BitsAndBytesConfig).parameters.keys() - {"kwargs"}
+    for name in recipe.quantization.keys() - known:
+        raise BadInput(f"quantization: BitsAndBytesConfig has no field {name!r}; {nearest(name, known)}")
+    compute = "float32" if recipe.precision == "fp32" else "bfloat16"
+    try:
+        config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": compute, **recipe.quantization})
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"quantization: BitsAndBytesConfig refuses: {error}") from error
+    if not (config.load_in_4bit or config.load_in_8bit):
+        raise BadInput("quantization: says neither load_in_4bit nor load_in_8bit: true")
+    return {"quantization_config": config}
+
+
 def save_model(
     recipe: Recipe,
     trainer: StageTrainer,
@@ -279,7 +299,7 @@ def _merged(model: PreTrainedModel, trained: Any, weights: dict[str, torch.Tenso
     """The model with what an adapter learnt merged into its weights."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    learnt = get_peft_model_state_dict(trained, state_dict=weights)
+    learnt = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
     with_adapter = get_peft_model(model, trained.peft_config["default"])
     set_peft_model_state_dict(with_adapter, learnt)
     return cast(PreTrainedModel, with_adapter.merge_and_unload())
