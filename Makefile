@@ -9,6 +9,8 @@ ARGS    ?=
 TORCH_INDEX ?=
 
 VENV    := .venv
+# Processes of the tests: one more than cores, because one of them often waits.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 1)')
 REMIX   := $(VENV)/bin/remix
 PIP     := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE)) \
@@ -16,7 +18,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep plan demo ablation-ratio ablation-length test slurm test-slurm lint clean
+.PHONY: help run sweep plan demo ablation-ratio ablation-length test slurm test-slurm bench lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,7 +55,7 @@ demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, on
 	$(REMIX) sweep demo $(SWEPT) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)
@@ -62,6 +64,9 @@ slurm:  ## install SLURM from Debian's packages, where that can be done, for its
 	@command -v slurmctld >/dev/null || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; } || \
 	  echo 'SLURM cannot be installed here: its tests are skipped' >&2
+
+bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an hour, into docs/performance.md
+	$(VENV)/bin/python benchmarks/all.py
 
 lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff check .

@@ -2,11 +2,13 @@
 
     python benchmarks/sweep.py                                     # ablations/mixing_ratio, a few steps a stage
     python benchmarks/sweep.py ablations/mixing_length --full      # as many steps as the file says: an hour or two
+    python benchmarks/sweep.py --seed 0 --json                     # for machines
 
 Prints the stages trained, seconds and the ratio; exits with 1 unless both ways published the same weights.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ def main() -> int:
     parser.add_argument("sweep", nargs="?", default="ablations/mixing_ratio")
     parser.add_argument("--seed", type=int, action="append", help="again for more; the sweep's, if none is given")
     parser.add_argument("--full", action="store_true", help="as many steps as the sweep says, not a few")
+    parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     overrides = [*([] if options.full else SMALL), *options.overrides]
@@ -33,15 +36,29 @@ def main() -> int:
         together = timed("sweep", options.sweep, "--runs", f"{folder}/sweep", *seeds, *overrides)
         shared = weights(Path(folder, "sweep"))
         asked = sum(len(cell.nodes) for cell in cells)
-        print(f"sweep: {len(cells)} runs, {len(shared)} stages of {asked}, {together:.0f} s", flush=True)
         alone, different = 0.0, 0
         for number, cell in enumerate(cells):
             runs = Path(folder, str(number))
             options_ = ["--runs", str(runs), "--seed", str(cell.recipe.seed), "--profile", cell.recipe.profile]
             alone += timed("run", cell.file, *options_, *cell.overrides)
             different += any(shared[key] != checksum for key, checksum in weights(runs).items())
-        print(f"one by one: {len(cells)} runs, {asked} stages, {alone:.0f} s")
-        print(f"one by one / sweep: {alone / together:.2f}; runs with other weights: {different}")
+    found = {
+        "sweep": options.sweep,
+        "runs": len(cells),
+        "stages_trained": len(shared),
+        "stages_requested": asked,
+        "seconds": together,
+        "seconds_one_by_one": alone,
+        "ratio": alone / together,
+        "stages_per_minute": 60 * len(shared) / together,
+        "different_weights": different,
+    }
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(f"{options.sweep}: {len(cells)} runs; the sweep trains {len(shared)} stages of {asked}, {together:.0f} s")
+        print(f"one by one: {asked} stages, {alone:.0f} s; one by one / sweep: {found['ratio']:.2f}")
+        print(f"stages a minute: {found['stages_per_minute']:.1f}; runs with other weights: {different}")
     return int(different > 0)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, real
 
-from remix_toolkit import cli, store
+from remix_toolkit import cli, familiar, store
 
 
 def entries(remix, runs: Path) -> list[dict]:
@@ -146,7 +146,8 @@ def test_a_lora_stage_is_published_merged(here, runs: Path) -> None:
     assert weights(runs, "stage1") != weights(runs, "stage2")
 
 
-def test_real_questions_then_real_sentences(here, runs: Path) -> None:
+def test_real_questions_then_real_sentences(here, runs: Path, monkeypatch) -> None:
+    monkeypatch.setattr(familiar, "CHUNK", 32)  # rows asked at a time: 16 unfamiliar ones are among the first
     settings = [f"stages.stage1.data.path={real('popqa/popQA.tsv')}", f"stages.stage2.data.path={real('lama_trex')}"]
     here("run", "popqa", "--runs", runs, *settings, *SMALL)
     assert [(e["stage"], e["task"], e["facts"]) for e in entries(here, runs)] == [
