@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,14 @@ def page(found: dict[str, Any]) -> list[str]:
         "",
     ]
     lines += ["## An optimizer step (`benchmarks/step.py`)", "", "Of 32 facts, on the tiny model in fp32.", ""]
-    rows = {
+    steps = {
         name: (f"{row['ms']:.0f}", f"{row['ratio_to_bare']:.2f}", f"{row['loss_difference']:.0e}")
         for name, row in step["rows"].items()
     }
-    lines += table(["", "ms", "ratio to bare", "largest loss difference"], rows)
+    lines += table(["", "ms", "ratio to bare", "largest loss difference"], steps)
     lines += ["## Recall (`benchmarks/recall.py`)", ""]
     lines += [f"Of {recall['facts']} facts, against plain generation in batches of 20 with up to 1,000 new tokens.", ""]
-    rows = {
+    recalls = {
         f"{row['recall']:.0f}% known": (
             f"{row['seconds']:.2f}",
             f"{row['seconds_generate']:.2f}",
@@ -59,16 +60,16 @@ def page(found: dict[str, Any]) -> list[str]:
         )
         for row in recall["rows"]
     }
-    lines += table(["", "ours, s", "generation, s", "speedup", "differing verdicts"], rows)
+    lines += table(["", "ours, s", "generation, s", "speedup", "differing verdicts"], recalls)
     lines += ["## Starting (`benchmarks/launch.py`)", ""]
-    rows = {n: (f"{row['seconds']:.2f}", f"{row['ratio_to_import']:.2f}") for n, row in launch["rows"].items()}
-    lines += table(["", "s", "ratio to TRL's import"], rows)
+    starts = {n: (f"{row['seconds']:.2f}", f"{row['ratio_to_import']:.2f}") for n, row in launch["rows"].items()}
+    lines += table(["", "s", "ratio to TRL's import"], starts)
     lines += ["## Data (`benchmarks/data.py`)", "", "Seconds after imports and peak memory, the least of several.", ""]
-    rows = {
+    parts = {
         name: (f"{min(r['seconds'] for r in runs):.2f}", f"{min(r['mb'] for r in runs):,.0f}")
         for name, runs in data["runs"].items()
     }
-    lines += table(["", "s", "MB"], rows)
+    lines += table(["", "s", "MB"], parts)
     lines += ["## A sweep (`benchmarks/sweep.py --seed 0`)", ""]
     lines += [
         f"{sweep['sweep']}, a few steps a stage: {sweep['runs']} runs, {sweep['stages_trained']} stages trained of "
@@ -78,7 +79,7 @@ def page(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def table(columns: list[str], rows: dict[str, tuple[str, ...]]) -> list[str]:
+def table(columns: list[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
     """A Markdown table."""
     lines = [" | ".join(["", *columns, ""]).strip(), "|" + "---|" * len(columns)]
     return [*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items()), ""]
