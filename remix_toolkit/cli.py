@@ -31,10 +31,12 @@ def run(
     stage: Annotated[str | None, typer.Option(help="this stage only, and those before it if not published")] = None,
     seed: Seed = None,
     runs: Runs = Path("runs"),
+    accelerate: Annotated[str | None, typer.Option(help="an accelerate config, in place of accelerate_config")] = None,
 ) -> None:
     """Train, publish and measure a recipe's stages; what is published already is reused."""
     from remix_toolkit.resolve import load_recipe
 
+    overrides = [*(overrides or []), *([f"accelerate_config={json.dumps(accelerate)}"] if accelerate else [])]
     resolved = load_recipe(recipe, profile, overrides, seed)
     from remix_toolkit.launch.local import run as run_recipe
 
@@ -43,7 +45,7 @@ def run(
     from remix_toolkit.report.retention import print_matrices
 
     own = [entry for entry in store.entries(runs) if (entry["run"], entry["arm"]) == (run, resolved.name)]
-    print_matrices([entry for entry in own if entry["overrides"] == (overrides or [])])
+    print_matrices([entry for entry in own if entry["overrides"] == overrides])
 
 
 SweepArg = Annotated[str, typer.Argument(help="a sweep file, or the name of one in recipes/")]

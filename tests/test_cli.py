@@ -237,6 +237,8 @@ QLORA = ["adapter={r: 4}", "quantization={load_in_4bit: true}"]
         (["run", "kvr", *QLORA, "accelerate_config=accelerate_configs/fsdp_2gpu.yaml"], "is not sharded"),
         (["run", "kvr", QLORA[1]], "trains nothing without an `adapter`"),
         (["run", "kvr", "accelerate_config=nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["run", "kvr", "--accelerate", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["run", "kvr", "--accelerate", "accelerate_configs/fsdp_multinode.yaml"], "starts its own launcher"),
         (["run", "demo"], "run it with `remix sweep`"),
         (["data", "kvrr"], "no such task or recipe; did you mean 'kvr'"),
         (["data", "kvr", "sise=3"], "sise: unknown key; did you mean 'size'"),

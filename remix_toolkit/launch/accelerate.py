@@ -40,11 +40,12 @@ def stage(file: str, overrides: Sequence[str], recipe: Recipe, runs: Path) -> li
 
 
 def command(recipe: Recipe, node: Node, arguments: Sequence[str]) -> list[str]:
-    """The command line that starts a stage's processes, which end with this one."""
+    """The command line that starts a stage's processes, which end with this one. Raises BadInput."""
     config = str(recipe.accelerate_config)
+    if load_mapping(Path(config))[0].get("num_machines", 1) > 1:
+        raise BadInput(f"{config}: each of several machines starts its own launcher: its first lines say how")
     line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
-    if load_mapping(Path(config))[0].get("num_machines", 1) == 1:
-        line += ["--main_process_port", "0"]  # two stages may start side by side
+    line += ["--main_process_port", "0"]  # two stages may start side by side
     line += ["-m", "remix_toolkit.stage", *arguments, "--stage", node.stage, "--no-record"]
     return [*line, "--parent", str(os.getpid())]
 
