@@ -18,7 +18,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep plan demo ablation-ratio ablation-length test slurm test-slurm bench lint clean
+.PHONY: help run sweep plan demo ablation-ratio ablation-length test slurm test-slurm bench gpu-check lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ slurm:  ## install SLURM from Debian's packages, where that can be done, for its
 
 bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an hour, into docs/performance.md
 	$(VENV)/bin/python benchmarks/all.py
+
+gpu-check: $(VENV)/ready  ## on one GPU of 80 GB: correctness, then speed against TRL's defaults, in under 8 minutes
+	$(VENV)/bin/python benchmarks/gpu_check.py $(ARGS)
 
 lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,229 @@
+"""Ours against TRL's defaults on one GPU, at the shape of Llama-3-8B with random weights: nothing is downloaded.
+
+    python benchmarks/gpu_check.py                   # make gpu-check: one 80 GB GPU, under 8 minutes
+    python benchmarks/gpu_check.py --json
+    python benchmarks/gpu_check.py --shape tiny      # tried out on any machine
+
+Correctness first, on the tiny model on this device: without padding as with it, FSDP2 on one rank as without, QLoRA
+merged onto the base that is not quantized. Then KVR with passages at 1:2, global batch 32, pure bf16: real tokens a
+second, model FLOPs utilization on real tokens, peak memory. Passages are cut so that an example has as many of the tiny
+tokenizer's tokens as it has of Llama's. A variant that cannot run here is named with the reason, and not counted.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+from step import Clock
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from remix_toolkit import memory, train
+from remix_toolkit.build import build_all
+from remix_toolkit.console import quieten
+from remix_toolkit.data import tulu
+from remix_toolkit.plan import TFLOPS
+from remix_toolkit.recipe import Recipe
+from remix_toolkit.resolve import load_recipe
+from remix_toolkit.tiny import base_model
+
+BATCH, STEPS, WARM = 32, 12, 4
+WORDS = 20  # 40 words are about as many tokens of the tiny vocabulary as 100 words are of Llama's
+SHAPES = {"llama3-8b": (32, 4096, 14336, 32, 8, 128256), "tiny": (4, 256, 896, 8, 2, 1024)}
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+FSDP |= {"FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+SMALL = ["kvr", "--stage", "stage1", "global_batch_size=8", "stages.stage1.data.size=32", "train.save_strategy=no"]
+SMALL += ["stages.stage1.train.num_train_epochs=2"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="llama3-8b")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    options = parser.parse_args()
+    quieten()
+    if options.shape != "tiny" and not torch.cuda.is_available():
+        sys.stderr.write("error: there is no GPU here; --shape tiny tries the script out on a CPU\n")
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        checks = correctness(Path(folder))
+        rows = speed(options.shape, Path(folder))
+    wrong = [name for name, said in checks.items() if said not in ("equal", "as expected") and "not here" not in said]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    if options.json:
+        print(json.dumps({"device": device, "shape": options.shape, "checks": checks, "rows": rows}, indent=1))
+        return int(bool(wrong))
+    console = Console()
+    for name, said in checks.items():
+        console.print(f"{name}: {said}")
+    table = Table(title=f"{options.shape}'s shape, pure bf16, global batch {BATCH}, {device}")
+    for column in ("what", "ms a step", "real tokens/s", "padded tokens/s", "utilization", "peak GB", "ratio to TRL"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for name, row in rows.items():
+        if "why" in row:
+            table.add_row(name, row["why"])
+            continue
+        used = "-" if row["utilization"] is None else f"{row['utilization']:.1%}"
+        peak = "-" if row["peak_gb"] is None else f"{row['peak_gb']:.1f}"
+        tokens = f"{row['real_tokens_per_s']:,.0f}", f"{row['padded_tokens_per_s']:,.0f}"
+        table.add_row(name, f"{row['ms']:.0f}", *tokens, used, peak, f"{row['ratio_to_trl']:.2f}")
+    console.print(table)
+    return int(bool(wrong))
+
+
+# --- correctness -------------------------------------------------------------------------------------------------
+
+
+def correctness(folder: Path) -> dict[str, str]:
+    """Each check on the tiny model, and how it came out."""
+    plain = stage(folder / "plain")
+    checks = {"no padding as with padding": close(plain, stage(folder / "free", "train.padding_free=true"))}
+    if torch.cuda.is_available():
+        line = ["-m", "torch.distributed.run", "--nproc_per_node", "1", "--standalone", "-m", "remix_toolkit.stage"]
+        checks["FSDP2 on one rank as none"] = close(plain, stage(folder / "fsdp", line=line, environment=FSDP))
+    else:
+        checks["FSDP2 on one rank as none"] = "not here: accelerate shards on GPUs only; tests/test_processes.py does"
+    quantized = ["adapter={r: 4}", "quantization={load_in_4bit: true}", "train.learning_rate=1e-2"]
+    merged, base = (
+        stage(folder / "qlora", *quantized),
+        load_file(next((folder / "plain").glob("bases/*/*.safetensors"))),
+    )
+    ranks = {
+        int(torch.linalg.matrix_rank(merged[name].float() - base[name], rtol=1e-3)) for name in base if "_proj" in name
+    }
+    checks["QLoRA merged onto the unquantized base"] = "as expected" if max(ranks) <= 4 else f"ranks {sorted(ranks)}"
+    return checks
+
+
+def stage(runs: Path, *overrides: str, line: list[str] | None = None, environment: dict[str, str] | None = None) -> Any:
+    """The weights that one stage publishes."""
+    command = line or ["-m", "remix_toolkit.stage"]
+    said = [*SMALL, *overrides, "--runs", str(runs), "--no-record"]
+    subprocess.run(
+        [sys.executable, *command, *said], check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})}
+    )
+    return load_file(next(runs.glob("stages/*/model.safetensors")))
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], bound: float = 1e-4) -> str:
+    """`equal`, or by how much the weights differ: in fp32, only the order of sums may."""
+    apart = max((one[name] - other[name]).abs().max().item() for name in one)
+    return "equal" if apart < bound else f"weights differ by {apart:.1e}"
+
+
+# --- speed -------------------------------------------------------------------------------------------------------
+
+
+def speed(shape: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Steps of every variant; TRL's defaults are the baseline."""
+    overrides = ["precision=pure_bf16", f"global_batch_size={BATCH}", "stages.stage1.data.size=320"]
+    overrides += [f"stages.stage1.mix={{passages: {{ratio: 2, words: {WORDS}}}}}", f"train.max_steps={STEPS}"]
+    overrides += ["train.save_strategy=no", "train.per_device_train_batch_size=8", "train.learning_rate=1e-5"]
+    recipe = load_recipe("kvr", "tiny", overrides)
+    source, _ = base_model(recipe, folder / "plain")
+    tokenizer = tulu.load_tokenizer(source)
+    data = build_all(recipe, ["stage1"], tokenizer, folder / "plain")["stage1"]
+    layers, hidden, intermediate, heads, kv_heads, vocabulary = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = {"layers": layers, "hidden": hidden, "intermediate": intermediate, "vocabulary": vocabulary}
+    sizes["key_value"] = hidden // heads * kv_heads
+
+    def model(attention: str) -> PreTrainedModel:
+        torch.manual_seed(0)
+        with torch.device(device):
+            return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
+
+    weights = sum(parameter.numel() for parameter in model("sdpa").parameters())
+    own = recipe.model_copy(update={"parameters": float(weights), "shape": sizes})
+    needed = memory.estimate(Recipe.model_validate(own.model_dump()), "stage1", data.counts["longest"])
+    room = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 1e18
+    checkpointing = memory.needs_checkpointing(needed, room)
+
+    def ours(attention: str, **settings: Any) -> Callable[[], SFTTrainer]:
+        def build() -> SFTTrainer:
+            one = recipe.stages["stage1"]
+            one = one.model_copy(update={"train": {**one.train, **settings}})
+            args = train.sft_config(recipe, one, folder / "ours", 1, checkpointing=checkpointing)
+            return train.build_trainer(recipe, one, model(attention), tokenizer, data.examples, args, [])
+
+        return build
+
+    def trl() -> SFTTrainer:
+        keep = ("learning_rate", "lr_scheduler_type", "max_steps", "per_device_train_batch_size", "save_strategy")
+        settings = {name: recipe.stages["stage1"].train[name] for name in keep}
+        args = SFTConfig(
+            str(folder / "trl"), gradient_accumulation_steps=4, report_to="none", use_cpu=device == "cpu", **settings
+        )
+        rows = Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in data.examples])
+        return SFTTrainer(model("sdpa"), args, train_dataset=rows, processing_class=tokenizer)
+
+    variants = {"TRL, its defaults": trl, "ours, padded": ours("sdpa")}
+    if flash := next((name for module, name in FLASH.items() if find_spec(module)), None):
+        variants[f"ours, no padding, {flash}"] = ours(flash, padding_free=True)
+    per_epoch = data.counts["tokens_per_epoch"]
+    steps = data.counts["steps_per_epoch"]
+    real, padded = per_epoch["without_padding"] / steps, per_epoch["with_padding"] / steps
+    rows: dict[str, dict[str, Any]] = {}
+    for name, build in variants.items():
+        rows[name] = timed(build, device, weights, real, padded)
+    for row in rows.values():
+        if "ms" in row and "ms" in rows["TRL, its defaults"]:
+            row["ratio_to_trl"] = rows["TRL, its defaults"]["ms"] / row["ms"]
+    if flash is None:
+        rows["ours, no padding"] = {"why": "neither flash_attn nor kernels is installed"}
+    return rows
+
+
+FLASH = {"flash_attn": "flash_attention_2", "kernels": "kernels-community/flash-attn2"}
+
+
+def timed(build: Callable[[], SFTTrainer], device: str, weights: int, real: float, padded: float) -> dict[str, Any]:
+    """Median step of one variant; `why` where it cannot run."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    clock = Clock()
+    try:
+        trainer = build()
+        trainer.add_callback(clock)
+        started = time.perf_counter()
+        trainer.train()
+    except (torch.OutOfMemoryError, ImportError, OSError, ValueError) as error:
+        return {"why": f"{type(error).__name__}: {str(error)[:120]}"}
+    ends = [started, *clock.ends]
+    seconds = statistics.median(b - a for a, b in zip(ends[WARM:], ends[WARM + 1 :], strict=False))
+    del trainer
+    return {
+        "ms": 1000 * seconds,
+        "real_tokens_per_s": real / seconds,
+        "padded_tokens_per_s": padded / seconds,
+        "utilization": 6 * weights * real / seconds / (TFLOPS * 1e12) if device == "cuda" else None,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
