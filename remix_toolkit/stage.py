@@ -28,7 +28,7 @@ from accelerate.utils.memory import clear_device_cache
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
-from remix_toolkit import memory, store, train
+from remix_toolkit import adapter, memory, store, train
 from remix_toolkit.build import StageData, build_all
 from remix_toolkit.console import duration, quieten, say
 from remix_toolkit.curve import RetentionCurve
@@ -41,6 +41,7 @@ from remix_toolkit.measure import is_measured, measure, tell
 from remix_toolkit.progress import Progress
 from remix_toolkit.recipe import Match, Recipe
 from remix_toolkit.resolve import load_recipe
+from remix_toolkit.save import save_model
 from remix_toolkit.tiny import base_model
 
 CURVE = "retention.jsonl"
@@ -55,8 +56,8 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     quieten()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
-    train.lora_config(recipe.adapter)
-    train.quantization(recipe)
+    adapter.lora_config(recipe.adapter)
+    adapter.quantization(recipe)
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
         for node in nodes:  # on the CPU: the devices may be for a launcher's processes
             train.sft_config(recipe, recipe.stages[node.stage], store.work_dir(runs, node.key), 1, use_cpu=True)
@@ -133,7 +134,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
         args.max_steps = matched_steps(recipe, stage.match, data, runs)
     tokenizer = load_tokenizer(source, revision, args.trust_remote_code)
     torch.manual_seed(recipe.seed)
-    quantized = train.quantization(recipe)
+    quantized = adapter.quantization(recipe)
     model = train.load_model(source, revision, recipe.precision, {**init, **quantized})
     progress = Progress(node.stage)
     callbacks: list[TrainerCallback] = [progress]
@@ -162,7 +163,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     # 3. Write the model and how it came about, as a draft beside the checkpoints.
     draft = work / "draft"
     unmerged = partial(train.load_model, source, revision, recipe.precision, init)
-    train.save_model(recipe, trainer, tokenizer, draft, unmerged)
+    save_model(recipe, trainer, tokenizer, draft, unmerged)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     result = {
         "stage": node.stage,

@@ -5,12 +5,11 @@ positions only; the order is new each epoch, whole global batches, the same for 
 below a loss; and a mark on each complete checkpoint.
 """
 
-import inspect
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,12 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import (
     AutoModelForCausalLM,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -32,8 +29,9 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from remix_toolkit import adapter
 from remix_toolkit.data.tulu import Example
-from remix_toolkit.errors import BadInput, RunFailed, nearest
+from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe import Recipe, Stage, Stop
 
 if TYPE_CHECKING:
@@ -199,7 +197,7 @@ def build_trainer(
     callbacks: list[TrainerCallback],
 ) -> StageTrainer:
     """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
-    peft_config = lora_config(recipe.adapter)
+    peft_config = adapter.lora_config(recipe.adapter)
     ours: list[TrainerCallback] = [*([StopBelow(stage.stop)] if stage.stop else []), EndWithoutSave(), MarkComplete()]
     if fsdp_asked():
         ours.append(Sharded())
@@ -221,105 +219,6 @@ def build_trainer(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     return trainer
-
-
-def lora_config(adapter: dict[str, Any] | None) -> Any:
-    """The recipe's `adapter` as a peft.LoraConfig; None for full fine-tuning. Raises BadInput for an unknown field."""
-    if adapter is None:
-        return None
-    from peft import LoraConfig
-
-    try:
-        return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **adapter})
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"adapter: LoraConfig refuses: {error}") from error
-
-
-def quantization(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's `quantization` as load_model's setting; none without one. Raises BadInput for an unknown field."""
-    if recipe.quantization is None:
-        return {}
-    from transformers import BitsAndBytesConfig
-
-    known = inspect.signature(BitsAndBytesConfig).parameters.keys() - {"kwargs"}
-    for name in recipe.quantization.keys() - known:
-        raise BadInput(f"quantization: BitsAndBytesConfig has no field {name!r}; {nearest(name, known)}")
-    compute = "float32" if recipe.precision == "fp32" else "bfloat16"
-    try:
-        config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": compute, **recipe.quantization})
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"quantization: BitsAndBytesConfig refuses: {error}") from error
-    if not (config.load_in_4bit or config.load_in_8bit):
-        raise BadInput("quantization: says neither load_in_4bit nor load_in_8bit: true")
-    return {"quantization_config": config}
-
-
-def save_model(
-    recipe: Recipe,
-    trainer: StageTrainer,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    unmerged: Callable[[], PreTrainedModel],
-) -> None:
-    """Write a plain model directory in the dtype that the recipe publishes, tokenizer and all.
-
-    An adapter is merged into what `unmerged` loads: the model that the stage started from, not quantized, not sharded.
-    Raises RunFailed where a tensor did not reach the files as it is.
-    """
-    state = PartialState()
-    if trainer.is_fsdp_enabled:
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")  # sharded, nothing is written
-    weights = trainer.accelerator.get_state_dict(trainer.model)  # whole on the main process
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if state.is_main_process:
-        if recipe.adapter:
-            model = _merged(unmerged(), model, weights)
-            weights = model.state_dict()
-        dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
-        weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-        shutil.rmtree(folder, ignore_errors=True)
-        model.config.use_cache = True
-        model.generation_config = GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            do_sample=False,  # said aloud: a text-generation pipeline otherwise samples, and facts come out wrong
-        )
-        _drop_tied(weights, model.all_tied_weights_keys)
-        model.save_pretrained(folder, state_dict=dict(weights))
-        _check_saved(weights, folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["dtype"] = str(dtype).removeprefix("torch.")  # else that of the model in memory, and loaded as such
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(folder)
-    state.wait_for_everyone()
-
-
-def _merged(model: PreTrainedModel, trained: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """The model with what an adapter learnt merged into its weights."""
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    learnt = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
-    with_adapter = get_peft_model(model, trained.peft_config["default"])
-    set_peft_model_state_dict(with_adapter, learnt)
-    return cast(PreTrainedModel, with_adapter.merge_and_unload())
-
-
-def _drop_tied(weights: dict[str, torch.Tensor], tied: dict[str, str]) -> None:
-    """Two names of one tensor are written once: `tied` maps the other name to the one that counts."""
-    for name, first in tied.items():
-        if not torch.equal(weights[name], weights[first]):
-            raise RunFailed(f"{name} and {first} were one tensor and are two now")
-        del weights[name]
-
-
-def _check_saved(weights: dict[str, torch.Tensor], folder: Path) -> None:
-    saved: dict[str, torch.Tensor] = {}
-    for file in folder.glob("*.safetensors"):
-        saved |= load_file(file)
-    for name, tensor in weights.items():
-        if name not in saved or not torch.equal(saved[name], tensor.cpu()):
-            raise RunFailed(f"{folder}: the tensor {name} was not written as it is; is the disk sound?")
 
 
 # --- callbacks ---------------------------------------------------------------------------------------------------

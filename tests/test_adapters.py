@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, SMALL
 from safetensors.torch import load_file
 
-from remix_toolkit import store, train
+from remix_toolkit import adapter, store
 from remix_toolkit.errors import BadInput
 from remix_toolkit.resolve import load_recipe
 
@@ -68,4 +68,4 @@ def test_mistakes_in_a_quantization(quantization: str, says: str) -> None:
         str(ROOT / "recipes" / "kvr.yaml"), overrides=["adapter={r: 4}", f"quantization={quantization}"]
     )
     with pytest.raises(BadInput, match=says):
-        train.quantization(recipe)
+        adapter.quantization(recipe)
