@@ -9,6 +9,7 @@ ARGS    ?=
 TORCH_INDEX ?=
 
 VENV    := .venv
+LONGEST := $(addprefix tests/test_,slurm.py launch.py recipes.py processes.py)  # these first, or the end is slow
 # Processes of the tests: one more than cores, because one of them often waits.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 1)')
 REMIX   := $(VENV)/bin/remix
@@ -55,7 +56,7 @@ demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, on
 	$(REMIX) sweep demo $(SWEPT) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
-	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) $(LONGEST) tests $(ARGS)
 
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)
