@@ -147,23 +147,33 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
         assert not (runs("refused") / "stages").exists() or not list((runs("refused") / "stages").iterdir())
 
 
-def test_a_rank_is_killed_and_the_stage_goes_on(here, runs: Path, tiny_base: Path, tmp_path: Path) -> None:
+def until_a_new_checkpoint(runs: Path, launcher: subprocess.Popen) -> list[psutil.Process]:
+    """Wait for one that was not there before; returns the processes at work."""
+    complete = lambda: set(runs.glob("work/*/checkpoints/*/complete.json"))  # noqa: E731
+    before, deadline = complete(), time.monotonic() + 300
+    while not complete() - before:
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return psutil.Process(launcher.pid).children()
+
+
+def test_a_rank_and_a_launcher_are_killed_and_the_stage_goes_on(
+    here, runs: Path, tiny_base: Path, tmp_path: Path
+) -> None:
     alone = tmp_path / "alone"
     (alone / "bases").mkdir(parents=True)
     (alone / "bases" / tiny_base.name).symlink_to(tiny_base)
     here("run", "kvr", "--runs", alone, "--stage", "stage1", *LONGER)
     cases = [case("stage1", runs, FSDP, *LONGER)]
-    launcher = launch(cases, tmp_path)
-    deadline = time.monotonic() + 300
-    while not list(runs.glob("work/*/checkpoints/*/complete.json")):
-        assert launcher.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    ranks = psutil.Process(launcher.pid).children()
-    assert len(ranks) == 2
-    ranks[1].kill()
-    assert launcher.wait(timeout=120) != 0
-    assert not any(rank.is_running() for rank in ranks)
+    for victim in ("a rank", "the launcher"):
+        launcher = launch(cases, tmp_path)
+        ranks = until_a_new_checkpoint(runs, launcher)
+        assert len(ranks) == 2
+        (ranks[1] if victim == "a rank" else psutil.Process(launcher.pid)).kill()
+        assert launcher.wait(timeout=120) != 0
+        _, alive = psutil.wait_procs(ranks, timeout=30)
+        assert not alive  # nobody is left behind on the devices
     assert in_two(cases, tmp_path) == []
     assert result(runs, "stage1")["resumed_from"].startswith("checkpoint-")
     assert losses(runs, "stage1") == pytest.approx(losses(alone, "stage1"), abs=1e-5)
