@@ -70,7 +70,7 @@ bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an 
 	$(VENV)/bin/python benchmarks/all.py
 
 gpu-check: $(VENV)/ready  ## on one GPU of 80 GB: correctness, then speed against TRL's defaults, in under 8 minutes
-	$(VENV)/bin/python benchmarks/gpu_check.py $(ARGS)
+	$(VENV)/bin/python benchmarks/all.py gpu_check
 
 lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff check .

@@ -1,89 +1,169 @@
-"""Every benchmark of this machine's CPU, one after the other, into docs/performance.md.
+"""Benchmarks, one after the other, into docs/performance.md.
 
-    python benchmarks/all.py             # make bench: about a quarter of an hour on two cores
+    python benchmarks/all.py             # make bench: those of the CPU, about a quarter of an hour on two cores
+    python benchmarks/all.py gpu_check   # make gpu-check
+    python benchmarks/all.py step recall
 
-The page is written from the figures alone: nothing in it is by hand.
+What each prints is kept in docs/performance.json, and the page is written from that alone: nothing in it is by hand.
 """
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
+KEPT = PAGE.with_suffix(".json")
 SHOWN = ("torch", "transformers", "trl", "accelerate")
+CPU: dict[str, list[str]] = {"step": [], "recall": [], "launch": [], "data": [], "sweep": ["--seed", "0"]}
 
 
 def main() -> None:
-    commands = {"step": [], "recall": [], "launch": [], "data": [], "sweep": ["--seed", "0"]}
-    found = {name: figures(name, more) for name, more in commands.items()}
-    PAGE.write_text("\n".join(page(found)) + "\n", encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(PARTS)} [those of the CPU]")
+    names = parser.parse_args().names or list(CPU)
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"{unknown[0]} is none of {', '.join(PARTS)}")
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    wrong: list[str] = []
+    for name in names:
+        libraries = ", ".join(f"{library} {version(library)}" for library in SHOWN)
+        where = f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {libraries}"
+        found, rc = figures(name, CPU.get(name, []))
+        kept[name] = {"where": where, **found}
+        wrong += [name] * (rc != 0)
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    lines = ["# Performance", "", "Written by `make bench` and `make gpu-check` from what they measured.", ""]
+    for name in (name for name in PARTS if name in kept):
+        title, part = PARTS[name]
+        lines += [f"## {title} (`benchmarks/{name}.py`)", "", *part(kept[name]), f"*{kept[name]['where']}*", ""]
+    PAGE.write_text("\n".join(lines), encoding="utf-8")
     print(f"written: {PAGE}")
+    if wrong:
+        sys.exit(f"not as it should be: {', '.join(wrong)}")
 
 
-def figures(name: str, more: list[str]) -> Any:
-    """What one benchmark prints as JSON."""
+def figures(name: str, more: list[str]) -> tuple[dict[str, Any], int]:
+    """What one benchmark prints as JSON, and its exit code: 1 where a check of its own did not hold."""
     line = [sys.executable, str(HERE / f"{name}.py"), "--json", *more]
     print(f"benchmarks/{name}.py ...", flush=True)
-    return json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True)
+    if not done.stdout:
+        sys.exit(f"benchmarks/{name}.py ended with {done.returncode}")
+    return json.loads(done.stdout), done.returncode
 
 
-def page(found: dict[str, Any]) -> list[str]:
-    """The page's lines."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in SHOWN)
-    step, recall, launch, data, sweep = (found[name] for name in ("step", "recall", "launch", "data", "sweep"))
-    lines = ["# Performance", ""]
-    lines += [
-        f"Written by `make bench`: {os.cpu_count()} CPU cores, Python {platform.python_version()}, {libraries}.",
-        "",
-    ]
-    lines += ["## An optimizer step (`benchmarks/step.py`)", "", "Of 32 facts, on the tiny model in fp32.", ""]
-    steps = {
-        name: (f"{row['ms']:.0f}", f"{row['ratio_to_bare']:.2f}", f"{row['loss_difference']:.0e}")
-        for name, row in step["rows"].items()
-    }
-    lines += table(["", "ms", "ratio to bare", "largest loss difference"], steps)
-    lines += ["## Recall (`benchmarks/recall.py`)", ""]
-    lines += [f"Of {recall['facts']} facts, against plain generation in batches of 20 with up to 1,000 new tokens.", ""]
-    recalls = {
+def step(found: Any) -> list[str]:
+    """An optimizer step of 32 examples."""
+    lines = []
+    for case, result in found["cases"].items():
+        lines += [f"32 {case}, the tiny model in fp32. Our batches without training: {result['data_ms']:.1f} ms.", ""]
+        rows = {
+            name: (
+                f"{row['ms']:.0f}",
+                f"{row['ratio_to_bare']:.2f}",
+                f"{row['ratio_to_trl']:.2f}",
+                f"{row['loss_difference']:.0e}",
+            )
+            for name, row in result["rows"].items()
+        }
+        columns = ["ms", "ratio to bare", "times as fast as TRL's defaults", "largest loss difference"]
+        lines += table(columns, rows)
+    return lines
+
+
+def recall(found: Any) -> list[str]:
+    """Recall against plain generation."""
+    rows = {
         f"{row['recall']:.0f}% known": (
             f"{row['seconds']:.2f}",
             f"{row['seconds_generate']:.2f}",
             f"{row['speedup']:.1f}",
             str(row["differing_verdicts"]),
         )
-        for row in recall["rows"]
+        for row in found["rows"]
     }
-    lines += table(["", "ours, s", "generation, s", "speedup", "differing verdicts"], recalls)
-    lines += ["## Starting (`benchmarks/launch.py`)", ""]
-    starts = {n: (f"{row['seconds']:.2f}", f"{row['ratio_to_import']:.2f}") for n, row in launch["rows"].items()}
-    lines += table(["", "s", "ratio to TRL's import"], starts)
-    lines += ["## Data (`benchmarks/data.py`)", "", "Seconds after imports and peak memory, the least of several.", ""]
-    parts = {
-        name: (f"{min(r['seconds'] for r in runs):.2f}", f"{min(r['mb'] for r in runs):,.0f}")
-        for name, runs in data["runs"].items()
-    }
-    lines += table(["", "s", "MB"], parts)
-    lines += ["## A sweep (`benchmarks/sweep.py --seed 0`)", ""]
-    lines += [
-        f"{sweep['sweep']}, a few steps a stage: {sweep['runs']} runs, {sweep['stages_trained']} stages trained of "
-        f"{sweep['stages_requested']} asked for, {sweep['seconds']:.0f} s, {sweep['stages_per_minute']:.1f} stages a "
-        f"minute; one by one {sweep['seconds_one_by_one']:.0f} s, {sweep['ratio']:.2f} times as long.",
+    return [
+        f"Of {found['facts']} facts, against plain generation in batches of 20 with up to 1,000 new tokens.",
+        "",
+        *table(["ours, s", "generation, s", "speedup", "differing verdicts"], rows),
     ]
-    return lines
+
+
+def launch(found: Any) -> list[str]:
+    """What it takes to start."""
+    rows = {name: (f"{row['seconds']:.2f}", f"{row['ratio_to_import']:.2f}") for name, row in found["rows"].items()}
+    return table(["s", "ratio to TRL's import"], rows)
+
+
+def data(found: Any) -> list[str]:
+    """Building a stage's data."""
+    rows = {
+        name: (f"{min(run['seconds'] for run in runs):.2f}", f"{min(run['mb'] for run in runs):,.0f}")
+        for name, runs in found["runs"].items()
+    }
+    return ["Seconds after imports and peak memory, the least of several.", "", *table(["s", "MB"], rows)]
+
+
+def sweep(found: Any) -> list[str]:
+    """A sweep against its runs one by one."""
+    return [
+        f"{found['sweep']}, a few steps a stage: {found['runs']} runs, {found['stages_trained']} stages trained of "
+        f"{found['stages_requested']} asked for, {found['seconds']:.0f} s, {found['stages_per_minute']:.1f} stages a "
+        f"minute; one by one {found['seconds_one_by_one']:.0f} s, {found['ratio']:.2f} times as long.",
+        "",
+    ]
+
+
+def gpu_check(found: Any) -> list[str]:
+    """One GPU: correctness, steps, recall."""
+    lines = [f"{found['device']}, the shape of {found['shape']}.", ""]
+    lines += [*(f"- {name}: {said}" for name, said in found["checks"].items()), ""]
+    rows = {
+        name: (
+            (row["why"], "", "", "", "")
+            if "why" in row
+            else (
+                f"{row['ms']:.0f}",
+                f"{row['real_tokens_per_s']:,.0f}",
+                "-" if row["utilization"] is None else f"{row['utilization']:.1%}",
+                "-" if row["peak_gb"] is None else f"{row['peak_gb']:.1f}",
+                f"{row['ratio_to_trl']:.2f}",
+            )
+        )
+        for name, row in found["rows"].items()
+    }
+    columns = ["ms a step", "real tokens/s", "utilization", "peak GB", "times as fast as TRL's defaults"]
+    asked = found["recall"]
+    return [
+        *lines,
+        *table(columns, rows),
+        f"Recall: {asked['facts_per_s']:.1f} facts a second, plain generation {asked['facts_per_s_generate']:.1f}.",
+        "",
+    ]
 
 
 def table(columns: list[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
     """A Markdown table."""
-    lines = [" | ".join(["", *columns, ""]).strip(), "|" + "---|" * len(columns)]
+    lines = ["|" + "".join(f" {column} |" for column in ("", *columns)), "|" + "---|" * (len(columns) + 1)]
     return [*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items()), ""]
 
+
+PARTS: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
+    "step": ("An optimizer step", step),
+    "recall": ("Recall", recall),
+    "launch": ("Starting", launch),
+    "data": ("Data", data),
+    "sweep": ("A sweep", sweep),
+    "gpu_check": ("One GPU", gpu_check),
+}
 
 if __name__ == "__main__":
     main()

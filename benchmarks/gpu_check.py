@@ -7,7 +7,8 @@
 Correctness first, on the tiny model on this device: without padding as with it, FSDP2 on one rank as without, QLoRA
 merged onto the base that is not quantized. Then KVR with passages at 1:2, global batch 32, pure bf16: real tokens a
 second, model FLOPs utilization on real tokens, peak memory. Passages are cut so that an example has as many of the tiny
-tokenizer's tokens as it has of Llama's. A variant that cannot run here is named with the reason, and not counted.
+tokenizer's tokens as it has of Llama's. Last, recall of facts a second against plain generation, of a model that knows
+none of them. A variant that cannot run here is named with the reason, and not counted.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from recall import BATCH as TOGETHER
+from recall import LIMIT, plain_generation
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
@@ -33,13 +36,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from remix_toolkit import memory, train
+from remix_toolkit import memory, recall, train
 from remix_toolkit.build import build_all
 from remix_toolkit.console import quieten
-from remix_toolkit.data import tulu
+from remix_toolkit.data import tasks, tulu
 from remix_toolkit.plan import TFLOPS
 from remix_toolkit.recipe import Recipe
-from remix_toolkit.resolve import load_recipe
+from remix_toolkit.resolve import load_recipe, load_task
 from remix_toolkit.tiny import base_model
 
 BATCH, STEPS, WARM = 32, 12, 4
@@ -62,11 +65,15 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         checks = correctness(Path(folder))
-        rows = speed(options.shape, Path(folder))
+        rows, asked = speed(options.shape, Path(folder))
     wrong = [name for name, said in checks.items() if said not in ("equal", "as expected") and "not here" not in said]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     if options.json:
-        print(json.dumps({"device": device, "shape": options.shape, "checks": checks, "rows": rows}, indent=1))
+        print(
+            json.dumps(
+                {"device": device, "shape": options.shape, "checks": checks, "rows": rows, "recall": asked}, indent=1
+            )
+        )
         return int(bool(wrong))
     console = Console()
     for name, said in checks.items():
@@ -83,6 +90,10 @@ def main() -> int:
         tokens = f"{row['real_tokens_per_s']:,.0f}", f"{row['padded_tokens_per_s']:,.0f}"
         table.add_row(name, f"{row['ms']:.0f}", *tokens, used, peak, f"{row['ratio_to_trl']:.2f}")
     console.print(table)
+    console.print(
+        f"recall: {asked['facts_per_s']:.1f} facts a second ({asked['near_ties']} of {asked['facts']} near ties); "
+        f"plain generation of up to {LIMIT:,} tokens: {asked['facts_per_s_generate']:.1f}"
+    )
     return int(bool(wrong))
 
 
@@ -127,8 +138,8 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], bound: f
 # --- speed -------------------------------------------------------------------------------------------------------
 
 
-def speed(shape: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Steps of every variant; TRL's defaults are the baseline."""
+def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Steps of every variant, with TRL's defaults as the baseline; and recall."""
     overrides = ["precision=pure_bf16", f"global_batch_size={BATCH}", "stages.stage1.data.size=320"]
     overrides += [f"stages.stage1.mix={{passages: {{ratio: 2, words: {WORDS}}}}}", f"train.max_steps={STEPS}"]
     overrides += ["train.save_strategy=no", "train.per_device_train_batch_size=8", "train.learning_rate=1e-5"]
@@ -155,8 +166,8 @@ def speed(shape: str, folder: Path) -> dict[str, dict[str, Any]]:
             return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
 
     weights = sum(parameter.numel() for parameter in model("sdpa").parameters())
-    own = recipe.model_copy(update={"parameters": float(weights), "shape": sizes})
-    needed = memory.estimate(Recipe.model_validate(own.model_dump()), "stage1", data.counts["longest"])
+    own = Recipe.model_validate({**recipe.model_dump(), "parameters": float(weights), "shape": sizes})
+    needed = memory.estimate(own, "stage1", data.counts["longest"])
     room = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 1e18
     checkpointing = memory.needs_checkpointing(needed, room)
 
@@ -179,6 +190,7 @@ def speed(shape: str, folder: Path) -> dict[str, dict[str, Any]]:
         return SFTTrainer(model("sdpa"), args, train_dataset=rows, processing_class=tokenizer)
 
     variants = {"TRL, its defaults": trl, "ours, padded": ours("sdpa")}
+    variants["ours, no padding, sdpa"] = ours("sdpa", padding_free=True)
     if flash := next((name for module, name in FLASH.items() if find_spec(module)), None):
         variants[f"ours, no padding, {flash}"] = ours(flash, padding_free=True)
     per_epoch = data.counts["tokens_per_epoch"]
@@ -191,8 +203,26 @@ def speed(shape: str, folder: Path) -> dict[str, dict[str, Any]]:
         if "ms" in row and "ms" in rows["TRL, its defaults"]:
             row["ratio_to_trl"] = rows["TRL, its defaults"]["ms"] / row["ms"]
     if flash is None:
-        rows["ours, no padding"] = {"why": "neither flash_attn nor kernels is installed"}
-    return rows
+        rows["ours, no padding, FlashAttention"] = {"why": "neither flash_attn nor kernels is installed"}
+    return rows, asked(model("sdpa"), tokenizer)
+
+
+def asked(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Recall of facts a second, ours and plain generation's."""
+    facts = tasks.load(load_task("kvr", ["size=200"]), 0)
+    recall.recall(model, tokenizer, facts[:TOGETHER])  # what the first call sets up is not counted
+    started = time.perf_counter()
+    verdicts = recall.recall(model, tokenizer, facts)
+    ours = time.perf_counter() - started
+    started = time.perf_counter()
+    plain_generation(model, tokenizer, facts[:TOGETHER])
+    theirs = time.perf_counter() - started
+    return {
+        "facts": len(facts),
+        "near_ties": sum(verdict.settled_by == "generation, near tie" for verdict in verdicts),
+        "facts_per_s": len(facts) / ours,
+        "facts_per_s_generate": TOGETHER / theirs,
+    }
 
 
 FLASH = {"flash_attn": "flash_attention_2", "kernels": "kernels-community/flash-attn2"}

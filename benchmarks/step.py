@@ -1,11 +1,12 @@
 """Milliseconds per optimizer step: our stage against a plain TRL script, transformers.Trainer and a bare loop.
 
-    python benchmarks/step.py            # a table
-    python benchmarks/step.py --json     # with ratio_to_bare and every round's figures
+    python benchmarks/step.py            # two tables
+    python benchmarks/step.py --json     # with ratio_to_bare and ratio_to_trl
 
-The tiny model, key-value facts, global batch 32, fp32. All train from the same weights on the same batches in the
-same order; their losses are compared step by step before any time is printed. The rows take turns, round by round,
-and a row's figure is the median over all its steps but each round's first three.
+The tiny model, global batch 32, fp32: key-value facts at once, and facts with passages at 1:2, 8 at a time. All train
+from the same weights on the same batches; their losses are compared step by step before any time is printed. The rows
+take turns, round by round, and a row's figure is the median over all its steps but each round's first three. `data
+alone` is our batches fetched and collated, without training.
 """
 
 import argparse
@@ -26,13 +27,22 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
+from remix_toolkit.build import build_all
 from remix_toolkit.console import quieten
-from remix_toolkit.data import tasks, tulu
-from remix_toolkit.resolve import load_base, load_task
+from remix_toolkit.data import tulu
+from remix_toolkit.resolve import load_recipe
 from remix_toolkit.tiny import base_model
-from remix_toolkit.train import build_trainer, load_model, sft_config
+from remix_toolkit.train import build_trainer, load_model, permutation, sft_config
 
 BATCH = 32
+# What is trained on, and how many examples go through the model at once.
+CASES = {
+    "facts": (["train.per_device_train_batch_size=32"], 32),
+    "facts and passages, 8 at a time": (
+        ["train.per_device_train_batch_size=8", "stages.stage1.mix={passages: {ratio: 2, words: 20}}"],
+        8,
+    ),
+}
 WARM = 3  # first steps of a round: allocations, thread pools
 TOLERANCE = 1e-5  # of the losses, absolute
 
@@ -60,40 +70,44 @@ def main() -> None:
     options = parser.parse_args()
     quieten()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(options.steps, options.rounds, Path(folder))
+        (Path(folder) / "bases").mkdir()
+        cases = {name: measure(options.steps, options.rounds, Path(folder), *case) for name, case in CASES.items()}
     if options.json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps({"threads": torch.get_num_threads(), "cases": cases}, indent=1))
         return
-    table = Table(title=f"one optimizer step of {BATCH} pairs, tiny model, {result['threads']} threads")
-    for column in ("what", "ms a step", "ratio to bare", "largest loss difference"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for name, row in result["rows"].items():
-        table.add_row(name, f"{row['ms']:.1f}", f"{row['ratio_to_bare']:.2f}", f"{row['loss_difference']:.1e}")
-    Console().print(table)
+    for case, result in cases.items():
+        table = Table(title=f"one optimizer step of {BATCH} {case}, tiny model, {torch.get_num_threads()} threads")
+        for column in ("what", "ms a step", "ratio to bare", "ratio to TRL", "largest loss difference"):
+            table.add_column(column, justify="left" if column == "what" else "right")
+        for name, row in result["rows"].items():
+            ratios = f"{row['ratio_to_bare']:.2f}", f"{row['ratio_to_trl']:.2f}"
+            table.add_row(name, f"{row['ms']:.1f}", *ratios, f"{row['loss_difference']:.1e}")
+        table.add_row("data alone", f"{result['data_ms']:.1f}")
+        Console().print(table)
 
 
-def measure(steps: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(steps: int, rounds: int, folder: Path, overrides: list[str], at_once: int) -> dict[str, Any]:
     """Time every row; raises if the losses of two of them differ by more than the tolerance."""
-    recipe = load_base("tiny")
-    recipe = recipe.model_copy(
-        update={"train": {**recipe.train, "num_train_epochs": 1, "save_strategy": "no", "warmup_steps": 0.05}}
-    )
-    stage = recipe.stages["stage1"].model_copy(update={"train": recipe.train})
-    (folder / "bases").mkdir()
+    overrides = [*overrides, "train.num_train_epochs=1", "train.save_strategy=no", f"global_batch_size={BATCH}"]
+    rows_wanted = steps * BATCH
+    many = rows_wanted if at_once == BATCH else -(-rows_wanted // 3)  # a third is facts where passages are mixed in
+    recipe = load_recipe("kvr", "tiny", [*overrides, f"stages.stage1.data.size={many}", f"train.max_steps={steps}"])
+    stage = recipe.stages["stage1"]
     source, _ = base_model(recipe, folder)
     tokenizer = tulu.load_tokenizer(source)
     start = load_model(source, None, "fp32", {})
-    facts = tasks.load(load_task("kvr", [f"size={steps * BATCH}"]), 0)
-    examples = [tulu.encode(tokenizer, fact) for fact in facts]
-    common = {name: value for name, value in recipe.train.items() if name not in ("max_length", "save_steps")}
+    examples = build_all(recipe, ["stage1"], tokenizer, folder)["stage1"].examples
+    common = {name: value for name, value in stage.train.items() if name not in ("max_length", "save_steps")}
     common |= {"output_dir": str(folder / "out"), "seed": 0, "logging_steps": 1, "disable_tqdm": True, "bf16": False}
     common |= {"dataloader_pin_memory": False, "dataloader_drop_last": True}
+    common |= {"gradient_accumulation_steps": BATCH // at_once}
 
-    def ours() -> Any:
-        args = sft_config(recipe, stage, folder / "ours", 1)
-        return build_trainer(recipe, stage, copy.deepcopy(start), tokenizer, examples, args, [])
+    def ours(**changes: Any) -> Any:
+        changed = stage.model_copy(update={"train": {**stage.train, **changes}})
+        args = sft_config(recipe, changed, folder / "ours", 1)
+        return build_trainer(recipe, changed, copy.deepcopy(start), tokenizer, examples, args, [])
 
-    order = list(ours()._get_train_sampler())
+    order = permutation(len(examples), recipe.seed, 0)
     rows = Dataset.from_list([{"input_ids": examples[i].input_ids, "labels": examples[i].labels} for i in order])
     collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
 
@@ -121,25 +135,32 @@ def measure(steps: int, rounds: int, folder: Path) -> dict[str, Any]:
 
     def bare() -> tuple[list[float], list[float]]:
         model = copy.deepcopy(start).train()
-        batches = [collate([rows[i] for i in range(n * BATCH, (n + 1) * BATCH)]) for n in range(steps)]
+        parts = range(0, steps * BATCH, at_once)
+        batches = [collate([rows[i] for i in range(at, at + at_once)]) for at in parts]
         rate = recipe.train["learning_rate"]
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         schedule = get_cosine_schedule_with_warmup(optimizer, -(-steps // 20), steps)
         ends, losses = [], []
-        for batch in batches:
-            loss = model(**batch).loss
-            loss.backward()
+        for n in range(steps):
+            whole = batches[n * BATCH // at_once : (n + 1) * BATCH // at_once]
+            trained = torch.stack([(batch["labels"][:, 1:] != -100).sum() for batch in whole]).sum()
+            total = 0.0
+            for batch in whole:
+                loss = model(**batch, num_items_in_batch=trained).loss
+                loss.backward()
+                total += loss.item()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            losses.append(loss.item())
+            losses.append(total)
             ends.append(time.perf_counter())
         return ends, losses
 
     runners = {
         "bare loop": bare,
         "our stage": with_clock(ours),
+        "our stage, padding_free": with_clock(lambda: ours(padding_free=True)),
         "transformers.Trainer": with_clock(plain_trainer),
         "TRL, no checkpointing": with_clock(lambda: plain_trl(activation_checkpointing=False)),
         "TRL, its defaults": with_clock(plain_trl),
@@ -156,15 +177,19 @@ def measure(steps: int, rounds: int, folder: Path) -> dict[str, Any]:
                 raise SystemExit(f"{name}: its losses differ from the bare loop's by {apart:.1e}: not the same work")
             differences[name] = max(differences[name], apart)
             times[name] += [1000 * (b - a) for a, b in zip(ends[WARM:], ends[WARM + 1 :], strict=False)]
-    bare_ms = statistics.median(times["bare loop"])
+    started = time.perf_counter()
+    for _ in ours().get_train_dataloader():
+        pass
+    data_ms = 1000 * (time.perf_counter() - started) / steps
+    bare_ms, trl_ms = statistics.median(times["bare loop"]), statistics.median(times["TRL, its defaults"])
     return {
-        "threads": torch.get_num_threads(),
         "steps_timed": len(times["bare loop"]),
-        "ratio_to_bare": statistics.median(times["our stage"]) / bare_ms,
+        "data_ms": data_ms,
         "rows": {
             name: {
                 "ms": statistics.median(values),
                 "ratio_to_bare": statistics.median(values) / bare_ms,
+                "ratio_to_trl": trl_ms / statistics.median(values),
                 "loss_difference": differences[name],
             }
             for name, values in times.items()

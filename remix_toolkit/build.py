@@ -220,13 +220,17 @@ def _commits(stage: Stage) -> dict[str, str]:
 def lengths(examples: Sequence[tulu.Example], batch: int, per_device: int) -> dict[str, Any]:
     """Tokens of the examples: in all, per example in percentiles, and per epoch with and without padding.
 
-    An epoch is a random order, cut to whole batches; each device pads its part of a batch to the longest example.
+    An epoch is a random order, cut to whole batches; a batch goes from the longest example to the shortest, and each
+    part of it that a device takes at once is padded to its own longest.
     """
     tokens = [len(example.input_ids) for example in examples]
     in_order = sorted(tokens)
     share = min(per_device, batch)
     shuffled = random.Random(0).sample(tokens, len(tokens) // batch * batch or len(tokens))
-    padded = sum(max(part) * len(part) for part in (shuffled[i : i + share] for i in range(0, len(shuffled), share)))
+    padded = 0
+    for at in range(0, len(shuffled), batch):
+        by_length = sorted(shuffled[at : at + batch], reverse=True)
+        padded += sum(by_length[i] * len(by_length[i : i + share]) for i in range(0, len(by_length), share))
     return {
         "tokens": sum(tokens),
         "longest": in_order[-1],

@@ -118,17 +118,26 @@ def fsdp_asked() -> bool:
 
 
 class Order(Sampler[int]):
-    """A new permutation each epoch, cut to whole global batches; it depends on nothing but the seed and the epoch."""
+    """A new permutation each epoch, cut to whole global batches; they depend on nothing but the seed and the epoch.
 
-    def __init__(self, trainer: "StageTrainer", examples: int, global_batch: int) -> None:
-        self.trainer, self.examples, self.kept = trainer, examples, examples // global_batch * global_batch
+    Where a global batch is more than a device takes at once, it goes from the longest example to the shortest: each
+    part is padded to its own longest, and the step is the same.
+    """
+
+    def __init__(self, trainer: "StageTrainer", lengths: Sequence[int], global_batch: int) -> None:
+        self.trainer, self.lengths, self.batch = trainer, lengths, global_batch
 
     def __len__(self) -> int:
-        return self.kept
+        return len(self.lengths) // self.batch * self.batch
 
     def __iter__(self) -> Iterator[int]:
+        args = self.trainer.args
         epoch = int(self.trainer.state.epoch or 0)  # a resumed run is in the middle of one
-        yield from permutation(self.examples, self.trainer.args.seed, epoch)[: self.kept]
+        order = permutation(len(self.lengths), args.seed, epoch)
+        for at in range(0, len(self), self.batch):
+            batch = order[at : at + self.batch]
+            parts = args.train_batch_size < self.batch
+            yield from sorted(batch, key=lambda i: -self.lengths[i]) if parts else batch
 
 
 def permutation(examples: int, seed: int, epoch: int) -> list[int]:
@@ -178,7 +187,8 @@ class StageTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return Order(self, len(cast(Dataset, self.train_dataset)), self.total_batch)
+        lengths = [len(ids) for ids in cast(Dataset, self.train_dataset)["input_ids"]]
+        return Order(self, lengths, self.total_batch)
 
     @property
     def total_batch(self) -> int:

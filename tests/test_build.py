@@ -151,6 +151,8 @@ def test_lengths_are_counted_with_and_without_padding() -> None:
     assert counted["tokens_per_epoch"]["without_padding"] == 5050
     assert 5050 < counted["tokens_per_epoch"]["with_padding"] < 100 * 100
     assert lengths(examples, batch=10, per_device=1)["tokens_per_epoch"]["with_padding"] == 5050
+    # Of 1 to 100 in one batch, the longest first: 100 padded to 100, and 50 to 50.
+    assert lengths(examples, batch=100, per_device=50)["tokens_per_epoch"]["with_padding"] == 50 * 100 + 50 * 50
 
 
 def test_the_catalog_knows_every_task_and_source() -> None:

@@ -59,9 +59,9 @@ def test_micro_batches_and_padding_do_not_change_the_trajectory(tiny_base, token
 
 
 def test_the_order_is_new_each_epoch_and_keeps_whole_batches() -> None:
-    def order(epoch: float, seed: int = 0) -> list[int]:
-        trainer = SimpleNamespace(state=SimpleNamespace(epoch=epoch), args=SimpleNamespace(seed=seed))
-        sampler = Order(trainer, examples=22, global_batch=8)
+    def order(epoch: float, seed: int = 0, at_once: int = 8) -> list[int]:
+        args = SimpleNamespace(seed=seed, train_batch_size=at_once)
+        sampler = Order(SimpleNamespace(state=SimpleNamespace(epoch=epoch), args=args), range(22), global_batch=8)
         drawn = list(sampler)
         assert len(drawn) == len(sampler) == 16
         assert len(set(drawn)) == 16
@@ -70,6 +70,9 @@ def test_the_order_is_new_each_epoch_and_keeps_whole_batches() -> None:
     assert order(0) != order(1) != order(2)
     assert order(1.0) == order(1.5)  # a run resumed in the middle of an epoch is in the same order
     assert order(0, seed=0) != order(0, seed=1)
+    in_parts = order(0, at_once=2)  # here a row's number is its length
+    assert in_parts[:8] == sorted(order(0)[:8], reverse=True)
+    assert in_parts[8:] == sorted(order(0)[8:], reverse=True)
 
 
 def test_too_large_a_device_batch_is_refused(tiny_base, tokenizer, tmp_path) -> None:
