@@ -65,8 +65,8 @@ class Clock(TrainerCallback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--steps", type=int, default=25, help="optimizer steps a round [25]")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds [4]")
+    parser.add_argument("--steps", type=int, default=15, help="optimizer steps a round [15]")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds [2]")
     options = parser.parse_args()
     quieten()
     with tempfile.TemporaryDirectory() as folder:

@@ -117,6 +117,9 @@ def check_stages(recipe: Recipe, where: Where, origin: str) -> None:
             )
         if stage.curve and recipe.position(name) == 0:
             wrong(("stages", name, "curve"), "shows the facts of earlier stages, and this is the first one")
+        first = next(iter(recipe.stages.values())).data
+        if "interference" in stage.probe and (recipe.position(name) == 0 or not isinstance(first, Factoid)):
+            wrong(("stages", name, "probe"), "interference is with the facts of a first stage: say it in a later one")
         if stage.mix.replay:
             earlier = list(recipe.stages)[: recipe.position(name)]
             if stage.mix.replay.stage not in earlier:

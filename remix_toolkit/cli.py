@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from remix_toolkit.analysis.cli import probe
 from remix_toolkit.errors import BadInput, RunFailed, exit_codes
 
 app = typer.Typer(
@@ -274,7 +275,7 @@ def recall(
 
     declared = load_task(task, overrides or [])
     _writable(details, "--details")
-    from remix_toolkit.report.data import recall_of
+    from remix_toolkit.analysis.subject import recall_of
 
     result = recall_of(model, declared, data_seed, details)
     typer.echo(
@@ -320,6 +321,7 @@ def show(
     print_seeds(together, {at: of for at, of in wanted.items() if (at[0], at[2]) in several})
 
 
+app.add_typer(probe, name="probe")
 store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
 app.add_typer(store_app, name="store")
 

@@ -58,6 +58,8 @@ def to_do(jobs: Mapping[str, Job], runs: Path) -> set[str]:
             todo.add(key)
         elif not measured:
             todo.add(key)
+            if "interference" in job.lists - store.measured(folder):  # the weights that it started from, too
+                loading.add(key)
     return todo
 
 
@@ -85,7 +87,7 @@ def spare_of_all(runs: Path, keep: Keep, needed: Collection[str]) -> dict[str, P
     inner: set[str] = set()
     unfinished: set[str] = set()
     for record in store.records(runs):
-        lists = {stage["key"]: set(stage["recall"]) for stage in record["stages"]}
+        lists = {stage["key"]: {*stage["recall"], *stage.get("also", [])} for stage in record["stages"]}
         names |= {stage["key"]: stage["stage"] for stage in record["stages"]}
         inner |= set(list(lists)[:-1])
         if any(key not in published or not ids <= store.measured(published[key]) for key, ids in lists.items()):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from remix_toolkit import familiar
 from remix_toolkit.data import tasks
-from remix_toolkit.lineage import Node, labels
+from remix_toolkit.lineage import Node, measurements
 from remix_toolkit.recipe import Factoid
 from remix_toolkit.sweep import Cell
 
@@ -24,7 +24,7 @@ class Job:
     node: Node | None  # of a stage
     needs: tuple[str, ...]  # keys
     runs: list[str] = field(default_factory=list)  # the arms that want it, with their seeds
-    lists: set[str] = field(default_factory=set)  # ids of the lists of facts to measure after it
+    lists: set[str] = field(default_factory=set)  # what to measure after it: ids of lists of facts, probes
     also: list[Cell] = field(default_factory=list)  # further runs, which measure lists that those before do not
     task: Factoid | None = None  # of a split: the rows asked for
     rows: int | None = 0  # of a split: how many have to qualify; None: all are asked
@@ -78,7 +78,7 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
         job = jobs.setdefault(node.key, Job(node.key, node.stage, cell, node, tuple(dict.fromkeys(needs))))
         job.needs = tuple(dict.fromkeys([*job.needs, *needs]))  # another run may measure more after this stage
         job.runs.append(run)
-        if more := labels(recipe, node.position).keys() - job.lists:
+        if more := measurements(recipe, node.position) - job.lists:
             job.also += [cell] if cell is not job.cell else []
             job.lists |= more
 

@@ -24,6 +24,7 @@ TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same dec
 
 # Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
 GROWS = {"recall.json", "recall.jsonl", "held_out.json", "held_out.jsonl", "manifest.json", "restored.json"}
+GROWS |= {"lens.json", "interference.json", "perplexity.json", "lm_eval.json"}
 
 # Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
 NOT_IN_KEY = {
@@ -102,10 +103,20 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
                 "own": facts_id(recipe, node.stage),
                 "task": tasks.name_of(recipe.stages[node.stage].data),
                 "recall": labels(recipe, node.position),
+                "also": sorted(measurements(recipe, node.position) - labels(recipe, node.position).keys()),
             }
             for node in nodes
         ],
     }
+
+
+def measurements(recipe: Recipe, position: int) -> set[str]:
+    """All that a recipe asks of a stage, as `store.measured` has it: the ids of its lists, and its probes."""
+    lists, probe = labels(recipe, position).keys(), list(recipe.stages.values())[position].probe
+    asked = {*lists, *(f"lm_eval {task}" for task in recipe.evaluate.lm_eval)}
+    if "lens" in probe:
+        asked |= {f"lens {id_}" for id_ in lists}
+    return asked | ({"interference"} if "interference" in probe else set())
 
 
 def labels(recipe: Recipe, position: int) -> dict[str, str]:

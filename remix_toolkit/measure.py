@@ -1,4 +1,4 @@
-"""What is measured of a published stage: recall of every list of facts, and the loss on held-out rows."""
+"""What is measured of a published stage: recall of each list of facts, the loss on held-out rows, probes."""
 
 import json
 from collections import Counter
@@ -9,29 +9,30 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from remix_toolkit import held_out, store, train
+from remix_toolkit.analysis.examine import examine
 from remix_toolkit.build import MAX_LENGTH, StageData
 from remix_toolkit.console import say
 from remix_toolkit.data.tulu import encode_all, load_tokenizer
-from remix_toolkit.lineage import Node
+from remix_toolkit.lineage import Node, measurements
 from remix_toolkit.recall import percent, recall, row
 from remix_toolkit.recipe import Recipe
 
 
-def is_measured(data: StageData, folder: Path) -> bool:
+def is_measured(recipe: Recipe, node: Node, data: StageData, folder: Path) -> bool:
     """Has everything that this recipe asks been measured in a published directory?"""
     held_out = store.read_json(folder / "held_out.json")["rows"] if (folder / "held_out.json").exists() else 0
-    return data.measured.keys() <= store.measured(folder) and len(data.held_out) in (0, held_out)
+    return measurements(recipe, node.position) <= store.measured(folder) and len(data.held_out) in (0, held_out)
 
 
-def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
-    """Recall of every list of facts that has none yet in this directory, and the loss on held-out rows.
+def measure(recipe: Recipe, node: Node, data: StageData, folder: Path, runs: Path) -> None:
+    """Recall of every list of facts that has none yet in this directory, the loss on held-out rows, what else is asked.
 
-    Each process takes its share of the rows.
+    Each process takes its share of the rows; the probes are the main process's.
     """
     state = PartialState()
     known = folder / "recall.json"
     summary: dict[str, Any] = store.read_json(known) if known.exists() else {}
-    if known.exists() and is_measured(data, folder):
+    if known.exists() and is_measured(recipe, node, data, folder):
         return
     lists = {id_: facts for id_, facts in data.measured.items() if id_ not in summary}
     tokenizer = load_tokenizer(str(folder))
@@ -56,6 +57,7 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> None:
     if state.is_main_process:
         store.write_text(folder / "recall.jsonl", details)
         store.write_json(known, summary)
+        examine(recipe, node, data, folder, runs, model, tokenizer)
     state.wait_for_everyone()
 
 

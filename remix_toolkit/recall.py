@@ -211,9 +211,9 @@ def trained_logits(
 
     Only the columns in which some example has a trained token go through the output head.
     """
-    ids = _padded([e.input_ids for e in examples], tokenizer.pad_token_id, model)
-    labels = _padded([e.labels for e in examples], -100, model)
-    mask = _padded([[1] * len(e.input_ids) for e in examples], 0, model)
+    ids = padded([e.input_ids for e in examples], tokenizer.pad_token_id, model)
+    labels = padded([e.labels for e in examples], -100, model)
+    mask = padded([[1] * len(e.input_ids) for e in examples], 0, model)
     targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
     logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=columns, use_cache=False).logits
@@ -234,7 +234,8 @@ def prompt_batch(
     }
 
 
-def _padded(rows: list[list[int]], value: int, model: PreTrainedModel) -> torch.Tensor:
+def padded(rows: list[list[int]], value: int, model: PreTrainedModel) -> torch.Tensor:
+    """Rows of tokens as one tensor on the model's device, filled up on the right."""
     width = max(map(len, rows))
     return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=model.device)
 

@@ -276,6 +276,20 @@ class Curve(Strict):
         return self
 
 
+# lens: where the facts that are measured show (figure 4); interference: gradients and weights against the first stage
+Probe = Literal["lens", "interference"]
+
+
+class Evaluate(Strict):
+    """What is measured of every published stage beside retention: what the rest of the model lost."""
+
+    text: Annotated[str, Field(description="for perplexity: docstrings (of Python's own library), or a text file")] = (
+        "docstrings"
+    )
+    lm_eval: Annotated[list[str], Field(description="tasks of lm-evaluation-harness, or YAML files of your own")] = []
+    limit: Annotated[Count | None, Field(description="only so many rows of each of these tasks")] = None
+
+
 class Stage(Strict):
     data: Task
     mix: Mix = Mix()
@@ -284,6 +298,7 @@ class Stage(Strict):
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
     curve: Curve | None = Field(None, description="recall of earlier facts while this stage trains")
     recall: list[Task] = Field([], description="facts to measure after this stage besides those trained so far")
+    probe: list[Probe] = Field([], description="what else is measured of the published stage, in order")
 
 
 # fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
@@ -347,6 +362,7 @@ class Recipe(Strict):
     seed: int = 0
     accelerate_config: str | None = Field(None, description="launch stages under this accelerate config file")
     few_shot: FewShot = FewShot()
+    evaluate: Evaluate = Evaluate()
     base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
     paths: dict[str, str] = Field({}, description="task -> its local file or folder, where `data` says no path")
     train: dict[str, Any] = Field({}, description="SFTConfig fields for every stage")

@@ -15,7 +15,7 @@ from typing import Any
 
 from remix_toolkit.check import check, check_stages
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe import TASKS, Profile, Recipe, Rows
+from remix_toolkit.recipe import TASKS, Mix, Profile, Recipe, Rows
 from remix_toolkit.yaml_file import Where, load_mapping, load_value
 
 SWEEP_KEYS = {"recipe", "arms", "grid", "extends"}  # a file with one of these is a sweep
@@ -128,6 +128,17 @@ def load_task(task: str, overrides: list[str]) -> Rows:
         where[(key,)] = origin
         tree[key] = value
     return check(TASKS[task], tree, where, f"task {task}")
+
+
+def load_mix(source: str, profile: str) -> Mix:
+    """One mixing source by name, or with settings (`passages={words: 20}`), at a ratio of 1 unless that is said."""
+    defaults = load_profile(profile)[0]["mix"]
+    name, settings, origin = setting(source) if "=" in source else (source, {}, f"mix {source!r}")
+    if name not in Mix.model_fields or name == "replay":
+        raise BadInput(f"no mixing source {name!r}; {nearest(name, set(Mix.model_fields) - {'replay'})}")
+    if not isinstance(settings, dict):
+        raise BadInput(f"{origin}: settings in braces are expected, such as {name}={{words: 20}}")
+    return check(Mix, {name: {"ratio": 1, **_source(settings, defaults.get(name, {}))}}, {(name,): origin}, origin)
 
 
 def check_sections(sections: Any, profile: str, path: Path, where: Where) -> None:
@@ -243,7 +254,11 @@ def _with_defaults(stage: dict[str, Any], train: Any, mix_defaults: dict[str, An
         stage["recall"] = []
     for source, own in stage["mix"].items() if isinstance(stage["mix"], dict) else ():
         if isinstance(own, dict):
-            defaults = mix_defaults.get(source, {})
-            if own.keys() & {"text", "hub", "path"}:  # another text than the profile's: nothing of its origin applies
-                defaults = {key: value for key, value in defaults.items() if key == "words"}
-            stage["mix"][source] = {**defaults, **own}
+            stage["mix"][source] = _source(own, mix_defaults.get(source, {}))
+
+
+def _source(own: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A mixing source's settings over the profile's, of which those of the text's origin go with the text."""
+    if own.keys() & {"text", "hub", "path"}:
+        defaults = {key: value for key, value in defaults.items() if key == "words"}
+    return {**defaults, **own}

@@ -29,6 +29,8 @@ from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from remix_toolkit import adapter, memory, store, train
+from remix_toolkit.analysis.harness import check_installed
+from remix_toolkit.analysis.perplexity import passages
 from remix_toolkit.build import StageData, build_all
 from remix_toolkit.console import duration, quieten, say
 from remix_toolkit.curve import RetentionCurve
@@ -56,6 +58,8 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     quieten()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
+    passages(recipe.evaluate.text)
+    check_installed(recipe.evaluate.lm_eval)
     adapter.lora_config(recipe.adapter)
     adapter.quantization(recipe)
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
@@ -99,13 +103,13 @@ def run_stage(
     try:
         state.wait_for_everyone()
         folder = store.find(runs, node.key)
-        if folder is None or (store.is_pruned(folder) and (weights or not is_measured(data, folder))):
+        if folder is None or (store.is_pruned(folder) and (weights or not is_measured(recipe, node, data, folder))):
             return _train_and_publish(recipe, node, data, runs, sweep)
         check_fingerprints(recipe, node, data, runs)
         tell(state, f"{node.stage}: already published, reused: {folder}")
         if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
             tell(state, f"{node.stage}: it was trained without a retention curve, so there is none")
-        measure(recipe, node, data, folder)
+        measure(recipe, node, data, folder, runs)
         return folder
     finally:
         if state.is_main_process:
@@ -209,7 +213,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     )
 
     # 4. Measure what was published, not what was in memory; then publish, whole.
-    measure(recipe, node, data, draft)
+    measure(recipe, node, data, draft, runs)
     if state.is_main_process:
         store.publish(runs, draft, f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}")
     state.wait_for_everyone()

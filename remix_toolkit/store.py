@@ -104,9 +104,14 @@ def remove(runs: Path, folder: Path) -> None:
     shutil.rmtree(aside.parent)
 
 
+MEASURED = ("recall", "lens", "interference", "lm_eval")
+
+
 def measured(folder: Path) -> set[str]:
-    """The ids of the lists of facts that recall was measured on; none where that file is gone."""
-    return set(read_json(folder / "recall.json")) if (folder / "recall.json").exists() else set()
+    """What was measured of it: the ids of the lists of facts that were asked, and its probes; not what is gone."""
+    found = {name: read_json(folder / f"{name}.json") for name in MEASURED if (folder / f"{name}.json").exists()}
+    probes = {f"{name} {id_}" for name in ("lens", "lm_eval") for id_ in found.get(name, ())}
+    return set(found.get("recall", ())) | probes | ({"interference"} & found.keys())
 
 
 def verdicts(folder: Path) -> str:
@@ -179,8 +184,10 @@ def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
     with (draft / "recall.jsonl").open(encoding="utf-8") as new:
         added = [line for line in new if json.loads(line)["list"] not in known]
     write_text(final / "recall.jsonl", verdicts(final) + "".join(added))
-    former_recall = read_json(final / "recall.json") if known else {}
-    write_json(final / "recall.json", {**read_json(draft / "recall.json"), **former_recall})
+    for name in ("recall.json", "lens.json", "lm_eval.json", "interference.json", "perplexity.json"):
+        if (draft / name).exists():
+            own = read_json(final / name) if (final / name).exists() else {}
+            write_json(final / name, {**read_json(draft / name), **own})
     write_json(final / RESTORED, {"sweep": made_by(draft)})
     (final / PRUNED).unlink()
     return True
@@ -244,8 +251,16 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
         if keys[:shorter] != others[:shorter]:
             continue
         measured = {stage["key"]: stage["recall"] for stage in other["stages"]}
+        probed = {stage["key"]: stage.get("also", []) for stage in other["stages"]}
         stages = record["stages"] + other["stages"][len(keys) :]
-        stages = [{**stage, "recall": {**measured.get(stage["key"], {}), **stage["recall"]}} for stage in stages]
+        stages = [
+            {
+                **stage,
+                "recall": {**measured.get(stage["key"], {}), **stage["recall"]},
+                "also": sorted({*probed.get(stage["key"], []), *stage.get("also", [])}),
+            }
+            for stage in stages
+        ]
         record = {**record, "stages": stages}
         former.append(file)
     record["written"] = time.time_ns()

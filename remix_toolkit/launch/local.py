@@ -44,7 +44,8 @@ def run(
                 done = store.find(runs, node.key)
                 loaded = any(store.find(runs, later.key) is None for later in nodes[node.position + 1 :])
                 whole = done and not (loaded and store.is_pruned(done))
-                if not recipe.accelerate_config or (done and whole and is_measured(data[node.stage], done)):
+                there = done and whole and is_measured(recipe, node, data[node.stage], done)
+                if there or not recipe.accelerate_config:
                     run_stage(recipe, node, data[node.stage], runs, loaded)
                 else:
                     line = accelerate.command(recipe, node, accelerate.stage(file, overrides or [], recipe, runs))

@@ -1,6 +1,5 @@
-"""What `remix data` and `remix recall` show: rows kept and dropped, lengths, pairs as text and as tokens, recall."""
+"""What `remix data` shows: rows kept and dropped, lengths, pairs as text and as tokens."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,11 @@ from rich.table import Table
 
 from remix_toolkit import build, store
 from remix_toolkit.console import quieten
-from remix_toolkit.data import few_shot, hub, mixing, tasks, tulu
+from remix_toolkit.data import hub, mixing, tasks, tulu
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Corpus, Factoid, FewShot, Recipe, Rows, Source
+from remix_toolkit.recipe import Corpus, Recipe, Rows, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,43 +49,6 @@ def show_recipe(recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[st
         task = tasks.describe(recipe.stages[name].data)
         stages.append({"stage": name, "task": task, "counts": built.counts, "pairs": pairs})
     return {"recipe": recipe.name, "profile": recipe.profile, "seed": recipe.seed, "stages": stages}
-
-
-def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> dict[str, Any]:
-    """`{model, task, recall, facts, correct}` of any model directory or hub id, in the dtype it was saved in."""
-    if not isinstance(task, Factoid):
-        raise BadInput(f"{tasks.name_of(task)}: instructions have no recall; a stage reports the loss on held-out rows")
-    if task.familiarity:
-        raise BadInput(
-            "familiarity: is of a recipe's base model; name it in a recipe's `recall`, or ask `remix familiar`"
-        )
-    quieten()
-    facts = tasks.read(task, data_seed).pairs
-    if task.prompt == "few_shot":
-        shots, facts = few_shot.exemplars(task, facts, FewShot())
-        facts = [few_shot.few_shot(shots, fact) for fact in facts]
-    facts = tasks.choose(task, facts)
-    if Path(model).exists() and not (Path(model) / "config.json").is_file():
-        raise BadInput(f"{model}: is no model directory (it holds no config.json)")
-    tokenizer = tulu.load_tokenizer(model)
-    import torch
-
-    from remix_toolkit.recall import percent, recall, row
-    from remix_toolkit.train import load_model
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(model, None, "auto", {}).to(device)  # type: ignore[arg-type]
-    verdicts = recall(loaded, tokenizer, facts)
-    if details:
-        store.write_text(details, "".join(json.dumps(row(v), ensure_ascii=False) + "\n" for v in verdicts))
-    correct = sum(v.correct for v in verdicts)
-    return {
-        "model": model,
-        "task": tasks.name_of(task),
-        "recall": percent(verdicts),
-        "facts": len(facts),
-        "correct": correct,
-    }
 
 
 def list_catalog() -> list[dict[str, Any]]:

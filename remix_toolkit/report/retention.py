@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
@@ -25,7 +26,7 @@ def print_matrices(entries: Sequence[dict[str, Any]]) -> None:
 def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
     """One run's recall after each stage."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    table = Table(title=title, caption="recall in percent after each stage", title_justify="left")
+    table = Table(title=escape(title), caption="recall in percent after each stage", title_justify="left")
     table.add_column("after")
     for task in tasks:
         table.add_column(task, justify="right")

@@ -1,0 +1,224 @@
+"""Probes: the lens ends in the model's own output; gradients predict what a small step does; both in a recipe."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Qwen3Config,
+)
+
+from remix_toolkit.analysis.interference import _norm, displacement, gram, groups_of, interference
+from remix_toolkit.analysis.lens import lens, summary
+from remix_toolkit.analysis.perplexity import passages, perplexity
+from remix_toolkit.data import tasks, tulu
+from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.recall import trained_logits
+from remix_toolkit.resolve import load_task
+from remix_toolkit.train import load_model
+
+FACTS = tasks.load(load_task("kvr", ["size=12"]), 0)
+OTHERS = tasks.load(load_task("invented_facts", ["size=12"]), 0)
+SIZES = {"vocab_size": 1024, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+TOKENS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}
+
+
+def small(config: type, **changes: object):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config(**{**SIZES, **TOKENS, **changes})).eval()
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig, Qwen3Config, Gemma2Config, GPT2Config])
+def test_the_lens_ends_in_what_the_model_says(config, tokenizer) -> None:
+    changes = {"n_layer": 3, "n_embd": 32, "n_head": 4} if config is GPT2Config else {}
+    model = small(config, **changes)
+    seen = lens(model, tokenizer, FACTS)
+    assert seen["layers"] == 3
+    examples = [tulu.encode(tokenizer, fact) for fact in FACTS]
+    with torch.no_grad():
+        logits, targets = trained_logits(model, tokenizer, examples)
+    answer = (targets != -100) & (targets != tokenizer.eos_token_id)
+    right = logits.float().softmax(-1)[answer].gather(-1, targets[answer].unsqueeze(-1)).squeeze(-1)
+    assert seen["tokens"] == int(answer.sum())
+    assert seen["probability"][-1] == pytest.approx(float(right.mean()), rel=1e-5)
+    ranks = (logits[answer] > logits[answer].gather(-1, targets[answer].unsqueeze(-1))).sum(-1) + 1
+    assert seen["top10"][-1] == pytest.approx(100 * float((ranks <= 10).float().mean()), abs=1)
+
+
+def test_architectures_that_the_lens_cannot_read_are_refused(tokenizer) -> None:
+    with pytest.raises(BadInput, match="OPTForCausalLM: the lens finds no final norm"):
+        lens(small(OPTConfig, ffn_dim=48, word_embed_proj_dim=32), tokenizer, FACTS)
+    with pytest.raises(RunFailed, match="differs from the model's own logits"):
+        lens(small(CohereConfig, logit_scale=0.25), tokenizer, FACTS)
+
+
+def test_batches_do_not_change_what_the_lens_sees(tiny_base, tokenizer) -> None:
+    model = load_model(str(tiny_base), None, "fp32", {})
+    one, all_ = lens(model, tokenizer, FACTS, batch_size=1), lens(model, tokenizer, FACTS)
+    for name in ("top10", "occurrence", "first", "median_rank", "probability"):
+        assert one[name] == pytest.approx(all_[name], abs=1e-4)
+    assert sum(position["tokens"] for position in all_["positions"]) == all_["tokens"]
+
+
+def test_the_lens_is_summed_up_as_in_figure_4() -> None:
+    # Three tokens, three layers: one seen in the last two, one in the last, one never.
+    ranks = np.array([[400, 10, 1], [50, 11, 2], [99, 98, 97]])
+    seen = summary(ranks, np.full((3, 3), 0.5), [1, 1, 2])
+    assert seen["top10"] == pytest.approx([0, 100 / 3, 200 / 3])
+    assert seen["occurrence"] == pytest.approx([0, 1 / 3, 2 / 3])
+    assert seen["first"] == pytest.approx([0, 1 / 3, 1 / 3])
+    assert seen["first_layer"] == 2.5
+    assert seen["never"] == pytest.approx(100 / 3)
+    assert seen["layers_per_token"] == 1
+    assert seen["spread"] == pytest.approx(np.exp(-(1 / 3 * np.log(1 / 3) + 2 / 3 * np.log(2 / 3))))
+    assert [position["median_rank"] for position in seen["positions"]] == [[225, 10.5, 1.5], [99, 98, 97]]
+    nowhere = summary(np.full((2, 3), 11), np.zeros((2, 3)), [1, 1])
+    assert (nowhere["first_layer"], nowhere["never"], nowhere["spread"]) == (None, 100, 0)
+
+
+def encoded(tokenizer, facts):
+    return [tulu.encode(tokenizer, fact) for fact in facts]
+
+
+def test_a_small_step_changes_the_loss_as_the_gradient_says(tokenizer) -> None:
+    model, data = small(LlamaConfig), encoded(tokenizer, FACTS)
+    found = interference(model, tokenizer, {"a": data, "b": data}, parts=3)
+    assert found["groups"]["whole"]["a.b"]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert {"whole", "layer 1", "layer 3", "q_proj", "down_proj", "embed_tokens", "lm_head", "norms"} <= found[
+        "groups"
+    ].keys()
+
+    after = small(LlamaConfig)
+    for n, example in enumerate(data):  # one step of gradient descent on the mean over three parts of four
+        out = after(**{name: torch.tensor([getattr(example, name)]) for name in ("input_ids", "labels")})
+        part = data[n // 4 * 4 : n // 4 * 4 + 4]
+        share = sum(label != -100 for label in example.labels) / sum(label != -100 for e in part for label in e.labels)
+        (out.loss * share / 3).backward()
+    with torch.no_grad():
+        for parameter in after.parameters():
+            parameter -= 1e-4 * parameter.grad
+    found = interference(model, tokenizer, {"a": data, "b": encoded(tokenizer, OTHERS)}, after, parts=3)
+    change = found["loss_after"] - found["loss_before"]
+    assert change < 0
+    assert found["predicted"] == pytest.approx(change, rel=0.02)
+    assert found["predicted"] == pytest.approx(-1e-4 * found["norms"]["a"]["norm"] ** 2, rel=1e-3)
+    assert found["predicted_low"] <= found["predicted"] <= found["predicted_high"]
+    assert found["displacement"]["whole"]["norm"] == pytest.approx(1e-4 * found["norms"]["a"]["norm"], rel=1e-3)
+
+
+def test_inner_products_by_group_add_up() -> None:
+    torch.manual_seed(0)
+    shapes = {"model.embed_tokens.weight": (5, 3), "model.layers.0.self_attn.q_proj.weight": (3, 3)}
+    shapes |= {"model.layers.0.input_layernorm.weight": (3,), "lm_head.weight": (5, 3)}
+    rows = [{name: torch.randn(shape) for name, shape in shapes.items()} for _ in range(4)]
+    products = gram(rows, None)
+    flat = torch.stack([torch.cat([row[name].flatten() for name in shapes]) for row in rows]).double()
+    np.testing.assert_allclose(products["whole"], (flat @ flat.T).numpy(), rtol=1e-5)
+    layer = products["q_proj"] + products["norms"]
+    np.testing.assert_allclose(products["layer 1"], layer, rtol=1e-9)
+    assert list(groups_of("model.layers.11.mlp.up_proj.weight")) == ["whole", "layer 12", "up_proj"]
+
+
+def test_noise_is_called_noise() -> None:
+    rng, flat = np.random.default_rng(0), np.full(8, 1 / 8)
+    draws = rng.multinomial(8, flat, size=2000) / 8
+    noise = rng.normal(size=(8, 1000))
+    assert _norm(noise @ noise.T, draws)["noise"]
+    shared = noise + rng.normal(size=1000)
+    found = _norm(shared @ shared.T, draws)
+    assert not found["noise"]
+    assert found["signal"] < found["norm"]
+
+
+def test_what_interference_cannot_compare(tokenizer) -> None:
+    model, data = small(LlamaConfig), encoded(tokenizer, FACTS)
+    with pytest.raises(BadInput, match="interference: b has 2 examples, fewer than 3 parts"):
+        interference(model, tokenizer, {"a": data, "b": data[:2]}, parts=3)
+    with pytest.raises(BadInput, match="do not have the same weights"):
+        displacement(model, small(LlamaConfig, num_hidden_layers=2))
+
+
+def test_perplexity_is_that_of_the_tokens(tokenizer, tmp_path) -> None:
+    model = small(LlamaConfig)
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 120)
+    found = perplexity(model, tokenizer, str(text))
+    ids = [tokenizer.bos_token_id, *tokenizer("word " * 49 + "word", add_special_tokens=False)["input_ids"]]
+    loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
+    assert found["tokens"] == 2 * (len(ids) - 1)
+    assert found["perplexity"] == pytest.approx(float(loss.exp()), rel=1e-5)
+    assert len(passages("docstrings")) == 32
+    text.write_text("too little")
+    passages.cache_clear()
+    with pytest.raises(BadInput, match="2 words, and a passage has 50"):
+        passages(str(text))
+
+
+RECIPE = """
+train: {num_train_epochs: 2}
+global_batch_size: 8
+stages:
+  stage1: {data: {task: kvr, size: 16}}
+  stage2:
+    data: {task: invented_facts, size: 16}
+    mix: {passages: {ratio: 1}}
+"""
+
+
+def test_a_recipe_asks_for_probes_and_a_published_stage_is_probed_later(here, runs, tmp_path) -> None:
+    recipe = tmp_path / "probed.yaml"
+    recipe.write_text(RECIPE)
+    here("run", recipe, "--runs", runs)
+    (stage,) = (runs / "stages").glob("*-stage2-*")
+    weights = (stage / "model.safetensors").stat().st_mtime_ns
+    assert json.loads((stage / "perplexity.json").read_text())["perplexity"] > 1
+    assert not (stage / "lens.json").exists()
+    out = here("run", recipe, "--runs", runs, "stages.stage2.probe=[lens, interference]").stdout
+    assert (stage / "model.safetensors").stat().st_mtime_ns == weights
+    assert "gradients of stage1 and stage2: cosine" in out
+    seen = json.loads((stage / "lens.json").read_text())
+    assert seen.keys() == json.loads((stage / "recall.json").read_text()).keys()
+    found = json.loads((stage / "interference.json").read_text())
+    assert found["of"] == {"a": "stage1", "b": "stage2", "m": "mixing"}
+    assert found["groups"]["whole"].keys() == {"a.b", "a.m", "b.m"}
+    lenses = here("probe", "lens", stage, "--task", "kvr", "size=16", "--json").stdout
+    (alone,) = json.loads(lenses)
+    assert alone["top10"] == pytest.approx(next(of for id_, of in seen.items() if id_.startswith("kvr"))["top10"])
+    shown = here("probe", "interference", stage, "--a", "kvr size=16", "--b", "invented_facts size=16", "--parts", 2)
+    assert "loss on A" not in shown.stdout  # nothing was trained after it
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (["probe", "lens", "size=3"], "name at least one model"),
+        (["probe", "lens", "nowhere", "--task", "kvrr"], "kvr"),
+        (["probe", "interference", "x", "--a", "", "--b", "kvr"], "--a: name a task"),
+        (["probe", "interference", "x", "--a", "kvr", "--b", "kvr", "--mix", "words"], "random_words"),
+        (["run", "kvr", "stages.stage1.probe=[interference]"], "say it in a later one"),
+        (["run", "kvr", "stages.stage2.probe=[lense]"], "lens"),
+        (["run", "kvr", "evaluate.text=nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_mistakes_in_probes_are_named(here, runs, line, what) -> None:
+    done = here(*line, *(["--runs", str(runs)] if line[0] == "run" else []), check=False)
+    assert done.returncode == 2
+    assert what in done.stderr
+
+
+def test_the_harness_is_an_extra(here, runs: Path, monkeypatch) -> None:
+    monkeypatch.setattr("remix_toolkit.analysis.harness.find_spec", lambda name: None)
+    done = here("run", "kvr", "evaluate.lm_eval=[arc_easy]", "--runs", str(runs), check=False)
+    assert done.returncode == 2
+    assert "pip install 'remix-toolkit[lm-eval]'" in done.stderr
+    assert not list((runs / "stages").glob("*"))
