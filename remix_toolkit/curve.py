@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tulu import Example, encode
+from remix_toolkit.live import Live
 from remix_toolkit.recall import BATCH, batches, trained_logits
 
 
@@ -24,10 +25,16 @@ class RetentionCurve(TrainerCallback):
     """Measures before the first step, every so many steps, and after the last one; training is not changed by a bit."""
 
     def __init__(
-        self, lists: Mapping[str, Sequence[Pair]], tokenizer: PreTrainedTokenizerBase, every: int, file: Path
+        self,
+        lists: Mapping[str, Sequence[Pair]],
+        names: Mapping[str, str],
+        tokenizer: PreTrainedTokenizerBase,
+        every: int,
+        file: Path,
     ) -> None:
         self.lists = {id_: [encode(tokenizer, fact) for fact in facts] for id_, facts in lists.items()}
-        self.tokenizer, self.every, self.file = tokenizer, every, file
+        self.names, self.tokenizer, self.every, self.file = names, tokenizer, every, file
+        self.live: Live | None = None  # set once there is a trainer
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         lines: list[str] = []
@@ -68,6 +75,8 @@ class RetentionCurve(TrainerCallback):
             if state.is_world_process_zero:
                 with self.file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(line) + "\n")
+            if self.live:
+                self.live.log(state, {f"retention_{self.names[id_]}": 100.0 * sum(right) / len(right)})
         model.train(training)
 
 

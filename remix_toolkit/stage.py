@@ -14,7 +14,6 @@ import shutil
 import time
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -39,9 +38,11 @@ from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.errors import BadInput, Busy, RunFailed, exit_codes
 from remix_toolkit.launch.accelerate import end_with
 from remix_toolkit.lineage import Node, labels, lineage, run_record
+from remix_toolkit.live import Live
+from remix_toolkit.match import matched_steps, trained_tokens
 from remix_toolkit.measure import is_measured, measure, tell
 from remix_toolkit.progress import Progress
-from remix_toolkit.recipe import Match, Recipe
+from remix_toolkit.recipe import Recipe
 from remix_toolkit.resolve import load_recipe
 from remix_toolkit.save import save_model
 from remix_toolkit.tiny import base_model
@@ -136,18 +137,26 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     args.model_init_kwargs = None
     if stage.match:
         args.max_steps = matched_steps(recipe, stage.match, data, runs)
+    name = f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}"
+    args.run_name = args.run_name or name
     tokenizer = load_tokenizer(source, revision, args.trust_remote_code)
     torch.manual_seed(recipe.seed)
     quantized = adapter.quantization(recipe)
     model = train.load_model(source, revision, recipe.precision, {**init, **quantized})
     progress = Progress(node.stage)
     callbacks: list[TrainerCallback] = [progress]
+    curve: RetentionCurve | None = None
+    names = labels(recipe, node.position)
     if stage.curve:
         every = stage.curve.steps or int(stage.curve.epochs or 0) * data.counts["steps_per_epoch"]
         own = facts_id(recipe, node.stage)
-        lists = {id_: data.measured[id_] for id_ in labels(recipe, node.position) if id_ != own}
-        callbacks.append(RetentionCurve(lists, tokenizer, every, work / CURVE))
+        lists = {id_: data.measured[id_] for id_ in names if id_ != own}
+        curve = RetentionCurve(lists, names, tokenizer, every, work / CURVE)
+        callbacks.append(curve)
     trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, callbacks)
+    live = Live(trainer, runs / "logs" / name)
+    if curve:
+        curve.live = live
     checkpoint = train.last_checkpoint(work / "checkpoints")
     if checkpoint:
         tell(state, f"{node.stage}: resumes from {checkpoint}")
@@ -198,6 +207,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
         "libraries": {name: version(name) for name in LIBRARIES},
         "declaration": node.declaration,
     }
+    ended = trainer.state
     del trainer, model
     clear_device_cache(garbage_collection=True)  # they hold each other; the published model needs the room
     if state.is_main_process:
@@ -215,7 +225,10 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     # 4. Measure what was published, not what was in memory; then publish, whole.
     measure(recipe, node, data, draft, runs)
     if state.is_main_process:
-        store.publish(runs, draft, f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}")
+        recalls = store.read_json(draft / "recall.json")
+        live.log(ended, {f"recall_{names[id_]}": found["recall"] for id_, found in recalls.items()})
+        store.publish(runs, draft, name)
+    live.close()
     state.wait_for_everyone()
     final = store.published(runs)[node.key]
     tell(state, f"{node.stage}: published {final}")
@@ -243,31 +256,6 @@ def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | N
         raise BadInput(f"{recipe.name}: {node.stage} starts from {parent}, whose weights were deleted: run that again")
     store.verify(parent)
     return str(parent), None
-
-
-def matched_steps(recipe: Recipe, match: Match, data: StageData, runs: Path) -> int:
-    """How many optimizer steps give a stage as many steps, or as nearly as many trained tokens, as the other one had.
-
-    Raises BadInput where the other stage is not published yet.
-    """
-    folder = store.find(runs, match.other)
-    if folder is None:
-        raise BadInput(f"{recipe.name}: match: the stage {match.other} is not published in {runs} yet: run it first")
-    other = store.read_json(folder / "stage.json")
-    if match.steps_of:
-        return int(other["steps"])
-    below = 0
-    for step, tokens in enumerate(train.tokens_by_step(data.examples, recipe.seed, recipe.global_batch_size), start=1):
-        if tokens >= other["trained_tokens"]:
-            return step if tokens - other["trained_tokens"] <= other["trained_tokens"] - below else max(1, step - 1)
-        below = tokens
-    raise AssertionError("the epochs never end")
-
-
-def trained_tokens(data: StageData, recipe: Recipe, steps: int) -> int:
-    """How many tokens with a loss so many optimizer steps saw."""
-    by_step = train.tokens_by_step(data.examples, recipe.seed, recipe.global_batch_size)
-    return next(islice(by_step, steps - 1, None))
 
 
 def check_fingerprints(recipe: Recipe, node: Node, data: StageData, runs: Path) -> None:
