@@ -320,6 +320,28 @@ def show(
     print_seeds(together, {at: of for at, of in wanted.items() if (at[0], at[2]) in several})
 
 
+StageArg = typer.Argument(help="a published stage: its directory, its key, or as much of its name as is its alone")
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it into this file [default: the screen]")]
+
+
+@app.command()
+def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Output = None) -> None:
+    """A model card: what a stage knows, its lineage, data and licences, how to load it and to train it again."""
+    from remix_toolkit.report.card import card as write
+    from remix_toolkit.report.store import stage_of
+
+    _give(output, write(stage_of(stage, runs)))
+
+
+@app.command()
+def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
+    """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
+    from remix_toolkit.report.results import as_json, of_stage, of_store
+    from remix_toolkit.report.store import stage_of
+
+    _give(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
+
+
 store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
 app.add_typer(store_app, name="store")
 
@@ -361,16 +383,32 @@ def store_prune(
 
 
 @app.command()
-def schema() -> None:
-    """The recipe's JSON Schema, for editors."""
-    from remix_toolkit.recipe import json_schema
-
+def schema(what: Annotated[str, typer.Argument(help="recipe, or results: of `remix results`")] = "recipe") -> None:
+    """The JSON Schema of a recipe, for editors, or of results.json."""
+    if what not in ("recipe", "results"):
+        raise BadInput(f"schema {what}: recipe or results")
+    if what == "recipe":
+        from remix_toolkit.recipe import json_schema
+    else:
+        from remix_toolkit.report.results import json_schema
     typer.echo(json.dumps(json_schema(), indent=1))
 
 
 def _only_json(as_json: bool) -> AbstractContextManager[Any]:
     """With --json, what is said on the way goes to stderr: stdout is for machines."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
+
+
+def _give(file: Path | None, text: str) -> None:
+    """Write a text into a file, or to stdout. Raises BadInput where it cannot be written."""
+    if file is None:
+        return typer.echo(text, nl=False)
+    if (file.parent / "stage.json").exists():  # where a recipe names the stage as its base, every file in it counts
+        raise BadInput(
+            f"--output {file}: is in a published stage, which stays as it is; write it beside that directory"
+        )
+    _writable(file, "--output")
+    file.write_text(text, encoding="utf-8")
 
 
 def _picture(file: Path | None, option: str) -> None:
