@@ -328,7 +328,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it in
 def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Output = None) -> None:
     """A model card: what a stage knows, its lineage, data and licences, how to load it and to train it again."""
     from remix_toolkit.report.card import card as write
-    from remix_toolkit.report.store import stage_of
+    from remix_toolkit.report.names import stage_of
 
     _give(output, write(stage_of(stage, runs)))
 
@@ -336,10 +336,30 @@ def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Out
 @app.command()
 def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
     """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
+    from remix_toolkit.report.names import stage_of
     from remix_toolkit.report.results import as_json, of_stage, of_store
-    from remix_toolkit.report.store import stage_of
 
     _give(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="a stage (directory, key, name), an arm, a recipe, or a runs directory")],
+    b: Annotated[str, typer.Argument(help="another one")],
+    runs: Runs = Path("runs"),
+    facts: Annotated[Path | None, typer.Option(help="write all facts that only one of them knows, as CSV")] = None,
+    as_json: Json = False,
+) -> None:
+    """Two stages, arms, sweeps or runs directories side by side: settings, facts kept, losses, retention curves."""
+    _writable(facts, "--facts")
+    from remix_toolkit.report import compare as side_by_side
+
+    found = side_by_side.compare(a, b, runs)
+    if facts:
+        side_by_side.write_facts(found, facts)
+    if as_json:
+        return typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    side_by_side.print_compared(found)
 
 
 store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from remix_toolkit.data.catalog import catalog
-from remix_toolkit.report.results import Published, Results, of_stage
+from remix_toolkit.report.results import Published, Results, of_stage, until
 from remix_toolkit.report.retention import FLOOR
 from remix_toolkit.report.seeds import verdicts
 
@@ -97,7 +97,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _body(results: Results, folder: Path) -> str:
     last = results.stages[-1]
-    stages = _until(last)["stages"]
+    stages = until(last.recipe, last.stage)["stages"]
     told = ", then on ".join(cell(stage["data"]["task"]) for stage in stages.values())
     sections = [
         f"# {cell(last.name)}",
@@ -156,7 +156,7 @@ def _lineage(results: Results) -> str:
     last = results.stages[-1]
     there = {stage.key: stage for stage in results.stages}
     rows = []
-    declared = _until(last)["stages"].items()
+    declared = until(last.recipe, last.stage)["stages"].items()
     for (name, stage), key in zip(declared, [*last.ancestors, last.key], strict=True):
         mix = [f"{source} {spec['ratio']:g} to 1" for source, spec in stage["mix"].items()]
         rate = stage["train"].get("learning_rate", "-")
@@ -176,7 +176,7 @@ def sources(results: Results) -> Iterator[dict[str, Any]]:
     """
     last = results.stages[-1]
     counts = {stage.key: stage.counts for stage in results.stages}
-    declared = _until(last)["stages"].items()
+    declared = until(last.recipe, last.stage)["stages"].items()
     for (name, stage), key in zip(declared, [*last.ancestors, last.key], strict=True):
         built = counts.get(key, {})
         data = stage["data"]
@@ -222,16 +222,6 @@ def _load(last: Published, folder: Path) -> str:
     return fenced(LOAD.format(name=repr(last.name), prompt=repr(prompt), known=known), "python")
 
 
-def _until(last: Published) -> dict[str, Any]:
-    """The recipe that trained a stage, without the stages behind it: those are not of this model."""
-    stages = list(last.recipe["stages"])
-    kept = stages[: stages.index(last.stage) + 1]
-    recipe = {**last.recipe, "stages": {name: last.recipe["stages"][name] for name in kept}}
-    if recipe.get("base_stage") not in kept:  # it decides on later stages only
-        recipe.pop("base_stage", None)
-    return recipe
-
-
 def recipe_text(last: Published) -> str:
     """A recipe file, as YAML, that `remix run` resolves to this very stage, but for the paths of local files."""
     without = (
@@ -242,7 +232,11 @@ def recipe_text(last: Published) -> str:
         "paths",
         "accelerate_config",
     )  # resolved already, or said elsewhere
-    whole = {"adapter": None, "quantization": None, **_until(last)}  # a recipe that says neither has the profile's
+    whole = {
+        "adapter": None,
+        "quantization": None,
+        **until(last.recipe, last.stage),
+    }  # a recipe that says neither has the profile's
     kept = {key: value for key, value in whole.items() if key not in without}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
@@ -266,7 +260,7 @@ def _again(results: Results) -> str:
 def _limits(results: Results) -> Iterator[str]:
     """What nobody measured, and what was measured and is not as it should be."""
     last = results.stages[-1]
-    names = list(_until(last)["stages"])
+    names = list(until(last.recipe, last.stage)["stages"])
     own = {stage.key: stage.own for run in results.runs for stage in run.stages}
     yield "One model, of one seed: with another seed, other facts stay. `remix show` has means over seeds."
     yield "Recall asks in the very words that were trained on. What it answers to other words was not measured."

@@ -18,7 +18,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe import Strict
 from remix_toolkit.yaml_file import load_value
 
-SCHEMA: Literal[1] = 1  # raise it when a field goes or changes its meaning; a new one leaves it
+SCHEMA: Literal[1] = 1  # raise it with every change of the form
 PROBES = ("lens", "interference", "perplexity", "lm_eval")  # <probe>.json, where a stage has it
 PATHS = {
     "path",
@@ -103,7 +103,10 @@ class Results(Strict):
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of results.json."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Results.model_json_schema()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Results.model_json_schema(mode="serialization"),
+    }
 
 
 def of_stage(folder: Path) -> Results:
@@ -158,6 +161,14 @@ def read_stage(folder: Path) -> Published:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput(f"{folder}: its results cannot be read ({problem[:300]})") from None
+
+
+def until(recipe: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The recipe that trained a stage, without the stages behind it: those are not of this model."""
+    names = list(recipe["stages"])
+    kept = {name: recipe["stages"][name] for name in names[: names.index(stage) + 1]}
+    without = {"base_stage"} if recipe.get("base_stage") not in kept else set()  # it decides on later stages only
+    return {key: value for key, value in recipe.items() if key not in without} | {"stages": kept}
 
 
 def public(value: Any, key: str = "") -> Any:

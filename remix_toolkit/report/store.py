@@ -10,7 +10,7 @@ from rich.table import Table
 
 from remix_toolkit import disk, store
 from remix_toolkit.console import say
-from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.errors import BadInput
 from remix_toolkit.launch.state import wanted_elsewhere
 from remix_toolkit.report.plan import size
 from remix_toolkit.sweep import Keep, check_keep
@@ -73,28 +73,6 @@ def prune(runs: Path, keep: Keep, dry_run: bool) -> None:
         if not dry_run:
             store.prune(folder)
     say(f"{len(spare)} stages, {size(freed)}" + (" could be deleted" if dry_run else " deleted"))
-
-
-def stage_of(stage: str, runs: Path) -> Path:
-    """The published stage that is meant: by its directory, its key, or as much of its name or key as is its alone.
-
-    Raises BadInput where that is none, or several.
-    """
-    if Path(stage, "stage.json").is_file():
-        return Path(stage).resolve()  # `.` too has a name
-    if Path(stage).is_dir():
-        raise BadInput(f"{stage}: is no published stage (it holds no stage.json); they are under {runs / 'stages'}")
-    there = _there(runs)
-    names = [folder.name for folder in there.values()]
-    found = [
-        folder for key, folder in there.items() if stage and (key.startswith(stage) or folder.name.startswith(stage))
-    ]
-    if len(found) > 1:
-        some = ", ".join(folder.name for folder in found[:3]) + (", ..." if len(found) > 3 else "")
-        raise BadInput(f"{stage}: {len(found)} stages are called that: {some}; say more of the name, or the key")
-    if not found:
-        raise BadInput(f"{stage}: no such stage in {runs}; {nearest(stage, [*names, *there])}")
-    return found[0]
 
 
 def _there(runs: Path) -> dict[str, Path]:
