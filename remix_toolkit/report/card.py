@@ -185,7 +185,7 @@ def sources(results: Results) -> Iterator[dict[str, Any]]:
             said.append((source, spec, built.get("mixing", {}).get(source, f"{spec['ratio']:g} per pair")))
         said += [(asked["task"], asked, f"{asked.get('size', 'all')}, only asked") for asked in stage["recall"]]
         for source, spec, rows in said:
-            local = spec.get("path") or spec.get("text") or ("NLTK" if source == "random_words" else None)
+            local = spec.get("path") or spec.get("text")
             hub = None if local else spec.get("hub")
             commit = built.get("commits", {}).get(source) or spec.get("revision")
             where = " ".join(filter(None, (hub, spec.get("config"), commit and f"at {commit}"))) if hub else local
@@ -200,14 +200,14 @@ def sources(results: Results) -> Iterator[dict[str, Any]]:
                 "split": spec.get("split") if hub else None,
                 "where": where or "generated",
                 "licence": _licence(source, local, hub),
-                "file": local if local not in (None, "pydoc", "nltk", "NLTK") else None,
+                "file": local if local not in (None, "pydoc", "nltk") else None,
             }
 
 
 def _licence(source: str, local: str | None, hub: str | None) -> str:
     if local == "pydoc":
         return "that of Python's documentation"
-    if source in ("pairs", "passages") or (source == "random_words" and str(local).lower() != "nltk"):
+    if source in ("pairs", "passages") or (source == "random_words" and local != "nltk"):
         return "as the dataset's page says" if hub else "not known: a local file"
     return catalog()[source].licence
 

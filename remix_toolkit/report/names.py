@@ -39,7 +39,9 @@ def stage_of(stage: str, runs: Path) -> Path:
         some = ", ".join(folder.name for folder in found[:3]) + (", ..." if len(found) > 3 else "")
         raise BadInput(f"{stage}: {len(found)} stages are called that: {some}; say more of the name, or the key")
     if not found:
-        raise BadInput(f"{stage}: no such stage in {runs}; {nearest(stage, [*names, *there])}")
+        close = _close(stage, [*names, *there])
+        hint = f"did you mean {close[0]!r}?" if close else f"`remix store list --runs {runs}` names them"
+        raise BadInput(f"{stage}: no such stage in {runs}; {hint}")
     return found[0]
 
 
@@ -70,7 +72,7 @@ def side_of(what: str, runs: Path) -> Side:
     if what and any(name.startswith(what) for name in stages):
         return _one_stage(stage_of(what, runs))
     arms_here = {name for at in there for name in (at[0], *_names(*at)[:2])}
-    hint = nearest(what, arms_here | set(get_close_matches(what, stages, n=1, cutoff=0.8)))
+    hint = nearest(what, arms_here | set(_close(what, stages)))
     place = "is neither a published stage nor a runs directory" if Path(what).is_dir() else f"is not in {runs}"
     raise BadInput(f"{what}: {place}: name two stages, arms, recipes or runs directories; {hint}")
 
@@ -109,3 +111,8 @@ def _one_stage(folder: Path) -> Side:
         task = last.recipe["stages"][last.stage]["data"]["task"]
         entries.append({**common, "list": None, "task": task, "own": True, "recall": None, "held_out": held_out})
     return Side("a stage", {last.name: entries})
+
+
+def _close(start: str, names: list[str]) -> list[str]:
+    """What the user may have meant by the start of a name, if anything."""
+    return get_close_matches(start, {name[: len(start)] for name in names}, n=1, cutoff=0.8)

@@ -30,7 +30,7 @@ PATHS = {
     "logging_dir",
 }  # keys whose value is always a local path
 ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[/\\]|\\\\|file:")
-WITHIN = re.compile(r"(?<![^\s=:'\"(\[{,])(?:[/~]|[A-Za-z]:[/\\])[^\s'\")\]},]*[/\\][^\s'\")\]},]*")
+WITHIN = re.compile(r"(?<![^\s=:'\"(\[{,])(?:/(?=[^\s/])|~|[A-Za-z]:[/\\])[^'\")\]},\n]*[/\\]")  # the folders of a path
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
 
@@ -105,7 +105,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of results.json."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Results.model_json_schema(mode="serialization"),
+        **Results.model_json_schema(),
     }
 
 
@@ -181,7 +181,7 @@ def public(value: Any, key: str = "") -> Any:
         return value
     if key in PATHS or ABSOLUTE.match(value):
         value = last_part(value)
-    return TOKEN.sub("hf_...", WITHIN.sub(lambda found: last_part(found[0]), value))
+    return TOKEN.sub("hf_...", WITHIN.sub("", value))
 
 
 def last_part(path: str) -> str:
