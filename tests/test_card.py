@@ -25,6 +25,12 @@ from remix_toolkit.resolve import load_recipe
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
 
 
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Where stages are made up: no base model is needed."""
+    return tmp_path / "runs"
+
+
 def half(stage: str, task: str, row: int) -> bool:
     """Half of the keys are forgotten in stage2."""
     return not (stage == "stage2" and task == "kvr" and row % 2)

@@ -115,4 +115,6 @@ def _one_stage(folder: Path) -> Side:
 
 def _close(start: str, names: list[str]) -> list[str]:
     """What the user may have meant by the start of a name, if anything."""
+    if not start:
+        return []
     return get_close_matches(start, {name[: len(start)] for name in names}, n=1, cutoff=0.8)

@@ -76,7 +76,7 @@ def _recall(found: dict[str, Any], left: list[Entry], right: list[Entry], label:
             continue
         alike = {"recipe": "", "profile": "", "overrides": [], "stage": label, "task": id_}
         sides = {"a": left, "b": right}
-        rows = [{**e, **alike, "arm": arm} for arm, side in sides.items() for e in side if e["list"] == id_]
+        rows = [{**e, **alike, "arm": arm} for arm, side in sides.items() for e in side if e.get("list") == id_]
         result = paired(rows, "a", "b", label, id_)
         if result is None:
             found["notes"].append(f"{task} after {label}: no seed and fact in common, not compared")
@@ -142,7 +142,7 @@ def _went(found: dict[str, Any], at: dict[str, Any], a: Path, b: Path) -> None:
         | {"a": left.last_loss, "b": right.last_loss, "parts_at_step": next(apart, None)}
     )
     curves = _curves(a), _curves(b)
-    for id_ in curves[0].keys() & curves[1].keys():
+    for id_ in [id_ for id_ in curves[0] if id_ in curves[1]]:
         one, other = curves[0][id_], curves[1][id_]
         epochs = [epoch for epoch in one if epoch in other and abs(one[epoch] - other[epoch]) >= RECALL_APART]
         row = {**at, "list": id_, "a": list(one.values())[-1], "b": list(other.values())[-1]}
