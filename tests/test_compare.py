@@ -71,6 +71,7 @@ def test_two_arms(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert "kvr after stage2, known to A only:\n  Which is number 0 of kvr? answer 0 (B says other..., seed 0)" in out
     assert "and 17 more" in out
     assert "+25.0 [" in out
+    assert "bootstrap over seeds and facts" in out
 
 
 def test_a_stage_and_the_one_before_it(runs: Path) -> None:
@@ -129,7 +130,9 @@ def test_two_stores(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert (found["only_a"], found["only_b"]) == (["random on tiny"], ["third on tiny"])
     kept = found["pairs"][0]["recall"][1]
     assert (kept["task"], kept["difference"]) == ("kvr", 25.0)
-    assert "Only B has: third on tiny" in command(monkeypatch, capsys, "compare", runs, other)[1]
+    out = command(monkeypatch, capsys, "compare", runs, other)[1]
+    assert "Only B has: third on tiny" in out
+    assert "say nothing of other seeds" in out
     shutil.rmtree(other / "records")
     with pytest.raises(BadInput, match="nothing is measured there yet"):
         compare(str(runs), str(other), runs)

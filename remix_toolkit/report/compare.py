@@ -78,6 +78,14 @@ def print_compared(found: Mapping[str, Any]) -> None:
                 **({"seeds": lambda row: ", ".join(map(str, row["seeds"]))} if seeds else {}),
             },
         )
+        if one["recall"]:
+            single = max(len(row["seeds"]) for row in one["recall"]) == 1
+            over = (
+                "facts alone, and say nothing of other seeds"
+                if single
+                else "seeds and facts; p counts each seed of a fact"
+            )
+            console.print(f"Intervals of 95% by bootstrap over {over}.")
         _print_facts(console, one, seeds)
         at = {"stage": "stage", **({"seed": "seed"} if seeds else {})}
         _table(console, "loss on held-out rows, right results in percent", one["held_out"], {**at, "": "what", **_AB})
@@ -139,7 +147,7 @@ def _print_facts(console: Console, one: Mapping[str, Any], seeds: bool) -> None:
                     f"{other.upper()} says {_plain(fact[f'{other}_said']) or 'nothing'}"
                     + f", seed {fact['seed']}" * seeds
                 )
-                console.print(f"  {_plain(fact['prompt'])} {_plain(' | '.join(fact['gold']))} ({said})")
+                console.print(f"  {_plain(fact['prompt'])} {_plain((fact['gold'] or [''])[0])} ({said})")
             if len(mine) > SHOWN:
                 console.print(f"  and {len(mine) - SHOWN} more: --facts FILE has all")
 
