@@ -322,6 +322,49 @@ def show(
 
 
 app.add_typer(probe, name="probe")
+
+StageArg = typer.Argument(help="a published stage: its directory, its key, or as much of its name as is its alone")
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it into this file [default: the screen]")]
+
+
+@app.command()
+def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Output = None) -> None:
+    """A model card: what a stage knows, its lineage, data and licences, how to load it and to train it again."""
+    from remix_toolkit.report.card import card as write
+    from remix_toolkit.report.names import stage_of
+
+    _give(output, write(stage_of(stage, runs)))
+
+
+@app.command()
+def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
+    """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
+    from remix_toolkit.report.names import stage_of
+    from remix_toolkit.report.results import as_json, of_stage, of_store
+
+    _give(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="a stage (directory, key, name), an arm, a recipe, or a runs directory")],
+    b: Annotated[str, typer.Argument(help="another one")],
+    runs: Runs = Path("runs"),
+    facts: Annotated[Path | None, typer.Option(help="write all facts that only one of them knows, as CSV")] = None,
+    as_json: Json = False,
+) -> None:
+    """Two stages, arms, sweeps or runs directories side by side: settings, facts kept, losses, retention curves."""
+    _writable(facts, "--facts")
+    from remix_toolkit.report import compare as side_by_side
+
+    found = side_by_side.compare(a, b, runs)
+    if facts:
+        side_by_side.write_facts(found, facts)
+    if as_json:
+        return typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    side_by_side.print_compared(found)
+
+
 store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
 app.add_typer(store_app, name="store")
 
@@ -363,16 +406,32 @@ def store_prune(
 
 
 @app.command()
-def schema() -> None:
-    """The recipe's JSON Schema, for editors."""
-    from remix_toolkit.recipe import json_schema
-
+def schema(what: Annotated[str, typer.Argument(help="recipe, or results: of `remix results`")] = "recipe") -> None:
+    """The JSON Schema of a recipe, for editors, or of results.json."""
+    if what not in ("recipe", "results"):
+        raise BadInput(f"schema {what}: recipe or results")
+    if what == "recipe":
+        from remix_toolkit.recipe import json_schema
+    else:
+        from remix_toolkit.report.results import json_schema
     typer.echo(json.dumps(json_schema(), indent=1))
 
 
 def _only_json(as_json: bool) -> AbstractContextManager[Any]:
     """With --json, what is said on the way goes to stderr: stdout is for machines."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
+
+
+def _give(file: Path | None, text: str) -> None:
+    """Write a text into a file, or to stdout. Raises BadInput where it cannot be written."""
+    if file is None:
+        return typer.echo(text, nl=False)
+    if (file.parent / "stage.json").exists():  # where a recipe names the stage as its base, every file in it counts
+        raise BadInput(
+            f"--output {file}: is in a published stage, which stays as it is; write it beside that directory"
+        )
+    _writable(file, "--output")
+    file.write_text(text, encoding="utf-8")
 
 
 def _picture(file: Path | None, option: str) -> None:

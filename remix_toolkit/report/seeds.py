@@ -105,11 +105,11 @@ def paired(
         return None
     (facts, _) = Counter(shared.values()).most_common(1)[0]  # a recipe edited between seeds: the list most of them had
     seeds = sorted(seed for seed in shared if shared[seed] == facts)
-    verdicts = [[_verdicts(side[seed]["path"], facts) for seed in seeds] for side in sides]
-    prompts = sorted(set.intersection(*(set(known) for side in verdicts for known in side)))
+    found_by = [[verdicts(side[seed]["path"], facts) for seed in seeds] for side in sides]
+    prompts = sorted(set.intersection(*(set(rows) for side in found_by for rows in side)))
     if not prompts:
         return None
-    a, b = np.array([[[known[p] for p in prompts] for known in side] for side in verdicts], dtype=np.int64)
+    a, b = np.array([[[rows[p]["correct"] for p in prompts] for rows in side] for side in found_by], dtype=np.int64)
     delta = b - a  # seed x fact, each -1, 0 or 1
 
     # Facts with the same outcomes under all seeds are alike: to resample the facts is to draw how many there are of
@@ -130,12 +130,17 @@ def compared(entries: Sequence[Entry]) -> list[Entry]:
     """Every arm against the first one at its place in a grid, as `paired` has it, on each task to remember."""
     found = []
     for (recipe, profile, place), mine in _sweeps(entries).items():
-        names = _names(mine)
-        mine = [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in mine]
+        mine = named(mine)
         for task in remembered(mine):
             about = {"recipe": recipe, "profile": profile, "place": place}
             found += [{**about, **result} for _, _, result in _against_first(mine, task) if result]
     return found
+
+
+def named(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries of one recipe and profile; an arm that was run with several overrides is named by these too."""
+    names = _names(entries)
+    return [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in entries]
 
 
 def _sweeps(entries: Sequence[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
@@ -180,13 +185,13 @@ def _key(entry: Entry) -> Group:
     return entry["recipe"], entry["arm"], entry["profile"], overrides, entry["stage"], entry["task"]
 
 
-def _verdicts(path: str, facts: str) -> dict[str, bool]:
-    """Prompt -> was it answered right, of one list. Raises BadInput where they cannot be read."""
+def verdicts(path: str | Path, facts: str) -> dict[str, dict[str, Any]]:
+    """Prompt -> its row of recall.jsonl, of one list of facts. Raises BadInput where they cannot be read."""
     file = Path(path) / "recall.jsonl"
     try:
         with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
             rows = [row for row in map(json.loads, lines) if row["list"] == facts]
-        return {row["prompt"]: bool(row["correct"]) for row in rows}
+        return {row["prompt"]: {**row, "correct": bool(row["correct"])} for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error}): arms cannot be compared") from None
 
@@ -209,7 +214,7 @@ def print_seeds(
         if rows := aggregate(mine, expected):
             names = _names(mine)
             rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
-            mine = [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in mine]
+            mine = named(mine)
             _print_means(console, title, rows)
             for line in [*_missing(rows), *_unlearned(mine)]:
                 console.print(line)

@@ -1,0 +1,220 @@
+"""results.json: what is known of published stages, in one documented form (docs/results.schema.json).
+
+It names neither the machine nor its user: of a local path the last part is kept, of a token nothing. Numbers that are
+not finite are null.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from remix_toolkit import store
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe import Strict
+from remix_toolkit.yaml_file import load_value
+
+SCHEMA: Literal[1] = 1  # raise it with every change of the form
+PROBES = ("lens", "interference", "perplexity", "lm_eval")  # <probe>.json, where a stage has it
+PATHS = {
+    "path",
+    "text",
+    "source",
+    "profile",
+    "accelerate_config",
+    "deepspeed",
+    "logging_dir",
+}  # keys whose value is always a local path
+ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[/\\]|\\\\|file:")
+WITHIN = re.compile(r"(?<![^\s=:'\"(\[{,])(?:/(?=[^\s/])|~|[A-Za-z]:[/\\])[^'\")\]},\n]*[/\\]")  # the folders of a path
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+
+
+class Recall(Strict):
+    recall: float | None = Field(description="greedy exact match, in percent")
+    facts: int = Field(description="how many were asked")
+    correct: int = Field(description="how many were answered right")
+
+
+class HeldOut(Strict):
+    rows: int = Field(description="rows of an instruction task that were not trained on")
+    loss: float | None = Field(description="mean over their trained tokens, in nats")
+    tokens: int = Field(description="how many tokens that is the mean of")
+    accuracy: float | None = Field(None, description="right results in percent, where the task has results (GSM8K)")
+
+
+class Published(Strict):
+    """One published stage."""
+
+    key: str = Field(description="16 hexadecimal digits: a hash of `declaration`")
+    name: str = Field(description="of its directory: recipe, stage, seed, key")
+    stage: str = Field(description="what the recipe that trained it calls it")
+    ancestors: list[str] = Field(description="keys of the stages before it, the first one first")
+    declaration: dict[str, Any] = Field(description="all that determines the weights, of all stages so far")
+    recipe: dict[str, Any] = Field(description="the resolved recipe under which it was trained")
+    counts: dict[str, Any] = Field(description="facts, mixing pairs, what was dropped and why, tokens, hub commits")
+    steps: int = Field(description="optimizer steps")
+    epochs: float | None = None
+    trained_tokens: int | None = Field(None, description="tokens with a loss that all steps saw")
+    last_loss: float | None = Field(None, description="of the last optimizer step, in nats a token")
+    seconds: float | None = Field(None, description="how long it trained, in its last run if it was resumed")
+    stop_fired: bool | None = Field(None, description="did it end before its last planned step?")
+    weights: bool = Field(description="are they in the store? A sweep may have deleted them; the results stay")
+    recall: dict[str, Recall] = Field(description="by the id of a list of facts: a task and a hash of which rows")
+    held_out: HeldOut | None = Field(None, description="of an instruction stage, in place of its own recall")
+    probes: dict[str, Any] = Field(description=f"whichever of {', '.join(PROBES)} were run, as their own files have it")
+    device: str | None = None
+    processes: int | None = None
+    python: str | None = None
+    libraries: dict[str, str] = Field(description="name -> the version that trained it")
+
+
+class RunStage(Strict):
+    stage: str
+    key: str = Field(description="of a published stage")
+    task: str = Field(description="what it was trained on")
+    own: str = Field(description="the id of its own list of facts")
+    recall: dict[str, str] = Field(description="lists measured after it: id -> the name of the task")
+
+
+class Run(Strict):
+    """One run of a recipe: which stages it consists of."""
+
+    recipe: str
+    arm: str = Field(description="of a sweep; of a plain recipe, its name")
+    place: str = Field(description="of the arm in a sweep's grid")
+    profile: str
+    seed: int
+    overrides: list[str]
+    stages: list[RunStage]
+
+
+class Results(Strict):
+    """Published stages, each after those that it starts from, and the runs that they are part of."""
+
+    version: Literal[1] = Field(SCHEMA, alias="schema", description="of this form")
+    stages: list[Published]
+    runs: list[Run]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of results.json."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Results.model_json_schema(),
+    }
+
+
+def of_stage(folder: Path) -> Results:
+    """A published stage, and what its store has of the stages that it starts from; the stage comes last.
+
+    Raises BadInput where the stage is damaged. Of the others, a damaged one is left out, with a warning.
+    """
+    last = read_stage(folder)
+    runs = folder.parent.parent if folder.parent.name == "stages" else None
+    there = store.published(runs) if runs else {}
+    lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
+    records = store.records(runs) if runs else []
+    mine = [record for record in records if last.key in {stage["key"] for stage in record["stages"]}]
+    return Results(schema=SCHEMA, stages=lineage, runs=_runs(mine, {*last.ancestors, last.key}))
+
+
+def of_store(runs: Path) -> Results:
+    """All that is published in a runs directory; a damaged stage is left out, with a warning. Raises BadInput."""
+    if not (runs / "stages").is_dir():
+        raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
+    stages = sorted(_sound(list(store.published(runs).values())), key=lambda stage: len(stage.ancestors))
+    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs), None))
+
+
+def as_json(results: Results) -> str:
+    """The text of results.json."""
+    return results.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+def read_stage(folder: Path) -> Published:
+    """What a published directory says of itself. Raises BadInput where a file is damaged or unreadable."""
+    if wrong := store.damage(folder, checksums=False):
+        raise BadInput(f"{folder}: {wrong}; {store.AGAIN}")
+    try:
+        said = store.read_json(folder / "stage.json")
+        recipe = public(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
+        if "files" in said["declaration"]["base"]:
+            recipe["base"] = last_part(recipe["base"])
+        recall = store.read_json(folder / "recall.json") if (folder / "recall.json").exists() else {}
+        held_out = store.read_json(file) if (file := folder / "held_out.json").exists() else None
+        probes = {name: store.read_json(file) for name in PROBES if (file := folder / f"{name}.json").exists()}
+        same = ("epochs", "trained_tokens", "last_loss", "seconds", "stop_fired", "device", "processes", "python")
+        return Published.model_validate(
+            {name: said[name] for name in same if name in said}
+            | {"key": said["key"], "stage": said["stage"], "ancestors": said["ancestors"], "steps": said["steps"]}
+            | {"name": f"{recipe['name']}-{said['stage']}-seed{recipe['seed']}-{said['key']}", "recipe": recipe}
+            | {"declaration": public(said["declaration"]), "counts": public(said["counts"])}
+            | {"recall": {id_: {name: one[name] for name in Recall.model_fields} for id_, one in recall.items()}}
+            | {"held_out": held_out, "probes": public(probes), "libraries": said["libraries"]}
+            | {"weights": not store.is_pruned(folder)}
+        )
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput(f"{folder}: its results cannot be read ({problem[:300]})") from None
+
+
+def until(recipe: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The recipe that trained a stage, without the stages behind it: those are not of this model."""
+    names = list(recipe["stages"])
+    kept = {name: recipe["stages"][name] for name in names[: names.index(stage) + 1]}
+    without = {"base_stage"} if recipe.get("base_stage") not in kept else set()  # it decides on later stages only
+    return {key: value for key, value in recipe.items() if key not in without} | {"stages": kept}
+
+
+def public(value: Any, key: str = "") -> Any:
+    """Settings without what is nobody else's business: a local path becomes its last part, and a token is struck."""
+    if isinstance(value, dict):
+        return {name: public(one, "path" if key == "paths" else str(name)) for name, one in value.items()}
+    if isinstance(value, list):
+        return [public(one, key) for one in value]
+    if not isinstance(value, str):
+        return value
+    if key in PATHS or ABSOLUTE.match(value):
+        value = last_part(value)
+    return TOKEN.sub("hf_...", WITHIN.sub("", value))
+
+
+def last_part(path: str) -> str:
+    """`c.csv` of `/a/b/c.csv`, of `..\\b\\c.csv` too."""
+    return PureWindowsPath(path).name
+
+
+def _sound(folders: list[Path]) -> list[Published]:
+    found = []
+    for folder in folders:
+        try:
+            found.append(read_stage(folder))
+        except BadInput as error:
+            sys.stderr.write(f"warning: {error}\n")
+    return found
+
+
+def _runs(records: list[dict[str, Any]], keys: set[str] | None) -> list[Run]:
+    """The records as runs, of their stages those with these keys."""
+    found = []
+    for record in records:
+        kept = {name: public(record.get(name, "")) for name in ("recipe", "arm", "place", "profile")}
+        kept |= {"seed": record["seed"], "overrides": [_override(said) for said in record["overrides"]]}
+        stages = [{name: stage[name] for name in RunStage.model_fields} for stage in record["stages"]]
+        kept["stages"] = [stage for stage in stages if keys is None or stage["key"] in keys]
+        found.append(Run.model_validate(kept))
+    return found
+
+
+def _override(said: str) -> str:
+    """`key=value` without local paths."""
+    key, _, text = said.partition("=")
+    value = load_value(text, said)
+    without = public({key.rpartition(".")[2]: value}, "paths" if key.startswith("paths.") else "")
+    (without,) = without.values()
+    return said if without == value else f"{key}={json.dumps(without, ensure_ascii=False)}"
