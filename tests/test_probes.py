@@ -220,5 +220,5 @@ def test_the_harness_is_an_extra(here, runs: Path, monkeypatch) -> None:
     monkeypatch.setattr("remix_toolkit.analysis.harness.find_spec", lambda name: None)
     done = here("run", "kvr", "evaluate.lm_eval=[arc_easy]", "--runs", str(runs), check=False)
     assert done.returncode == 2
-    assert "pip install 'remix-toolkit[lm-eval]'" in done.stderr
+    assert "pip install lm-eval" in done.stderr
     assert not list((runs / "stages").glob("*"))

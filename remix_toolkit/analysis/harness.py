@@ -15,7 +15,7 @@ from remix_toolkit.yaml_file import load_mapping
 def check_installed(tasks: Sequence[str]) -> None:
     """Raise BadInput, before anything is trained, where these tasks could not be run."""
     if tasks and find_spec("lm_eval") is None:
-        raise BadInput("evaluate.lm_eval: the harness is not installed: pip install 'remix-toolkit[lm-eval]'")
+        raise BadInput("evaluate.lm_eval: the harness is not installed: pip install lm-eval")
     for task in tasks:
         if task.endswith((".yaml", ".yml")):
             load_mapping(Path(task))

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from remix_toolkit import store
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
 
@@ -30,6 +33,10 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
     table.add_column("after")
     for task in tasks:
         table.add_column(task, justify="right")
+    others = {row["stage"]: beside(Path(row["path"])) for row in rows}
+    more = list(dict.fromkeys(name for found in others.values() for name in found))
+    for name in more:
+        table.add_column(name, justify="right")
     table.add_column("model")
     for stage in dict.fromkeys(row["stage"] for row in rows):
         cells = {row["task"]: row for row in rows if row["stage"] == stage}
@@ -37,6 +44,7 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
         table.add_row(
             stage,
             *(_cell(cells[task], 1) if task in cells else "-" for task in tasks),
+            *(f"{others[stage][name]:.4g}" if name in others[stage] else "-" for name in more),
             next(iter(cells.values()))["path"],
         )
         if own and own["recall"] is not None and own["recall"] < FLOOR:
@@ -44,6 +52,18 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
                 f"{table.caption}\n{stage} knows only {own['recall']:.1f}% of its own facts (100% is the premise)"
             )
     return table
+
+
+def beside(folder: Path) -> dict[str, float]:
+    """What else was measured of a published stage: `perplexity` of generic text, the harness's tasks and metrics."""
+    found: dict[str, float] = {}
+    if (folder / "perplexity.json").exists():
+        found["perplexity"] = store.read_json(folder / "perplexity.json")["perplexity"]
+    if (folder / "lm_eval.json").exists():
+        for task, result in store.read_json(folder / "lm_eval.json").items():
+            metrics = {name: value for name, value in result["metrics"].items() if "stderr" not in name}
+            found |= {f"{Path(task).stem} {name}": value for name, value in metrics.items() if name != "sample_len"}
+    return found
 
 
 def _cell(row: dict[str, Any], digits: int) -> str:
