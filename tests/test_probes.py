@@ -157,7 +157,7 @@ def test_perplexity_is_that_of_the_tokens(tokenizer, tmp_path) -> None:
     loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
     assert found["tokens"] == 2 * (len(ids) - 1)
     assert found["perplexity"] == pytest.approx(float(loss.exp()), rel=1e-5)
-    assert len(passages("docstrings")) == 32
+    assert len(passages("docstrings")) == 16
     text.write_text("too little")
     passages.cache_clear()
     with pytest.raises(BadInput, match="2 words, and a passage has 50"):

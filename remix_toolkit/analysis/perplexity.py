@@ -13,7 +13,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.held_out import loss_sum
 from remix_toolkit.yaml_file import read_text
 
-PASSAGES, WORDS = 32, 50
+PASSAGES, WORDS = 16, 50
 MODULES = ("argparse", "cmd", "configparser", "json", "pdb", "re", "sched", "statistics")  # imported anyway, or light
 
 
@@ -30,7 +30,7 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
 
 @cache
 def passages(text: str) -> tuple[str, ...]:
-    """The text's passages of 50 words, 32 at most. Raises BadInput for a text of less than one."""
+    """The text's passages of 50 words, 16 at most. Raises BadInput for a text of less than one."""
     if text == "docstrings":  # of Python's own library: on every machine; pydoc's topics may be mixed into a stage
         words = " ".join(import_module(name).__doc__ or "" for name in MODULES).split()
     else:
