@@ -179,12 +179,16 @@ def test_a_recipe_asks_for_probes_and_a_published_stage_is_probed_later(here, ru
     recipe = tmp_path / "probed.yaml"
     recipe.write_text(RECIPE)
     here("run", recipe, "--runs", runs)
+    here("store", "prune", "--runs", runs)  # leaves stay: stage1's weights are needed again, for its gradients
+    (first,) = (runs / "stages").glob("*-stage1-*")
+    assert not (first / "model.safetensors").exists()
     (stage,) = (runs / "stages").glob("*-stage2-*")
     weights = (stage / "model.safetensors").stat().st_mtime_ns
     assert json.loads((stage / "perplexity.json").read_text())["perplexity"] > 1
     assert not (stage / "lens.json").exists()
     out = here("run", recipe, "--runs", runs, "stages.stage2.probe=[lens, interference]").stdout
     assert (stage / "model.safetensors").stat().st_mtime_ns == weights
+    assert (first / "model.safetensors").exists()
     assert "gradients of stage1 and stage2: cosine" in out
     seen = json.loads((stage / "lens.json").read_text())
     assert seen.keys() == json.loads((stage / "recall.json").read_text()).keys()

@@ -7,7 +7,7 @@ from remix_toolkit import store
 from remix_toolkit.data import tasks
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.launch import accelerate
-from remix_toolkit.lineage import lineage, run_record
+from remix_toolkit.lineage import Node, lineage, measurements, run_record
 from remix_toolkit.recipe import Recipe
 
 
@@ -42,7 +42,7 @@ def run(
             data = prepare(recipe, part, runs) if part else {}
             for node in part:
                 done = store.find(runs, node.key)
-                loaded = any(store.find(runs, later.key) is None for later in nodes[node.position + 1 :])
+                loaded = any(_loads_parent(recipe, later, runs) for later in nodes[node.position + 1 :])
                 whole = done and not (loaded and store.is_pruned(done))
                 there = done and whole and is_measured(recipe, node, data[node.stage], done)
                 if there or not recipe.accelerate_config:
@@ -56,3 +56,9 @@ def run(
     except KeyboardInterrupt:
         raise RunFailed("stopped; the same command goes on from the last checkpoint") from None
     return id_
+
+
+def _loads_parent(recipe: Recipe, node: Node, runs: Path) -> bool:
+    """Does this stage still need the weights that it starts from: to be trained, or to be compared with them?"""
+    folder = store.find(runs, node.key)
+    return folder is None or "interference" in measurements(recipe, node.position) - store.measured(folder)
