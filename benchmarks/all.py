@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 KEPT = PAGE.with_suffix(".json")
 SHOWN = ("torch", "transformers", "trl", "accelerate")
-CPU: dict[str, list[str]] = {"step": [], "recall": [], "launch": [], "data": [], "sweep": ["--seed", "0"]}
+CPU: dict[str, list[str]] = {"step": [], "recall": [], "launch": [], "data": [], "lens": [], "sweep": ["--seed", "0"]}
 
 
 def main() -> None:
@@ -112,6 +112,15 @@ def data(found: Any) -> list[str]:
     return ["Seconds after imports and peak memory, the least of several.", "", *table(["s", "MB"], rows)]
 
 
+def lens(found: Any) -> list[str]:
+    """The logit lens against a scoring pass."""
+    return [
+        f"Of {found['facts']:,} facts: {found['seconds']:.1f} s; a scoring pass over them {found['scoring']:.1f} s, so "
+        f"{found['ratio']:.2f} times as long.",
+        "",
+    ]
+
+
 def sweep(found: Any) -> list[str]:
     """A sweep against its runs one by one."""
     return [
@@ -161,6 +170,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "recall": ("Recall", recall),
     "launch": ("Starting", launch),
     "data": ("Data", data),
+    "lens": ("The lens", lens),
     "sweep": ("A sweep", sweep),
     "gpu_check": ("One GPU", gpu_check),
 }

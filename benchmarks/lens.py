@@ -1,0 +1,68 @@
+"""The logit lens of 2,000 facts against one scoring pass over them (target: at most 5 times).
+
+    python benchmarks/lens.py            # a line
+    python benchmarks/lens.py --json
+
+The tiny model, key-value facts, the same model in both; they take turns, and the least of three rounds counts.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from remix_toolkit import train
+from remix_toolkit.analysis.lens import lens
+from remix_toolkit.console import quieten
+from remix_toolkit.curve import right_by_scoring
+from remix_toolkit.data import tasks, tulu
+from remix_toolkit.resolve import load_base, load_task
+from remix_toolkit.tiny import base_model
+
+FACTS, ROUNDS = 2000, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    as_json = parser.parse_args().json
+    quieten()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder))
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(
+            f"lens of {FACTS:,} facts: {found['seconds']:.1f} s; a scoring pass over them: {found['scoring']:.1f} s; "
+            f"{found['ratio']:.2f} times as long"
+        )
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Seconds of both, and their ratio."""
+    (folder / "bases").mkdir()
+    source = base_model(load_base("tiny"), folder)[0]
+    tokenizer = tulu.load_tokenizer(source)
+    model = train.load_model(source, None, "fp32", {}).eval()
+    facts = tasks.load(load_task("kvr", [f"size={FACTS}"]), 0)
+    seen: list[float] = []
+    scored: list[float] = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        right_by_scoring(model, tokenizer, [tulu.encode(tokenizer, fact) for fact in facts])
+        scored.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        lens(model, tokenizer, facts)
+        seen.append(time.perf_counter() - started)
+    ratio = min(seen) / min(scored)
+    return {"facts": FACTS, "threads": torch.get_num_threads(), "seconds": min(seen), "scoring": min(scored)} | {
+        "ratio": ratio
+    }
+
+
+if __name__ == "__main__":
+    main()
