@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from remix_toolkit.report.paper_claims import Claim, Part, claims, paper_claims
-from remix_toolkit.report.paper_layout import Entry, Found, Setting, average, comparable, find, over_seeds, paper, view
+from remix_toolkit.report.paper_layout import (
+    Entry,
+    Found,
+    Setting,
+    View,
+    average,
+    comparable,
+    find,
+    over_seeds,
+    paper,
+    view,
+)
 
 __all__ = ["Cell", "Claim", "Part", "Row", "Table", "claims", "paper_claims", "tables"]
 __all__ += ["as_csv", "as_latex", "as_markdown"]
@@ -64,13 +75,8 @@ class Table:
 
     @property
     def measured(self) -> int:
-        """How many cells are measured, averages not counted."""
-        return sum(
-            cell.n > 0
-            for row in self.rows
-            for column, cell in zip(self.columns, row.cells, strict=True)
-            if column not in self.averages
-        )
+        """How many cells have a value of ours."""
+        return sum(cell.n > 0 for row in self.rows for cell in row.cells)
 
 
 def tables(entries: Sequence[Entry]) -> list[Table]:
@@ -93,20 +99,20 @@ def _table(name: str, setting: Setting, found: Found) -> Table:
     averages = {f"avg_{group}": tuple(columns) for group, columns in seen.groups.items() if f"avg_{group}" in seen.show}
     rows = []
     for fact, shown_fact in seen.rows.items():
-        for arm, ours in seen.arms.items():
+        for arm in seen.arms:
             printed = layout.printed.get(fact, {}).get(arm) if beside else None
             cells = []
             for at, column in enumerate(seen.show):
                 mine = average(found.cells, fact, arm, averages.get(column, (column,)))
                 cells.append(_cell(mine, printed[at] if printed else "-"))
-            rows.append(Row(shown_fact, ours[0] if len(ours) == 1 else arm, tuple(cells)))
+            rows.append(Row(shown_fact, seen.named(arm), tuple(cells)))
     notes = [f"{column}: the mean of {', '.join(columns)}." for column, columns in averages.items()]
     if beside:
         notes += layout.notes
     else:
         which = f"profile {setting[0]}" + (f" with {', '.join(setting[1:])}" if setting[1:] else "")
         notes.append(f"This is {which}, not the paper's setting: its values are not comparable and not shown.")
-    notes += _unlearned(found, seen.rows)
+    notes += _unlearned(found, seen)
     columns = tuple(seen.show)
     return Table(name, layout.title, setting[0], setting[1:], beside, columns, tuple(rows), averages, tuple(notes))
 
@@ -119,13 +125,14 @@ def _cell(mine: Sequence[Entry], printed: float | str | None) -> Cell:
     return Cell(row["mean"], row["sd"], row["low"], row["high"], row["n"], tuple(row["seeds"]), beside)
 
 
-def _unlearned(found: Found, rows: dict[str, str]) -> list[str]:
+def _unlearned(found: Found, seen: View) -> list[str]:
     """A line per D_A, arm and stage that does not know its own facts: nothing below it can be read as forgetting."""
     low: dict[tuple[str, str, str], list[float]] = {}
     for (fact, arm, stage, _), recall in found.unlearned.items():
         low.setdefault((fact, arm, stage), []).append(recall)
+    premise = "of its own facts (100% is the premise)."
     return [
-        f"{rows[fact]}, {arm}: {stage} knows only {min(recalls):.1f}% of its own facts (100% is the premise)."
+        f"{seen.rows[fact]}, {seen.named(arm)}: {stage} knows only {min(recalls):.1f}% {premise}"
         for (fact, arm, stage), recalls in low.items()
     ]
 

@@ -11,17 +11,20 @@ of other seeds. Where a recall.jsonl is gone, it is over seeds alone, and one se
 numbers have no interval: there the difference alone counts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import isnan, nan
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
 from remix_toolkit.report.paper_layout import At, Check, Entry, Said, Setting, Side, find, over_seeds, paper, view
 from remix_toolkit.report.seeds import paired
 from remix_toolkit.store import read_json
 
 Verdict = Literal["holds", "does not hold", "not enough data"]
+Compare = Callable[[Sequence[Entry], str, str, str, str], dict[str, Any] | None]
 Cells = Mapping[str, Mapping[At, Sequence[Entry]]]  # table -> its cells under one setting
 FEW = 4  # of what is missing or decides, as many are named; the parts have them all
 
@@ -84,10 +87,11 @@ class _Comparison:
         return [(self.more.cell(m, x), self.less.cell(n, y)) for m, n in arms for x, y in columns]
 
 
-def claims(entries: Sequence[Entry]) -> list[Claim]:
+def claims(entries: Sequence[Entry], compare: Compare = paired) -> list[Claim]:
     """Every claim of the paper, judged by `store.entries` under each profile, the paper's own first.
 
     On `tiny`, or with settings changed, it is a verdict on that model: `comparable` is False, and `why` says so.
+    `compare` is `seeds.paired`, or that with another way to read recall.jsonl. Raises BadInput where one is unreadable.
     """
     found = find(entries)
     judged = []
@@ -97,7 +101,8 @@ def claims(entries: Sequence[Entry]) -> list[Claim]:
         for setting in dict.fromkeys([own, *(at for table, at in found if table in tables)]):
             cells = {table: found[table, setting].cells for table in tables if (table, setting) in found}
             weak = any(found[table, setting].unlearned for table in cells)
-            judged.append(_judged(said, setting, [_ours(one, cells) for one in _comparisons(said, setting[0])], weak))
+            compared = _comparisons(said, setting[0])
+            judged.append(_judged(said, setting, [_ours(one, cells, setting[0], compare) for one in compared], weak))
     return judged
 
 
@@ -105,10 +110,9 @@ def paper_claims() -> list[Claim]:
     """The same claims by the paper's printed numbers alone: the difference without an interval."""
     judged = []
     for said in paper().claims:
-        setting = (paper().tables[said.checks[0].table].profile[0],)
-        judged.append(
-            _judged(said, setting, [_printed(one, setting[0]) for one in _comparisons(said, setting[0])], False)
-        )
+        profile = paper().tables[said.checks[0].table].profile[0]
+        parts = [_printed(one, profile) for one in _comparisons(said, profile)]
+        judged.append(_judged(said, (profile,), parts, False))
     return judged
 
 
@@ -125,7 +129,7 @@ def _comparisons(said: Said, profile: str) -> Iterator[_Comparison | Part]:
             yield _lacking(check.table, f"{profile} has no such {'D_B' if rows else 'D_A'}")
         for row, column in product(rows, each):
             more, less = (_side(side, check, row, column, profile) for side in (check.more, check.less))
-            about = _about(check, seen.rows[row], more, less, column)
+            about = _about(check, more, less, column, profile)
             lacks = [arm for side in (more, less) for arm in side.arms if arm not in view(side.table, profile).arms]
             if lacks or not more.columns or not less.columns:
                 yield _lacking(about, f"{profile} has no " + (f"arm for {lacks[0]}" if lacks else "such D_B"))
@@ -139,11 +143,13 @@ def _side(side: Side, check: Check, row: str, column: str | None, profile: str) 
     return _Side(side.table or check.table, row, [arm] if isinstance(arm, str) else arm, columns)
 
 
-def _about(check: Check, row: str, more: _Side, less: _Side, column: str | None) -> str:
+def _about(check: Check, more: _Side, less: _Side, column: str | None, profile: str) -> str:
     """In words: what the sides share is said once."""
     afters = [side.after or column or check.after or "" for side in (check.more, check.less)]
     places = [after if isinstance(after, str) else ", ".join(after) for after in afters]
-    arms = [" and ".join(dict.fromkeys(side.arms)) for side in (more, less)]
+    named = [[view(side.table, profile).named(arm) for arm in side.arms] for side in (more, less)]
+    arms = [" and ".join(dict.fromkeys(names)) for names in named]
+    row = view(check.table, profile).rows[more.row]
     what = "" if check.value == "recall" else f" {check.value},"
     if places[0] == places[1]:
         return f"{row},{what} after {places[0]}: {arms[0]} over {arms[1]}"
@@ -167,27 +173,23 @@ def _lacking(about: str, why: str) -> Part:
 # --- by our runs -------------------------------------------------------------------------------------------------
 
 
-def _ours(one: _Comparison | Part, cells: Cells) -> Part:
+def _ours(one: _Comparison | Part, cells: Cells, profile: str, compare: Compare) -> Part:
     if isinstance(one, Part):
         return one
     pairs = one.pairs()
     mine = {(table, at): _valued(cells.get(table, {}).get(at, ()), one.check) for pair in pairs for table, at in pair}
     if missing := [cell for cell, there in mine.items() if not there]:
-        return _lacking(one.about, f"missing: {_missing(missing)}")
-    results = [_difference(mine[more], mine[less], one.check) for more, less in pairs]
+        return _lacking(one.about, f"missing: {_missing(missing, profile)}")
+    results = [_difference(mine[more], mine[less], one.check, compare) for more, less in pairs]
     known = [result for result in results if result]
     if len(known) < len(results):
         return _lacking(one.about, f"no seed, or no fact, in common: {one.about}")
-    difference = sum(result.difference for result in known) / len(known)
-    seeds = min(result.seeds for result in known)
-    means = [sum(_mean(mine[pair[side]]) for pair in pairs) / len(pairs) for side in (0, 1)]
+    difference, low, high = (sum(ends) / len(known) for ends in zip(*(result[:3] for result in known), strict=True))
+    seeds = min(result[3] for result in known)
+    means = [sum(_mean(mine[a], mine[b]) for a, b in two) / len(two) for two in (pairs, [(b, a) for a, b in pairs])]
     digits = f"{one.about}: {means[0]:.1f} against {means[1]:.1f}, {difference:+.1f}"
-    lows, highs = (
-        [end for end in ends if end is not None] for ends in ([r.low for r in known], [r.high for r in known])
-    )
-    if len(lows) < len(known) or len(highs) < len(known):
+    if isnan(low):
         return Part(one.about, "not enough data", difference, None, None, seeds, f"{digits}; one seed has no interval")
-    low, high = sum(lows) / len(lows), sum(highs) / len(highs)
     digits += f" [{low:+.1f}, {high:+.1f}], " + (f"{seeds} seeds" if seeds > 1 else "one seed, so over facts only")
     return _decided(one, digits, difference, low, high, seeds)
 
@@ -205,38 +207,41 @@ def _valued(entries: Sequence[Entry], check: Check) -> list[Entry]:
     return found
 
 
-@dataclass(frozen=True)
-class _Difference:
-    difference: float
-    low: float | None
-    high: float | None
-    seeds: int
+def _difference(
+    more: list[Entry], less: list[Entry], check: Check, compare: Compare
+) -> tuple[float, float, float, int] | None:
+    """Difference of two cells, its interval (NaN where there is none), and of how many seeds it is.
 
-
-def _difference(more: list[Entry], less: list[Entry], check: Check) -> _Difference | None:
-    """Of two cells; None where they have no seed, or no fact, in common."""
+    None where the cells have no seed, or no fact, in common.
+    """
+    shared = {entry["seed"] for entry in more} & {entry["seed"] for entry in less}
     sides = {"less": less, "more": more}
-    rows = [
-        {**e, "arm": arm, "stage": "last", "task": "D_A", "recipe": ""} for arm, mine in sides.items() for e in mine
-    ]
+    rows = [{**entry, "arm": arm, "stage": "", "task": ""} for arm, mine in sides.items() for entry in mine]
+    rows = [{**entry, "recipe": ""} for entry in rows if entry["seed"] in shared]
     if check.value == "recall" and all((Path(row["path"]) / "recall.jsonl").exists() for row in rows):
-        found = paired(rows, "less", "more", "last", "D_A")
-        return found and _Difference(found["difference"], found["low"], found["high"], len(found["seeds"]))
+        if found := compare(rows, "less", "more", "", ""):
+            return found["difference"], found["low"], found["high"], len(found["seeds"])
+        return None
     known = {entry["seed"]: entry["recall"] for entry in less}
-    gains = [{**entry, "recall": entry["recall"] - known[entry["seed"]]} for entry in more if entry["seed"] in known]
-    row = over_seeds(gains)
-    return row and _Difference(row["mean"], row["low"], row["high"], row["n"])
+    gains = [{**entry, "recall": entry["recall"] - known[entry["seed"]]} for entry in more if entry["seed"] in shared]
+    if row := over_seeds(gains):
+        one = row["n"] == 1
+        return row["mean"], nan if one else row["low"], nan if one else row["high"], row["n"]
+    return None
 
 
-def _mean(entries: list[Entry]) -> float:
-    return sum(entry["recall"] for entry in entries) / len(entries)
+def _mean(entries: list[Entry], beside: list[Entry]) -> float:
+    """The mean over the seeds that another cell has too."""
+    seeds = {entry["seed"] for entry in beside}
+    return fmean(entry["recall"] for entry in entries if entry["seed"] in seeds)
 
 
-def _missing(cells: Sequence[tuple[str, At]]) -> str:
+def _missing(cells: Sequence[tuple[str, At]], profile: str) -> str:
     """Cells by table, D_A and arm, with the D_B of each."""
     by_arm: dict[str, list[str]] = {}
     for table, (row, arm, column) in cells:
-        by_arm.setdefault(f"{table}, {row}, {arm}", []).append(column)
+        seen = view(table, profile)
+        by_arm.setdefault(f"{table}, {seen.rows[row]}, {seen.named(arm)}", []).append(column)
     return "; ".join(f"{where} after {', '.join(columns)}" for where, columns in by_arm.items())
 
 
@@ -286,17 +291,17 @@ def _decided(one: _Comparison, digits: str, difference: float, low: float, high:
 
 def _judged(said: Said, setting: Setting, parts: Sequence[Part], weak: bool) -> Claim:
     verdicts = [part.verdict for part in parts]
-    verdict: Verdict = "holds"
-    for worse in ("not enough data", "does not hold"):
-        if worse in verdicts:
-            verdict = worse  # type: ignore[assignment]
+    order: tuple[Verdict, ...] = ("does not hold", "not enough data", "holds")  # the first of them decides
+    verdict = next(one for one in order if one in verdicts)
     deciding = [part for part in parts if part.verdict == verdict]
-    count = f"{len(deciding)} of {len(parts)} comparisons: " if len(parts) > 1 else ""
+    how = "fail" if verdict == "does not hold" else "undecided"
+    count = f"{len(deciding)} of {len(parts)} comparisons {how}: "
     if verdict == "holds":
-        deciding.sort(key=lambda part: part.low or 0.0)  # the weakest first
-        count = f"all {len(parts)} comparisons, the weakest first: " if len(parts) > 1 else ""
+        deciding.sort(key=lambda part: part.low or 0.0)
+        count = f"all {len(parts)} comparisons, the weakest first: "
     named = list(dict.fromkeys(part.why for part in deciding))
-    why = count + "; ".join(named[:FEW]) + (f"; and {len(named) - FEW} more" if len(named) > FEW else "")
+    more = f"; and {len(named) - FEW} more" if len(named) > FEW else ""
+    why = (count if len(parts) > 1 else "") + "; ".join(named[:FEW]) + more
     own = len(setting) == 1 and setting[0] in paper().tables[said.checks[0].table].profile
     if not own:
         why = f"On {', '.join(setting)}, which is not the paper's model and setting: {why}"

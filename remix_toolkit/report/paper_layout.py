@@ -106,6 +106,11 @@ class View:
     show: list[str]
     set: list[str]
 
+    def named(self, arm: str) -> str:
+        """What an arm of the paper is called here."""
+        ours = self.arms.get(arm, [])
+        return ours[0] if len(ours) == 1 else arm
+
 
 @cache
 def view(table: str, profile: str) -> View:
@@ -141,19 +146,19 @@ class Found:
 
 def find(entries: Sequence[Entry]) -> dict[tuple[str, Setting], Found]:
     """(table, setting) -> its cells among `store.entries`. An entry that no table has a place for is left out."""
-    runs: dict[tuple[Any, ...], list[Entry]] = {}
+    runs: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
         run = (entry["recipe"], entry["arm"], entry["profile"], entry["seed"], tuple(entry["overrides"]), entry["run"])
         runs.setdefault(run, []).append(entry)
     found: dict[tuple[str, Setting], Found] = {}
-    for run in runs.values():
+    for mine in runs.values():
         for table, layout in paper().tables.items():
-            if run[0]["recipe"] in (table, *layout.also):
-                for (row, arm, column), entry, setting in _places(table, layout, run):
+            if mine[0]["recipe"] in (table, *layout.also):
+                for (row, arm, column), entry, setting in _places(table, layout, mine):
                     there = found.setdefault((table, setting), Found({}, {}))
                     renamed = {"recipe": table, "arm": arm, "task": row, "overrides": [], "place": ""}
                     there.cells.setdefault((row, arm, column), []).append({**entry, **renamed})
-                    for low in run:
+                    for low in mine:
                         if low["own"] and low["recall"] is not None and low["recall"] < FLOOR:
                             there.unlearned[row, arm, low["stage"], low["seed"]] = low["recall"]
     return found
