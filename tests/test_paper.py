@@ -116,6 +116,18 @@ def test_runs_of_one_sweep_fill_the_tables_that_hold_the_same_runs() -> None:
     assert not [one for one in tables(entries) if one.name == "table5" and one.measured]  # the other model's
 
 
+@pytest.mark.parametrize("profile", [None, "tiny"])
+def test_sweeps_that_share_a_cell_mean_the_same_stage(profile: str | None) -> None:
+    entries = measured([cell for sweep in SWEEPS for cell in some(sweep, profile, seeds=[0])], lambda cell: 20.0)
+    found = paper_layout.find(entries)
+    assert len(found) == (len(SWEEPS) + 1 if profile is None else len(SWEEPS))  # figure 9 has two models
+    for there in found.values():
+        for cell in there.cells.values():
+            assert len({entry["key"] for entry in cell}) == 1
+    shared = {name: max(len(cell) for cell in there.cells.values()) for (name, _), there in found.items()}
+    assert {name for name, most in shared.items() if most == 1} == {"table3", "figure6", "figure7", "figure8"}
+
+
 def test_the_numbers_are_those_printed() -> None:
     if not PRINTED.exists():
         pytest.skip("tables.yaml: the paper is not beside this clone")

@@ -111,7 +111,9 @@ def _table(name: str, setting: Setting, found: Found) -> Table:
         notes += layout.notes
     else:
         which = f"profile {setting[0]}" + (f" with {', '.join(setting[1:])}" if setting[1:] else "")
-        notes.append(f"This is {which}, not the paper's setting: its values are not comparable and not shown.")
+        notes.append(
+            f"This is {which}, not the paper's setting: the paper's values are not comparable, and are left out."
+        )
     notes += _unlearned(found, seen)
     columns = tuple(seen.show)
     return Table(name, layout.title, setting[0], setting[1:], beside, columns, tuple(rows), averages, tuple(notes))

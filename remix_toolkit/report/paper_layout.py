@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -116,7 +117,7 @@ class View:
 def view(table: str, profile: str) -> View:
     """The rows, arms and columns that a table has under a profile: `tiny` has its own, any other the paper's."""
     layout = paper().tables[table]
-    if profile == "tiny":
+    if Path(profile).stem == "tiny":  # a file of the user's own too: the sweeps have the same section for it
         own = layout.tiny
         average = ["avg_factoid"] if len(own.factoid) > 1 else []
         groups = {"factoid": own.factoid, "nonfactoid": [], "all": own.factoid}
