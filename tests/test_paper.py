@@ -195,14 +195,18 @@ def test_another_model_or_changed_settings_never_stand_beside_the_papers_numbers
     changed = measured(some("table2", place="kvr, lama", seeds=[0]), lambda cell: 30.0)
     for entry in changed:
         entry["overrides"] = [*entry["overrides"], "paths.lama=there", "base=another/model"]
+    twice = measured(some("table2", place="kvr, webqa", arm="random / -", seeds=[0]), lambda cell: 35.0)
+    for entry in twice:  # more than the arm mixes in
+        entry["overrides"] = [*entry["overrides"], "stages.stage1.mix={random_words: {ratio: 4}}"]
     more = measured(some("table2", place="kvr, id", arm="- / -", seeds=[0]), lambda cell: 40.0)
     for entry in more:  # what the arm does not mix in
         entry["overrides"] = [*entry["overrides"], "stages.stage1.mix={random_words: {ratio: 2}}"]
-    found = [one for one in tables(entries + changed + more) if one.name == "table2"]
+    found = [one for one in tables(entries + changed + twice + more) if one.name == "table2"]
     assert [(one.profile, one.changed, one.comparable, one.measured) for one in found] == [
         ("llama3-8b", (), True, 0),
         ("tiny", (), False, 18),
         ("llama3-8b", ("base=another/model",), False, 6),
+        ("llama3-8b", ("stages.stage1.mix={random_words: {ratio: 4}}",), False, 1),
         ("llama3-8b", ("stages.stage1.mix={random_words: {ratio: 2}}",), False, 1),
     ]
     for one in found[1:]:
@@ -295,6 +299,16 @@ def test_a_claim_that_does_not_hold(tmp_path: Path) -> None:
     assert found.why.startswith("3 of 3 comparisons fail: kvr, after factoid: random / - over - / -: 20.0 against 80.0")
 
 
+def test_one_comparison_that_fails_is_enough_and_whatever_is_missing_beside_it(tmp_path: Path) -> None:
+    cells = some("table2", place="kvr, ", arm="random / -") + some("table2", place="kvr, ", arm="- / -")
+    entries = measured(cells, by_arm({"random / -": 20.0, "- / -": 80.0}), tmp_path, own=95.0)
+    found = claim(entries, "random_stage1_factoid")
+    assert [part.verdict for part in found.parts] == ["does not hold", "not enough data", "not enough data"]
+    assert found.verdict == "does not hold"
+    assert found.why.startswith("1 of 3 comparisons fail: kvr")
+    assert "under 99% of their own facts" in found.why
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     cells = some("table2", place="kvr, ", arm="random / -") + some("table2", place="kvr, lama", arm="- / -")
     found = claim(measured(cells, lambda cell: 50.0, tmp_path), "random_stage1_factoid")
@@ -305,9 +319,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_an_interval_on_both_sides_decides_nothing(tmp_path: Path) -> None:
-    """Seeds that disagree: 60 points more, 20 less, as many; one of them alone is decided by its facts."""
-    kept = {0: 80.0, 1: 0.0, 2: 20.0}
-    arms = {"random / knowledge_pile": lambda seed: kept[seed], "- / -": lambda seed: 20.0}
+    """Seeds that disagree: 60 points more, 40 less, 20 more; one of them alone is decided by its facts."""
+    kept = {0: 100.0, 1: 0.0, 2: 60.0}
+    arms = {"random / knowledge_pile": lambda seed: kept[seed], "- / -": lambda seed: 40.0}
     cells = [cell for arm in arms for cell in some("table3", place="kvr, ", arm=arm)]
 
     def recall(cell: Cell) -> float:
@@ -317,6 +331,9 @@ def test_an_interval_on_both_sides_decides_nothing(tmp_path: Path) -> None:
     found = claim(entries, "mistral_kvr", "mistral-7b")
     assert found.verdict == "not enough data"
     assert "the interval lies on both sides of 0" in found.why
+    worse = [entry for entry in entries if entry["seed"] != 0]  # on the wrong side, but not wholly
+    found = claim(worse, "mistral_kvr", "mistral-7b")
+    assert (found.verdict, found.parts[0].difference) == ("not enough data", pytest.approx(-10))
     found = claim([entry for entry in entries if entry["seed"] == 0], "mistral_kvr", "mistral-7b")
     assert found.verdict == "holds"
     assert "one seed, so over facts only" in found.why

@@ -3,7 +3,7 @@
 The rule, for every comparison that a claim consists of: the difference of two means and its 95% interval. If the whole
 interval lies above what is claimed (0 points, where the paper says no number), the comparison holds; if the whole of it
 lies at or below, it does not; if it lies on both sides, the runs do not decide. A claim holds if all its comparisons
-hold, and does not if one of them does not.
+hold, and does not if one of them does not. Of several comparisons, none is corrected for the others.
 
 The interval is `seeds.paired`'s, over seeds and facts; of averages, the mean of the intervals' ends over what is
 averaged, which is about as wide as the average's own or wider. With one seed it is over facts alone, and says nothing
@@ -31,7 +31,7 @@ FEW = 4  # of what is missing or decides, as many are named; the parts have them
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison: `difference` (more - less) and its interval in `unit`; None where something is missing."""
+    """One comparison: `difference` (more - less) and its interval, in points (of the lens: layers); None if missing."""
 
     about: str
     verdict: Verdict
