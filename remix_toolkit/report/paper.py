@@ -1,0 +1,224 @@
+"""The paper beside ours: its tables and figures as it lays them out, with our means over seeds in them; as text."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from remix_toolkit.report.paper_claims import Claim, Part, claims, paper_claims
+from remix_toolkit.report.paper_layout import (
+    Entry,
+    Found,
+    Setting,
+    View,
+    average,
+    comparable,
+    find,
+    over_seeds,
+    paper,
+    view,
+)
+
+__all__ = ["Cell", "Claim", "Part", "Row", "Table", "claims", "paper_claims", "tables"]
+__all__ += ["as_csv", "as_latex", "as_markdown"]
+
+EMPTY, UNREADABLE = "[ ]", "?"
+CSV = ("table", "profile", "changed", "D_A", "arm", "D_B", "mean", "sd", "low", "high", "n", "seeds", "paper")
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {char: f"\\{char}" for char in "&%$#_{}"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Recall of D_A after one D_B, in percent: ours over seeds as `seeds.aggregate` has it, and the paper's.
+
+    `mean` is None where nothing is measured; `sd`, `low`, `high` too under one seed. `paper` is None where the paper
+    prints no number, or where its number is not comparable; "?" is printed, but unreadable in our copy.
+    """
+
+    mean: float | None = None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    seeds: tuple[int, ...] = ()
+    paper: float | Literal["?"] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One D_A and one arm; `cells` in the order of the table's columns. Under `tiny`, names are tiny's own."""
+
+    fact: str
+    arm: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or figure of the paper under one profile; `changed` are overrides that make the runs other than its.
+
+    `comparable`: the model and all settings are the paper's, and its numbers stand in the cells. `averages` says of
+    which columns an average is; it is only taken where all of them are measured, over the seeds that all of them have.
+    """
+
+    name: str
+    title: str
+    profile: str
+    changed: tuple[str, ...]
+    comparable: bool
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    averages: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def measured(self) -> int:
+        """How many cells have a value of ours."""
+        return sum(cell.n > 0 for row in self.rows for cell in row.cells)
+
+
+def tables(entries: Sequence[Entry]) -> list[Table]:
+    """Every table and figure of the paper, filled with `store.entries` as far as they go.
+
+    Each stands there under the paper's own profile, run or not, and once more under any other profile or changed
+    settings that it was run with; those have none of the paper's values.
+    """
+    found = find(entries)
+    made = []
+    for name, layout in paper().tables.items():
+        own: list[Setting] = [(profile,) for profile in layout.profile]
+        settings = dict.fromkeys([*own, *(setting for table, setting in found if table == name)])
+        made += [_table(name, setting, found.get((name, setting), Found({}, {}))) for setting in settings]
+    return made
+
+
+def _table(name: str, setting: Setting, found: Found) -> Table:
+    layout, seen, beside = paper().tables[name], view(name, setting[0]), comparable(name, setting)
+    averages = {f"avg_{group}": tuple(columns) for group, columns in seen.groups.items() if f"avg_{group}" in seen.show}
+    rows = []
+    for fact, shown_fact in seen.rows.items():
+        for arm in seen.arms:
+            printed = layout.printed.get(fact, {}).get(arm) if beside else None
+            cells = []
+            for at, column in enumerate(seen.show):
+                mine = average(found.cells, fact, arm, averages.get(column, (column,)))
+                cells.append(_cell(mine, printed[at] if printed else "-"))
+            rows.append(Row(shown_fact, seen.named(arm), tuple(cells)))
+    notes = [f"{column}: the mean of {', '.join(columns)}." for column, columns in averages.items()]
+    if beside:
+        notes += layout.notes
+    else:
+        which = f"profile {setting[0]}" + (f" with {', '.join(setting[1:])}" if setting[1:] else "")
+        notes.append(
+            f"This is {which}, not the paper's setting: the paper's values are not comparable, and are left out."
+        )
+    notes += _unlearned(found, seen)
+    columns = tuple(seen.show)
+    return Table(name, layout.title, setting[0], setting[1:], beside, columns, tuple(rows), averages, tuple(notes))
+
+
+def _cell(mine: Sequence[Entry], printed: float | str | None) -> Cell:
+    beside: float | Literal["?"] | None = "?" if printed is None else None if isinstance(printed, str) else printed
+    row = over_seeds(mine)
+    if row is None:
+        return Cell(paper=beside)
+    return Cell(row["mean"], row["sd"], row["low"], row["high"], row["n"], tuple(row["seeds"]), beside)
+
+
+def _unlearned(found: Found, seen: View) -> list[str]:
+    """A line per D_A, arm and stage that does not know its own facts: nothing below it can be read as forgetting."""
+    low: dict[tuple[str, str, str], list[float]] = {}
+    for (fact, arm, stage, _), recall in found.unlearned.items():
+        low.setdefault((fact, arm, stage), []).append(recall)
+    premise = "of its own facts (100% is the premise)."
+    return [
+        f"{seen.rows[fact]}, {seen.named(arm)}: {stage} knows only {min(recalls):.1f}% {premise}"
+        for (fact, arm, stage), recalls in low.items()
+    ]
+
+
+# --- as text -----------------------------------------------------------------------------------------------------
+
+
+def as_csv(table: Table) -> str:
+    """A line for each cell: table, profile, changed, D_A, arm, D_B, mean, sd, low, high, n, seeds, paper."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV)
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            about = [table.name, table.profile, " ".join(table.changed), row.fact, row.arm, column]
+            values = [cell.mean, cell.sd, cell.low, cell.high, cell.n, " ".join(map(str, cell.seeds)), cell.paper]
+            writer.writerow(about + ["" if value is None else value for value in values])
+    return text.getvalue()
+
+
+def as_markdown(table: Table) -> str:
+    """The table as the paper lays it out, an arm's own values above the paper's; `[ ]` is not run, `?` unreadable."""
+    head, *lines = _grid(table)
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|" + "---|" * 3 + "---:|" * len(table.columns)
+    notes = "".join(f"\n- {note}" for note in _notes(table))
+    return "\n".join([f"**{_caption(table)}**", "", line(head), rule, *map(line, lines)]) + f"\n{notes}\n"
+
+
+def as_latex(table: Table) -> str:
+    """The same as a `table` with a `tabular`, in plain LaTeX: no package is needed, every text is escaped."""
+    head, *lines = _grid(table)
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("{" + _escaped(cell) + "}" for cell in cells) + r" \\"  # in braces: a [ after \\ is no length
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_escaped(' '.join([_caption(table) + '.', *_notes(table)]))}}}",
+            rf"\begin{{tabular}}{{lll{'r' * len(table.columns)}}}",
+            r"\hline",
+            line(head),
+            r"\hline",
+            *map(line, lines),
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _grid(table: Table) -> list[list[str]]:
+    """The head, and for each arm a line of ours and, where the paper's values stand beside them, one of the paper's."""
+    lines = [["D_A", "arm", "", *table.columns]]
+    for row in table.rows:
+        lines.append([row.fact, row.arm, "ours", *(_ours(cell) for cell in row.cells)])
+        if table.comparable and any(cell.paper is not None for cell in row.cells):
+            printed = ["-" if cell.paper is None else str(cell.paper) for cell in row.cells]
+            lines.append(["", "", "paper", *printed])
+    return lines
+
+
+def _ours(cell: Cell) -> str:
+    if cell.mean is None:
+        return EMPTY
+    interval = "" if cell.low is None else f" [{cell.low:.1f}, {cell.high:.1f}]"
+    return f"{cell.mean:.1f}{interval} n={cell.n}"
+
+
+def _caption(table: Table) -> str:
+    changed = f" with {', '.join(table.changed)}" if table.changed else ""
+    number = table.name.replace("table", "Table ").replace("figure", "Figure ")
+    return f"{number}: {table.title} ({table.profile}{changed})"
+
+
+def _notes(table: Table) -> list[str]:
+    what = "Percent of D_A's facts after the last stage: mean [95% bootstrap interval over n seeds]"
+    return [f"{what}; {EMPTY} is not run, {UNREADABLE} is printed but unreadable in our copy.", *table.notes]
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(char, char) for char in text)

@@ -1,0 +1,311 @@
+"""A verdict on each of the paper's claims, from our runs, and from the paper's own printed numbers.
+
+The rule, for every comparison that a claim consists of: the difference of two means and its 95% interval. If the whole
+interval lies above what is claimed (0 points, where the paper says no number), the comparison holds; if the whole of it
+lies at or below, it does not; if it lies on both sides, the runs do not decide. A claim holds if all its comparisons
+hold, and does not if one of them does not. Of several comparisons, none is corrected for the others.
+
+The interval is `seeds.paired`'s, over seeds and facts; of averages, the mean of the intervals' ends over what is
+averaged, which is about as wide as the average's own or wider. With one seed it is over facts alone, and says nothing
+of other seeds. Where a recall.jsonl is gone, it is over seeds alone, and one seed decides nothing. The paper's printed
+numbers have no interval: there the difference alone counts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import isnan, nan
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from remix_toolkit.report.paper_layout import At, Check, Entry, Said, Setting, Side, find, over_seeds, paper, view
+from remix_toolkit.report.seeds import paired
+from remix_toolkit.store import read_json
+
+Verdict = Literal["holds", "does not hold", "not enough data"]
+Compare = Callable[[Sequence[Entry], str, str, str, str], dict[str, Any] | None]
+Cells = Mapping[str, Mapping[At, Sequence[Entry]]]  # table -> its cells under one setting
+FEW = 4  # of what is missing or decides, as many are named; the parts have them all
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison: `difference` (more - less) and its interval, in points (of the lens: layers); None if missing."""
+
+    about: str
+    verdict: Verdict
+    difference: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, and whether it is so on one profile; `changed`, `comparable`: as in `paper.Table`."""
+
+    id: str
+    says: str
+    where: str
+    note: str
+    profile: str
+    changed: tuple[str, ...]
+    comparable: bool
+    verdict: Verdict
+    why: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Cells of one table and D_A: every arm, averaged over the columns (D_B)."""
+
+    table: str
+    row: str
+    arms: list[str]
+    columns: list[str]
+
+    def cell(self, arm: str, column: str) -> tuple[str, At]:
+        return self.table, (self.row, arm, column)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """`more` over `less`, arm by arm; and column by column where both have the same, else each with each."""
+
+    about: str
+    more: _Side
+    less: _Side
+    check: Check
+
+    def pairs(self) -> list[tuple[tuple[str, At], tuple[str, At]]]:
+        a, b = self.more.columns, self.less.columns
+        columns = list(zip(a, b, strict=True)) if a == b else list(product(a, b))
+        arms = zip(self.more.arms, self.less.arms, strict=True)
+        return [(self.more.cell(m, x), self.less.cell(n, y)) for m, n in arms for x, y in columns]
+
+
+def claims(entries: Sequence[Entry], compare: Compare = paired) -> list[Claim]:
+    """Every claim of the paper, judged by `store.entries` under each profile, the paper's own first.
+
+    On `tiny`, or with settings changed, it is a verdict on that model: `comparable` is False, and `why` says so.
+    `compare` is `seeds.paired`, or that with another way to read recall.jsonl. Raises BadInput where one is unreadable.
+    """
+    found = find(entries)
+    judged = []
+    for said in paper().claims:
+        tables = {side for check in said.checks for side in (check.table, check.more.table, check.less.table) if side}
+        own: Setting = (paper().tables[said.checks[0].table].profile[0],)
+        for setting in dict.fromkeys([own, *(at for table, at in found if table in tables)]):
+            cells = {table: found[table, setting].cells for table in tables if (table, setting) in found}
+            weak = any(found[table, setting].unlearned for table in cells)
+            compared = _comparisons(said, setting[0])
+            judged.append(_judged(said, setting, [_ours(one, cells, setting[0], compare) for one in compared], weak))
+    return judged
+
+
+def paper_claims() -> list[Claim]:
+    """The same claims by the paper's printed numbers alone: the difference without an interval."""
+    judged = []
+    for said in paper().claims:
+        profile = paper().tables[said.checks[0].table].profile[0]
+        parts = [_printed(one, profile) for one in _comparisons(said, profile)]
+        judged.append(_judged(said, (profile,), parts, False))
+    return judged
+
+
+# --- what is compared --------------------------------------------------------------------------------------------
+
+
+def _comparisons(said: Said, profile: str) -> Iterator[_Comparison | Part]:
+    """A claim's comparisons under a profile; a part without data where it has no such row, arm or D_B."""
+    for check in said.checks:
+        seen = view(check.table, profile)
+        rows = [row for row in check.rows if row in seen.rows]
+        each = _columns(check.each, check, profile) if check.each else [None]
+        if not rows or not each:
+            yield _lacking(check.table, f"{profile} has no such {'D_B' if rows else 'D_A'}")
+        for row, column in product(rows, each):
+            more, less = (_side(side, check, row, column, profile) for side in (check.more, check.less))
+            about = _about(check, more, less, column, profile)
+            lacks = [arm for side in (more, less) for arm in side.arms if arm not in view(side.table, profile).arms]
+            if lacks or not more.columns or not less.columns:
+                yield _lacking(about, f"{profile} has no " + (f"arm for {lacks[0]}" if lacks else "such D_B"))
+            else:
+                yield _Comparison(about, more, less, check)
+
+
+def _side(side: Side, check: Check, row: str, column: str | None, profile: str) -> _Side:
+    arm, after = side.arm or check.arm or "", side.after or column or check.after or ""
+    columns = [column] if column and after == column else _columns(after, check, profile)
+    return _Side(side.table or check.table, row, [arm] if isinstance(arm, str) else arm, columns)
+
+
+def _about(check: Check, more: _Side, less: _Side, column: str | None, profile: str) -> str:
+    """In words: what the sides share is said once."""
+    afters = [side.after or column or check.after or "" for side in (check.more, check.less)]
+    places = [after if isinstance(after, str) else ", ".join(after) for after in afters]
+    named = [[view(side.table, profile).named(arm) for arm in side.arms] for side in (more, less)]
+    arms = [" and ".join(dict.fromkeys(names)) for names in named]
+    row = view(check.table, profile).rows[more.row]
+    what = "" if check.value == "recall" else f" {check.value},"
+    if places[0] == places[1]:
+        return f"{row},{what} after {places[0]}: {arms[0]} over {arms[1]}"
+    if arms[0] == arms[1]:
+        return f"{row},{what} {arms[0]}: after {places[0]} over {places[1]}"
+    return f"{row}:{what} {arms[0]} after {places[0]} over {arms[1]} after {places[1]}"
+
+
+def _columns(after: str | list[str], check: Check, profile: str) -> list[str]:
+    """The columns of a group, or those named; of two tables, those that both have."""
+    tables = (check.table, check.more.table or check.table, check.less.table or check.table)
+    groups = [view(table, profile).groups for table in tables]
+    wanted = groups[0][after] if isinstance(after, str) else after
+    return [column for column in wanted if all(column in group["all"] for group in groups)]
+
+
+def _lacking(about: str, why: str) -> Part:
+    return Part(about, "not enough data", None, None, None, 0, why)
+
+
+# --- by our runs -------------------------------------------------------------------------------------------------
+
+
+def _ours(one: _Comparison | Part, cells: Cells, profile: str, compare: Compare) -> Part:
+    if isinstance(one, Part):
+        return one
+    pairs = one.pairs()
+    mine = {(table, at): _valued(cells.get(table, {}).get(at, ()), one.check) for pair in pairs for table, at in pair}
+    if missing := [cell for cell, there in mine.items() if not there]:
+        return _lacking(one.about, f"missing: {_missing(missing, profile)}")
+    results = [_difference(mine[more], mine[less], one.check, compare) for more, less in pairs]
+    known = [result for result in results if result]
+    if len(known) < len(results):
+        return _lacking(one.about, f"no seed, or no fact, in common: {one.about}")
+    difference, low, high = (sum(ends) / len(known) for ends in zip(*(result[:3] for result in known), strict=True))
+    seeds = min(result[3] for result in known)
+    means = [sum(_mean(mine[a], mine[b]) for a, b in two) / len(two) for two in (pairs, [(b, a) for a, b in pairs])]
+    digits = f"{one.about}: {means[0]:.1f} against {means[1]:.1f}, {difference:+.1f}"
+    if isnan(low):
+        return Part(one.about, "not enough data", difference, None, None, seeds, f"{digits}; one seed has no interval")
+    digits += f" [{low:+.1f}, {high:+.1f}], " + (f"{seeds} seeds" if seeds > 1 else "one seed, so over facts only")
+    return _decided(one, digits, difference, low, high, seeds)
+
+
+def _valued(entries: Sequence[Entry], check: Check) -> list[Entry]:
+    """The newest entry of each seed, with what the check is about as its `recall`; of the logit lens, if probed."""
+    found = []
+    for entry in {entry["seed"]: entry for entry in entries}.values():
+        value = entry["recall"]
+        if check.value != "recall":
+            file = Path(entry["path"]) / "lens.json"
+            value = read_json(file).get(entry["list"], {}).get(check.value) if file.exists() else None
+        if value is not None:
+            found.append({**entry, "recall": float(value)})
+    return found
+
+
+def _difference(
+    more: list[Entry], less: list[Entry], check: Check, compare: Compare
+) -> tuple[float, float, float, int] | None:
+    """Difference of two cells, its interval (NaN where there is none), and of how many seeds it is.
+
+    None where the cells have no seed, or no fact, in common.
+    """
+    shared = {entry["seed"] for entry in more} & {entry["seed"] for entry in less}
+    sides = {"less": less, "more": more}
+    rows = [{**entry, "arm": arm, "stage": "", "task": ""} for arm, mine in sides.items() for entry in mine]
+    rows = [{**entry, "recipe": ""} for entry in rows if entry["seed"] in shared]
+    if check.value == "recall" and all((Path(row["path"]) / "recall.jsonl").exists() for row in rows):
+        if found := compare(rows, "less", "more", "", ""):
+            return found["difference"], found["low"], found["high"], len(found["seeds"])
+        return None
+    known = {entry["seed"]: entry["recall"] for entry in less}
+    gains = [{**entry, "recall": entry["recall"] - known[entry["seed"]]} for entry in more if entry["seed"] in shared]
+    if row := over_seeds(gains):
+        one = row["n"] == 1
+        return row["mean"], nan if one else row["low"], nan if one else row["high"], row["n"]
+    return None
+
+
+def _mean(entries: list[Entry], beside: list[Entry]) -> float:
+    """The mean over the seeds that another cell has too."""
+    seeds = {entry["seed"] for entry in beside}
+    return fmean(entry["recall"] for entry in entries if entry["seed"] in seeds)
+
+
+def _missing(cells: Sequence[tuple[str, At]], profile: str) -> str:
+    """Cells by table, D_A and arm, with the D_B of each."""
+    by_arm: dict[str, list[str]] = {}
+    for table, (row, arm, column) in cells:
+        seen = view(table, profile)
+        by_arm.setdefault(f"{table}, {seen.rows[row]}, {seen.named(arm)}", []).append(column)
+    return "; ".join(f"{where} after {', '.join(columns)}" for where, columns in by_arm.items())
+
+
+# --- by the paper's numbers --------------------------------------------------------------------------------------
+
+
+def _printed(one: _Comparison | Part, profile: str) -> Part:
+    if isinstance(one, Part):
+        return one
+    means, missing = [], []
+    for side in (one.more, one.less):
+        values = [_printed_mean(side, arm, profile, one.check) for arm in side.arms]
+        missing += [value for value in values if isinstance(value, str)]
+        means.append(sum(value for value in values if not isinstance(value, str)) / len(values))
+    if missing:
+        return _lacking(one.about, "; ".join(dict.fromkeys(missing)))
+    difference = means[0] - means[1]
+    digits = f"{one.about}: {means[0]:.1f} against {means[1]:.1f}, {difference:+.1f}"
+    return _decided(one, digits, difference, difference, difference, 0)
+
+
+def _printed_mean(side: _Side, arm: str, profile: str, check: Check) -> float | str:
+    """The printed average where it is of just these columns, else the mean of their cells; or what lacks."""
+    seen = view(side.table, profile)
+    printed = paper().tables[side.table].printed.get(side.row, {}).get(arm) if check.value == "recall" else None
+    cells = dict(zip(seen.show, printed or ["-"] * len(seen.show), strict=True))
+    averages = [f"avg_{name}" for name, group in seen.groups.items() if group == side.columns and len(group) > 1]
+    values = [cells[column] for column in [name for name in averages if name in cells] or side.columns]
+    if "-" in values:
+        return f"not printed in {side.table}"
+    known = [value for value in values if isinstance(value, float | int)]
+    return sum(known) / len(known) if len(known) == len(values) else f"unreadable in {side.table}: {side.row}, {arm}"
+
+
+# --- verdicts ----------------------------------------------------------------------------------------------------
+
+
+def _decided(one: _Comparison, digits: str, difference: float, low: float, high: float, seeds: int) -> Part:
+    by = one.check.by
+    above = low >= by if by else low > 0  # "at least 30 points" is reached at 30; more than nothing is not at 0
+    below = high < by if by else high <= 0
+    verdict: Verdict = "holds" if above else "does not hold" if below else "not enough data"
+    undecided = "" if above or below else f"; the interval lies on both sides of {by:g}"
+    claimed = f" (claimed: {by:g} or more)" if by else ""
+    return Part(one.about, verdict, difference, low, high, seeds, digits + claimed + undecided)
+
+
+def _judged(said: Said, setting: Setting, parts: Sequence[Part], weak: bool) -> Claim:
+    verdicts = [part.verdict for part in parts]
+    order: tuple[Verdict, ...] = ("does not hold", "not enough data", "holds")  # the first of them decides
+    verdict = next(one for one in order if one in verdicts)
+    deciding = [part for part in parts if part.verdict == verdict]
+    how = "fail" if verdict == "does not hold" else "undecided"
+    count = f"{len(deciding)} of {len(parts)} comparisons {how}: "
+    if verdict == "holds":
+        deciding.sort(key=lambda part: part.low or 0.0)
+        count = f"all {len(parts)} comparisons, the weakest first: "
+    named = list(dict.fromkeys(part.why for part in deciding))
+    more = f"; and {len(named) - FEW} more" if len(named) > FEW else ""
+    why = (count if len(parts) > 1 else "") + "; ".join(named[:FEW]) + more
+    own = len(setting) == 1 and setting[0] in paper().tables[said.checks[0].table].profile
+    if not own:
+        why = f"On {', '.join(setting)}, which is not the paper's model and setting: {why}"
+    if weak:
+        why += ". Some stages know under 99% of their own facts (100% is the premise)"
+    about = (said.id, said.says, said.where, said.note, setting[0], setting[1:])
+    return Claim(*about, own, verdict, why + ".", tuple(parts))
