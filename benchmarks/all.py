@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 KEPT = PAGE.with_suffix(".json")
 SHOWN = ("torch", "transformers", "trl", "accelerate")
-CPU: dict[str, list[str]] = {"step": [], "recall": [], "launch": [], "data": [], "sweep": ["--seed", "0"]}
+CPU: dict[str, list[str]] = {"step": [], "recall": [], "launch": [], "data": [], "sweep": ["--seed", "0"], "report": []}
 
 
 def main() -> None:
@@ -122,6 +122,15 @@ def sweep(found: Any) -> list[str]:
     ]
 
 
+def report(found: Any) -> list[str]:
+    """The report of a large store."""
+    return [
+        f"{found['stages']} stages with {found['facts']:,} facts each: {found['seconds']:.1f} s, {found['mb']:.0f} MB "
+        f"of memory at the peak, a page of {found['page_mb']:.1f} MB.",
+        "",
+    ]
+
+
 def gpu_check(found: Any) -> list[str]:
     """One GPU: correctness, steps, recall."""
     lines = [f"{found['device']}, the shape of {found['shape']}.", ""]
@@ -162,6 +171,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "launch": ("Starting", launch),
     "data": ("Data", data),
     "sweep": ("A sweep", sweep),
+    "report": ("The report", report),
     "gpu_check": ("One GPU", gpu_check),
 }
 

@@ -1,4 +1,4 @@
-"""`remix report`: a store of runs as one page that needs nothing else, with its figures and tables as files beside it."""
+"""`remix report`: a store of runs as one page that needs nothing else, its figures and tables beside it as files."""
 
 import base64
 import errno
