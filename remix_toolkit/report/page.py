@@ -16,7 +16,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.report.facts import Facts
 from remix_toolkit.report.group import Answers, groups
 from remix_toolkit.report.parts import Figure, Section
-from remix_toolkit.report.plot import saved, svgs
+from remix_toolkit.report.plot import saved, settle, svgs
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown, slug
@@ -137,6 +137,7 @@ def _written(section: Section, out: Path) -> Section:
 
 def _drawn(part: Figure, folder: Path) -> Drawn:
     drawing = part.draw()
+    settle(drawing)
     for ending in ("png", "pdf"):
         _save(folder / f"{part.name}.{ending}", saved(drawing, ending))
     light, dark = (f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" for svg in svgs(drawing))

@@ -24,7 +24,9 @@ INK, MUTED, RULE, ACCENT = "#1f2430", "#667085", "#d9dde3", "#0072b2"
 # Okabe and Ito's colours, told apart by colour-blind readers too, without yellow, which is lost on white.
 COLORS = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", MUTED)
 STYLES = ("-", "--", ":", "-.")
+PAPER = "#ffffff"
 DARK = {
+    PAPER: "#14171c",
     INK: "#e6e8ec",
     MUTED: "#98a2b3",
     RULE: "#343a46",
@@ -63,6 +65,13 @@ def style() -> Iterator[None]:
 
     with matplotlib.rc_context(STYLE):
         yield
+
+
+@style()
+def settle(figure: "Figure") -> None:
+    """Lay a figure out for good: it is then saved several times, and each would do that again."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 @style()
@@ -127,7 +136,7 @@ def arms_figure(entries: Sequence[Entry], task: str, title: str = "") -> "Figure
         before, after = rows.get((arm, stages[0])), rows.get((arm, stages[-1]))
         if before and after and len(stages) > 1:
             axes.plot([before["mean"], after["mean"]], [y, y], color=RULE, linewidth=1.5, zorder=1)
-            axes.plot(before["mean"], y, "o", markerfacecolor="white", markeredgecolor=MUTED, markersize=6)
+            axes.plot(before["mean"], y, "o", markerfacecolor=PAPER, markeredgecolor=MUTED, markersize=6)
         if after:
             each = [e["recall"] for e in entries if (e["arm"], e["stage"], e["task"]) == (arm, stages[-1], task)]
             _interval(axes, y, after, ACCENT)
@@ -164,6 +173,7 @@ def losses_figure(panels: Panels) -> "Figure":
     figure, axes = lines_figure(panels, {stage: f"steps of {plain(stage)}" for stage in panels}, "training loss")
     for panel in axes:
         panel.set_yscale("log", nonpositive="mask")
+        panel.yaxis.set_major_formatter("{x:g}")  # the usual one would need mathematics in text
     return figure
 
 
@@ -253,13 +263,13 @@ def _interval(axes: "Axes", y: float, row: Entry, color: str, filled: bool = Tru
     """A dot at the mean, a bar from low to high where there is an interval."""
     if row["low"] is not None:
         axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
-    axes.plot(row["mean"], y, "o", color=color, markersize=6, markerfacecolor=color if filled else "white")
+    axes.plot(row["mean"], y, "o", color=color, markersize=6, markerfacecolor=color if filled else PAPER)
 
 
 def _legend_of_marks(axes: "Axes", stages: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    ring = Line2D([], [], marker="o", linestyle="", markerfacecolor="white", markeredgecolor=MUTED)
+    ring = Line2D([], [], marker="o", linestyle="", markerfacecolor=PAPER, markeredgecolor=MUTED)
     dot = Line2D([], [], marker="o", color=ACCENT, linewidth=2.5)
     tick = Line2D([], [], marker="|", linestyle="", color=INK, markersize=7)
     marks = {f"after {label(stages[0])}": ring} if len(stages) > 1 else {}

@@ -24,7 +24,10 @@ def verdicts(path: str, facts: str) -> dict[str, Said]:
     try:
         with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
             for line in lines:
-                if wanted in line and (row := json.loads(line))["list"] == facts:  # of other lists, no line is parsed
+                # Whole lines of other lists are not parsed: that is most of the time.
+                if wanted not in line and line.endswith("}\n"):
+                    continue
+                if (row := json.loads(line))["list"] == facts:
                     # The same prompts and answers come in many runs: one copy of each is kept.
                     gold = tuple(sys.intern(str(answer)) for answer in row.get("gold", ()))
                     said = sys.intern(str(row.get("prediction", "")))
