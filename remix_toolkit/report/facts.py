@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.tables import Table
-from remix_toolkit.report.verdicts import Said
+from remix_toolkit.report.verdicts import gold as right_answers
 
 OUTCOMES = {"k": "kept", "l": "lost", "g": "gained", "n": "never learnt"}
 GOLD, LONGEST = 3, 300  # right answers shown of a fact, characters shown of what a model said
@@ -37,7 +37,7 @@ class Facts:
     before: str
     after: str
     prompts: list[str]
-    gold: list[tuple[str, ...]]
+    gold: list[list[str]]
     runs: list[Asked]
 
     def packed(self) -> str:
@@ -103,12 +103,10 @@ def facts_of(group: Group) -> Iterator[Facts]:
         asked = {at: pair for at, pair in asked.items() if pair[1]["stage"] == group.stages[-1]}
         if not asked:
             continue
-        gold: dict[str, tuple[str, ...]] = {}
-        answers = {}
-        for at, pair in asked.items():
-            answers[at] = [group.answers.of(entry["path"], entry["list"]) for entry in pair]
-            for said in answers[at]:
-                gold |= {prompt: one.gold for prompt, one in said.items() if prompt not in gold}
+        gold: dict[str, list[str]] = {}
+        for id_, path in {entry["list"]: entry["path"] for pair in asked.values() for entry in pair}.items():
+            gold = {**right_answers(path, id_), **gold}
+        answers = {at: [group.answers.of(entry["path"], entry["list"]) for entry in asked[at]] for at in asked}
         before, after = next(iter(asked.values()))
         yield Facts(
             name=f"facts-{group.slug}-{task}",
@@ -125,18 +123,20 @@ def _newest(rows: Sequence[dict[str, Any]], stage: str) -> dict[str, Any]:
     return [row for row in rows if row["stage"] == stage][-1]
 
 
-def _asked(arm: str, seed: int, prompts: Sequence[str], before: dict[str, Said], after: dict[str, Said]) -> Asked:
+def _asked(
+    arm: str, seed: int, prompts: Sequence[str], before: dict[str, str | None], after: dict[str, str | None]
+) -> Asked:
     letters = []
     first: list[str | None] = []
     last: list[str | None] = []
     for prompt in prompts:
         then, now = before.get(prompt), after.get(prompt)
-        if then is None or now is None:
+        if prompt not in before or prompt not in after:
             letters.append("-")
         else:
-            letters.append(("k" if now.correct else "l") if then.correct else ("g" if now.correct else "n"))
-        first.append(None if then is None or then.correct else then.prediction[:LONGEST])
-        last.append(None if now is None or now.correct else now.prediction[:LONGEST])
+            letters.append(("k" if now is None else "l") if then is None else ("g" if now is None else "n"))
+        first.append(then and then[:LONGEST])
+        last.append(now and now[:LONGEST])
     return Asked(arm, seed, "".join(letters), first, last)
 
 

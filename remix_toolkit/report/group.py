@@ -10,7 +10,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.report.retention import FLOOR, remembered
 from remix_toolkit.report.seeds import aggregate, compared, missing, named, paired, sweeps, unlearned
 from remix_toolkit.report.tables import slug
-from remix_toolkit.report.verdicts import Said, verdicts
+from remix_toolkit.report.verdicts import wrong
 
 Entry = dict[str, Any]
 Expected = Mapping[tuple[str, str, str], Collection[int]]
@@ -20,17 +20,17 @@ Expected = Mapping[tuple[str, str, str], Collection[int]]
 class Answers:
     """What was said to each fact, of every stage that was asked for: each recall.jsonl is read once."""
 
-    read: dict[tuple[str, str], dict[str, Said]] = field(default_factory=dict)
+    read: dict[tuple[str, str], dict[str, str | None]] = field(default_factory=dict)
 
-    def of(self, path: str, facts: str) -> dict[str, Said]:
-        """As `verdicts`, kept."""
+    def of(self, path: str, facts: str) -> dict[str, str | None]:
+        """As `verdicts.wrong`, kept."""
         if (path, facts) not in self.read:
-            self.read[path, facts] = verdicts(path, facts)
+            self.read[path, facts] = wrong(path, facts)
         return self.read[path, facts]
 
     def known(self, path: str, facts: str) -> dict[str, bool]:
         """Prompt -> was it answered right?"""
-        return {prompt: said.correct for prompt, said in self.of(path, facts).items()}
+        return {prompt: said is None for prompt, said in self.of(path, facts).items()}
 
 
 @dataclass

@@ -36,7 +36,7 @@ DARK = {
 }
 WIDTH = 6.8  # inches
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -274,5 +274,12 @@ def _legend_of_marks(axes: "Axes", stages: Sequence[str]) -> None:
     tick = Line2D([], [], marker="|", linestyle="", color=INK, markersize=7)
     marks = {f"after {label(stages[0])}": ring} if len(stages) > 1 else {}
     marks |= {f"after {label(stages[-1])}, 95% interval": dot, "a seed": tick}
-    at = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "borderaxespad": 0.2}
-    axes.legend(list(marks.values()), list(marks), fontsize=9, **at)
+    axes.legend(
+        list(marks.values()),
+        list(marks),
+        fontsize=9,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        borderaxespad=0.2,
+    )

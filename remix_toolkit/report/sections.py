@@ -1,8 +1,9 @@
 """The report's sections, in the order in which they are read; each is made from the groups alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from remix_toolkit.report.facts import facts_of
 from remix_toolkit.report.group import Entry, Group, answer
@@ -25,7 +26,7 @@ def sections(groups: Sequence[Group], runs: Path, warnings: list[str]) -> list[S
         Section("matrix", "Recall after each stage", _each(groups, _matrix)),
         Section("arms", "Arms compared", _each(groups, _arms)),
         Section("curves", "Retention curves", _each(groups, partial(_curves, warn=warnings.append))),
-        Section("facts", "Facts kept and lost", _each(groups, lambda group: list(_facts(group)))),
+        Section("facts", "Facts kept and lost", _each(groups, _facts)),
         Section("probes", "Probes", _each(groups, partial(probes, warn=warnings.append))),
         Section("losses", "Training losses", _each(groups, partial(_losses, warn=warnings.append))),
         Section("settings", "Data and settings", _each(groups, settings)),
@@ -39,11 +40,11 @@ def sections(groups: Sequence[Group], runs: Path, warnings: list[str]) -> list[S
     return [section for section in made if section.parts]
 
 
-def _each(groups: Sequence[Group], make: "partial[list[Part]] | object") -> list[Part]:
+def _each(groups: Sequence[Group], make: Callable[[Group], list[Part]]) -> list[Part]:
     """The parts of every group, each group under its title; a group without parts has no title."""
     parts: list[Part] = []
     for group in groups:
-        if mine := make(group):  # type: ignore[operator]
+        if mine := make(group):
             parts += [Heading(group.title, 3), *mine] if len(groups) > 1 else mine
     return parts
 
@@ -73,7 +74,8 @@ def _matrix(group: Group) -> list[Part]:
         [arm, stage, _joined(sorted(ran[arm, stage])), *(cells.get((arm, stage, t), ("-", None))[0] for t in tasks)]
         for arm, stage in order
     ]
-    shades = [[None] * 3 + [cells.get((*at, task), ("", None))[1] for task in tasks] for at in order]
+    nothing: list[float | None] = [None] * 3
+    shades = [nothing + [cells.get((*at, task), ("", None))[1] for task in tasks] for at in order]
     notes = ["Mean ± standard deviation over seeds."] if len(group.seeds) > 1 else []
     caption = f"{group.title}: recall in percent after each stage"
     columns = ["arm", "after", "seeds", *tasks]
@@ -215,5 +217,5 @@ def _end(by_seed: dict[int, list[tuple[float, float]]], at: int, style: str = ".
     return format(sum(points[at][1] for points in by_seed.values()) / len(by_seed), style)
 
 
-def _joined(value: object) -> object:
+def _joined(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list) else value

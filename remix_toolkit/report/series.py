@@ -52,8 +52,10 @@ def losses(entries: Sequence[dict[str, Any]], warn: Callable[[str], object] = _w
         file = folder / "loss.csv"
         try:
             with file.open(encoding="utf-8", newline="") as lines:
-                points = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(lines)]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                names, *rows = csv.reader(lines)
+            step_at, loss_at = names.index("step"), names.index("loss")
+            points = [(float(row[step_at]), float(row[loss_at])) for row in rows]
+        except (OSError, ValueError, IndexError) as error:
             warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out of the losses")
             continue
         sound = [point for point in points if math.isfinite(point[1])]
