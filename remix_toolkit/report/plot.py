@@ -35,6 +35,7 @@ DARK = {
     "#009e73": "#2fc79b",
 }
 WIDTH = 6.8  # inches
+CROWDED = 10  # arms, beyond which lines of single seeds cannot be told apart
 
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -132,16 +133,19 @@ def arms_figure(entries: Sequence[Entry], task: str, title: str = "") -> "Figure
     arms = list(dict.fromkeys(entry["arm"] for entry in entries))
     rows = {(row["arm"], row["stage"]): row for row in aggregate(entries) if row["task"] == task}
     figure, axes = _rows_figure(arms, f"recall of {plain(task)} (%)", title)
-    for y, arm in enumerate(arms):
-        before, after = rows.get((arm, stages[0])), rows.get((arm, stages[-1]))
-        if before and after and len(stages) > 1:
-            axes.plot([before["mean"], after["mean"]], [y, y], color=RULE, linewidth=1.5, zorder=1)
-            axes.plot(before["mean"], y, "o", markerfacecolor=PAPER, markeredgecolor=MUTED, markersize=6)
-        if after:
-            each = [e["recall"] for e in entries if (e["arm"], e["stage"], e["task"]) == (arm, stages[-1], task)]
-            _interval(axes, y, after, ACCENT)
-            axes.plot(each, [y] * len(each), "|", color=INK, markersize=7, markeredgewidth=0.8)
-            axes.text(104, y, f"{after['mean']:.1f}", va="center", fontsize=9)
+    last = [(y, rows[arm, stages[-1]]) for y, arm in enumerate(arms) if (arm, stages[-1]) in rows]
+    first = {y: rows[arm, stages[0]]["mean"] for y, arm in enumerate(arms) if (arm, stages[0]) in rows}
+    if len(stages) > 1:
+        both = [(y, first[y], row["mean"]) for y, row in last if y in first]
+        heights, lefts, rights = _columns(both, 3)
+        axes.hlines(heights, lefts, rights, colors=RULE, linewidth=1.5, zorder=1)
+        axes.plot(*_columns([(before, y) for y, before, _ in both], 2), "o", mfc=PAPER, mec=MUTED, markersize=6)
+    _intervals(axes, last, ACCENT)
+    asked = [entry for entry in entries if (entry["stage"], entry["task"]) == (stages[-1], task)]
+    seeds = [(entry["recall"], arms.index(entry["arm"])) for entry in asked if entry["recall"] is not None]
+    axes.plot(*_columns(seeds, 2), "|", color=INK, markersize=7, markeredgewidth=0.8)
+    for y, row in last:
+        axes.text(104, y, f"{row['mean']:.1f}", va="center", fontsize=9)
     axes.set_xlim(-3, 103)
     _legend_of_marks(axes, stages)
     return figure
@@ -152,9 +156,10 @@ def differences_figure(rows: Sequence[Entry]) -> "Figure":
     """`compared`'s rows of one task: each arm's difference from the first one, with its 95% interval."""
     figure, axes = _rows_figure([row["second"] for row in rows], f"difference from {plain(rows[0]['first'])} (points)")
     axes.axvline(0, color=MUTED, linewidth=1)
+    for clear in (True, False):
+        mine = [(y, {**row, "mean": row["difference"]}) for y, row in enumerate(rows) if is_clear(row) == clear]
+        _intervals(axes, mine, ACCENT if clear else MUTED, filled=clear)
     for y, row in enumerate(rows):
-        clear = row["low"] > 0 or row["high"] < 0
-        _interval(axes, y, {**row, "mean": row["difference"]}, ACCENT if clear else MUTED, filled=clear)
         axes.text(1.02, y, f"{row['difference']:+.1f}", va="center", fontsize=9, transform=axes.get_yaxis_transform())
     return figure
 
@@ -184,7 +189,7 @@ def occurrence_figure(panels: Panels) -> "Figure":
 
 @style()
 def lines_figure(panels: Panels, xs: Mapping[str, str], y: str) -> tuple["Figure", list["Axes"]]:
-    """A panel for each key, a colour per arm: thin lines are seeds, the thick one is their mean."""
+    """A panel for each key, a colour per arm: thin lines are seeds (of few arms), the thick one is their mean."""
     arms = list(dict.fromkeys(arm for by_arm in panels.values() for arm in by_arm))
     looks = dict(zip(arms, list(product(STYLES, COLORS)) * (1 + len(arms) // 28), strict=False))
     columns = min(2, len(panels))
@@ -198,7 +203,7 @@ def lines_figure(panels: Panels, xs: Mapping[str, str], y: str) -> tuple["Figure
     for panel, (name, by_arm) in zip(axes, panels.items(), strict=False):
         for arm, by_seed in by_arm.items():
             dashes, color = looks[arm]
-            for points in by_seed.values() if len(by_seed) > 1 else ():
+            for points in by_seed.values() if len(by_seed) > 1 and len(arms) <= CROWDED else ():
                 panel.plot(*zip(*points, strict=True), color=color, linewidth=0.5, alpha=0.5)
             mean = over_seeds(by_seed)
             handles[arm] = panel.plot(*zip(*mean, strict=True), dashes, color=color, linewidth=1.8)[0]
@@ -223,10 +228,9 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[Entry]]], arms: Seq
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (name, by_arm) in zip(axes, panels.items(), strict=True):
         panel.axvline(0, color=MUTED, linewidth=1)
-        for y, arm in enumerate(arms):
-            rows = by_arm.get(arm, ())
-            for i, row in enumerate(rows):
-                _interval(panel, y + (i - (len(rows) - 1) / 2) * 0.6 / max(len(rows), 3), row, ACCENT)
+        each = {y: by_arm.get(arm, ()) for y, arm in enumerate(arms)}
+        dots = [(y + _shift(i, len(rows)), row) for y, rows in each.items() for i, row in enumerate(rows)]
+        _intervals(panel, dots, ACCENT)
         panel.set_title(name)
         panel.set_xlabel(x)
         panel.grid(axis="x")
@@ -259,11 +263,28 @@ def _rows_figure(names: Sequence[str], x: str, title: str = "") -> tuple["Figure
     return figure, axes
 
 
-def _interval(axes: "Axes", y: float, row: Entry, color: str, filled: bool = True) -> None:
-    """A dot at the mean, a bar from low to high where there is an interval."""
-    if row["low"] is not None:
-        axes.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
-    axes.plot(row["mean"], y, "o", color=color, markersize=6, markerfacecolor=color if filled else PAPER)
+def is_clear(row: Entry) -> bool:
+    """Does the interval leave zero out?"""
+    return bool(row["low"] > 0 or row["high"] < 0)
+
+
+def _intervals(axes: "Axes", rows: Sequence[tuple[float, Entry]], color: str, filled: bool = True) -> None:
+    """At each height a dot at the mean, and a bar from low to high where there is an interval."""
+    wide = [(y, row["low"], row["high"]) for y, row in rows if row["low"] is not None and row["high"] is not None]
+    heights, lefts, rights = _columns(wide, 3)
+    axes.hlines(heights, lefts, rights, colors=color, linewidth=2.5, alpha=0.45)
+    dots = _columns([(row["mean"], y) for y, row in rows], 2)
+    axes.plot(*dots, "o", color=color, markersize=6, markerfacecolor=color if filled else PAPER)
+
+
+def _shift(i: int, many: int) -> float:
+    """How far from its arm's line one of several seeds is drawn."""
+    return (i - (many - 1) / 2) * 0.6 / max(many, 3)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], many: int) -> list[list[Any]]:
+    """The rows' columns, of no rows too."""
+    return [[row[i] for row in rows] for i in range(many)]
 
 
 def _legend_of_marks(axes: "Axes", stages: Sequence[str]) -> None:
