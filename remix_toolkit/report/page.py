@@ -71,7 +71,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     return page
 
 
-def render(made: Sequence[Section], title: str, warnings: int) -> str:
+def render(made: Sequence[Section], title: str, where: str, warnings: int) -> str:
     """The page; all that comes from data is escaped by Jinja, and a policy in the page lets no script run but ours."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -88,6 +88,7 @@ def render(made: Sequence[Section], title: str, warnings: int) -> str:
     facts = [part for section in made for part in section.parts if isinstance(part, Facts)]
     return environment.get_template("page.html.jinja").render(
         title=title,
+        where=where,
         sections=made,
         facts=facts,
         warnings=warnings,
