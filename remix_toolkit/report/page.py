@@ -59,11 +59,12 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
-        made = [
-            _written(section, out) for section in _named(sections(groups(found, wanted, Answers()), runs, warnings))
-        ]
+        told = groups(found, wanted, Answers())
+        made = [_written(section, out) for section in _named(sections(told, runs, warnings))]
+        names = list(dict.fromkeys(group.recipe for group in told))
+        title = told[0].title if len(told) == 1 else ", ".join(names) if len(names) < 4 else f"{len(names)} recipes"
         page = out / PAGE
-        store.write_text(page, render(made, str(runs) if recipe is None else f"{recipe}, in {runs}", len(warnings)))
+        store.write_text(page, render(made, title, str(runs), len(warnings)))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
