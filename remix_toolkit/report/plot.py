@@ -30,7 +30,8 @@ DARK = {
     INK: "#e6e8ec",
     MUTED: "#98a2b3",
     RULE: "#343a46",
-    ACCENT: "#4da3dc",
+    ACCENT: "#3a8fd4",
+    "#56b4e9": "#a3d8f6",
     "#d55e00": "#f0803c",
     "#009e73": "#2fc79b",
 }
