@@ -86,7 +86,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lens.json": json.dumps(lens),
         "interference.json": json.dumps(angles),
         "perplexity.json": json.dumps({"perplexity": 12.5, "tokens": 9, "text": "pydoc"}),
-        "lm_eval.json": json.dumps({"results": {"arc": {"acc,none": 0.375, "alias": "arc"}}, "version": "0.4"}),
+        "lm_eval.json": json.dumps({"arc": {"version": "0.4", "limit": 8, "metrics": {"acc": 0.375}}}),
         "retention.jsonl": "".join(json.dumps(line) + "\n" for line in curve),
     }
     write_arms(runs, {"none": FEW, "random": HALF}, files=files, overrides=["stages.stage1.mix={a: 1}", "b='c d'"])

@@ -61,8 +61,10 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
         told = groups(found, wanted, Answers())
         made = [_written(section, out) for section in _named(sections(told, runs, warnings))]
-        names = list(dict.fromkeys(group.recipe for group in told))
-        title = told[0].title if len(told) == 1 else ", ".join(names) if len(names) < 4 else f"{len(names)} recipes"
+        recipes = list(dict.fromkeys(group.recipe for group in told))
+        title = (
+            told[0].title if len(told) == 1 else ", ".join(recipes) if len(recipes) < 4 else f"{len(recipes)} recipes"
+        )
         page = out / PAGE
         store.write_text(page, render(made, title, str(runs), len(warnings)))
     except OSError as error:

@@ -167,16 +167,17 @@ def _lm_eval(group: Group, found: Found) -> list[Part]:
     data = [
         {"arm": arm, "stage": stage, "seed": seed, "task": task, "metric": metric, "value": float(value)}
         for stage, arm, seed, one in found
-        for task, metrics in one["results"].items()
-        for metric, value in metrics.items()
-        if isinstance(value, int | float)
+        for task, result in one.items()
+        for metric, value in result["metrics"].items()
     ]
     if not data:
         return []
     rows: dict[tuple[str, ...], list[float]] = {}
     for row in data:
         rows.setdefault((row["arm"], row["stage"], row["task"], row["metric"]), []).append(row["value"])
-    versions = sorted({str(one["version"]) for *_, one in found if one.get("version")})
+    results = [result for *_, one in found for result in one.values()]
+    said = sorted({f"lm-evaluation-harness {result['version']}" for result in results if result.get("version")})
+    said += sorted({f"the first {result['limit']} examples of a task" for result in results if result.get("limit")})
     return [
         Heading("Other abilities"),
         Table(
@@ -185,7 +186,7 @@ def _lm_eval(group: Group, found: Found) -> list[Part]:
             ["arm", "after", "task", "metric", "value", "seeds"],
             [[*at, f"{fmean(values):.3f}", str(len(values))] for at, values in rows.items()],
             heads=4,
-            notes=[f"Measured by lm-evaluation-harness {', '.join(versions)}."] if versions else [],
+            notes=[f"Measured by {', '.join(said)}."] if said else [],
             data=data,
         ),
     ]
