@@ -2,9 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+from filelock import FileLock
 
 RECIPE = "name: {recipe}\nsource: recipes/ablations/../kvr.yaml\nprofile: tiny\n"
 LIBRARIES = {"torch": "2.13.0", "remix-toolkit": "0.1.0"}
@@ -83,3 +87,13 @@ def write_arms(runs: Path, arms: Mapping[str, Sequence[Sequence[int]]], **more: 
         for seed, left in enumerate(by_seed):
             known = {"stage1": {"kvr": [1] * len(left)}, "stage2": {"kvr": left, "lama": [1] * 4}}
             write_run(runs, arm, seed, known, **more)
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the tests of all processes share, made by the first that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(folder)
+    return folder

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from stores import prompts, write_arms, write_run
+from stores import once, prompts, write_arms, write_run
 
 from remix_toolkit import store
 from remix_toolkit.report.facts import facts_of
@@ -73,8 +73,11 @@ def group_of(runs: Path) -> Group:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report's folder of two arms, three seeds; the second keeps more. A stranger's file lies in it already."""
-    runs = tmp_path_factory.mktemp("made")
+    """The report's folder of two arms, three seeds; the second keeps more. A stranger's file lay in it before."""
+    return once(tmp_path_factory, "report", make) / "report"
+
+
+def make(runs: Path) -> None:
     lens = {
         "kvr-1": {"occurrence": [0.25, 0.75], "first_layer": 1.5, "never": 2.0, "layers_per_token": 1.2, "spread": 1.6}
     }
@@ -93,9 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (runs / "report" / "tables").mkdir(parents=True)
     (runs / "report" / "mine.txt").write_text("mine")
     (runs / "report" / "index.html").write_text("an older page")
-    page = write_report(runs, runs / "report", None)
-    assert page == runs / "report" / "index.html"
-    return runs / "report"
+    assert write_report(runs, runs / "report", None) == runs / "report" / "index.html"
 
 
 def test_the_answer_stands_first_with_its_uncertainty(made: Path) -> None:
@@ -103,7 +104,10 @@ def test_the_answer_stands_first_with_its_uncertainty(made: Path) -> None:
     order = ["answer", "matrix", "arms", "curves", "facts", "probes", "losses", "settings", "warnings", "rerun"]
     assert [id_ for id_ in page.ids if id_ in order] == order
     (said,) = page.text["p.answer"]
-    assert "random still knows 50.0% of the 40 kvr facts that stage1 taught (3 seeds, 50.0 to 50.0)" in said
+    assert (
+        "random still knows 50.0% of the 40 kvr facts that stage1 taught (mean of 3 seeds, 95% interval 50.0 to 50.0)"
+        in said
+    )
     assert "the most of 2 arms" in said
     assert re.search(r"ahead of none \(10\.0%\) by \+40\.0 points, 95% interval \+\d", said)
     assert (made / "mine.txt").read_text() == "mine"

@@ -200,7 +200,7 @@ def _percent(row: Entry) -> str:
 def _over(row: Entry) -> str:
     if row["n"] == 1:
         return f" (seed {row['seeds'][0]} alone)"
-    return f" ({row['n']} seeds, {row['low']:.1f} to {row['high']:.1f})"
+    return f" (mean of {row['n']} seeds, 95% interval {row['low']:.1f} to {row['high']:.1f})"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -185,7 +185,11 @@ def losses_figure(panels: Panels) -> "Figure":
 
 def occurrence_figure(panels: Panels) -> "Figure":
     """At which layers the right token is among the first ten: the share of all its occurrences, by layer."""
-    return lines_figure(panels, {panel: f"layer, {plain(panel)}" for panel in panels}, "share of occurrences")[0]
+    figure, axes = lines_figure(panels, {panel: f"layer, {plain(panel)}" for panel in panels}, "share of occurrences")
+    for panel in axes:
+        panel.set_ylim(0, 1.08 * panel.dataLim.ymax)
+        panel.locator_params(axis="x", integer=True)
+    return figure
 
 
 @style()
@@ -197,7 +201,9 @@ def lines_figure(panels: Panels, xs: Mapping[str, str], y: str) -> tuple["Figure
     lines = -(-len(panels) // columns)
     from matplotlib.figure import Figure
 
-    height = 2.7 * lines + 0.5 + 0.17 * len(arms)
+    names = [label(arm) for arm in arms]
+    abreast = 4 if max(map(len, names)) < 14 else 2
+    height = 2.7 * lines + 0.4 + 0.19 * sum(1 + name.count("\n") for name in names) / abreast
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
     handles: dict[str, Any] = {}
@@ -215,8 +221,8 @@ def lines_figure(panels: Panels, xs: Mapping[str, str], y: str) -> tuple["Figure
     for panel in axes[::columns]:
         panel.set_ylabel(y)
     # A name that begins with "_" would be left out of a legend; a word joiner in front of it is not seen.
-    names = [f"\u2060{label(arm)}" if arm.startswith("_") else label(arm) for arm in handles]
-    figure.legend(list(handles.values()), names, loc="outside lower left", ncols=2, fontsize=9)
+    names = [f"\u2060{name}" if name.startswith("_") else name for name in map(label, handles)]
+    figure.legend(list(handles.values()), names, loc="outside lower left", ncols=abreast, fontsize=9)
     return figure, axes[: len(panels)]
 
 
