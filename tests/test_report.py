@@ -18,8 +18,10 @@ from stores import once, prompts, write_arms, write_run
 from remix_toolkit import store
 from remix_toolkit.report.facts import facts_of
 from remix_toolkit.report.group import Answers, Group, answer, groups
-from remix_toolkit.report.page import write_report
+from remix_toolkit.report.page import named, write_report
+from remix_toolkit.report.parts import Heading
 from remix_toolkit.report.plot import STYLE, arms_figure, svgs
+from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown
 
@@ -259,13 +261,14 @@ def test_several_sweeps_in_one_store(tmp_path: Path) -> None:
     write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}, recipe="a b")
     write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}, recipe="a-b")
     write_run(tmp_path, "none", 1, known, recipe="a b", profile="llama3-8b", begun=["stage3"])
-    assert write_report(tmp_path, tmp_path / "out", None)
-    page = Page(tmp_path / "out" / "index.html")
+    told = groups(store.entries(tmp_path), expected(store.records(tmp_path)), Answers())
+    made = named(sections(told, tmp_path, []))
+    parts = [part for section in made for part in section.parts]
     titles = ["sizes on tiny", "a b on tiny", "a-b on tiny", "a b on llama3-8b"]
-    assert list(dict.fromkeys(text.strip() for text in page.text["h3."])) == [*titles, "Fact by fact"]
-    names = {file.name for file in (tmp_path / "out" / "tables").iterdir()}
-    assert {"retention-a-b-tiny.csv", "retention-a-b-tiny-2.csv"} <= names
-    assert "loss 1.25, 50% right" in (tmp_path / "out" / "index.html").read_text()
+    assert list(dict.fromkeys(part.text for part in parts if isinstance(part, Heading))) == titles
+    tables = {part.name: part for part in parts if isinstance(part, Table)}
+    assert {"retention-a-b-tiny", "retention-a-b-tiny-2"} < tables.keys()
+    assert tables["retention-a-b-llama3-8b"].rows[1] == ["none", "stage2", "1", "-", "loss 1.25, 50% right"]
     assert write_report(tmp_path, tmp_path / "one", "sizes")
     assert "a-b on tiny" not in (tmp_path / "one" / "index.html").read_text()
     assert "a-b" not in " ".join(file.name for file in (tmp_path / "one").rglob("*"))

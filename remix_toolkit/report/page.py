@@ -60,7 +60,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
         told = groups(found, wanted, Answers())
-        made = [_written(section, out) for section in _named(sections(told, runs, warnings))]
+        made = [_written(section, out) for section in named(sections(told, runs, warnings))]
         recipes = list(dict.fromkeys(group.recipe for group in told))
         title = (
             told[0].title if len(told) == 1 else ", ".join(recipes) if len(recipes) < 4 else f"{len(recipes)} recipes"
@@ -102,7 +102,7 @@ def render(made: Sequence[Section], title: str, where: str, warnings: int) -> st
     )
 
 
-def _named(made: Sequence[Section]) -> list[Section]:
+def named(made: Sequence[Section]) -> list[Section]:
     """The sections, each file's name made safe and its own."""
     used: set[tuple[str, str]] = set()
 
