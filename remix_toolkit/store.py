@@ -294,18 +294,19 @@ def entries(runs: Path, warn: Callable[[str], object] = _warn) -> list[dict[str,
                 folder = sound(folders.get(stage["key"]))
                 if folder is None:
                     continue
-                measured, about = read_json(folder / "recall.json"), read_json(folder / "stage.json")
-            except (BadInput, OSError, ValueError) as error:
-                if str(error) not in said:  # once, however many runs the stage is part of
-                    warn(str(error))
-                said.add(str(error))
+                measured, steps = read_json(folder / "recall.json"), read_json(folder / "stage.json")["steps"]
+            except (BadInput, OSError, ValueError, KeyError) as error:
+                wrong = f"{folders[stage['key']]}: {error!r}: left out" if isinstance(error, KeyError) else str(error)
+                if wrong not in said:  # once, however many runs the stage is part of
+                    warn(wrong)
+                said.add(wrong)
                 continue
             common = {
                 **{name: record[name] for name in SAME},
                 "place": record.get("place", ""),
                 "run": record["stages"][-1]["key"],
                 "stage": stage["stage"],
-                "steps": about["steps"],
+                "steps": steps,
                 "key": stage["key"],
                 "path": str(folder),
             }

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -170,6 +171,7 @@ def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
 def test_a_fact_is_kept_lost_gained_or_never_learnt(tmp_path: Path) -> None:
     write_run(tmp_path, "a", 0, {"stage1": {"kvr": [1, 1, 0, 0]}, "stage2": {"kvr": [1, 0, 1, 0], "lama": [1]}})
     write_run(tmp_path, "b", 0, {"stage1": {"kvr": [1, 1, 1]}})  # has not come to stage2
+    shutil.rmtree(write_run(tmp_path, "c", 0, {"stage1": {"kvr": [1]}, "stage2": {"kvr": [0], "lama": [1]}})["stage1"])
     (facts,) = facts_of(group_of(tmp_path))
     (run,) = facts.runs
     assert (facts.before, facts.after, run.outcomes) == ("stage1", "stage2", "klgn")
@@ -289,6 +291,9 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
     (pruned / "pruned.json").write_text('{"weights": ["model.safetensors"]}')
     (write_run(tmp_path, "unread", 0, both)["stage2"] / "recall.jsonl").unlink()
     write_run(tmp_path, "begun", 0, {}, begun=["stage1"])
+    old = write_run(tmp_path, "old", 0, both)["stage1"]  # as another version wrote it
+    (old / "stage.json").write_text('{"stage": "stage1"}')
+    (old / "manifest.json").write_text('{"files": {}}')
     assert write_report(tmp_path, tmp_path / "out", None)
     page = Page(tmp_path / "out" / "index.html")
     start = page.tags.index("ul.warnings")
@@ -302,6 +307,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
         "recall.jsonl: cannot be read (FileNotFoundError",
         "lens.json: cannot be read (KeyError: 'occurrence')",
         "begun: nothing is measured yet",
+        "KeyError('steps'): left out",
     ):
         assert wrong in said, wrong
     assert capsys.readouterr().err.count("is not the file that was published") == 1

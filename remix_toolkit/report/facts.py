@@ -99,8 +99,10 @@ def facts_of(group: Group) -> Iterator[Facts]:
             if entry["task"] == task and entry["recall"] is not None:
                 runs.setdefault((entry["arm"], entry["seed"]), []).append(entry)
         asked = {at: (_newest(rows, rows[0]["stage"]), rows[-1]) for at, rows in runs.items()}
-        # A run that has not come to its last stage would count what it knows as kept.
-        asked = {at: pair for at, pair in asked.items() if pair[1]["stage"] == group.stages[-1]}
+        # A run without its last stage would count what it knows as kept; one without its first, lost as never learnt.
+        first = min((pair[0]["stage"] for pair in asked.values()), key=group.stages.index, default=None)
+        ends = (first, group.stages[-1])
+        asked = {at: pair for at, pair in asked.items() if (pair[0]["stage"], pair[1]["stage"]) == ends}
         if not asked:
             continue
         gold: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
 """The report's sections, in the order in which they are read; each is made from the groups alone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def _each(groups: Sequence[Group], make: Callable[[Group], list[Part]]) -> list[
     parts: list[Part] = []
     for group in groups:
         if mine := make(group):
-            parts += [Heading(group.title, 3), *mine] if len(groups) > 1 else mine
+            if len(groups) == 1:
+                return [replace(part, level=3) if isinstance(part, Heading) else part for part in mine]
+            parts += [Heading(group.title, 3), *mine]
     return parts
 
 

@@ -112,4 +112,6 @@ def _sweeps(abouts: list[dict[str, Any]], runs: Path) -> Iterator[str]:
             command = read_json(file).get("command", {})
             profile = ["--profile", command["profile"]] if command.get("profile") else []
             seeds = [part for seed in command.get("seeds") or () for part in ("--seed", str(seed))]
-            yield shlex.join(["remix", "sweep", str(command.get("sweep")), *profile, *seeds, *command["overrides"]])
+            yield shlex.join(
+                ["remix", "sweep", str(command.get("sweep")), *profile, *seeds, *command.get("overrides", ())]
+            )
