@@ -19,7 +19,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep plan demo ablation-ratio ablation-length test slurm test-slurm bench gpu-check lint clean
+.PHONY: help run sweep report plan demo ablation-ratio ablation-length test slurm test-slurm browser bench gpu-check lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ run: $(VENV)/ready  ## run all stages of RECIPE
 sweep: $(VENV)/ready  ## run SWEEP: every arm and seed, each shared stage once
 	$(REMIX) sweep $(SWEEP) $(SWEPT) $(ARGS)
 
+report: $(VENV)/ready  ## all that RUNS holds, as one page in RUNS/report
+	$(REMIX) report $(RUNS) $(ARGS)
+
 plan: $(VENV)/ready  ## what SWEEP (or a recipe) will train, and what that costs
 	$(REMIX) plan $(SWEEP) $(SWEPT) $(ARGS)
 
@@ -65,6 +68,11 @@ slurm:  ## install SLURM from Debian's packages, where that can be done, for its
 	@command -v slurmctld >/dev/null || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; } || \
 	  echo 'SLURM cannot be installed here: its tests are skipped' >&2
+
+browser:  ## install Chromium from Debian's packages, where that can be done, for the report's tests
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends chromium chromium-driver; } || \
+	  echo 'Chromium cannot be installed here: its tests are skipped' >&2
 
 bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an hour, into docs/performance.md
 	$(VENV)/bin/python benchmarks/all.py

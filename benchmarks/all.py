@@ -22,7 +22,8 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 KEPT = PAGE.with_suffix(".json")
 SHOWN = ("torch", "transformers", "trl", "accelerate")
-CPU: dict[str, list[str]] = {"step": [], "recall": [], "launch": [], "data": [], "lens": [], "sweep": ["--seed", "0"]}
+CPU: dict[str, list[str]] = {"step": [], "recall": [], "launch": [], "data": [], "lens": [], "report": []}
+CPU["sweep"] = ["--seed", "0"]
 
 
 def main() -> None:
@@ -131,6 +132,15 @@ def sweep(found: Any) -> list[str]:
     ]
 
 
+def report(found: Any) -> list[str]:
+    """The report of a large store."""
+    return [
+        f"{found['stages']} stages with {found['facts']:,} facts each: {found['seconds']:.1f} s, {found['mb']:.0f} MB "
+        f"of memory at the peak, a page of {found['page_mb']:.1f} MB.",
+        "",
+    ]
+
+
 def gpu_check(found: Any) -> list[str]:
     """One GPU: correctness, steps, recall."""
     lines = [f"{found['device']}, the shape of {found['shape']}.", ""]
@@ -172,6 +182,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "data": ("Data", data),
     "lens": ("The lens", lens),
     "sweep": ("A sweep", sweep),
+    "report": ("The report", report),
     "gpu_check": ("One GPU", gpu_check),
 }
 

@@ -365,6 +365,18 @@ def compare(
     side_by_side.print_compared(found)
 
 
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Argument(help="where stages are published")] = Path("runs"),
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="the report's folder [default: RUNS/report]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
+) -> None:
+    """All that is published as one HTML page, its figures and tables as files beside it."""
+    from remix_toolkit.report.page import report as write
+
+    write(runs, out, recipe)
+
+
 store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
 app.add_typer(store_app, name="store")
 

@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,11 @@ def find(runs: Path, key: str) -> Path | None:
 
     Raises BadInput where its directory lacks files: somebody deleted them after it was published.
     """
-    folder = published(runs).get(key)
+    return sound(published(runs).get(key))
+
+
+def sound(folder: Path | None) -> Path | None:
+    """A published stage's directory, where it has one. Raises BadInput where it lacks files."""
     if folder and (wrong := damage(folder, checksums=False)):
         raise BadInput(f"{folder}: {wrong}; {AGAIN}")
     return folder
@@ -277,33 +281,47 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
 
 def records(runs: Path) -> list[dict[str, Any]]:
     """Every run's record, in the order in which they were written."""
-    found = [read_json(file) for file in (runs / "records").glob("*.json")]
+    found = []
+    for file in (runs / "records").glob("*.json"):
+        try:
+            found.append(read_json(file))
+        except ValueError as error:
+            raise BadInput(f"{file}: is no record of a run ({error}); the run's own command writes it anew") from None
     return sorted(found, key=lambda record: int(record.get("written", 0)))
 
 
-def entries(runs: Path) -> list[dict[str, Any]]:
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def entries(runs: Path, warn: Callable[[str], object] = _warn) -> list[dict[str, Any]]:
     """What is published, one entry per measured task of each run's stages; recall in percent, facts their number.
 
     An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
     `run` is the run's id; runs come in the order in which they ended. A damaged stage is left out, with a warning.
     """
     found: list[dict[str, Any]] = []
+    folders = published(runs)
+    said: set[str] = set()
     for record in records(runs):
         for stage in record["stages"]:
             try:
-                folder = find(runs, stage["key"])
-                measured = read_json(folder / "recall.json") if folder else {}
-            except (BadInput, OSError, ValueError) as error:
-                sys.stderr.write(f"warning: {error}\n")
-                continue
-            if folder is None:
+                folder = sound(folders.get(stage["key"]))
+                if folder is None:
+                    continue
+                measured, steps = read_json(folder / "recall.json"), read_json(folder / "stage.json")["steps"]
+            except (BadInput, OSError, ValueError, KeyError) as error:
+                wrong = f"{folders[stage['key']]}: {error!r}: left out" if isinstance(error, KeyError) else str(error)
+                if wrong not in said:  # once, however many runs the stage is part of
+                    warn(wrong)
+                said.add(wrong)
                 continue
             common = {
                 **{name: record[name] for name in SAME},
                 "place": record.get("place", ""),
                 "run": record["stages"][-1]["key"],
                 "stage": stage["stage"],
-                "steps": read_json(folder / "stage.json")["steps"],
+                "steps": steps,
                 "key": stage["key"],
                 "path": str(folder),
             }

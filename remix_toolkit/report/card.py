@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from remix_toolkit.data.catalog import catalog
+from remix_toolkit.report import verdicts
 from remix_toolkit.report.results import Published, Results, of_stage, until
 from remix_toolkit.report.retention import FLOOR
-from remix_toolkit.report.seeds import verdicts
 
 LICENCES = {"meta-llama/Meta-Llama-3-8B": "llama3", "mistralai/Mistral-7B-v0.3": "apache-2.0"}  # of the profiles' bases
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -217,7 +217,7 @@ def _load(last: Published, folder: Path) -> str:
     task = last.recipe["stages"][last.stage]["data"]["task"]
     prompt, known = "...", ""
     own = [id_ for id_ in last.recall if _task(id_) == task != "pairs"]
-    for fact in list(verdicts(folder, own[0]).values())[:1] if own else ():
+    for fact in verdicts.rows(str(folder), own[0])[:1] if own else ():
         prompt, known = fact["prompt"], f"  # trained to say {fact['gold'][0]!r}"
     return fenced(LOAD.format(name=repr(last.name), prompt=repr(prompt), known=known), "python")
 

@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.report import verdicts
 from remix_toolkit.report.results import read_stage, until
 from remix_toolkit.report.retention import FLOOR
-from remix_toolkit.report.seeds import paired, verdicts
+from remix_toolkit.report.seeds import paired
 
 Entry = dict[str, Any]
 LOSS_APART = 0.01  # losses part at the first step where they differ by more than this share of the larger one
@@ -108,7 +109,7 @@ def _facts(
     paths = {(entry["arm"], entry["seed"]): entry["path"] for entry in rows}  # the newest of a seed, as `paired` has it
     asked, known, apart = 0, {"a": 0, "b": 0}, []
     for seed in seeds:
-        a, b = verdicts(paths["a", seed], id_), verdicts(paths["b", seed], id_)
+        a, b = ({row["prompt"]: row for row in verdicts.rows(paths[side, seed], id_)} for side in "ab")
         for prompt in [prompt for prompt in a if prompt in b]:
             one, other = a[prompt], b[prompt]
             asked += 1

@@ -1,12 +1,12 @@
-"""The paper beside ours: its tables and figures as it lays them out, with our means over seeds in them; as text."""
+"""The paper beside ours: its tables and figures as it lays them out, with our means over seeds in them."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from remix_toolkit.report.paper_claims import Claim, Part, claims, paper_claims
+from remix_toolkit.report import tables as listing
+from remix_toolkit.report.paper_claims import Claim, claims, paper_claims
 from remix_toolkit.report.paper_layout import (
     Entry,
     Found,
@@ -19,14 +19,13 @@ from remix_toolkit.report.paper_layout import (
     paper,
     view,
 )
+from remix_toolkit.report.parts import Heading, Part, Words
+from remix_toolkit.report.seeds import Known, paired
+from remix_toolkit.report.tables import slug
 
-__all__ = ["Cell", "Claim", "Part", "Row", "Table", "claims", "paper_claims", "tables"]
-__all__ += ["as_csv", "as_latex", "as_markdown"]
+__all__ = ["Cell", "Claim", "Row", "Table", "claims", "paper_claims", "section", "shown", "tables"]
 
 EMPTY, UNREADABLE = "[ ]", "?"
-CSV = ("table", "profile", "changed", "D_A", "arm", "D_B", "mean", "sd", "low", "high", "n", "seeds", "paper")
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {char: f"\\{char}" for char in "&%$#_{}"}
 
 
 @dataclass(frozen=True)
@@ -139,56 +138,51 @@ def _unlearned(found: Found, seen: View) -> list[str]:
     ]
 
 
-# --- as text -----------------------------------------------------------------------------------------------------
+# --- in the report -----------------------------------------------------------------------------------------------
 
 
-def as_csv(table: Table) -> str:
-    """A line for each cell: table, profile, changed, D_A, arm, D_B, mean, sd, low, high, n, seeds, paper."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV)
-    for row in table.rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            about = [table.name, table.profile, " ".join(table.changed), row.fact, row.arm, column]
-            values = [cell.mean, cell.sd, cell.low, cell.high, cell.n, " ".join(map(str, cell.seeds)), cell.paper]
-            writer.writerow(about + ["" if value is None else value for value in values])
-    return text.getvalue()
+def section(entries: Sequence[Entry], known: Known) -> list[Part]:
+    """The paper's tables and figures that were run, even in part, and what each of its claims came to; none if none."""
+    made = tables(entries)
+    if not (run := [table for table in made if table.measured]):
+        return []
+    rest = sorted({table.name for table in made} - {table.name for table in run})
+    parts: list[Part] = [shown(table) for table in run]
+    parts += [Words([f"Nothing of these is run yet: {', '.join(rest)}."])] if rest else []
+    parts.append(Heading("What the paper claims", 3))
+    for (profile, changed), judged in _by_setting(claims(entries, partial(paired, known=known))).items():
+        where = " with ".join(filter(None, [profile, ", ".join(changed)]))
+        rows = [(one.says, one.where, one.verdict, one.why) for one in judged]
+        name, caption = slug("claims", profile, *changed), f"The paper's claims on {where}"
+        notes = [] if judged[0].comparable else ["Not the paper's setting: a verdict is on this model alone."]
+        columns = ("claim", "section", "verdict", "why")
+        parts.append(listing.Table(name, caption, columns, rows, 1, notes, text=(1, 2, 3)))
+    return parts
 
 
-def as_markdown(table: Table) -> str:
+def _by_setting(judged: Sequence[Claim]) -> dict[tuple[str, tuple[str, ...]], list[Claim]]:
+    found: dict[tuple[str, tuple[str, ...]], list[Claim]] = {}
+    for claim in judged:
+        found.setdefault((claim.profile, claim.changed), []).append(claim)
+    return found
+
+
+def shown(table: Table) -> listing.Table:
     """The table as the paper lays it out, an arm's own values above the paper's; `[ ]` is not run, `?` unreadable."""
     head, *lines = _grid(table)
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
-
-    rule = "|" + "---|" * 3 + "---:|" * len(table.columns)
-    notes = "".join(f"\n- {note}" for note in _notes(table))
-    return "\n".join([f"**{_caption(table)}**", "", line(head), rule, *map(line, lines)]) + f"\n{notes}\n"
-
-
-def as_latex(table: Table) -> str:
-    """The same as a `table` with a `tabular`, in plain LaTeX: no package is needed, every text is escaped."""
-    head, *lines = _grid(table)
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join("{" + _escaped(cell) + "}" for cell in cells) + r" \\"  # in braces: a [ after \\ is no length
-
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{_escaped(' '.join([_caption(table) + '.', *_notes(table)]))}}}",
-            rf"\begin{{tabular}}{{lll{'r' * len(table.columns)}}}",
-            r"\hline",
-            line(head),
-            r"\hline",
-            *map(line, lines),
-            r"\hline",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    name = slug(table.name, table.profile, *table.changed)
+    cells = [
+        {
+            "D_A": row.fact,
+            "arm": row.arm,
+            "D_B": column,
+            **{key: getattr(cell, key) for key in ("mean", "sd", "low", "high", "n", "paper")},
+            "seeds": " ".join(map(str, cell.seeds)),
+        }
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    ]
+    return listing.Table(name, _caption(table), head, lines, 3, _notes(table), cells)
 
 
 def _grid(table: Table) -> list[list[str]]:
@@ -218,7 +212,3 @@ def _caption(table: Table) -> str:
 def _notes(table: Table) -> list[str]:
     what = "Percent of D_A's facts after the last stage: mean [95% bootstrap interval over n seeds]"
     return [f"{what}; {EMPTY} is not run, {UNREADABLE} is printed but unreadable in our copy.", *table.notes]
-
-
-def _escaped(text: str) -> str:
-    return "".join(LATEX.get(char, char) for char in text)

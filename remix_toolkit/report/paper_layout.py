@@ -19,8 +19,8 @@ Entry = dict[str, Any]
 Setting = tuple[str, ...]  # the profile, then whatever else was said on the command line that changes the weights
 At = tuple[str, str, str]  # D_A, arm, D_B: a cell, as the paper names them
 
-SAME_WEIGHTS = {"paths", "accelerate_config", "device_gb"}  # keys of a recipe that say where, not what
-SAME_WEIGHTS_OF_A_STAGE = {"recall", "curve"}
+SAME_WEIGHTS = {"paths", "accelerate_config", "device_gb", "evaluate"}  # keys of a recipe that say where, not what
+SAME_WEIGHTS_OF_A_STAGE = {"recall", "curve", "probe"}
 
 
 class Tiny(Strict):

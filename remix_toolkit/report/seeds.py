@@ -3,22 +3,21 @@
 All runs of a sweep share their facts (`data_seed`), so seeds and arms are paired: each model was asked the same ones.
 """
 
-import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.errors import BadInput
 from remix_toolkit.report.retention import FLOOR, remembered
+from remix_toolkit.report.verdicts import known
 
 Entry = dict[str, Any]
 Group = tuple[str, str, str, tuple[str, ...], str, str]  # recipe, arm, profile, overrides, stage, task
+Known = Callable[[str, str], Mapping[str, bool]]  # a stage's folder, a list's id -> prompt -> was it answered right?
 WIDE = 4  # columns of one table: more do not fit 120 characters beside the arms' names
 
 # For an arm with `match`, a sweep names the other arm's stage by its key, and that differs from seed to seed.
@@ -74,7 +73,7 @@ def aggregate(
 
 
 def paired(
-    entries: Sequence[Entry], first: str, second: str, stage: str, task: str, draws: int = 2000
+    entries: Sequence[Entry], first: str, second: str, stage: str, task: str, draws: int = 2000, known: Known = known
 ) -> dict[str, Any] | None:
     """How two arms differ in recall of one task's facts after one stage: the same seeds, the same facts in both.
 
@@ -105,11 +104,11 @@ def paired(
         return None
     (facts, _) = Counter(shared.values()).most_common(1)[0]  # a recipe edited between seeds: the list most of them had
     seeds = sorted(seed for seed in shared if shared[seed] == facts)
-    found_by = [[verdicts(side[seed]["path"], facts) for seed in seeds] for side in sides]
-    prompts = sorted(set.intersection(*(set(rows) for side in found_by for rows in side)))
+    verdicts = [[known(side[seed]["path"], facts) for seed in seeds] for side in sides]
+    prompts = sorted(set.intersection(*(set(answers) for side in verdicts for answers in side)))
     if not prompts:
         return None
-    a, b = np.array([[[rows[p]["correct"] for p in prompts] for rows in side] for side in found_by], dtype=np.int64)
+    a, b = np.array([[[answers[p] for p in prompts] for answers in side] for side in verdicts], dtype=np.int64)
     delta = b - a  # seed x fact, each -1, 0 or 1
 
     # Facts with the same outcomes under all seeds are alike: to resample the facts is to draw how many there are of
@@ -126,36 +125,36 @@ def paired(
     return {**result, "p": mcnemar(lost, gained), "b": lost, "c": gained}
 
 
-def compared(entries: Sequence[Entry]) -> list[Entry]:
+def compared(entries: Sequence[Entry], known: Known = known) -> list[Entry]:
     """Every arm against the first one at its place in a grid, as `paired` has it, on each task to remember."""
     found = []
-    for (recipe, profile, place), mine in _sweeps(entries).items():
+    for (recipe, profile, place), mine in sweeps(entries).items():
         mine = named(mine)
         for task in remembered(mine):
             about = {"recipe": recipe, "profile": profile, "place": place}
-            found += [{**about, **result} for _, _, result in _against_first(mine, task) if result]
+            found += [{**about, **result} for _, _, result in _against_first(mine, task, known) if result]
+    return found
+
+
+def sweeps(entries: Sequence[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
+    """(recipe, profile, place in a grid) -> its entries."""
+    found: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault((entry["recipe"], entry["profile"], entry.get("place", "")), []).append(entry)
     return found
 
 
 def named(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries of one recipe and profile; an arm that was run with several overrides is named by these too."""
+    """Those entries of one sweep, an arm that was run with several overrides named after them."""
     names = _names(entries)
     return [{**entry, "arm": names[entry["arm"], _key(entry)[3]]} for entry in entries]
 
 
-def _sweeps(entries: Sequence[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
-    """(recipe, profile, place in a grid) -> its entries."""
-    sweeps: dict[tuple[str, str, str], list[Entry]] = {}
-    for entry in entries:
-        sweeps.setdefault((entry["recipe"], entry["profile"], entry.get("place", "")), []).append(entry)
-    return sweeps
-
-
-def _against_first(entries: Sequence[Entry], task: str) -> list[tuple[str, str, Entry | None]]:
+def _against_first(entries: Sequence[Entry], task: str, known: Known = known) -> list[tuple[str, str, Entry | None]]:
     """(first arm, another, both compared on a task after the last stage); None if they share no seed and fact."""
     last = list(dict.fromkeys(entry["stage"] for entry in entries))[-1]
     first, *others = dict.fromkeys(entry["arm"] for entry in entries)
-    return [(first, arm, paired(entries, first, arm, last, task)) for arm in others]
+    return [(first, arm, paired(entries, first, arm, last, task, known=known)) for arm in others]
 
 
 def mcnemar(b: int, c: int) -> float:
@@ -185,17 +184,6 @@ def _key(entry: Entry) -> Group:
     return entry["recipe"], entry["arm"], entry["profile"], overrides, entry["stage"], entry["task"]
 
 
-def verdicts(path: str | Path, facts: str) -> dict[str, dict[str, Any]]:
-    """Prompt -> its row of recall.jsonl, of one list of facts. Raises BadInput where they cannot be read."""
-    file = Path(path) / "recall.jsonl"
-    try:
-        with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
-            rows = [row for row in map(json.loads, lines) if row["list"] == facts]
-        return {row["prompt"]: {**row, "correct": bool(row["correct"])} for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error}): arms cannot be compared") from None
-
-
 # --- on the screen -----------------------------------------------------------------------------------------------
 
 
@@ -209,14 +197,14 @@ def print_seeds(
     stage's recall.jsonl cannot be read.
     """
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
-    for (recipe, profile, place), mine in _sweeps(entries).items():
+    for (recipe, profile, place), mine in sweeps(entries).items():
         title = f"{recipe} on {profile}" + (f", {place}" if place else "")
         if rows := aggregate(mine, expected):
             names = _names(mine)
             rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
             mine = named(mine)
             _print_means(console, title, rows)
-            for line in [*_missing(rows), *_unlearned(mine)]:
+            for line in [*missing(rows), *unlearned(mine)]:
                 console.print(line)
             for task in remembered(mine):
                 _print_paired(console, title, task, _against_first(mine, task))
@@ -260,7 +248,7 @@ def _cell(row: Entry) -> str:
     return f"{row['mean']:.1f} ± {row['sd']:.1f}, n={row['n']}\n[{row['low']:.1f}, {row['high']:.1f}]"
 
 
-def _missing(rows: Sequence[Entry]) -> list[str]:
+def missing(rows: Sequence[Entry]) -> list[str]:
     """A line per arm and seeds that it lacks, and one where its seeds were asked different facts."""
     lacks: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -274,7 +262,7 @@ def _missing(rows: Sequence[Entry]) -> list[str]:
     return [f"{arm}: {what} ({', '.join(where)})" for (arm, what), where in lacks.items()]
 
 
-def _unlearned(entries: Sequence[Entry]) -> list[str]:
+def unlearned(entries: Sequence[Entry]) -> list[str]:
     """A line per arm and stage that does not know its own facts: nothing below it can be read as forgetting."""
     lines = []
     for (_, arm, _, _, stage, _), by_seed in _groups(entries).items():

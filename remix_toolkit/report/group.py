@@ -1,0 +1,214 @@
+"""What the report says of one sweep at one place of its grid: its arms, means, comparisons, and the answer in words."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.report.retention import FLOOR, remembered
+from remix_toolkit.report.seeds import aggregate, compared, missing, named, paired, sweeps, unlearned
+from remix_toolkit.report.tables import slug
+from remix_toolkit.report.verdicts import wrong
+
+Entry = dict[str, Any]
+Expected = Mapping[tuple[str, str, str], Collection[int]]
+
+
+@dataclass
+class Answers:
+    """What was said to each fact, of every stage that was asked for: each recall.jsonl is read once."""
+
+    read: dict[tuple[str, str], dict[str, str | None]] = field(default_factory=dict)
+
+    def of(self, path: str, facts: str) -> dict[str, str | None]:
+        """As `verdicts.wrong`, kept."""
+        if (path, facts) not in self.read:
+            self.read[path, facts] = wrong(path, facts)
+        return self.read[path, facts]
+
+    def known(self, path: str, facts: str) -> dict[str, bool]:
+        """Prompt -> was it answered right?"""
+        return {prompt: said is None for prompt, said in self.of(path, facts).items()}
+
+
+@dataclass
+class Group:
+    """The entries of one (recipe, profile, place in a grid), their arms named apart, and what follows from them."""
+
+    recipe: str
+    profile: str
+    place: str
+    entries: list[Entry]
+    answers: Answers
+    wanted: Expected
+    slug: str  # in the names of its files
+    warnings: list[str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.recipe} on {self.profile}" + (f", {self.place}" if self.place else "")
+
+    @cached_property
+    def stages(self) -> list[str]:
+        return list(dict.fromkeys(entry["stage"] for entry in self.entries))
+
+    @cached_property
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(entry["arm"] for entry in self.entries))
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        return sorted({entry["seed"] for entry in self.entries})
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Those whose recall after the last stage says what was kept."""
+        return remembered(self.entries)
+
+    @cached_property
+    def means(self) -> list[Entry]:
+        """`aggregate`'s rows, under the arms' names here."""
+        begun = {
+            entry["arm"]: self.wanted.get((self.recipe, entry["own_arm"], self.profile), ()) for entry in self.entries
+        }
+        return aggregate(self.entries, {(self.recipe, arm, self.profile): seeds for arm, seeds in begun.items()})
+
+    def mean(self, arm: str, stage: str, task: str) -> Entry | None:
+        """The row of one arm, stage and task."""
+        return next((r for r in self.means if (r["arm"], r["stage"], r["task"]) == (arm, stage, task)), None)
+
+    @cached_property
+    def readable(self) -> list[Entry]:
+        """The entries without those whose recall.jsonl cannot be read; of these, a warning is noted."""
+        found = []
+        for entry in self.entries:
+            try:
+                if entry["recall"] is not None and entry["task"] in self.tasks:
+                    self.answers.of(entry["path"], entry["list"])
+                found.append(entry)
+            except BadInput as error:
+                self.warnings.append(str(error))
+        return found
+
+    @cached_property
+    def compared(self) -> list[Entry]:
+        """Every arm against the first, fact by fact."""
+        return compared(self.readable, self.answers.known)
+
+    def ranked(self, task: str) -> list[Entry]:
+        """The rows of a task after the last stage, the best arm first."""
+        rows = [row for row in self.means if (row["stage"], row["task"]) == (self.stages[-1], task)]
+        return sorted(rows, key=lambda row: -row["mean"])
+
+    def noted(self) -> list[str]:
+        """What a reader must know before any number is believed."""
+        return [*missing(self.means), *unlearned(self.entries)]
+
+    def unlearned(self) -> set[str]:
+        """The arms whose first stage does not know its own facts under some seed: what they lack later was not lost."""
+        first = [e for e in self.entries if e["stage"] == self.stages[0] and e["own"] and e["recall"] is not None]
+        return {entry["arm"] for entry in first if entry["recall"] < FLOOR}
+
+
+def groups(entries: Sequence[Entry], wanted: Expected, answers: Answers) -> list[Group]:
+    """One for each recipe, profile and place, in the order of the entries."""
+    found = []
+    for (recipe, profile, place), mine in sweeps(entries).items():
+        rows = [{**row, "own_arm": entry["arm"]} for row, entry in zip(named(mine), mine, strict=True)]
+        found.append(Group(recipe, profile, place, rows, answers, wanted, slug(recipe, profile, place), []))
+    return found
+
+
+def answer(group: Group) -> list[tuple[str, list[str]]]:
+    """For each task to remember: the answer in one sentence, and the sentences that qualify it."""
+    if not group.tasks:
+        return [("Nothing can be said about retention: no stage here is measured by recall.", [])]
+    if len(group.stages) == 1 and all(e["own"] for e in group.entries):
+        known = [row for row in group.means if row["task"] == group.tasks[0]]
+        said = ", ".join(f"{row['arm']} {_percent(row)}" for row in known[:8])
+        return [
+            (
+                f"Nothing can be said about retention yet: {group.stages[0]} is the only stage, "
+                f"and its facts were only just learnt ({said}).",
+                [],
+            )
+        ]
+    return [_answer(group, task) for task in group.tasks]
+
+
+def _answer(group: Group, task: str) -> tuple[str, list[str]]:
+    last = group.stages[-1]
+    ranked = group.ranked(task)
+    if not ranked:
+        return f"Nothing can be said about {task} yet: it is not measured after {last}.", []
+    trained = any(e["own"] and e["task"] == task for e in group.entries)
+    of = f"the {ranked[0]['facts']:,} {task} facts" + (f" that {group.stages[0]} taught" if trained else "")
+    low = group.unlearned() if trained else set()
+    sound = [row for row in ranked if row["arm"] not in low]
+    more = []
+    if low:
+        less = f"{group.stages[0]} did not reach {FLOOR:.0f}% of its own facts"
+        more.append(f"Left out of this answer, because {less}: {_list(sorted(low, key=group.arms.index))}.")
+    if not sound:
+        return f"Nothing can be said about what was retained of {of}: in no arm were they all learnt first.", more
+    best = sound[0]
+    head = f"After {last}, {best['arm']} still knows {_percent(best)} of {of}{_over(best)}"
+    if len(group.arms) == 1:
+        return f"{head}. It is the only arm: nothing can be said about what helps.", [*more, *_few(best)]
+    if len(sound) == 1:
+        return f"{head}. No other arm can be compared with it.", [*more, *_few(best)]
+    first = next((row for row in sound if row["arm"] == group.arms[0]), None)
+    verdicts = []
+    if first and first is not best:
+        verdicts.append(_against(group, task, first, best))
+    if sound[1] is not first or first is best:
+        verdicts.append(_against(group, task, sound[1], best))
+    clear = all(apart for apart, _ in verdicts)
+    claim = f", the most of {len(sound)} arms" if clear else f", the highest mean of {len(sound)} arms"
+    said = " ".join(text for _, text in verdicts)
+    notes = [f"The best of {len(sound)} arms was chosen after the fact, which flatters its lead."] if clear else []
+    return f"{head}{claim}. {said}", [*more, *notes, *_few(best)]
+
+
+def _against(group: Group, task: str, other: Entry, best: Entry) -> tuple[bool, str]:
+    """Is the best arm apart from another one, and that in words."""
+    name = f"{other['arm']} ({other['mean']:.1f}%)"
+    try:
+        found = paired(group.readable, other["arm"], best["arm"], group.stages[-1], task, known=group.answers.known)
+    except ValueError:
+        found = None
+    if found is None:
+        return False, f"It cannot be compared with {name}: they share no seed and facts."
+    by = f"{found['difference']:+.1f} points, 95% interval {found['low']:+.1f} to {found['high']:+.1f}"
+    if found["low"] > 0:
+        return True, f"It is ahead of {name} by {by}."
+    return False, f"Whether it is better than {name} cannot be said: {by}."
+
+
+def _few(row: Entry) -> list[str]:
+    if row["n"] == 1:
+        return ["One seed: the intervals are over facts only and say nothing about other seeds."]
+    return [f"{row['n']} seeds: the intervals are coarse and too narrow."] if row["n"] < 5 else []
+
+
+def _percent(row: Entry) -> str:
+    return f"{row['mean']:.1f}%"
+
+
+def _over(row: Entry) -> str:
+    if row["n"] == 1:
+        return f" (seed {row['seeds'][0]} alone)"
+    return f" (mean of {row['n']} seeds, 95% interval {row['low']:.1f} to {row['high']:.1f})"
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
+def average(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are there, None if none is."""
+    found = [value for value in values if value is not None and value == value]
+    return fmean(found) if found else None

@@ -1,0 +1,70 @@
+"""What a section of the report consists of, beside tables and facts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from remix_toolkit.report.facts import Facts
+from remix_toolkit.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+Warn = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A sweep's name (level 3), or what follows under it (4)."""
+
+    text: str
+    level: int = 4
+
+
+@dataclass(frozen=True)
+class Words:
+    """Sentences: one paragraph, or a list."""
+
+    lines: Sequence[str]
+    kind: str = "text"  # or "answer", "list", "warnings"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, its file's name without the ending, and what is seen on it, in numbers."""
+
+    name: str
+    draw: Callable[[], "Drawing"]  # only when it is written: a store has many
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A file, folded away under its title."""
+
+    title: str
+    text: str
+
+
+Part = Heading | Words | Figure | Listing | Table | Facts
+
+
+@dataclass
+class Section:
+    """One of the report's sections, with its anchor."""
+
+    id: str
+    title: str
+    parts: list[Part] = field(default_factory=list)
+
+
+def said(items: Sequence[str], limit: int = 12) -> str:
+    """For an alternative text: the items, and how many more are in the table."""
+    more = f"; and {len(items) - limit} more, in the table" if len(items) > limit else ""
+    return "; ".join(items[:limit]) + more
+
+
+def number(value: Any, style: str = ".1f") -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None or value != value else format(value, style)

@@ -1,0 +1,45 @@
+"""What the models said to each fact: recall.jsonl, as it is read by the report and by all comparisons."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit.errors import BadInput
+
+
+def wrong(path: str, facts: str) -> dict[str, str | None]:
+    """Prompt -> what was said wrongly, None where it was right, of one list of facts in a stage's folder.
+
+    Raises BadInput where that cannot be read.
+    """
+    return {
+        sys.intern(row["prompt"]): None if row["correct"] else str(row.get("prediction", ""))
+        for row in rows(path, facts)
+    }
+
+
+def known(path: str, facts: str) -> Mapping[str, bool]:
+    """Prompt -> was it answered right? Raises BadInput as `wrong` does."""
+    return {prompt: said is None for prompt, said in wrong(path, facts).items()}
+
+
+def gold(path: str, facts: str) -> dict[str, list[str]]:
+    """Prompt -> its right answers. Raises BadInput as `wrong` does."""
+    return {row["prompt"]: [str(answer) for answer in row.get("gold", ())] for row in rows(path, facts)}
+
+
+def rows(path: str, facts: str) -> list[dict[str, Any]]:
+    """The lines of recall.jsonl of one list of facts. Raises BadInput where they cannot be read."""
+    file, wanted = Path(path) / "recall.jsonl", json.dumps(facts)
+    try:
+        with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
+            # Whole lines of other lists are not parsed, and those of this one all at once: a large store has millions.
+            mine = [line for line in lines if wanted in line or not line.endswith("}\n")]
+        found = [row for row in json.loads(f"[{','.join(mine)}]") if row["list"] == facts]
+        if not all(isinstance(row["prompt"], str) and isinstance(row["correct"], bool) for row in found):
+            raise ValueError("a line has no prompt, or does not say whether the answer is right")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error}): arms cannot be compared") from None
+    return found

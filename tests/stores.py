@@ -1,0 +1,99 @@
+"""Stores that nobody trained: published stages as the store has them, with whatever a test wants them to hold."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+RECIPE = "name: {recipe}\nsource: recipes/ablations/../kvr.yaml\nprofile: tiny\n"
+LIBRARIES = {"torch": "2.13.0", "remix-toolkit": "0.1.0"}
+
+
+def prompts(many: int) -> list[str]:
+    return [f"The value of key {n} is?" for n in range(many)]
+
+
+def write_run(
+    runs: Path,
+    arm: str,
+    seed: int,
+    known: Mapping[str, Mapping[str, Sequence[int]]],
+    recipe: str = "sizes",
+    profile: str = "tiny",
+    overrides: Sequence[str] = (),
+    place: str = "",
+    asked: Sequence[str] | None = None,
+    said: str = "wrong",
+    files: Mapping[str, str] | None = None,
+    begun: Sequence[str] = (),
+    **about: Any,
+) -> dict[str, Path]:
+    """Publish a run: stage -> task -> 1 or 0 for each fact. The task that a stage is the first to have is its own.
+
+    A stage without tasks is one of instructions. `files` are put beside the last stage's, `begun` are stages that the
+    run has yet to train. Returns the stages' folders.
+    """
+    (runs / "records").mkdir(parents=True, exist_ok=True)
+    folders, record, tasks = {}, [], []
+    for stage, lists in known.items():
+        own = next((task for task in lists if task not in tasks), None)
+        tasks += [task for task in lists if task not in tasks]
+        key = hashlib.sha256(repr((recipe, arm, profile, seed, overrides, place, stage)).encode()).hexdigest()[:16]
+        folder = runs / "stages" / f"made-{stage}-seed{seed}-{key}"
+        folder.mkdir(parents=True)
+        lines, summary = [], {}
+        for task, outcomes in lists.items():
+            summary[f"{task}-1"] = {"recall": 100 * sum(outcomes) / len(outcomes), "facts": len(outcomes)}
+            for n, (prompt, correct) in enumerate(zip(asked or prompts(len(outcomes)), outcomes, strict=False)):
+                gold = f"v{n}"
+                row = {"list": f"{task}-1", "prompt": prompt, "correct": bool(correct), "gold": [gold]}
+                lines.append(json.dumps({**row, "prediction": gold if correct else f"{said} {n}"}, ensure_ascii=False))
+        stage_json = {"stage": stage, "key": key, "steps": 4, "seconds": 9.0, "epochs": 2.0, "last_loss": 0.01}
+        stage_json |= {"counts": {"facts": 8, "mixing": {"random_words": 16}, "dropped": {}}, "libraries": LIBRARIES}
+        stage_json |= {"python": "3.11.7", "device": "cpu", "sweep": None, **about}
+        (folder / "stage.json").write_text(json.dumps(stage_json), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(RECIPE.format(recipe=recipe), encoding="utf-8")
+        losses = "".join(f"{step},{step / 2},{1 / step},0.001\n" for step in range(1, 5))
+        (folder / "loss.csv").write_text(f"step,epoch,loss,learning_rate\n{losses}", encoding="utf-8")
+        if not lists:
+            held_out = {"rows": 8, "loss": 1.25, "tokens": 64, "accuracy": 50.0}
+            (folder / "held_out.json").write_text(json.dumps(held_out), encoding="utf-8")
+        sealed = {file.name: {"bytes": file.stat().st_size, "sha256": ""} for file in folder.iterdir()}
+        (folder / "manifest.json").write_text(json.dumps({"files": sealed}), encoding="utf-8")
+        (folder / "recall.json").write_text(json.dumps(summary), encoding="utf-8")
+        (folder / "recall.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        folders[stage] = folder
+        mine = {f"{task}-1": task for task in lists}
+        record.append({"stage": stage, "key": key, "own": own and f"{own}-1", "task": own or "gsm8k", "recall": mine})
+    for name, text in (files or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    record += [{"stage": name, "key": "0" * 16, "own": None, "task": "", "recall": {}} for name in begun]
+    at = {"recipe": recipe, "arm": arm, "place": place, "profile": profile, "seed": seed, "overrides": list(overrides)}
+    name = hashlib.sha256(repr(sorted(at.items(), key=str)).encode()).hexdigest()
+    written = len(list((runs / "records").iterdir()))
+    whole = json.dumps({**at, "stages": record, "written": written})
+    (runs / "records" / f"{name}.json").write_text(whole, encoding="utf-8")
+    return folders
+
+
+def write_arms(runs: Path, arms: Mapping[str, Sequence[Sequence[int]]], **more: Any) -> None:
+    """Arm -> for each seed, what is left after stage2 of the facts that stage1 taught in full."""
+    for arm, by_seed in arms.items():
+        for seed, left in enumerate(by_seed):
+            known = {"stage1": {"kvr": [1] * len(left)}, "stage2": {"kvr": left, "lama": [1] * 4}}
+            write_run(runs, arm, seed, known, **more)
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the tests of all processes share, made by the first that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(folder)
+    return folder

@@ -1,0 +1,342 @@
+"""The report: what it says first, what it cannot say, hostile text, damaged stores; files beside the page."""
+
+import base64
+import csv
+import gzip
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from stores import once, prompts, write_arms, write_run
+
+from remix_toolkit import store
+from remix_toolkit.report.facts import facts_of
+from remix_toolkit.report.group import Answers, Group, answer, groups
+from remix_toolkit.report.page import named, write_report
+from remix_toolkit.report.parts import Heading
+from remix_toolkit.report.plot import STYLE, arms_figure, svgs
+from remix_toolkit.report.sections import sections
+from remix_toolkit.report.seeds import expected
+from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown
+
+HALF = [[1, 0] * 20, [1, 1, 0, 0] * 10, [1, 1, 1, 0, 0, 0, 0, 1] * 5]  # 50% at each of three seeds
+FEW = [[1] * 4 + [0] * 36, [1] * 2 + [0] * 38, [1] * 6 + [0] * 34]  # 10, 5, 15%: 10.0 in the mean
+NASTY = [
+    "</script><script>document.title = 'run'</script>",
+    "<img src=x onerror=\"document.title = 'run'\">",
+    r"\input{/etc/passwd} & $x$ % \frac 50% | _a_ `b` *c*",
+    "line\nbreak\u2028and\u2029more\x00\x07\x1b[31m\ud7ff",
+    "{{ 7 * 7 }} {% raw %}",
+    "=cmd|' /C calc'!A0",
+    "\u202egnp.exe",
+    "",
+]
+
+
+class Page(HTMLParser):
+    """A page's ids, rows of tables by their caption, the text of its elements, and what it would fetch or run."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.text: dict[str, list[str]] = {}
+        self.fetched: list[str] = []
+        self.alts: list[str] = []
+        self.scripts = 0
+        self.events: list[str] = []
+        self.tags: list[str] = []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        about = dict(attrs)
+        self.tags.append(f"{tag}.{about.get('class') or ''}")
+        self.text.setdefault(self.tags[-1], []).append("")
+        self.ids += [about["id"]] if about.get("id") else []
+        self.fetched += [about[name] or "" for name in ("src", "srcset", "href") if name in about]
+        self.alts += [about["alt"] or ""] if tag == "img" else []
+        self.scripts += tag == "script" and "type" not in about
+        self.events += [name for name in about if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags:
+            self.text[self.tags[-1]][-1] += data
+
+
+def group_of(runs: Path) -> Group:
+    (group,) = groups(store.entries(runs), expected(store.records(runs)), Answers())
+    return group
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report's folder of two arms, three seeds; the second keeps more. A stranger's file lay in it before."""
+    return once(tmp_path_factory, "report", make) / "report"
+
+
+def make(runs: Path) -> None:
+    lens = {
+        "kvr-1": {"occurrence": [0.25, 0.75], "first_layer": 1.5, "never": 2.0, "layers_per_token": 1.2, "spread": 1.6}
+    }
+    angle = {"cosine": -0.25, "low": -0.5, "high": 0.125, "inner": -1.0}
+    angles = {"of": "stage1", "groups": {"whole": {"a.b": angle}}, "norms": {"b": {"noise": True}}}
+    angles |= {"loss_before": 0.5, "loss_after": 2.5, "predicted": 1.75}
+    curve = [{"step": n, "epoch": n / 2, "list": "kvr-1", "recall": 100 - 20 * n} for n in range(4)]
+    files = {
+        "lens.json": json.dumps(lens),
+        "interference.json": json.dumps(angles),
+        "perplexity.json": json.dumps({"perplexity": 12.5, "tokens": 9, "text": "pydoc"}),
+        "lm_eval.json": json.dumps({"arc": {"version": "0.4", "limit": 8, "metrics": {"acc": 0.375}}}),
+        "retention.jsonl": "".join(json.dumps(line) + "\n" for line in curve),
+    }
+    write_arms(runs, {"none": FEW, "random": HALF}, files=files, overrides=["stages.stage1.mix={a: 1}", "b='c d'"])
+    (runs / "report" / "tables").mkdir(parents=True)
+    (runs / "report" / "mine.txt").write_text("mine")
+    (runs / "report" / "index.html").write_text("an older page")
+    assert write_report(runs, runs / "report", None) == runs / "report" / "index.html"
+
+
+def test_the_answer_stands_first_with_its_uncertainty(made: Path) -> None:
+    page = Page(made / "index.html")
+    order = ["answer", "matrix", "arms", "curves", "facts", "probes", "losses", "settings", "warnings", "rerun"]
+    assert [id_ for id_ in page.ids if id_ in order] == order
+    (said,) = page.text["p.answer"]
+    assert (
+        "random still knows 50.0% of the 40 kvr facts that stage1 taught (mean of 3 seeds, 95% interval 50.0 to 50.0)"
+        in said
+    )
+    assert "the most of 2 arms" in said
+    assert re.search(r"ahead of none \(10\.0%\) by \+40\.0 points, 95% interval \+\d", said)
+    assert (made / "mine.txt").read_text() == "mine"
+
+
+def test_the_page_needs_nothing_else_and_its_pictures_say_what_is_seen(made: Path) -> None:
+    page = Page(made / "index.html")
+    assert page.scripts == 1
+    assert page.events == []
+    beside = [name for name in page.fetched if not name.startswith(("data:", "#"))]
+    assert beside
+    assert all((made / name).is_file() for name in beside)  # every link of the page leads somewhere
+    assert all(name[1:] in page.ids for name in page.fetched if name.startswith("#"))
+    assert len(page.alts) == len(list((made / "figures").glob("*.png"))) == 6
+    assert all(re.search(r"\d", alt) for alt in page.alts)
+    assert "none 100.0, then 10.0 (5.0 to 15.0)" in "".join(page.alts)
+
+
+def test_figures_and_tables_lie_beside_the_page(made: Path) -> None:
+    for png in (made / "figures").glob("*.png"):
+        assert png.read_bytes().startswith(b"\x89PNG")
+        assert png.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    tables = made / "tables"
+    assert {f.stem for f in tables.glob("*.md")} == {f.stem for f in tables.glob("*.tex")}
+    rows = list(csv.DictReader((tables / "retention-sizes-tiny.csv").open()))
+    (row,) = (row for row in rows if (row["arm"], row["stage"], row["task"]) == ("none", "stage2", "kvr"))
+    assert (float(row["mean"]), float(row["sd"]), row["low"], row["seeds"]) == (10, 5, "5.0", "0, 1, 2")
+    assert "| none | stage2 | 0, 1, 2 | 10.0 ± 5.0 | 100.0 ± 0.0 |" in (tables / "retention-sizes-tiny.md").read_text()
+    assert r"none & stage2 & 0, 1, 2 & 10.0 $\pm$ 5.0" in (tables / "retention-sizes-tiny.tex").read_text()
+
+
+def test_probes_are_shown_where_a_stage_has_them(made: Path) -> None:
+    text = (made / "index.html").read_text()
+    for number in ("1.5", "1.6", "-0.250", "-0.500 to +0.125", "2.500", "1.750", "12.50", "0.375"):
+        assert f">{number}<" in text, number
+    assert "the gradient of b" in text  # no more than noise
+
+
+def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
+    rows = list(csv.DictReader((made / "tables" / "runs-sizes-tiny.csv").open()))
+    line = [
+        "remix",
+        "run",
+        "recipes/kvr.yaml",
+        "--profile",
+        "tiny",
+        "--seed",
+        "0",
+        "stages.stage1.mix={a: 1}",
+        "b='c d'",
+    ]
+    assert shlex.split(rows[0]["command"]) == line
+    keys = dict(part.split("=") for part in rows[0]["stages and their keys"].split())
+    assert all(store.published(made.parent)[key].name.split("-")[1] == stage for stage, key in keys.items())
+    assert "2.13.0" in (made / "tables" / "versions-sizes-tiny.md").read_text()
+
+
+def test_a_fact_is_kept_lost_gained_or_never_learnt(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", 0, {"stage1": {"kvr": [1, 1, 0, 0]}, "stage2": {"kvr": [1, 0, 1, 0], "lama": [1]}})
+    write_run(tmp_path, "b", 0, {"stage1": {"kvr": [1, 1, 1]}})  # has not come to stage2
+    shutil.rmtree(write_run(tmp_path, "c", 0, {"stage1": {"kvr": [1]}, "stage2": {"kvr": [0], "lama": [1]}})["stage1"])
+    (facts,) = facts_of(group_of(tmp_path))
+    (run,) = facts.runs
+    assert (facts.before, facts.after, run.outcomes) == ("stage1", "stage2", "klgn")
+    assert (run.first, run.last) == ([None, None, "wrong 2", "wrong 3"], [None, "wrong 1", None, "wrong 3"])
+    assert facts.table().rows == [["a", "1", "25.0", "25.0", "25.0", "25.0"]]
+    out = io.StringIO()
+    facts.write(out)
+    assert list(csv.reader(io.StringIO(out.getvalue())))[2] == [prompts(2)[1], "v1", "a", "0", "lost", "", "wrong 1"]
+    packed = json.loads(gzip.decompress(base64.b64decode(facts.packed())))
+    assert packed["said"] == ["wrong 2", "wrong 3", "wrong 1"]
+    assert packed["runs"][0]["answers"] == [[-1, -1, 0, 1], [-1, 2, -1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ({"none": HALF}, "It is the only arm: nothing can be said about what helps."),
+        ({"none": FEW[:1], "random": FEW[2:]}, "Whether it is better than none (10.0%) cannot be said: +5.0 points"),
+        ({"none": FEW[:1], "random": HALF[:1]}, "One seed: the intervals are over facts only"),
+        ({"none": HALF, "random": FEW}, "none still knows 50.0%"),  # the first arm may be the best
+    ],
+)
+def test_what_cannot_be_said(tmp_path: Path, arms: dict, said: str) -> None:
+    write_arms(tmp_path, arms)
+    ((head, more),) = answer(group_of(tmp_path))
+    assert said in " ".join([head, *more])
+
+
+def test_an_arm_that_did_not_learn_is_no_answer(tmp_path: Path) -> None:
+    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 0], "lama": [1]}})
+    ((head, more),) = answer(group_of(tmp_path))
+    assert head.startswith("Nothing can be said about what was retained")
+    assert "stage1 did not reach 99% of its own facts: none" in more[0]
+    write_run(tmp_path, "random", 0, {"stage1": {"kvr": [1] * 4}, "stage2": {"kvr": [1, 0, 0, 0], "lama": [1]}})
+    ((head, _),) = answer(group_of(tmp_path))
+    assert "random still knows 25.0%" in head  # not none, which has 75% and learnt no more
+
+
+def test_one_stage_or_none_with_recall_says_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "none", 0, {"stage1": {"kvr": [1, 1]}})
+    assert answer(group_of(tmp_path / "one"))[0][0].startswith("Nothing can be said about retention yet: stage1 is the")
+    write_run(tmp_path / "none", "none", 0, {"stage1": {}})
+    assert "no stage here is measured by recall" in answer(group_of(tmp_path / "none"))[0][0]
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    for arm in NASTY[:3]:
+        known = {"stage1": {"kvr": [1] * len(NASTY)}, "stage2": {"kvr": [0] * len(NASTY), "lama": [1]}}
+        nasty = {"recipe": "../<b>r</b>", "place": "&amp;", "overrides": ["a='; rm -rf /'"], "said": NASTY[0]}
+        write_run(tmp_path, arm, 0, known, asked=NASTY, **nasty)
+    file = write_report(tmp_path, tmp_path / "report", None)
+    assert file
+    page, text = Page(file), file.read_text(encoding="utf-8")
+    assert (page.scripts, page.events) == (1, [])
+    assert "<b>" not in text.split("<style>")[1].split("</style>")[1]
+    assert "default-src 'none'" in text
+    packed = re.search(r'<script type="text/plain" id="facts-0">([A-Za-z0-9+/=]+)</script>', text)
+    assert packed
+    facts = json.loads(gzip.decompress(base64.b64decode(packed[1])))
+    assert facts["prompts"] == NASTY  # to the last control character
+    assert {f.parent for f in (tmp_path / "report").rglob("*") if f.is_file()} == {
+        tmp_path / "report" / folder for folder in ("", "figures", "tables")
+    }
+    assert not (tmp_path / "<b>r<").exists()
+
+
+def test_latex_and_markdown_are_escaped() -> None:
+    table = Table("t", "50% & more", ["arm"], [[NASTY[2]], ["a\nb"]])
+    assert r"\textbackslash{}input\{/etc/passwd\} \& \$x\$ \%" in as_latex(table)
+    assert r"50\% \& more" in as_latex(table)
+    assert r"50% \| \_a\_ \`b\` \*c\* |" in as_markdown(table)
+    assert [line for line in as_markdown(table).splitlines() if line.startswith("| a b")]
+    assert next(csv.reader(io.StringIO(as_csv(table).split("\r\n", 1)[1]))) == [NASTY[2]]
+
+
+def test_a_figure_has_a_dark_variant_and_takes_any_name(tmp_path: Path) -> None:
+    write_arms(tmp_path, {"$\\frac": FEW[:1], "_hidden": HALF[:1]})
+    light, dark = svgs(arms_figure(store.entries(tmp_path), "kvr"))
+    assert light.startswith("<svg")
+    assert STYLE["text.color"] in light
+    assert STYLE["text.color"] not in dark
+    assert len(light) == len(dark)
+
+
+def test_several_sweeps_in_one_store(tmp_path: Path) -> None:
+    """Other recipes, profiles and places, an instruction stage, and names that would be one file's."""
+    known = {"stage1": {"kvr": [1, 1]}, "stage2": {}}
+    write_run(tmp_path, "none", 0, {**known, "stage2": {"kvr": [1, 0]}})
+    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}, recipe="a b")
+    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}, recipe="a-b")
+    write_run(tmp_path, "none", 1, known, recipe="a b", profile="llama3-8b", begun=["stage3"])
+    told = groups(store.entries(tmp_path), expected(store.records(tmp_path)), Answers())
+    made = named(sections(told, tmp_path, []))
+    parts = [part for section in made for part in section.parts]
+    titles = ["sizes on tiny", "a b on tiny", "a-b on tiny", "a b on llama3-8b"]
+    assert list(dict.fromkeys(part.text for part in parts if isinstance(part, Heading))) == titles
+    tables = {part.name: part for part in parts if isinstance(part, Table)}
+    assert {"retention-a-b-tiny", "retention-a-b-tiny-2"} < tables.keys()
+    assert tables["retention-a-b-llama3-8b"].rows[1] == ["none", "stage2", "1", "-", "loss 1.25, 50% right"]
+    assert write_report(tmp_path, tmp_path / "one", "sizes")
+    assert "a-b on tiny" not in (tmp_path / "one" / "index.html").read_text()
+    assert "a-b" not in " ".join(file.name for file in (tmp_path / "one").rglob("*"))
+
+
+def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}
+    write_run(tmp_path, "none", 0, both)
+    folders = write_run(tmp_path, "none", 1, both)
+    (folders["stage2"] / "loss.csv").write_text("cut off")  # not what was published
+    nan = write_run(tmp_path, "nan", 0, both, last_loss=float("nan"), files={"lens.json": '{"kvr-1": {"spread": 1}}'})
+    loss = nan["stage2"] / "loss.csv"
+    loss.write_text(loss.read_text().replace("1.0,0.001", "nan,0.001"))
+    pruned = write_run(tmp_path, "pruned", 0, both)["stage2"]
+    manifest = json.loads((pruned / "manifest.json").read_text())
+    manifest["files"]["model.safetensors"] = {"bytes": 1, "sha256": ""}
+    (pruned / "manifest.json").write_text(json.dumps(manifest))
+    (pruned / "pruned.json").write_text('{"weights": ["model.safetensors"]}')
+    (write_run(tmp_path, "unread", 0, both)["stage2"] / "recall.jsonl").unlink()
+    write_run(tmp_path, "begun", 0, {}, begun=["stage1"])
+    old = write_run(tmp_path, "old", 0, both)["stage1"]  # as another version wrote it
+    (old / "stage.json").write_text('{"stage": "stage1"}')
+    (old / "manifest.json").write_text('{"files": {}}')
+    assert write_report(tmp_path, tmp_path / "out", None)
+    page = Page(tmp_path / "out" / "index.html")
+    start = page.tags.index("ul.warnings")
+    said = " | ".join(page.text["li."])
+    assert start
+    for wrong in (
+        "loss.csv is not the file that was published",
+        "none: seed 1 missing (kvr after stage2",
+        "nan, seed 0: the loss of stage2 is no number at 1 steps, first at step 1",
+        "weights deleted, results kept: stage2 of pruned",
+        "recall.jsonl: cannot be read (FileNotFoundError",
+        "lens.json: cannot be read (KeyError: 'occurrence')",
+        "begun: nothing is measured yet",
+        "KeyError('steps'): left out",
+    ):
+        assert wrong in said, wrong
+    assert capsys.readouterr().err.count("is not the file that was published") == 1
+
+
+def test_mistakes(tmp_path: Path, here) -> None:
+    def ends(*arguments: object) -> tuple[int, str]:
+        done = here("report", *arguments, check=False)
+        assert done.stderr.count("\n") <= 1
+        return done.returncode, done.stderr + done.stdout
+
+    code, said = ends(tmp_path / "nowhere")
+    assert (code, "nowhere: is no directory" in said) == (2, True)
+    assert ends(tmp_path) == (0, f"{tmp_path}: nothing is published yet\n")
+    assert not (tmp_path / "report").exists()
+    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
+    code, said = ends(tmp_path, "--recipe", "size")
+    assert (code, "did you mean 'sizes'?" in said) == (2, True)
+    (tmp_path / "file").write_text("")
+    code, said = ends(tmp_path, "-o", tmp_path / "file")
+    assert (code, "cannot be written" in said) == (2, True)
+    (tmp_path / "records" / "cut.json").write_text("{")
+    code, said = ends(tmp_path)
+    assert (code, "cut.json: is no record of a run" in said) == (2, True)
+
+
+def test_the_command_loads_no_torch(tmp_path: Path) -> None:
+    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
+    code = "import sys; from remix_toolkit import cli; sys.argv = ['remix', 'report', sys.argv[1]]\n"
+    code += "try: cli.main()\nfinally: assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    assert (tmp_path / "report" / "index.html").exists()
