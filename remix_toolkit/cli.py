@@ -1,27 +1,34 @@
 """The `remix` command. Nothing heavy is imported before a command needs it: help is on the screen at once."""
 
 import json
-import sys
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from remix_toolkit.analysis.cli import probe
+from remix_toolkit.data.cli import data
 from remix_toolkit.errors import BadInput, RunFailed, exit_codes
+from remix_toolkit.options import (
+    JobsAtOnce,
+    Json,
+    Overrides,
+    Profile,
+    RecipeArg,
+    Runs,
+    Seed,
+    Seeds,
+    SweepArg,
+    SweepProfile,
+    only_json,
+    picture,
+    writable,
+)
+from remix_toolkit.report.cli import reading, store_app
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Teach a model facts that stay."
 )
-
-RecipeArg = Annotated[str, typer.Argument(help="a recipe file, or the name of one in recipes/")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value ..., such as stages.stage1.data.size=50")]
-Profile = Annotated[str, typer.Option(help="which base model at which scale: a profile's name, or its file")]
-Seed = Annotated[int | None, typer.Option(help="seed of order and mixing data [default: the recipe's, else 0]")]
-Runs = Annotated[Path, typer.Option(help="where stages are published")]
-Json = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 @app.command()
@@ -47,12 +54,6 @@ def run(
 
     own = [entry for entry in store.entries(runs) if (entry["run"], entry["arm"]) == (run, resolved.name)]
     print_matrices([entry for entry in own if entry["overrides"] == overrides])
-
-
-SweepArg = Annotated[str, typer.Argument(help="a sweep file, or the name of one in recipes/")]
-SweepProfile = Annotated[str | None, typer.Option(help="another profile than the sweep's")]
-Seeds = Annotated[list[int] | None, typer.Option(help="a seed; again for more [default: the sweep's]")]
-JobsAtOnce = Annotated[int | None, typer.Option(min=1, help="stages at once [default: as devices allow]")]
 
 
 @app.command()
@@ -116,7 +117,7 @@ def sweep(
         raise BadInput("--slurm says how jobs are handed to a cluster: that takes --launcher slurm")
     if launcher == "slurm" and (jobs or plot):
         raise BadInput("--jobs and --plot are for --launcher local, which draws what a cluster has published, too")
-    _picture(plot, "--plot")
+    picture(plot, "--plot")
     from remix_toolkit.launch.state import Command
 
     command = Command(sweep, profile, seed, overrides or [])
@@ -150,82 +151,6 @@ def sweep(
         raise RunFailed(failed)
 
 
-class _ShowByDefault(TyperGroup):
-    """`remix data kvr` is `remix data show kvr`: the name of a task or recipe needs no word before it."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
-
-
-data = typer.Typer(cls=_ShowByDefault, no_args_is_help=True, help="Look at data before anything is trained, fetch it.")
-app.add_typer(data, name="data")
-
-
-@data.command("show")
-def data_show(
-    name: Annotated[str, typer.Argument(help="a task (kvr, popqa, ...), or a recipe (recipes/kvr.yaml, mine, ...)")],
-    overrides: Overrides = None,
-    profile: Profile = "tiny",
-    limit: Annotated[int, typer.Option(min=0, help="how many pairs of each kind to show")] = 3,
-    tokens: Annotated[bool, typer.Option("--tokens", help="show each pair as tokens, and what is trained on")] = False,
-    seed: Seed = None,
-    runs: Runs = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """A task's rows, or all data of a recipe: kept and dropped, lengths, samples (`remix data NAME`)."""
-    from remix_toolkit.recipe import TASKS
-    from remix_toolkit.report.data import print_data, show_recipe, show_task
-    from remix_toolkit.resolve import find_recipe, load_base, load_recipe, load_task
-
-    # A task has no dotted settings: `remix data popqa paths.lama=LAMA` means the recipe.
-    with _only_json(as_json):
-        if name in TASKS and not any("." in override.partition("=")[0] for override in overrides or []):
-            shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
-        else:
-            find_recipe(name, also=TASKS)
-            shown = show_recipe(load_recipe(name, profile, overrides, seed), limit, tokens, runs)
-    if as_json:
-        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
-    else:
-        print_data(shown)
-
-
-@data.command("list")
-def data_list(as_json: Json = False) -> None:
-    """Every task and mixing source: licence, size, hub id, local format."""
-    from remix_toolkit.report.data import list_catalog, print_catalog
-
-    if as_json:
-        typer.echo(json.dumps(list_catalog(), indent=1))
-    else:
-        print_catalog()
-
-
-@data.command("prepare")
-def data_prepare(
-    arguments: Annotated[list[str], typer.Argument(help="recipes, and key=value ... for all of them")],
-    profile: Profile = "tiny",
-    as_json: Json = False,
-) -> None:
-    """Fetch all that recipes read from the hub, and check what they read from this machine."""
-    from remix_toolkit.data.tasks import noting_absent
-    from remix_toolkit.report.data import prepare
-    from remix_toolkit.sweep import load_cells
-
-    names = [argument for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
-    if not names:
-        raise BadInput("data prepare: name at least one recipe")
-    recipes = []
-    with noting_absent():  # what is not here is said of all sources together, below
-        for name in names:
-            recipes += [cell.recipe for cell in load_cells(name, profile, overrides=overrides)[1]]
-    with _only_json(as_json):
-        done = prepare(recipes, typer.echo)
-    if as_json:
-        typer.echo(json.dumps(done, indent=1))
-
-
 @app.command()
 def familiar(
     task: Annotated[str, typer.Argument(help="which facts: popqa, pairs, ...")],
@@ -251,7 +176,7 @@ def familiar(
     from remix_toolkit.familiar import split
 
     store.open_store(runs)
-    with _only_json(as_json):
+    with only_json(as_json):
         result = split(recipe.model_copy(update=changes), declared, runs)
     typer.echo(
         json.dumps(result)
@@ -274,7 +199,7 @@ def recall(
     from remix_toolkit.resolve import load_task
 
     declared = load_task(task, overrides or [])
-    _writable(details, "--details")
+    writable(details, "--details")
     from remix_toolkit.analysis.subject import recall_of
 
     result = recall_of(model, declared, data_seed, details)
@@ -285,136 +210,10 @@ def recall(
     )
 
 
-@app.command()
-def show(
-    runs: Runs = Path("runs"),
-    each: Annotated[bool, typer.Option("--each", help="every run by itself, whatever the number of seeds")] = False,
-    seeds: Annotated[bool, typer.Option("--seeds", help="over seeds, whatever their number; with --json too")] = False,
-    recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
-    curves: Annotated[Path | None, typer.Option(help="draw its retention curves into this .png or .pdf")] = None,
-    as_json: Json = False,
-) -> None:
-    """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
-    from remix_toolkit import store
-    from remix_toolkit.report.retention import print_matrices
-    from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
-
-    _picture(curves, "--curves")
-    found = [entry for entry in store.entries(runs) if recipe in (None, entry["recipe"])]
-    wanted = expected([record for record in store.records(runs) if recipe in (None, record["recipe"])])
-    if as_json:
-        over_seeds = {"recall": aggregate(found, wanted), "paired": compared(found)} if seeds else {}
-        return typer.echo(json.dumps(over_seeds if seeds else found, indent=1))
-    if not found:
-        return typer.echo(f"{runs}: nothing is published yet")
-    if curves:
-        from remix_toolkit.report.plot import plot_curves
-
-        plot_curves(found, curves)
-        return typer.echo(f"plot: {curves}")
-    ran: dict[tuple[str, str], set[int]] = {}
-    for name, arm, profile in wanted:
-        ran.setdefault((name, profile), set()).update(wanted[name, arm, profile])
-    several = {at for at, of in ran.items() if (len(of) > 1 or seeds) and not each}
-    together = [entry for entry in found if (entry["recipe"], entry["profile"]) in several]
-    print_matrices([entry for entry in found if entry not in together])
-    print_seeds(together, {at: of for at, of in wanted.items() if (at[0], at[2]) in several})
-
-
+app.add_typer(reading)
+app.add_typer(data, name="data")
 app.add_typer(probe, name="probe")
-
-StageArg = typer.Argument(help="a published stage: its directory, its key, or as much of its name as is its alone")
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it into this file [default: the screen]")]
-
-
-@app.command()
-def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Output = None) -> None:
-    """A model card: what a stage knows, its lineage, data and licences, how to load it and to train it again."""
-    from remix_toolkit.report.card import card as write
-    from remix_toolkit.report.names import stage_of
-
-    _give(output, write(stage_of(stage, runs)))
-
-
-@app.command()
-def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
-    """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
-    from remix_toolkit.report.names import stage_of
-    from remix_toolkit.report.results import as_json, of_stage, of_store
-
-    _give(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
-
-
-@app.command()
-def compare(
-    a: Annotated[str, typer.Argument(help="a stage (directory, key, name), an arm, a recipe, or a runs directory")],
-    b: Annotated[str, typer.Argument(help="another one")],
-    runs: Runs = Path("runs"),
-    facts: Annotated[Path | None, typer.Option(help="write all facts that only one of them knows, as CSV")] = None,
-    as_json: Json = False,
-) -> None:
-    """Two stages, arms, sweeps or runs directories side by side: settings, facts kept, losses, retention curves."""
-    _writable(facts, "--facts")
-    from remix_toolkit.report import compare as side_by_side
-
-    found = side_by_side.compare(a, b, runs)
-    if facts:
-        side_by_side.write_facts(found, facts)
-    if as_json:
-        return typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
-    side_by_side.print_compared(found)
-
-
-@app.command()
-def report(
-    runs: Annotated[Path, typer.Argument(help="where stages are published")] = Path("runs"),
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="the report's folder [default: RUNS/report]")] = None,
-    recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
-) -> None:
-    """All that is published as one HTML page, its figures and tables as files beside it."""
-    from remix_toolkit.report.page import report as write
-
-    write(runs, out, recipe)
-
-
-store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
 app.add_typer(store_app, name="store")
-
-
-@store_app.command("list")
-def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Every published stage: its size, whether its weights are there, and how many runs it is part of."""
-    from remix_toolkit.report.store import listed, print_listed
-
-    if as_json:
-        typer.echo(json.dumps(listed(runs), indent=1))
-    else:
-        print_listed(runs)
-
-
-@store_app.command("verify")
-def store_verify(
-    runs: Runs = Path("runs"),
-    remove: Annotated[bool, typer.Option("--remove", help="delete damaged stages, to be trained again")] = False,
-) -> None:
-    """Compare every file of every published stage with its checksum."""
-    from remix_toolkit.report.store import verify
-
-    if wrong := verify(runs, remove):
-        raise RunFailed(f"{wrong} damaged stages{' were removed' if remove else ''}")
-
-
-@store_app.command("prune")
-def store_prune(
-    runs: Runs = Path("runs"),
-    keep: Annotated[str, typer.Option(help="leaves, none, or stages' names: whose weights stay")] = "leaves",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
-) -> None:
-    """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
-    from remix_toolkit.report.store import prune
-    from remix_toolkit.sweep import keep_of
-
-    prune(runs, keep_of(keep), dry_run)
 
 
 @app.command()
@@ -427,40 +226,6 @@ def schema(what: Annotated[str, typer.Argument(help="recipe, or results: of `rem
     else:
         from remix_toolkit.report.results import json_schema
     typer.echo(json.dumps(json_schema(), indent=1))
-
-
-def _only_json(as_json: bool) -> AbstractContextManager[Any]:
-    """With --json, what is said on the way goes to stderr: stdout is for machines."""
-    return redirect_stdout(sys.stderr) if as_json else nullcontext()
-
-
-def _give(file: Path | None, text: str) -> None:
-    """Write a text into a file, or to stdout. Raises BadInput where it cannot be written."""
-    if file is None:
-        return typer.echo(text, nl=False)
-    if (file.parent / "stage.json").exists():  # where a recipe names the stage as its base, every file in it counts
-        raise BadInput(
-            f"--output {file}: is in a published stage, which stays as it is; write it beside that directory"
-        )
-    _writable(file, "--output")
-    file.write_text(text, encoding="utf-8")
-
-
-def _picture(file: Path | None, option: str) -> None:
-    """Raise BadInput where a plot cannot be drawn into this file."""
-    if file and file.suffix not in (".png", ".pdf", ".svg"):
-        raise BadInput(f"{option} {file}: a name that ends in .png, .pdf or .svg is expected")
-    _writable(file, option)
-
-
-def _writable(file: Path | None, option: str) -> None:
-    """Raise BadInput, before the work and not after it, if a result could not be written."""
-    try:
-        if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.open("a").close()
-    except OSError as error:
-        raise BadInput(f"{option} {file}: cannot be written ({error.strerror})") from None
 
 
 def main() -> None:

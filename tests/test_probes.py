@@ -195,7 +195,8 @@ def test_a_recipe_asks_for_probes_and_a_published_stage_is_probed_later(here, ru
     found = json.loads((stage / "interference.json").read_text())
     assert found["of"] == {"a": "stage1", "b": "stage2", "m": "mixing"}
     assert found["groups"]["whole"].keys() == {"a.b", "a.m", "b.m"}
-    lenses = here("probe", "lens", stage, "--task", "kvr", "size=16", "--json").stdout
+    lenses = here("probe", "lens", stage, "--task", "kvr", "size=16", "--json", "--plot", tmp_path / "lens.svg").stdout
+    assert (tmp_path / "lens.svg").read_text().startswith("<?xml")
     (alone,) = json.loads(lenses)
     assert alone["top10"] == pytest.approx(next(of for id_, of in seen.items() if id_.startswith("kvr"))["top10"])
     shown = here("probe", "interference", stage, "--a", "kvr size=16", "--b", "invented_facts size=16", "--parts", 2)

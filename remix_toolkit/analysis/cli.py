@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.options import Json, picture
 
 if TYPE_CHECKING:
     from remix_toolkit.recipe import Rows
 
 probe = typer.Typer(no_args_is_help=True, help="Where facts are kept, and what interferes with them.")
-Json = Annotated[bool, typer.Option("--json", help="for machines")]
 DataSeed = Annotated[int, typer.Option(help="which draw of generated facts")]
 
 
@@ -23,6 +24,7 @@ def probe_lens(
     arguments: Annotated[list[str], typer.Argument(help="models (published stages, directories, hub ids), key=value")],
     task: Annotated[str, typer.Option(help="which facts: kvr, popqa, pairs, ...")] = "kvr",
     data_seed: DataSeed = 0,
+    plot: Annotated[Path | None, typer.Option(help="draw the models' lines into this .png, .pdf or .svg")] = None,
     as_json: Json = False,
 ) -> None:
     """At which layers the right token is among the ten likeliest (figure 4); key=value are the task's settings."""
@@ -32,9 +34,14 @@ def probe_lens(
     if not models:
         raise BadInput("probe lens: name at least one model")
     declared = load_task(task, [argument for argument in arguments if "=" in argument])
+    picture(plot, "--plot")
     from remix_toolkit.analysis.subject import lens_of
 
     found = lens_of(models, declared, data_seed)
+    if plot:
+        from remix_toolkit.report.plot import plot_lens
+
+        plot_lens(found, plot)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:

@@ -192,6 +192,14 @@ def occurrence_figure(panels: Panels) -> "Figure":
     return figure
 
 
+def plot_lens(found: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """What `remix probe lens` found, as figure 4: a line for each model."""
+    by_model: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for one in found:
+        by_model[Path(one["model"]).name] = {0: [(n, share) for n, share in enumerate(one["occurrence"], start=1)]}
+    _write(occurrence_figure({str(found[0]["task"]): by_model}), file)
+
+
 @style()
 def lines_figure(panels: Panels, xs: Mapping[str, str], y: str) -> tuple["Figure", list["Axes"]]:
     """A panel for each key, a colour per arm: thin lines are seeds (of few arms), the thick one is their mean."""
