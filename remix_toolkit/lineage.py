@@ -113,10 +113,17 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
 def measurements(recipe: Recipe, position: int) -> set[str]:
     """All that a recipe asks of a stage, as `store.measured` has it: the ids of its lists, and its probes."""
     lists, probe = labels(recipe, position).keys(), list(recipe.stages.values())[position].probe
-    asked = {*lists, *(f"lm_eval {task}" for task in recipe.evaluate.lm_eval)}
+    asked = {*lists, *(harness_id(task, recipe.evaluate.limit) for task in recipe.evaluate.lm_eval)}
+    if recipe.evaluate.text != "docstrings":  # that is measured with the rest, and no reason to train anything again
+        asked.add(f"perplexity {recipe.evaluate.text}")
     if "lens" in probe:
         asked |= {f"lens {id_}" for id_ in lists}
     return asked | ({"interference"} if "interference" in probe else set())
+
+
+def harness_id(task: str, limit: int | None) -> str:
+    """A task of the harness, on so many rows, among what is measured."""
+    return f"lm_eval {task}" + ("" if limit is None else f" on {limit} rows")
 
 
 def labels(recipe: Recipe, position: int) -> dict[str, str]:

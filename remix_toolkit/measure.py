@@ -7,15 +7,17 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit import held_out, store, train
-from remix_toolkit.analysis.examine import examine
 from remix_toolkit.build import MAX_LENGTH, StageData
 from remix_toolkit.console import say
 from remix_toolkit.data.tulu import encode_all, load_tokenizer
 from remix_toolkit.lineage import Node, measurements
 from remix_toolkit.recall import percent, recall, row
 from remix_toolkit.recipe import Recipe
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def is_measured(recipe: Recipe, node: Node, data: StageData, folder: Path) -> bool:
@@ -24,16 +26,17 @@ def is_measured(recipe: Recipe, node: Node, data: StageData, folder: Path) -> bo
     return measurements(recipe, node.position) <= store.measured(folder) and len(data.held_out) in (0, held_out)
 
 
-def measure(recipe: Recipe, node: Node, data: StageData, folder: Path, runs: Path) -> None:
-    """Recall of every list of facts that has none yet in this directory, the loss on held-out rows, what else is asked.
+def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> Loaded | None:
+    """Recall of every list of facts that has none yet in this directory, and the loss on held-out rows.
 
-    Each process takes its share of the rows; the probes are the main process's.
+    Each process takes its share of the rows. Returns the model, for whatever else is asked of it; None where all that
+    this recipe asks, probes included, is there already and nothing was loaded.
     """
     state = PartialState()
     known = folder / "recall.json"
     summary: dict[str, Any] = store.read_json(known) if known.exists() else {}
     if known.exists() and is_measured(recipe, node, data, folder):
-        return
+        return None
     lists = {id_: facts for id_, facts in data.measured.items() if id_ not in summary}
     tokenizer = load_tokenizer(str(folder))
     init = {"trust_remote_code": bool(recipe.stages[node.stage].train.get("trust_remote_code"))}
@@ -57,8 +60,8 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path, runs: Pat
     if state.is_main_process:
         store.write_text(folder / "recall.jsonl", details)
         store.write_json(known, summary)
-        examine(recipe, node, data, folder, runs, model, tokenizer)
     state.wait_for_everyone()
+    return model, tokenizer
 
 
 def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tokenizer: Any, max_length: int) -> None:

@@ -32,12 +32,16 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + kept
 
 
-def estimate(recipe: Recipe, stage: str, length: int) -> Memory | None:
-    """The memory of one stage whose longest examples have `length` tokens; None where the base's shape is unknown."""
+def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int] | None = None) -> Memory | None:
+    """The memory of one stage whose longest examples have `length` tokens; None where the base's shape is unknown.
+
+    `launched`: are the weights sharded, and over how many processes; where that is not known yet, as the recipe's
+    accelerate_config says.
+    """
     shape, train = recipe.shape, recipe.stages[stage].train
     if shape is None or recipe.parameters is None:
         return None
-    sharded, processes = _sharding(recipe)
+    sharded, processes = launched or _sharding(recipe)
     share = processes if sharded else 1
     base = recipe.parameters
     adapter = _adapter_weights(recipe.adapter, shape) if recipe.adapter else 0.0

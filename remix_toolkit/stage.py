@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import time
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from remix_toolkit import adapter, memory, store, train
+from remix_toolkit.analysis.examine import check_probes, examine
 from remix_toolkit.analysis.harness import check_installed
 from remix_toolkit.analysis.perplexity import passages
 from remix_toolkit.build import StageData, build_all
@@ -59,6 +61,8 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     quieten()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
+    for node in nodes:
+        check_probes(recipe, node, data[node.stage])
     passages(recipe.evaluate.text)
     check_installed(recipe.evaluate.lm_eval)
     adapter.lora_config(recipe.adapter)
@@ -110,7 +114,9 @@ def run_stage(
         tell(state, f"{node.stage}: already published, reused: {folder}")
         if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
             tell(state, f"{node.stage}: it was trained without a retention curve, so there is none")
-        measure(recipe, node, data, folder, runs)
+        loaded = measure(recipe, node, data, folder)
+        if loaded and state.is_main_process:
+            examine(recipe, node, data, folder, runs, *loaded)
         return folder
     finally:
         if state.is_main_process:
@@ -128,7 +134,8 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     tell(state, f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
 
     # 2. Train, from the last complete checkpoint if there is one.
-    needed = memory.estimate(recipe, node.stage, data.counts["longest"])
+    launched = (train.fsdp_asked(), state.num_processes)
+    needed = memory.estimate(recipe, node.stage, data.counts["longest"], launched)
     checkpointing = stage.train.get("activation_checkpointing")
     if checkpointing is None:  # not said: where it must be
         checkpointing = memory.needs_checkpointing(needed, device_bytes()) if torch.cuda.is_available() else False
@@ -223,7 +230,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     )
 
     # 4. Measure what was published, not what was in memory; then publish, whole.
-    measure(recipe, node, data, draft, runs)
+    loaded = measure(recipe, node, data, draft)
     if state.is_main_process:
         recalls = store.read_json(draft / "recall.json")
         live.log(ended, {f"recall_{names[id_]}": found["recall"] for id_, found in recalls.items()})
@@ -232,6 +239,8 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     state.wait_for_everyone()
     final = store.published(runs)[node.key]
     tell(state, f"{node.stage}: published {final}")
+    if loaded and state.is_main_process:  # the others need not wait: what is asked here may take longer than they would
+        examine(recipe, node, data, final, runs, *loaded)
     return final
 
 
@@ -316,9 +325,11 @@ def main(
 ) -> None:
     """One stage of a recipe, in this process, or in each process that accelerate starts."""
     end_with(parent)
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # of all processes, before anything asks for it
     resolved = load_recipe(recipe, profile, overrides, seed)
     nodes = lineage(resolved, until=stage)
+    # Of all processes, before anything asks for it; what transformers says later of how long they wait is not heard.
+    patience = timedelta(seconds=resolved.stages[stage].train.get("ddp_timeout", 1800))
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=patience)
     if key is not None and nodes[-1].key != key:
         raise BadInput(f"{recipe}: {stage} has the key {nodes[-1].key} now, not {key}: the recipe or its data changed")
     store.open_store(runs)

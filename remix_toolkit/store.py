@@ -28,7 +28,7 @@ from filelock import FileLock
 from remix_toolkit.console import say
 from remix_toolkit.data.tasks import digest
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import GROWS
+from remix_toolkit.lineage import GROWS, harness_id
 
 MANIFEST = "manifest.json"
 AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
@@ -108,14 +108,16 @@ def remove(runs: Path, folder: Path) -> None:
     shutil.rmtree(aside.parent)
 
 
-MEASURED = ("recall", "lens", "interference", "lm_eval")
+MEASURED = ("recall", "lens", "interference", "perplexity", "lm_eval")
 
 
 def measured(folder: Path) -> set[str]:
     """What was measured of it: the ids of the lists of facts that were asked, and its probes; not what is gone."""
     found = {name: read_json(folder / f"{name}.json") for name in MEASURED if (folder / f"{name}.json").exists()}
-    probes = {f"{name} {id_}" for name in ("lens", "lm_eval") for id_ in found.get(name, ())}
-    return set(found.get("recall", ())) | probes | ({"interference"} & found.keys())
+    probes = {f"lens {id_}" for id_ in found.get("lens", ())} | ({"interference"} & found.keys())
+    probes |= {harness_id(task, of["limit"]) for task, of in found.get("lm_eval", {}).items()}
+    probes |= {f"perplexity {found[name]['text']}" for name in found.keys() & {"perplexity"}}
+    return set(found.get("recall", ())) | probes
 
 
 def verdicts(folder: Path) -> str:
@@ -188,10 +190,8 @@ def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
     with (draft / "recall.jsonl").open(encoding="utf-8") as new:
         added = [line for line in new if json.loads(line)["list"] not in known]
     write_text(final / "recall.jsonl", verdicts(final) + "".join(added))
-    for name in ("recall.json", "lens.json", "lm_eval.json", "interference.json", "perplexity.json"):
-        if (draft / name).exists():
-            own = read_json(final / name) if (final / name).exists() else {}
-            write_json(final / name, {**read_json(draft / name), **own})
+    former_recall = read_json(final / "recall.json") if (final / "recall.json").exists() else {}
+    write_json(final / "recall.json", {**read_json(draft / "recall.json"), **former_recall})
     write_json(final / RESTORED, {"sweep": made_by(draft)})
     (final / PRUNED).unlink()
     return True

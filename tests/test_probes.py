@@ -17,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from remix_toolkit.analysis.interference import _norm, displacement, gram, groups_of, interference
+from remix_toolkit.analysis.interference import _angles, _norm, _parts, displacement, gram, groups_of, interference
 from remix_toolkit.analysis.lens import lens, summary
 from remix_toolkit.analysis.perplexity import passages, perplexity
 from remix_toolkit.data import tasks, tulu
@@ -92,22 +92,22 @@ def encoded(tokenizer, facts):
 
 def test_a_small_step_changes_the_loss_as_the_gradient_says(tokenizer) -> None:
     model, data = small(LlamaConfig), encoded(tokenizer, FACTS)
-    found = interference(model, tokenizer, {"a": data, "b": data}, parts=3)
+    found = interference(model, tokenizer, {"a": data, "b": data}, parts=4)
     assert found["groups"]["whole"]["a.b"]["cosine"] == pytest.approx(1, abs=1e-6)
     assert {"whole", "layer 1", "layer 3", "q_proj", "down_proj", "embed_tokens", "lm_head", "norms"} <= found[
         "groups"
     ].keys()
 
     after = small(LlamaConfig)
-    for n, example in enumerate(data):  # one step of gradient descent on the mean over three parts of four
-        out = after(**{name: torch.tensor([getattr(example, name)]) for name in ("input_ids", "labels")})
-        part = data[n // 4 * 4 : n // 4 * 4 + 4]
-        share = sum(label != -100 for label in example.labels) / sum(label != -100 for e in part for label in e.labels)
-        (out.loss * share / 3).backward()
+    for part in _parts(data, 4):  # one step of gradient descent on the mean over the parts
+        tokens = sum(label != -100 for e in part for label in e.labels)
+        for example in part:
+            out = after(**{name: torch.tensor([getattr(example, name)]) for name in ("input_ids", "labels")})
+            (out.loss * sum(label != -100 for label in example.labels) / tokens / 4).backward()
     with torch.no_grad():
         for parameter in after.parameters():
             parameter -= 1e-4 * parameter.grad
-    found = interference(model, tokenizer, {"a": data, "b": encoded(tokenizer, OTHERS)}, after, parts=3)
+    found = interference(model, tokenizer, {"a": data, "b": encoded(tokenizer, OTHERS)}, after, parts=4)
     change = found["loss_after"] - found["loss_before"]
     assert change < 0
     assert found["predicted"] == pytest.approx(change, rel=0.02)
@@ -130,20 +130,40 @@ def test_inner_products_by_group_add_up() -> None:
 
 
 def test_noise_is_called_noise() -> None:
-    rng, flat = np.random.default_rng(0), np.full(8, 1 / 8)
-    draws = rng.multinomial(8, flat, size=2000) / 8
+    rng = np.random.default_rng(0)
     noise = rng.normal(size=(8, 1000))
-    assert _norm(noise @ noise.T, draws)["noise"]
+    assert _norm(noise @ noise.T)["noise"]
     shared = noise + rng.normal(size=1000)
-    found = _norm(shared @ shared.T, draws)
+    found = _norm(shared @ shared.T)
     assert not found["noise"]
     assert found["signal"] < found["norm"]
+    both = np.vstack([noise, shared])
+    angle = _angles(both @ both.T, {"a": slice(0, 8), "b": slice(8, 16)})["a.b"]
+    assert (angle["cosine"], angle["low"], angle["high"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("signal", "cosine"), [(0.3, 0.8), (1.0, 0.8), (0.5, -0.9), (0.5, 0.0)])
+def test_the_cosine_is_that_of_what_the_parts_share_and_lies_in_its_interval(signal: float, cosine: float) -> None:
+    rng, rows = np.random.default_rng(0), {"a": slice(0, 8), "b": slice(8, 16)}
+    covered, seen = 0, []
+    for _ in range(20):
+        a, b = np.linalg.qr(rng.normal(size=(1000, 2)))[0].T
+        b = cosine * a + np.sqrt(1 - cosine**2) * b
+        parts = np.vstack([signal * one + rng.normal(size=(8, 1000)) / 1000**0.5 for one in (a, b)])
+        angle = _angles(parts @ parts.T, rows)["a.b"]
+        assert angle["low"] <= angle["cosine"] <= angle["high"]
+        covered += angle["low"] <= cosine <= angle["high"]
+        seen.append(angle["cosine"])
+    assert np.mean(seen) == pytest.approx(cosine, abs=0.05)
+    assert covered >= 16
 
 
 def test_what_interference_cannot_compare(tokenizer) -> None:
     model, data = small(LlamaConfig), encoded(tokenizer, FACTS)
-    with pytest.raises(BadInput, match="interference: b has 2 examples, fewer than 3 parts"):
-        interference(model, tokenizer, {"a": data, "b": data[:2]}, parts=3)
+    with pytest.raises(BadInput, match="interference: b has 2 examples, fewer than 4 parts"):
+        interference(model, tokenizer, {"a": data, "b": data[:2]}, parts=4)
+    with pytest.raises(BadInput, match="3 parts asked"):
+        interference(model, tokenizer, {"a": data, "b": data}, parts=3)
     with pytest.raises(BadInput, match="do not have the same weights"):
         displacement(model, small(LlamaConfig, num_hidden_layers=2))
 
@@ -199,8 +219,47 @@ def test_a_recipe_asks_for_probes_and_a_published_stage_is_probed_later(here, ru
     assert (tmp_path / "lens.svg").read_text().startswith("<?xml")
     (alone,) = json.loads(lenses)
     assert alone["top10"] == pytest.approx(next(of for id_, of in seen.items() if id_.startswith("kvr"))["top10"])
-    shown = here("probe", "interference", stage, "--a", "kvr size=16", "--b", "invented_facts size=16", "--parts", 2)
+    shown = here("probe", "interference", stage, "--a", "kvr size=16", "--b", "invented_facts size=16", "--parts", 4)
     assert "loss on A" not in shown.stdout  # nothing was trained after it
+
+
+def test_what_goes_wrong_in_a_probe_does_not_take_the_stage_with_it(here, runs, tmp_path, monkeypatch) -> None:
+    recipe = tmp_path / "probed.yaml"
+    recipe.write_text(RECIPE)
+
+    def broken(*_: object) -> None:
+        raise RunFailed("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("remix_toolkit.stage.examine", broken)
+        done = here("run", recipe, "--runs", runs, "--stage", "stage1", "stages.stage1.probe=[lens]", check=False)
+    assert done.returncode == 1
+    (stage,) = (runs / "stages").iterdir()
+    assert (stage / "recall.json").exists()
+    out = here("run", recipe, "--runs", runs, "--stage", "stage1", "stages.stage1.probe=[lens]").stdout
+    assert "already published, reused" in out
+    assert (stage / "lens.json").exists()
+    few = ["stages.stage1.data.size=3", "global_batch_size=3", "stages.stage2.probe=[interference]"]
+    done = here("run", recipe, "--runs", runs, *few, check=False)
+    assert done.returncode == 2
+    assert "interference takes 4 facts or more, not 3" in done.stderr
+
+
+def test_weights_are_trained_again_where_they_are_needed_and_only_there(here, runs, tmp_path) -> None:
+    recipe = tmp_path / "three.yaml"
+    recipe.write_text(RECIPE + "  stage3: {data: {task: kvr, size: 16, start: 16}}\n")
+    here("run", recipe, "--runs", runs, "--stage", "stage2")
+    here("store", "prune", "--runs", runs)
+    out = here("run", recipe, "--runs", runs).stdout  # stage3 starts from stage2, whose weights are there
+    first, second, third = sorted((runs / "stages").iterdir())
+    assert "stage1: already published, reused" in out
+    assert not (first / "model.safetensors").exists()
+    here("store", "prune", "--runs", runs, "--keep", "none")
+    assert not (second / "model.safetensors").exists()
+    here("run", recipe, "--runs", runs, "stages.stage2.probe=[lens]")  # and for this, stage1's and stage2's
+    assert (second / "lens.json").exists()
+    assert (first / "model.safetensors").exists()
+    assert not (third / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

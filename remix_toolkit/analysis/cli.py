@@ -56,7 +56,7 @@ def probe_interference(
     mix: Annotated[str | None, typer.Option(help="mixing data too: random_words, or 'passages={words: 20}'")] = None,
     after: Annotated[str | None, typer.Option(help="the model that training on B made of it")] = None,
     profile: Annotated[str, typer.Option(help="whose defaults the mixing source has")] = "tiny",
-    parts: Annotated[int, typer.Option(min=2, help="gradients of each data set, all in memory at once")] = 8,
+    parts: Annotated[int, typer.Option(min=4, help="gradients of each data set, all in memory at once")] = 8,
     data_seed: DataSeed = 0,
     as_json: Json = False,
 ) -> None:
@@ -104,6 +104,12 @@ def print_lens(found: list[dict[str, Any]]) -> None:
         )
 
 
+def _angle(angle: dict[str, float | None]) -> str:
+    if angle["cosine"] is None:
+        return "noise"
+    return f"{angle['cosine']:+.3f} [{angle['low']:+.3f}, {angle['high']:+.3f}]"
+
+
 def print_interference(found: dict[str, Any]) -> None:
     """Cosines per group of weights, norms, and the change of the loss, predicted and measured."""
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
@@ -113,11 +119,11 @@ def print_interference(found: dict[str, Any]) -> None:
     for column in ("weights", *(pair.upper().replace(".", " and ") for pair in pairs), *(["moved"] if moved else [])):
         table.add_column(column, justify="left" if column == "weights" else "right")
     for group, angles in found["groups"].items():
-        cells = [f"{angles[p]['cosine']:+.3f} [{angles[p]['low']:+.3f}, {angles[p]['high']:+.3f}]" for p in pairs]
+        cells = [_angle(angles[pair]) for pair in pairs]
         table.add_row(group, *cells, *([f"{100 * moved[group]['relative']:.1f}%"] if moved else []))
     console.print(table)
     for name, norm in found["norms"].items():
-        told = "not to be told from noise: angles with it mean nothing" if norm["noise"] else "told from noise"
+        told = "not to be told from noise" if norm["noise"] else "told from noise"
         console.print(
             f"gradient of {name.upper()}: norm {norm['norm']:.3g}, shared by all parts {norm['signal']:.3g}, {told}"
         )

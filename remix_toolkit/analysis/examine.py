@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import store
 from remix_toolkit.analysis import harness
-from remix_toolkit.analysis.interference import PARTS, interference
+from remix_toolkit.analysis.interference import LEAST, PARTS, interference
 from remix_toolkit.analysis.lens import lens
 from remix_toolkit.analysis.perplexity import perplexity
 from remix_toolkit.build import MAX_LENGTH, StageData
@@ -22,7 +22,7 @@ from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.data.tulu import Example, encode_all
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import Node
+from remix_toolkit.lineage import Node, harness_id
 from remix_toolkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -38,9 +38,12 @@ def examine(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
 ) -> None:
-    """Measure what is asked and not there yet; `model` is what is published in the folder. By one process."""
+    """Measure what is asked and not there yet; `model` is what is published in the folder. By one process.
+
+    It comes after the stage is published: whatever goes wrong here, no training is lost.
+    """
     stage, known = recipe.stages[node.stage], store.measured(folder)
-    if not (folder / "perplexity.json").exists():
+    if f"perplexity {recipe.evaluate.text}" not in known:
         store.write_json(folder / "perplexity.json", perplexity(model, tokenizer, recipe.evaluate.text))
     if "lens" in stage.probe:
         seen = store.read_json(folder / "lens.json") if (folder / "lens.json").exists() else {}
@@ -51,15 +54,25 @@ def examine(
                 where = "in no layer" if first is None else f"from layer {first:.1f} on"
                 say(f"{node.stage}: lens on {id_}: {where}, of {seen[id_]['layers']}")
         store.write_json(folder / "lens.json", seen)
-    if "interference" in stage.probe and "interference" not in known:
+    limit = recipe.evaluate.limit
+    if asked := [task for task in recipe.evaluate.lm_eval if harness_id(task, limit) not in known]:
+        done = store.read_json(folder / "lm_eval.json") if (folder / "lm_eval.json").exists() else {}
+        done |= harness.harness(model, tokenizer, asked, limit)
+        store.write_json(folder / "lm_eval.json", done)
+    if "interference" in stage.probe and "interference" not in known:  # last: it moves the model off its device
         found = _interference(recipe, node, data, runs, model, tokenizer)
         store.write_json(folder / "interference.json", found)
         cosine = found["groups"]["whole"]["a.b"]["cosine"]
-        say(f"{node.stage}: gradients of {found['of']['a']} and {found['of']['b']}: cosine {cosine:+.3f}")
-    if asked := [task for task in recipe.evaluate.lm_eval if f"lm_eval {task}" not in known]:
-        done = store.read_json(folder / "lm_eval.json") if (folder / "lm_eval.json").exists() else {}
-        done |= harness.harness(model, tokenizer, asked, recipe.evaluate.limit)
-        store.write_json(folder / "lm_eval.json", done)
+        angle = "one of them is noise" if cosine is None else f"cosine {cosine:+.3f}"
+        say(f"{node.stage}: gradients of {found['of']['a']} and {found['of']['b']}: {angle}")
+
+
+def check_probes(recipe: Recipe, node: Node, data: StageData) -> None:
+    """Raise BadInput, before anything is trained, for data that interference cannot be measured on."""
+    if "interference" in recipe.stages[node.stage].probe:
+        first = data.measured[facts_id(recipe, next(iter(recipe.stages)))]
+        if (few := min(len(first), len(data.facts))) < LEAST:
+            raise BadInput(f"{recipe.name}: {node.stage}: probe: interference takes {LEAST} facts or more, not {few}")
 
 
 def _interference(
@@ -85,6 +98,6 @@ def _interference(
     parts = min(PARTS, *map(len, sets.values()))
     if len(mixing := examples(data.mixing)) >= parts:
         sets["m"] = mixing
-    before = load_model(str(parent), None, "auto", {}).to(after.device)  # type: ignore[arg-type]
+    before = load_model(str(parent), None, "auto", {})
     of = {"a": first, "b": node.stage} | ({"m": "mixing"} if "m" in sets else {})
     return {"of": of, **interference(before, tokenizer, sets, after, parts)}

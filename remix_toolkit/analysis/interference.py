@@ -1,10 +1,15 @@
 """Interference, measured: do gradients of D_A, D_B and D_M oppose one another, did the weights move against D_A?
 
-The paper argues by the angles between these gradients (sections 4.1 and A.1 to A.3) and measures none. Each data set is
-cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode. All that is asked of gradients
-here are inner products, so one matrix of them is kept for the whole model, for each layer and for each kind of weight.
+The paper argues by the angles between these gradients (sections 4.1 and A.1 to A.3) and measures none. Each data set
+is shuffled and cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode. All that is
+asked of gradients are inner products: one matrix of them is kept for the whole model, each layer, each kind of weight.
+
+A part's gradient is the data set's and what only this part has, noise that adds to every length and would draw every
+cosine towards 0. Lengths are therefore taken from inner products of different parts alone, as the noise of two parts is
+independent.
 """
 
+import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -17,12 +22,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit.data.tulu import Example
 from remix_toolkit.errors import BadInput
+from remix_toolkit.held_out import loss_sum
 from remix_toolkit.recall import padded
 
 PARTS = 8  # gradients of each data set; all of them are in the machine's memory at once
+LEAST = 4  # of fewer parts, noise cannot be told from what they share
 DRAWS = 2000
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-BATCH = 16
+TOKENS = 2048  # that go through the model at once, with all activations kept
 
 Gradients = list[dict[str, torch.Tensor]]
 Matrix = NDArray[np.float64]
@@ -37,45 +44,57 @@ def interference(
 ) -> dict[str, Any]:
     """How gradients of the data sets stand to one another at the model; `data` maps `a`, `b` and perhaps `m` to them.
 
-    `groups`: for `whole`, each layer and each kind of weight, and each pair such as `a.b`: the `cosine` of the mean
-    gradients with its 95% interval `low`, `high` (bootstrap over parts), and the inner product `inner`. `norms`: per
-    data set, of the whole model: the `norm` of the mean gradient; `signal`, the norm that is left once what the parts
-    do not share is taken off; and `noise`: True where that cannot be told from zero. Angles with it then mean nothing.
+    `groups`: for `whole`, each layer and each kind of weight, and each pair such as `a.b`: the `cosine` of the
+    gradients with its 95% interval `low`, `high` (bootstrap over parts; all three None where a gradient cannot be told
+    from noise there), and the inner product `inner`. `norms`: per data set, of the whole model: the `norm` of the mean
+    gradient, `signal`, the norm of what the parts share, and `noise`: True where that cannot be told from zero.
 
     With the model `after` later training: `displacement` per group (`norm`, and `relative` to the weights'), the loss
     on D_A before and after, and the change `predicted` to first order, (theta_after - theta) . grad L_A, with interval.
 
-    Memory: a gradient of the whole model for each part of each data set, on the CPU. Raises BadInput where a data set
-    has fewer examples than parts, or `after` has other weights.
+    Memory: a gradient of the whole model for each part of each data set, and the displacement in fp32, on the CPU. Both
+    models may come on the CPU; where one is on a device, the gradients are taken there, and `after` is moved off it.
+    Raises BadInput for fewer than 4 parts, a data set of fewer examples than parts, or an `after` with other weights.
     """
+    if parts < LEAST:
+        raise BadInput(f"interference: {parts} parts asked, and noise cannot be told from fewer than {LEAST}")
     for name, examples in data.items():
         if len(examples) < parts:
             raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
-    moved = displacement(model, after) if after is not None else None
+    cut = {name: _parts(examples, parts) for name, examples in data.items()}
+    moved: dict[str, torch.Tensor] | None = None
+    result: dict[str, Any] = {"parts": parts, "examples": {name: sum(map(len, of)) for name, of in cut.items()}}
+    if after is not None:
+        device = after.device
+        result["loss_after"] = float(np.mean([_mean_loss(after, tokenizer, part) for part in cut["a"]]))
+        moved = displacement(model, after)
+        result["displacement"] = _lengths(model, moved)
+        after.to("cpu")  # type: ignore[arg-type]
+        model.to(device)  # type: ignore[arg-type]
     gradients: Gradients = []
     losses: dict[str, list[float]] = {}
-    for name, examples in data.items():
-        size = len(examples) // parts  # what is left over is left out
-        for at in range(0, parts * size, size):
-            loss, gradient = _gradient(model, tokenizer, examples[at : at + size])
+    for name, of in cut.items():
+        for part in of:
+            loss, gradient = _gradient(model, tokenizer, part)
             losses.setdefault(name, []).append(loss)
             gradients.append(gradient)
     products = gram(gradients, moved)
-    of = {name: slice(n * parts, (n + 1) * parts) for n, name in enumerate(data)}
-    draws = np.random.default_rng(0).multinomial(parts, np.full(parts, 1 / parts), size=DRAWS) / parts
-    result: dict[str, Any] = {
-        "parts": parts,
-        "examples": {name: len(examples) // parts * parts for name, examples in data.items()},
-        "norms": {name: _norm(products["whole"][rows, rows], draws) for name, rows in of.items()},
-        "groups": {group: _angles(matrix, of, parts) for group, matrix in products.items()},
-    }
-    if moved is not None and after is not None:
-        result |= _moved(model, tokenizer, data["a"], moved, after, parts)
-        along = products["whole"][of["a"], -1]  # each part's gradient along the displacement
-        low, high = np.percentile(draws @ along, [2.5, 97.5])
+    rows = {name: slice(n * parts, (n + 1) * parts) for n, name in enumerate(data)}
+    result["norms"] = {name: _norm(products["whole"][at, at]) for name, at in rows.items()}
+    result["groups"] = {group: _angles(matrix, rows) for group, matrix in products.items()}
+    if moved is not None:
+        along = products["whole"][rows["a"], -1]  # each part's gradient along the displacement
+        low, high = np.percentile(_draws(parts, 0) @ along, [2.5, 97.5])
         result |= {"loss_before": float(np.mean(losses["a"])), "predicted": float(along.mean())}
         result |= {"predicted_low": float(low), "predicted_high": float(high)}
     return result
+
+
+def _parts(examples: Sequence[Example], parts: int) -> list[list[Example]]:
+    """Parts of equal size, in a random order: a data set comes source by source. What is left over is left out."""
+    shuffled = random.Random(0).sample(examples, len(examples))
+    size = len(examples) // parts
+    return [shuffled[at : at + size] for at in range(0, parts * size, size)]
 
 
 def groups_of(name: str) -> Iterator[str]:
@@ -99,71 +118,72 @@ def gram(gradients: Gradients, moved: dict[str, torch.Tensor] | None) -> dict[st
     return sums
 
 
-def _angles(matrix: Matrix, of: Mapping[str, slice], parts: int) -> dict[str, dict[str, float]]:
-    """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of the mean gradients of one group."""
-    rng = np.random.default_rng(0)
-    flat, found = np.full((1, parts), 1 / parts), {}
-    for x, y in combinations(of, 2):
-        blocks = matrix[of[x], of[x]], matrix[of[x], of[y]], matrix[of[y], of[y]]
-        u, v = (rng.multinomial(parts, flat[0], size=DRAWS) / parts for _ in range(2))
-        low, high = np.percentile(_cosines(blocks, u, v), [2.5, 97.5])
-        found[f"{x}.{y}"] = {
-            "cosine": float(_cosines(blocks, flat, flat)[0]),
-            "low": float(low),
-            "high": float(high),
-            "inner": float(blocks[1].mean()),
-        }
-    return found
+def _draws(parts: int, seed: int) -> Matrix:
+    """Bootstrap weights of the parts, (draws, parts), each row summing to 1."""
+    drawn: Matrix = np.random.default_rng(seed).multinomial(parts, np.full(parts, 1 / parts), size=DRAWS) / parts
+    return drawn
 
 
-def _cosines(blocks: tuple[Matrix, Matrix, Matrix], u: Matrix, v: Matrix) -> Matrix:
-    """Of gradients weighted by each row of `u` with those weighted by that of `v`: 0 where one of them vanishes."""
-    xx, xy, yy = blocks
-    inner: Matrix = np.einsum("di,ij,dj->d", u, xy, v)
-    lengths = np.einsum("di,ij,dj->d", u, xx, u) * np.einsum("di,ij,dj->d", v, yy, v)
-    product = np.sqrt(np.maximum(lengths, 0.0))
-    found: Matrix = np.divide(inner, product, out=np.zeros_like(inner), where=product > 0)
-    return found
+def _shared(matrix: Matrix, weights: Matrix) -> Matrix:
+    """The weighted mean inner product of two different parts, for each row of weights: a squared length, without noise.
 
-
-def _norm(matrix: Matrix, draws: Matrix) -> dict[str, Any]:
-    """The mean gradient's norm; what of it the parts share: the mean inner product of two different parts."""
+    NaN where a row has all its weight on one part.
+    """
     apart = matrix - np.diag(np.diag(matrix))
-    pairs = 1 - (draws**2).sum(axis=1)  # the weight of pairs of different parts in each draw
-    shared = np.einsum("di,ij,dj->d", draws, apart, draws)[pairs > 0] / pairs[pairs > 0]
-    signal = apart.sum() / (len(matrix) * (len(matrix) - 1))
+    pairs = 1 - (weights**2).sum(axis=1)
+    sums = np.einsum("di,ij,dj->d", weights, apart, weights)
+    found: Matrix = np.divide(sums, pairs, out=np.full(len(weights), np.nan), where=pairs > 1e-9)
+    return found
+
+
+def _norm(matrix: Matrix) -> dict[str, Any]:
+    """The mean gradient's norm; that of what its parts share; can that be told from zero?"""
+    parts = len(matrix)
+    (signal,) = _shared(matrix, np.full((1, parts), 1 / parts))
     return {
         "norm": float(np.sqrt(matrix.mean())),
         "signal": float(np.sqrt(max(signal, 0.0))),
-        "noise": bool(np.percentile(shared, 2.5) <= 0),
+        "noise": bool(np.nanpercentile(_shared(matrix, _draws(parts, 0)), 2.5) <= 0),
     }
 
 
-def _moved(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    moved: dict[str, torch.Tensor],
-    after: PreTrainedModel,
-    parts: int,
-) -> dict[str, Any]:
-    """How far each group of weights went, and the loss on D_A where they are now."""
+def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, dict[str, float | None]]:
+    """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of one group's gradients."""
+    found: dict[str, dict[str, float | None]] = {}
+    for x, y in combinations(rows, 2):
+        xx, xy, yy = matrix[rows[x], rows[x]], matrix[rows[x], rows[y]], matrix[rows[y], rows[y]]
+        parts = len(xx)
+        flat, told = np.full((1, parts), 1 / parts), not (_norm(xx)["noise"] or _norm(yy)["noise"])
+        cosine = low = high = None
+        if told:
+            u, v = _draws(parts, 1), _draws(parts, 2)
+            cosine = float(_cosines(xx, xy, yy, flat, flat)[0])
+            low, high = map(float, np.nanpercentile(_cosines(xx, xy, yy, u, v), [2.5, 97.5]))
+        found[f"{x}.{y}"] = {"cosine": cosine, "low": low, "high": high, "inner": float(xy.mean())}
+    return found
+
+
+def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix:
+    """For each row of weights of the parts of both, within [-1, 1]; NaN where a length cannot be taken."""
+    squares = _shared(xx, u) * _shared(yy, v)
+    squares = np.where((_shared(xx, u) > 0) & (squares > 0), squares, np.nan)
+    found: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
+    return found
+
+
+def _lengths(model: PreTrainedModel, moved: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+    """How far each group of weights went."""
     squares: dict[str, list[float]] = {}
     weights = dict(model.named_parameters())
     for name, step in moved.items():
+        went, were = float(step.square().sum()), float(weights[name].detach().float().square().sum())
         for group in groups_of(name):
             sums = squares.setdefault(group, [0.0, 0.0])
-            sums[0] += float(step.double().square().sum())
-            sums[1] += float(weights[name].detach().double().square().sum())
-    size = len(examples) // parts
-    with torch.no_grad():
-        losses = [float(_loss(after, tokenizer, examples[at : at + size])) for at in range(0, parts * size, size)]
+            sums[0] += went
+            sums[1] += were
     return {
-        "displacement": {
-            group: {"norm": step**0.5, "relative": (step / of) ** 0.5 if of else 0.0}
-            for group, (step, of) in squares.items()
-        },
-        "loss_after": float(np.mean(losses)),
+        group: {"norm": step**0.5, "relative": (step / of) ** 0.5 if of else 0.0}
+        for group, (step, of) in squares.items()
     }
 
 
@@ -179,11 +199,18 @@ def _gradient(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """The mean loss over the examples' trained tokens, and its gradient by parameter, on the CPU."""
+    model.eval()
     model.zero_grad()
     trained = sum(len(e.labels) - e.labels.count(-100) for e in examples)
     total = 0.0
-    for at in range(0, len(examples), BATCH):
-        loss = _loss(model, tokenizer, examples[at : at + BATCH], trained)
+    for rows in _batches(examples):
+        ids = padded([e.input_ids for e in rows], tokenizer.pad_token_id, model)
+        mask = padded([[1] * len(e.input_ids) for e in rows], 0, model)
+        targets = padded([[*e.labels[1:], -100] for e in rows], -100, model)
+        columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
+        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=columns, use_cache=False).logits.float()
+        summed = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, columns].flatten(), reduction="sum")
+        loss = summed / trained
         loss.backward()
         total += float(loss.detach())
     gradient = {n: p.grad.detach().cpu().clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -191,14 +218,17 @@ def _gradient(
     return total, gradient
 
 
-def _loss(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], of: int | None = None
-) -> torch.Tensor:
-    """Summed loss of the trained tokens, divided by `of` (by default their number)."""
-    model.eval()
-    ids = padded([e.input_ids for e in examples], tokenizer.pad_token_id, model)
-    mask = padded([[1] * len(e.input_ids) for e in examples], 0, model)
-    targets = padded([[*e.labels[1:], -100] for e in examples], -100, model)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    total = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-    return total / (of or int((targets != -100).sum()))
+def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """The examples, short ones first, as many at once as have 2,048 tokens when padded, and one at least."""
+    rows: list[Example] = []
+    for example in sorted(examples, key=lambda e: len(e.input_ids)):
+        if rows and (len(rows) + 1) * len(example.input_ids) > TOKENS:
+            yield rows
+            rows = []
+        rows.append(example)
+    yield rows
+
+
+def _mean_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> float:
+    total, tokens = loss_sum(model, tokenizer, examples)
+    return total / tokens

@@ -27,9 +27,9 @@ def task_of(key: str, jobs: dict[str, Job], waiting: set[str], sweep: str, runs:
         assert job.task
         return Ask(recipe, job.task, job.rows)
     weights = bool(users(jobs)[key] & waiting)
-    recipes = [cell.recipe for cell in (job.cell, *job.also)]
-    command = accelerate.stage(job.cell.file, job.cell.overrides, recipe, runs)
-    return Train(recipes, job.node, weights, sweep, command, wait)
+    cells = [job.cell, *job.also]
+    commands = [accelerate.stage(cell.file, cell.overrides, cell.recipe, runs) for cell in cells]
+    return Train([cell.recipe for cell in cells], job.node, weights, sweep, commands, wait)
 
 
 def prune(jobs: dict[str, Job], done: Collection[str], state: State, folder: Path, runs: Path) -> None:

@@ -37,12 +37,13 @@ def run(
         for node in nodes[known:]:  # at least that they can be read; the rest is checked once base_stage is there
             for task in (recipe.stages[node.stage].data, *recipe.stages[node.stage].recall):
                 tasks.read(task, recipe.data_seed)
+    wanted = _loaded(recipe, nodes, runs)
     try:
         for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
             data = prepare(recipe, part, runs) if part else {}
             for node in part:
                 done = store.find(runs, node.key)
-                loaded = any(_loads_parent(recipe, later, runs) for later in nodes[node.position + 1 :])
+                loaded = node.key in wanted
                 whole = done and not (loaded and store.is_pruned(done))
                 there = done and whole and is_measured(recipe, node, data[node.stage], done)
                 if there or not recipe.accelerate_config:
@@ -58,7 +59,13 @@ def run(
     return id_
 
 
-def _loads_parent(recipe: Recipe, node: Node, runs: Path) -> bool:
-    """Does this stage still need the weights that it starts from: to be trained, or to be compared with them?"""
-    folder = store.find(runs, node.key)
-    return folder is None or "interference" in measurements(recipe, node.position) - store.measured(folder)
+def _loaded(recipe: Recipe, nodes: list[Node], runs: Path) -> set[str]:
+    """The stages, by key, whose weights the one after them loads: to be trained, or to be compared with them."""
+    found: set[str] = set()
+    for node in reversed(nodes):
+        folder = store.find(runs, node.key)
+        missing = measurements(recipe, node.position) - (store.measured(folder) if folder else set())
+        again = folder is None or (store.is_pruned(folder) and (node.key in found or bool(missing)))
+        if (again or "interference" in missing) and node.ancestors:
+            found.add(node.ancestors[-1])
+    return found

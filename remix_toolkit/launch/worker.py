@@ -40,7 +40,7 @@ class Train:
     node: Node
     weights: bool  # wanted, not only the results
     sweep: str
-    command: list[str]  # the arguments of remix_toolkit.stage, where accelerate launches it
+    commands: list[list[str]]  # for each, the arguments of remix_toolkit.stage, where accelerate launches it
     wait: bool  # for another run that is at this stage; else it ends busy
 
 
@@ -115,13 +115,13 @@ def _train(task: Train, runs: Path) -> str:
     from remix_toolkit import store
     from remix_toolkit.stage import prepare, run_stage
 
-    for recipe in task.recipes:
+    for recipe, command in zip(task.recipes, task.commands, strict=True):
         data = prepare(recipe, [task.node], runs)[task.node.stage]
         if recipe.accelerate_config is None:
             run_stage(recipe, task.node, data, runs, task.weights, task.sweep, wait=task.wait)
         else:
             _when_free(task, runs)
-            _launch(recipe, task)
+            _launch(recipe, task, command)
     folder = store.find(runs, task.node.key)
     if folder is None:
         raise RunFailed("it ended without a published stage")
@@ -139,10 +139,10 @@ def _when_free(task: Train, runs: Path) -> None:
         raise Busy(f"{task.node.stage}: another run is at this stage") from None
 
 
-def _launch(recipe: Recipe, task: Train) -> None:
+def _launch(recipe: Recipe, task: Train, command: list[str]) -> None:
     """The stage as a command of its own under accelerate, which ends with this process."""
     more = ["--sweep", task.sweep, "--key", task.node.key]
-    line = accelerate.command(recipe, task.node, [*task.command, *more])
+    line = accelerate.command(recipe, task.node, [*command, *more])
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True)
     _children.append(process)
     assert process.stdout
