@@ -299,3 +299,16 @@ def test_the_peak_over_several_first_stages(cells) -> None:
     weights = 4 * int(load_base("tiny").parameters)
     peaks = [disk.peak(jobs, set(jobs), keep) for keep in ("all", "leaves", "none")]
     assert peaks == [12 * weights, 10 * weights, 2 * weights]  # no checkpoints: only models, and one in the making
+
+
+def test_each_run_that_measures_something_else_has_a_command_of_its_own(cells) -> None:
+    """Under a launcher, a stage is a command, which resolves the recipe of one run."""
+    from remix_toolkit.launch.job import task_of
+
+    shared = cells("recipe: facts.yaml\narms:\n  plain: {}\n  seen: {stages.stage2.probe: [lens]}\n")
+    jobs = graph(shared)
+    (key,) = (key for key, job in jobs.items() if job.name == "stage2")
+    task = task_of(key, jobs, set(), "sweep", Path("runs"), wait=False)
+    assert len(task.recipes) == len(task.commands) == 2
+    assert [any("probe" in word for word in command) for command in task.commands] == [False, True]
+    assert any(wanted.startswith("lens ") for wanted in jobs[key].lists)
