@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 VENV    := .venv
 LONGEST := $(addprefix tests/test_,slurm.py launch.py recipes.py processes.py)  # these first, or the end is slow
 # Processes of the tests: one more than cores, because one of them often waits.
-WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 1)')
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 2)')
 REMIX   := $(VENV)/bin/remix
 PIP     := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE)) \
