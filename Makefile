@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 
 VENV    := .venv
 LONGEST := $(addprefix tests/test_,slurm.py launch.py recipes.py processes.py)  # these first, or the end is slow
-# Processes of the tests: one more than cores, because one of them often waits.
+# Processes of the tests: two more than cores, because some of them wait.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 2)')
 REMIX   := $(VENV)/bin/remix
 PIP     := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
