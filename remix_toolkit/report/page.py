@@ -47,7 +47,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     found = store.entries(runs, warn=warnings.append)
     for warning in warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    records = store.records(runs)
+    records = store.records(runs, warn=lambda _: None)  # said by `entries`
     if recipe is not None and recipe not in (names := {record["recipe"] for record in records}):
         raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
     found = [entry for entry in found if recipe in (None, entry["recipe"])]

@@ -118,7 +118,7 @@ def of_stage(folder: Path) -> Results:
     runs = folder.parent.parent if folder.parent.name == "stages" else None
     there = store.published(runs) if runs else {}
     lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
-    records = store.records(runs) if runs else []
+    records = store.records(runs, store.warned) if runs else []
     mine = [record for record in records if last.key in {stage["key"] for stage in record["stages"]}]
     return Results(schema=SCHEMA, stages=lineage, runs=_runs(mine, {*last.ancestors, last.key}))
 
@@ -128,7 +128,7 @@ def of_store(runs: Path) -> Results:
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
     stages = sorted(_sound(list(store.published(runs).values())), key=lambda stage: len(stage.ancestors))
-    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs), None))
+    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs, store.warned), None))
 
 
 def as_json(results: Results) -> str:
