@@ -185,6 +185,19 @@ def test_a_fact_is_kept_lost_gained_or_never_learnt(tmp_path: Path) -> None:
     assert packed["runs"][0]["answers"] == [[-1, -1, 0, 1], [-1, 2, -1, 1]]
 
 
+def test_what_was_said_is_whole_in_the_csv_and_a_beginning_is_shown_as_one(tmp_path: Path) -> None:
+    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [0, 0], "lama": [1]}}
+    file = write_run(tmp_path, "a", 0, known, said="x" * 400)["stage2"] / "recall.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines[1] |= {"prediction": "r6s", "prediction_complete": False}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (facts,) = facts_of(group_of(tmp_path))
+    facts.write(out := io.StringIO())
+    said = [row[-1] for row in csv.reader(io.StringIO(out.getvalue()))][1:]
+    assert said == ["x" * 400 + " 0", "r6s..."]
+    assert json.loads(gzip.decompress(base64.b64decode(facts.packed())))["said"] == ["x" * 300 + "…", "r6s..."]
+
+
 @pytest.mark.parametrize(
     ("arms", "said"),
     [
@@ -198,6 +211,71 @@ def test_what_cannot_be_said(tmp_path: Path, arms: dict, said: str) -> None:
     write_arms(tmp_path, arms)
     ((head, more),) = answer(group_of(tmp_path))
     assert said in " ".join([head, *more])
+
+
+def arms_by_seed(runs: Path, arms: dict[str, dict[int, int]], facts: int = 40) -> tuple[str, str]:
+    """Arm -> seed -> how many of its facts it keeps. The answer, and what qualifies it."""
+    for arm, by_seed in arms.items():
+        for seed, kept in by_seed.items():
+            left = [1] * kept + [0] * (facts - kept)
+            write_run(runs, arm, seed, {"stage1": {"kvr": [1] * facts}, "stage2": {"kvr": left, "lama": [1]}})
+    ((head, more),) = answer(group_of(runs))
+    return head, " ".join(more)
+
+
+def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+    """One arm's mean is of an easy seed alone: under that one, it is behind."""
+    head, more = arms_by_seed(tmp_path, {"none": {0: 4, 1: 36}, "random": {1: 24, 2: 40}})
+    assert "random still knows 80.0%" in head
+    assert "the highest mean of 2 arms. It is behind none on what both have, seed 1 (60.0% against 90.0%)," in head
+    assert "chosen after the fact" not in more
+    assert "One seed in common: the intervals are over facts only" in more
+
+
+def test_one_shared_seed_of_several_makes_no_lead(tmp_path: Path) -> None:
+    head, _ = arms_by_seed(tmp_path, {"none": {0: 4, 1: 4}, "random": {1: 36, 2: 36}})
+    assert "Whether it is better than none on what both have, seed 1 (90.0% against 10.0%), cannot be said" in head
+    assert head.endswith(", under one seed.")
+
+
+def test_the_best_arm_is_held_against_every_other(tmp_path: Path) -> None:
+    """The third arm varies too much to be told from the best one, though the first two can be."""
+    arms = {"none": {0: 4, 1: 4, 2: 4}, "best": {0: 36, 1: 36, 2: 36}, "second": {0: 30, 1: 30, 2: 30}}
+    head, more = arms_by_seed(tmp_path, {**arms, "wild": {0: 40, 1: 36, 2: 2}})
+    assert "the highest mean of 4 arms. It is ahead of none (10.0%)" in head
+    assert head.endswith("It cannot be told apart from wild.")
+    assert "The best of 4 arms was chosen after the fact" in more
+
+
+def test_few_seeds_have_to_agree(tmp_path: Path) -> None:
+    """Two seeds say more, one a little less: the interval lies above 0, and that is not believed."""
+    kept = {"none": {0: 0, 1: 0, 2: 20, 3: 0}, "random": {0: 39, 1: 39, 2: 19, 3: 39}}
+    head, more = arms_by_seed(tmp_path / "four", kept)
+    assert head.endswith(", but not under every seed.")
+    assert "chosen after the fact" not in more
+    more_seeds = {"none": {**kept["none"], 4: 0}, "random": {**kept["random"], 4: 39}}
+    assert "It is ahead of none" in arms_by_seed(tmp_path / "five", more_seeds)[0]
+
+
+def test_arms_of_other_facts_or_fewer_stages_do_not_vanish(tmp_path: Path) -> None:
+    def run(arm: str, *tasks: str) -> None:
+        known = {f"stage{n}": {task: [1, 1] for task in tasks[:n]} for n in range(1, len(tasks) + 1)}
+        write_run(tmp_path, arm, 0, known)
+
+    run("kvr first", "kvr", "lama")
+    run("popqa first", "popqa", "lama")
+    group = group_of(tmp_path)
+    assert group.tasks == ["kvr", "popqa"]
+    assert ["popqa first still knows 100.0%" in head for head, _ in answer(group)] == [False, True]
+    run("longer", "kvr", "lama", "webqa")
+    said = "kvr first, popqa first: not in the answer, as nothing is measured of kvr, popqa after stage3"
+    assert said in group_of(tmp_path).noted()
+
+
+def test_the_number_of_facts_is_that_of_the_arm_that_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "low", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 1], "lama": [1]}})
+    write_run(tmp_path, "random", 0, {"stage1": {"kvr": [1] * 6}, "stage2": {"kvr": [1] * 3 + [0] * 3, "lama": [1]}})
+    assert "random still knows 50.0% of the 6 kvr facts" in answer(group_of(tmp_path))[0][0]
 
 
 def test_an_arm_that_did_not_learn_is_no_answer(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import yaml
 
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.report import verdicts
+from remix_toolkit.report.parts import number
 from remix_toolkit.report.results import Published, Results, of_stage, until
-from remix_toolkit.report.retention import FLOOR
+from remix_toolkit.report.retention import FLOOR, numbers
 
 LICENCES = {"meta-llama/Meta-Llama-3-8B": "llama3", "mistralai/Mistral-7B-v0.3": "apache-2.0"}  # of the profiles' bases
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -288,7 +289,7 @@ def _probes(last: Published) -> Iterator[str]:
     """The probes that are a number, in a line each; the others are in results.json."""
     if "perplexity" in last.probes:
         one = last.probes["perplexity"]
-        yield f"- perplexity {one['perplexity']:.2f} on {one['tokens']:,} tokens of {cell(one['text'])}"
-    for task, metrics in last.probes.get("lm_eval", {}).get("results", {}).items():
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        yield f"- lm-eval {cell(task)}: {', '.join(f'{cell(name)} {value:.4g}' for name, value in numbers.items())}"
+        tokens = number(one.get("tokens"), ",d")
+        yield f"- perplexity {one['perplexity']:.2f} on {tokens} tokens of {cell(one.get('text', '-'))}"
+    for name, value in numbers({"lm_eval": last.probes.get("lm_eval", {})}).items():
+        yield f"- lm-eval {cell(name)}: {value:.4g}"

@@ -118,14 +118,13 @@ def _facts(
             if one["correct"] == other["correct"]:
                 continue
             fact = {**about, "list": id_, "seed": seed, "prompt": prompt, "gold": one.get("gold", [])}
-            fact |= {"known_by": "a" if one["correct"] else "b", "a_said": _said(one), "b_said": _said(other)}
+            fact |= {
+                "known_by": "a" if one["correct"] else "b",
+                "a_said": verdicts.said(one),
+                "b_said": verdicts.said(other),
+            }
             apart.append(fact)
     return {side: 100.0 * many / asked for side, many in known.items()}, apart
-
-
-def _said(row: dict[str, Any]) -> str:
-    """What the model said; where scoring settled it, up to the first wrong token, and that is shown."""
-    return str(row.get("prediction", "")) + ("" if row.get("prediction_complete", True) else "...")
 
 
 def _went(found: dict[str, Any], at: dict[str, Any], a: Path, b: Path) -> None:

@@ -78,7 +78,8 @@ def paired(
     """How two arms differ in recall of one task's facts after one stage: the same seeds, the same facts in both.
 
     `difference` (second - first) and its 95% interval `low`, `high` are in percentage points, over the `seeds` that
-    both arms have and the facts of one list that all of them were asked (matched by prompt; `facts` is how many). The
+    both arms have and the facts of one list that all of them were asked (matched by prompt; `facts` is how many);
+    `of_first`, `of_second` are each one's recall in percent there, `by_seed` the difference under each seed. The
     bootstrap resamples seeds and facts, the same facts for all seeds: with three seeds its spread over seeds is as
     coarse as that of `aggregate`, and with one it is over facts only, and says nothing about other seeds.
 
@@ -122,6 +123,8 @@ def paired(
     lost, gained = int((delta < 0).sum()), int((delta > 0).sum())
     result = {"first": first, "second": second, "stage": stage, "task": task, "seeds": seeds, "facts": len(prompts)}
     result |= {"difference": 100.0 * float(delta.sum()) / delta.size, "low": low, "high": high}
+    result |= {"of_first": 100.0 * float(a.mean()), "of_second": 100.0 * float(b.mean())}
+    result |= {"by_seed": (100.0 * delta.mean(axis=1)).tolist()}
     return {**result, "p": mcnemar(lost, gained), "b": lost, "c": gained}
 
 

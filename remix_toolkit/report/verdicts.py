@@ -14,10 +14,12 @@ def wrong(path: str, facts: str) -> dict[str, str | None]:
 
     Raises BadInput where that cannot be read.
     """
-    return {
-        sys.intern(row["prompt"]): None if row["correct"] else str(row.get("prediction", ""))
-        for row in rows(path, facts)
-    }
+    return {sys.intern(row["prompt"]): None if row["correct"] else said(row) for row in rows(path, facts)}
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """What the model said; where scoring settled it, up to the first wrong token, and that is shown."""
+    return str(row.get("prediction", "")) + ("" if row.get("prediction_complete", True) else "...")
 
 
 def known(path: str, facts: str) -> Mapping[str, bool]:
