@@ -174,7 +174,7 @@ def test_no_text_breaks_out_of_a_card(runs: Path) -> None:
 
 def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
     folder = made.run(runs, knows=lambda stage, task, row: row > 0)[1]
-    assert "stage1 ended with only 95.0% of its own facts" in card(folder)
+    assert "stage1 knows only 95.0% of its own facts" in card(folder)
     store.prune(folder)
     assert "weights were deleted" in card(folder)
     alone = shutil.copytree(folder, tmp_path / folder.name)
@@ -184,6 +184,14 @@ def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
     (folder / "loss.csv").unlink()
     with pytest.raises(BadInput, match=r"loss\.csv is missing"):
         card(folder)
+
+
+def test_a_profile_of_ones_own_is_among_the_files_that_are_needed(runs: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine" / "tiny.yaml"  # for which the recipe has a section
+    own.parent.mkdir()
+    shutil.copy(ROOT / "remix_toolkit" / "profiles" / "tiny.yaml", own)
+    text = card(made.run(runs, profile=str(own))[0])
+    assert "It reads local files, of whose paths only the last part stands here: tiny.yaml." in text
 
 
 def test_probes_and_held_out_rows(runs: Path) -> None:

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -18,13 +19,15 @@ from stores import once, prompts, write_arms, write_run
 
 from remix_toolkit import store
 from remix_toolkit.report.facts import facts_of
-from remix_toolkit.report.group import Answers, Group, answer, groups
+from remix_toolkit.report.group import Group, answer, groups
 from remix_toolkit.report.page import named, write_report
 from remix_toolkit.report.parts import Heading
-from remix_toolkit.report.plot import STYLE, arms_figure, svgs
+from remix_toolkit.report.plot import STYLE, arms_figure, lines_figure, svgs
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
+from remix_toolkit.report.series import over_seeds
 from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown
+from remix_toolkit.report.verdicts import Answers
 
 HALF = [[1, 0] * 20, [1, 1, 0, 0] * 10, [1, 1, 1, 0, 0, 0, 0, 1] * 5]  # 50% at each of three seeds
 FEW = [[1] * 4 + [0] * 36, [1] * 2 + [0] * 38, [1] * 6 + [0] * 34]  # 10, 5, 15%: 10.0 in the mean
@@ -159,6 +162,8 @@ def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
         "tiny",
         "--seed",
         "0",
+        "--runs",
+        str(made.parent),
         "stages.stage1.mix={a: 1}",
         "b='c d'",
     ]
@@ -320,6 +325,7 @@ def test_latex_and_markdown_are_escaped() -> None:
     table = Table("t", "50% & more", ["arm"], [[NASTY[2]], ["a\nb"]])
     assert r"\textbackslash{}input\{/etc/passwd\} \& \$x\$ \%" in as_latex(table)
     assert r"50\% \& more" in as_latex(table)
+    assert "{*}c{*}" in as_latex(table)  # `\\\\ *` would be a line's end of its own kind
     assert r"50% \| \_a\_ \`b\` \*c\* |" in as_markdown(table)
     assert [line for line in as_markdown(table).splitlines() if line.startswith("| a b")]
     assert next(csv.reader(io.StringIO(as_csv(table).split("\r\n", 1)[1]))) == [NASTY[2]]
@@ -332,6 +338,22 @@ def test_a_figure_has_a_dark_variant_and_takes_any_name(tmp_path: Path) -> None:
     assert STYLE["text.color"] in light
     assert STYLE["text.color"] not in dark
     assert len(light) == len(dark)
+
+
+def test_seeds_that_share_no_point_have_no_mean() -> None:
+    apart = {0: [(1.0, 2.0)], 1: [(3.0, 4.0)]}
+    assert over_seeds(apart) == []
+    assert over_seeds({0: [(1.0, 2.0), (2.0, 0.0)], 1: [(1.0, 4.0)]}) == [(1.0, 3.0)]
+    drawn = {"none": {seed: points * 2 for seed, points in apart.items()}}
+    _, axes = lines_figure({"stage2": drawn}, {"stage2": "x"}, "y")
+    assert len([line for line in axes[0].lines if line.get_linewidth() > 1]) == 2  # each by itself
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path, here) -> None:
+    runs = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xff"))
+    write_run(runs, "none", 0, {"stage1": {"kvr": [1]}})
+    assert here("report", runs, check=False).returncode == 0
+    assert r"s\udcff" in (runs / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_several_sweeps_in_one_store(tmp_path: Path) -> None:
@@ -372,6 +394,12 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
     old = write_run(tmp_path, "old", 0, both)["stage1"]  # as another version wrote it
     (old / "stage.json").write_text('{"stage": "stage1"}')
     (old / "manifest.json").write_text('{"files": {}}')
+    damaged = write_run(tmp_path, "recipe", 0, both)["stage2"]
+    text = "name: [unclosed\nsource: x\n"
+    (damaged / "recipe.yaml").write_text(text)
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    manifest["files"]["recipe.yaml"]["bytes"] = len(text)
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
     assert write_report(tmp_path, tmp_path / "out", None)
     page = Page(tmp_path / "out" / "index.html")
     start = page.tags.index("ul.warnings")
@@ -385,6 +413,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
         "recall.jsonl: cannot be read (FileNotFoundError",
         "lens.json: cannot be read (KeyError: 'occurrence')",
         "begun: nothing is measured yet",
+        "recipe.yaml: cannot be read (while parsing",
         "stage.json: cannot be read (key: Field required): this stage is left out",
     ):
         assert wrong in said, wrong
@@ -404,6 +433,10 @@ def test_mistakes(tmp_path: Path, here) -> None:
     write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
     code, said = ends(tmp_path, "--recipe", "size")
     assert (code, "did you mean 'sizes'?" in said) == (2, True)
+    for more in (["--runs", tmp_path / "nowhere"], ["--runs", tmp_path, "--recipe", "size"]):
+        done = here("show", *more, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "is no directory" in done.stderr or "did you mean 'sizes'?" in done.stderr
     (tmp_path / "file").write_text("")
     code, said = ends(tmp_path, "-o", tmp_path / "file")
     assert (code, "cannot be written" in said) == (2, True)

@@ -12,7 +12,8 @@ from remix_toolkit.data.catalog import catalog
 from remix_toolkit.report import verdicts
 from remix_toolkit.report.parts import number
 from remix_toolkit.report.results import Published, Results, of_stage, until
-from remix_toolkit.report.retention import FLOOR, numbers
+from remix_toolkit.report.retention import FLOOR, numbers, premise
+from remix_toolkit.report.tables import plain
 
 LICENCES = {"meta-llama/Meta-Llama-3-8B": "llama3", "mistralai/Mistral-7B-v0.3": "apache-2.0"}  # of the profiles' bases
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -81,8 +82,7 @@ def _task(list_id: str) -> str:
 
 def cell(text: object) -> str:
     """Any text, shown as it is, in one line of Markdown or one cell of a table."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_\b|\B_\B)", r"\\\1", line)
+    return re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_\b|\B_\B)", r"\\\1", plain(text))
 
 
 def fenced(text: str, language: str) -> str:
@@ -249,6 +249,7 @@ def _again(results: Results) -> str:
     line = f"remix run {recipe['name']}.yaml --profile {profile} --seed {recipe['seed']} --stage {last.stage}"
     files = [row["file"] for row in sources(results) if row["file"]]
     files += [recipe["base"]] if "files" in last.declaration["base"] else []
+    files += [recipe["profile"]] if recipe["profile"].endswith(".yaml") else []
     named = ", ".join(map(cell, dict.fromkeys(files)))
     return (
         f"Save the recipe below as `{recipe['name']}.yaml`. Where the data is the same, this trains the stage with the "
@@ -273,7 +274,7 @@ def _limits(results: Results) -> Iterator[str]:
     for stage in results.stages:
         mine = stage.recall.get(own.get(stage.key, ""))
         if mine and mine.recall is not None and mine.recall < FLOOR:
-            yield f"{cell(stage.stage)} ended with only {mine.recall:.1f}% of its own facts (100% is the premise)."
+            yield f"{premise(cell(stage.stage), f'{mine.recall:.1f}%')}."
         if not stage.recall and not stage.held_out:
             yield f"Nothing was measured after {cell(stage.stage)}."
     for name, key in zip(names, last.ancestors, strict=False):

@@ -1,7 +1,7 @@
 """What the report says of one sweep at one place of its grid: its arms, means, comparisons, and the answer in words."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -9,28 +9,11 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.report.retention import FLOOR, remembered
 from remix_toolkit.report.seeds import aggregate, compared, missing, named, paired, sweeps, unlearned
 from remix_toolkit.report.tables import slug
-from remix_toolkit.report.verdicts import wrong
+from remix_toolkit.report.verdicts import Answers
 
 Entry = dict[str, Any]
 Expected = Mapping[tuple[str, str, str], Collection[int]]
 ENOUGH = 5  # seeds; the intervals of fewer are too narrow, so all of them have to agree besides
-
-
-@dataclass
-class Answers:
-    """What was said to each fact, of every stage that was asked for: each recall.jsonl is read once."""
-
-    read: dict[tuple[str, str], dict[str, str | None]] = field(default_factory=dict)
-
-    def of(self, path: str, facts: str) -> dict[str, str | None]:
-        """As `verdicts.wrong`, kept."""
-        if (path, facts) not in self.read:
-            self.read[path, facts] = wrong(path, facts)
-        return self.read[path, facts]
-
-    def known(self, path: str, facts: str) -> dict[str, bool]:
-        """Prompt -> was it answered right?"""
-        return {prompt: said is None for prompt, said in self.of(path, facts).items()}
 
 
 @dataclass

@@ -47,10 +47,8 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
             *(f"{others[stage][name]:.4g}" if name in others[stage] else "-" for name in more),
             next(iter(cells.values()))["path"],
         )
-        if own and own["recall"] is not None and own["recall"] < FLOOR:
-            table.caption = (
-                f"{table.caption}\n{stage} knows only {own['recall']:.1f}% of its own facts (100% is the premise)"
-            )
+        if own and (low := own["recall"]) is not None and low < FLOOR:
+            table.caption = f"{table.caption}\n{premise(stage, f'{low:.1f}%')}"
     return table
 
 
@@ -79,6 +77,11 @@ def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
         known = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
         found |= {f"{Path(task).stem} {name}": value for name, value in known.items()}
     return found
+
+
+def premise(stage: str, known: str) -> str:
+    """In words: a stage knows only so much of its own facts; nothing below that can be read as forgetting."""
+    return f"{stage} knows only {known} of its own facts (100% is the premise)"
 
 
 def _cell(row: dict[str, Any], digits: int) -> str:
@@ -133,8 +136,8 @@ def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) ->
     console.print(table)
     for row in entries:
         if row["own"] and row["recall"] is not None and row["recall"] < FLOOR:
-            at = f"{row['arm']}, seed {row['seed']}: {row['stage']}"
-            console.print(f"{at} knows only {row['recall']:.1f}% of its own facts (100% is the premise)")
+            low = premise(row["stage"], f"{row['recall']:.1f}%")
+            console.print(f"{row['arm']}, seed {row['seed']}: {low}")
     for a, b in combinations([arm for arm in kept if arm in paper], 2):
         if (paper[a] - paper[b]) * (kept[a] - kept[b]) < 0:
             console.print(

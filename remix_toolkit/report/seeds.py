@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.report.retention import FLOOR, remembered
-from remix_toolkit.report.verdicts import known
+from remix_toolkit.report.retention import FLOOR, premise, remembered
+from remix_toolkit.report.verdicts import Answers, known
 
 Entry = dict[str, Any]
 Group = tuple[str, str, str, tuple[str, ...], str, str]  # recipe, arm, profile, overrides, stage, task
@@ -200,6 +200,7 @@ def print_seeds(
     stage's recall.jsonl cannot be read.
     """
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
+    known = Answers().known
     for (recipe, profile, place), mine in sweeps(entries).items():
         title = f"{recipe} on {profile}" + (f", {place}" if place else "")
         if rows := aggregate(mine, expected):
@@ -210,7 +211,7 @@ def print_seeds(
             for line in [*missing(rows), *unlearned(mine)]:
                 console.print(line)
             for task in remembered(mine):
-                _print_paired(console, title, task, _against_first(mine, task))
+                _print_paired(console, title, task, _against_first(mine, task, known))
     there = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
     for recipe, arm, profile in expected or {}:
         if (recipe, arm, profile) not in there:
@@ -272,7 +273,7 @@ def unlearned(entries: Sequence[Entry]) -> list[str]:
         low = {s: e["recall"] for s, e in sorted(by_seed.items()) if e["own"] and e["recall"] < FLOOR}
         if low:
             known = ", ".join(f"{recall:.1f}% (seed {seed})" for seed, recall in low.items())
-            lines.append(f"{arm}: {stage} knows only {known} of its own facts (100% is the premise)")
+            lines.append(f"{arm}: {premise(stage, known)}")
     return lines
 
 
