@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from remix_toolkit import store
+from remix_toolkit.report.group import Group, groups
+from remix_toolkit.report.seeds import expected
+from remix_toolkit.report.verdicts import Answers
+
 RECIPE = "name: {recipe}\nsource: recipes/ablations/../kvr.yaml\nprofile: tiny\n"
+HALF = [[1, 0] * 20, [1, 1, 0, 0] * 10, [1, 1, 1, 0, 0, 0, 0, 1] * 5]  # 50% at each of three seeds
+FEW = [[1] * 4 + [0] * 36, [1] * 2 + [0] * 38, [1] * 6 + [0] * 34]  # 10, 5, 15%: 10.0 in the mean
 LIBRARIES = {"torch": "2.13.0", "remix-toolkit": "0.1.0"}
 
 
@@ -97,3 +104,8 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
         if not folder.exists():
             make(folder)
     return folder
+
+
+def group_of(runs: Path) -> Group:
+    (group,) = groups(store.entries(runs), expected(store.records(runs)), Answers())
+    return group

@@ -226,6 +226,15 @@ def test_probes_and_held_out_rows(runs: Path) -> None:
     said = json.loads(as_json(of_stage(second)), parse_constant=pytest.fail)  # NaN is no JSON
     assert said["stages"][1]["probes"]["lens"] == {"kvr-1": {"facts": 20, "first_layer": None}}
     assert said["stages"][0]["held_out"]["loss"] == 1.25
+    recall = store.read_json(first / "recall.json")
+    (id_,) = recall
+    for value in (None, float("nan")):
+        (first / "recall.json").write_text(json.dumps({id_: {**recall[id_], "recall": value}}), encoding="utf-8")
+        assert tables(card(first).split("---\n", 2)[2])[0][1] == [
+            "stage1",
+            "-",
+            "loss 1.250 on 20 rows, 55.0% of the results right",
+        ]
     (first / "recall.json").write_text("{", encoding="utf-8")
     with pytest.raises(BadInput, match="results cannot be read"):
         of_stage(first)

@@ -42,6 +42,8 @@ def card(folder: Path) -> str:
     origins = {row["name"]: row for row in sources(results)}
     evaluations = []
     for id_, one in last.recall.items():
+        if number(one.recall) == "-":  # no number was measured
+            continue
         read = origins.get(_task(id_), {})
         evaluations.append(
             EvalResult(
@@ -142,10 +144,10 @@ def _recall(results: Results) -> str:
     rows = []
     for stage in results.stages:
         known = (stage.recall.get(id_) for id_ in names)
-        row = [stage.stage, *("-" if one is None else f"{one.recall:.1f}" for one in known)]
+        row = [stage.stage, *("-" if one is None else number(one.recall) for one in known)]
         if held_out and (one := stage.held_out):
             right = "" if one.accuracy is None else f", {one.accuracy:.1f}% of the results right"
-            row.append(f"loss {one.loss:.3f} on {one.rows} rows{right}")
+            row.append(f"loss {number(one.loss, '.3f')} on {one.rows} rows{right}")
         rows.append(row + ["-"] * (held_out and not stage.held_out))
     facts = {id_: one.facts for stage in results.stages for id_, one in stage.recall.items()}
     lists = [f"{cell(name)} ({facts[id_]} facts)" for id_, name in names.items()]
@@ -291,6 +293,7 @@ def _probes(last: Published) -> Iterator[str]:
     if "perplexity" in last.probes:
         one = last.probes["perplexity"]
         tokens = number(one.get("tokens"), ",d")
-        yield f"- perplexity {one['perplexity']:.2f} on {tokens} tokens of {cell(one.get('text', '-'))}"
+        known = f"{numbers(last.probes)['perplexity']:.2f} on {tokens} tokens"
+        yield f"- perplexity {known} of {cell(one.get('text', '-'))}"
     for name, value in numbers({"lm_eval": last.probes.get("lm_eval", {})}).items():
         yield f"- lm-eval {cell(name)}: {value:.4g}"
