@@ -17,7 +17,7 @@ class _Stage(BaseModel):
     stage: str
     key: str
     task: str
-    own: str | None
+    own: str
     recall: dict[str, str]
 
 

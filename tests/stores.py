@@ -76,10 +76,12 @@ def write_run(
         (folder / "recall.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         folders[stage] = folder
         mine = {f"{task}-1": task for task in lists}
-        record.append({"stage": stage, "key": key, "own": own and f"{own}-1", "task": own or "gsm8k", "recall": mine})
+        record.append(
+            {"stage": stage, "key": key, "own": f"{own or 'gsm8k'}-1", "task": own or "gsm8k", "recall": mine}
+        )
     for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
-    record += [{"stage": name, "key": "0" * 16, "own": None, "task": "", "recall": {}} for name in begun]
+    record += [{"stage": name, "key": "0" * 16, "own": "", "task": "", "recall": {}} for name in begun]
     at = {"recipe": recipe, "arm": arm, "place": place, "profile": profile, "seed": seed, "overrides": list(overrides)}
     name = hashlib.sha256(repr(sorted(at.items(), key=str)).encode()).hexdigest()
     written = len(list((runs / "records").iterdir()))

@@ -133,7 +133,7 @@ def _answer(group: Group, task: str) -> tuple[str, list[str]]:
     if not ranked:
         return f"Nothing can be said about {task} yet: it is not measured after {last}.", []
     trained = any(e["own"] and e["task"] == task for e in group.entries)
-    low = group.unlearned() if trained else set()
+    low = group.unlearned() & {row["arm"] for row in ranked} if trained else set()
     sound = [row for row in ranked if row["arm"] not in low]
     best = (sound or ranked)[0]
     of = f"the {best['facts']:,} {task} facts" + (f" that {group.stages[0]} taught" if trained else "")
@@ -155,9 +155,8 @@ def _answer(group: Group, task: str) -> tuple[str, list[str]]:
     told = [one for one in judged if one.arm == group.arms[0] or one is judged[0] or one.is_behind]
     told.sort(key=lambda one: one.arm != group.arms[0])
     alike = [one.arm for one in judged if one not in told and not one.is_ahead]
-    said = " ".join(
-        [*(one.says for one in told), *([f"It cannot be told apart from {_list(alike)}."] if alike else [])]
-    )
+    also = [f"It cannot be told apart from {_list(alike)}."] if alike else []
+    said = " ".join([*(one.says for one in told), *also])
     ahead = any(one.is_ahead for one in told)
     notes = [f"The best of {len(sound)} arms was chosen after the fact, which flatters its lead."] if ahead else []
     return f"{head}{claim}. {said}", [*more, *notes, *_few(best, judged)]
@@ -193,12 +192,13 @@ def _against(group: Group, task: str, other: Entry, best: Entry) -> _Against:
     if found["high"] < 0:
         return _Against(arm, len(seeds), False, True, f"It is behind {name} by {by}.")
     doubt = ""
-    if found["low"] > 0 and len(seeds) == 1 < max(best["n"], other["n"]):
-        doubt = ", under one seed"
-    elif found["low"] > 0 and len(seeds) < ENOUGH and min(found["by_seed"]) <= 0:
-        doubt = ", but not under every seed"
-    if found["low"] > 0 and not doubt:
-        return _Against(arm, len(seeds), True, False, f"It is ahead of {name} by {by}.")
+    if found["low"] > 0:
+        if len(seeds) == 1 < max(best["n"], other["n"]):
+            doubt = ", under one seed"
+        elif len(seeds) < ENOUGH and min(found["by_seed"]) <= 0:
+            doubt = ", but not under every seed"
+        else:
+            return _Against(arm, len(seeds), True, False, f"It is ahead of {name} by {by}.")
     return _Against(arm, len(seeds), False, False, f"Whether it is better than {name} cannot be said: {by}{doubt}.")
 
 
