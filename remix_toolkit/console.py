@@ -1,9 +1,12 @@
 """Plain words on the screen."""
 
+import sys
+
 
 def say(text: str) -> None:
     """One plain line, at once (a log file shows where a run is)."""
-    print(text, flush=True)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # a path may be no text
 
 
 def duration(seconds: float) -> str:

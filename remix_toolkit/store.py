@@ -29,6 +29,7 @@ from remix_toolkit.console import say
 from remix_toolkit.data.tasks import digest
 from remix_toolkit.errors import BadInput
 from remix_toolkit.lineage import GROWS, harness_id
+from remix_toolkit.recorded import SAME, Results, merged, read_record, read_results
 
 MANIFEST = "manifest.json"
 AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
@@ -138,13 +139,14 @@ def verify(folder: Path) -> None:
 def damage(folder: Path, checksums: bool) -> str | None:
     """What is wrong with a published stage's files, in words; None if they are as they were published."""
     try:
-        manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST)["files"]
+        files: dict[str, tuple[int, str]] = {name: (one["bytes"], one["sha256"]) for name, one in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, entry in manifest["files"].items():
+    for name, (size, checksum) in files.items():
         file = folder / name
         try:
-            same = file.stat().st_size == entry["bytes"] and not (checksums and sha256(file) != entry["sha256"])
+            same = file.stat().st_size == size and not (checksums and sha256(file) != checksum)
         except FileNotFoundError:
             if is_pruned(folder) and name in read_json(folder / PRUNED)["weights"]:  # by a sweep just now, perhaps
                 continue
@@ -222,9 +224,6 @@ def write_text(file: Path, text: str) -> None:
 # --- runs and their recall ---------------------------------------------------------------------------------------
 
 
-SAME = ("recipe", "arm", "profile", "seed", "overrides")
-
-
 def record_runs(runs: Path, records: Sequence[dict[str, Any]]) -> list[str]:
     """Note which stages some runs of recipes consist of; returns the runs' ids, the key of the last stage of each.
 
@@ -235,7 +234,7 @@ def record_runs(runs: Path, records: Sequence[dict[str, Any]]) -> list[str]:
     with FileLock(runs / "records" / ".lock"):
         known: dict[str, list[Path]] = {}  # runs of one recipe, arm, ... -> their files
         for file in (runs / "records").glob("*.json"):
-            known.setdefault(_same(read_json(file)), []).append(file)
+            known.setdefault(_same(read_record(file)), []).append(file)
         for record in records:
             ids.append(_record(runs, record, known))
     return ids
@@ -279,68 +278,68 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
     return run
 
 
-def records(runs: Path) -> list[dict[str, Any]]:
-    """Every run's record, in the order in which they were written."""
+def records(runs: Path, warn: Callable[[str], object] | None = None) -> list[dict[str, Any]]:
+    """Every run's record, in the order in which they were written.
+
+    One that cannot be read is handed to `warn` and left out; without that it raises BadInput, for whoever deletes
+    what no record needs.
+    """
     found = []
-    for file in (runs / "records").glob("*.json"):
+    for file in sorted((runs / "records").glob("*.json")):
         try:
-            found.append(read_json(file))
-        except ValueError as error:
-            raise BadInput(f"{file}: is no record of a run ({error}); the run's own command writes it anew") from None
+            found.append(read_record(file))
+        except BadInput as error:
+            if warn is None:
+                raise
+            warn(str(error))
     return sorted(found, key=lambda record: int(record.get("written", 0)))
 
 
-def _warn(text: str) -> None:
+def warned(text: str) -> None:
+    """A warning on the screen."""
     sys.stderr.write(f"warning: {text}\n")
 
 
-def entries(runs: Path, warn: Callable[[str], object] = _warn) -> list[dict[str, Any]]:
+def entries(runs: Path, warn: Callable[[str], object] = warned) -> list[dict[str, Any]]:
     """What is published, one entry per measured task of each run's stages; recall in percent, facts their number.
 
     An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
-    `run` is the run's id; runs come in the order in which they ended. A damaged stage is left out, with a warning.
+    `run` is the run's id; runs come in the order in which they ended, those of the same weights as one. A damaged stage
+    or record is left out, with a warning.
     """
     found: list[dict[str, Any]] = []
     folders = published(runs)
-    said: set[str] = set()
-    for record in records(runs):
+    read: dict[str, Results | None] = {}  # once, however many runs a stage is part of
+    for record in merged(records(runs, warn)):
         for stage in record["stages"]:
-            try:
-                folder = sound(folders.get(stage["key"]))
-                if folder is None:
-                    continue
-                measured, steps = read_json(folder / "recall.json"), read_json(folder / "stage.json")["steps"]
-            except (BadInput, OSError, ValueError, KeyError) as error:
-                wrong = f"{folders[stage['key']]}: {error!r}: left out" if isinstance(error, KeyError) else str(error)
-                if wrong not in said:  # once, however many runs the stage is part of
-                    warn(wrong)
-                said.add(wrong)
+            key = stage["key"]
+            if key not in read:
+                read[key] = _results(folders.get(key), warn)
+            if (results := read[key]) is None:
                 continue
             common = {
                 **{name: record[name] for name in SAME},
                 "place": record.get("place", ""),
                 "run": record["stages"][-1]["key"],
                 "stage": stage["stage"],
-                "steps": steps,
-                "key": stage["key"],
-                "path": str(folder),
+                "steps": results.steps,
+                "key": key,
+                "path": str(folders[key]),
             }
             for facts, task in stage["recall"].items():
-                if facts in measured:
-                    result = {name: measured[facts][name] for name in ("recall", "facts")}
-                    found.append(
-                        {
-                            **common,
-                            "task": task,
-                            "list": facts,
-                            **result,
-                            "own": facts == stage["own"],
-                            "held_out": None,
-                        }
-                    )
-            if (folder / "held_out.json").exists():
-                rows = read_json(folder / "held_out.json")
-                found.append(
-                    {**common, "task": stage["task"], "recall": None, "facts": 0, "own": True, "held_out": rows}
-                )
+                if facts in results.recall:
+                    one = {name: results.recall[facts][name] for name in ("recall", "facts")}
+                    own = facts == stage["own"]
+                    found.append({**common, "task": task, "list": facts, **one, "own": own, "held_out": None})
+            if results.held_out:
+                about = {"recall": None, "facts": 0, "own": True, "held_out": results.held_out}
+                found.append({**common, "task": stage["task"], **about})
     return found
+
+
+def _results(folder: Path | None, warn: Callable[[str], object]) -> Results | None:
+    try:
+        return read_results(folder) if sound(folder) and folder else None
+    except BadInput as error:
+        warn(str(error))
+        return None

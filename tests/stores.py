@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from remix_toolkit import store
+from remix_toolkit.report.group import Group, groups
+from remix_toolkit.report.seeds import expected
+from remix_toolkit.report.verdicts import Answers
+
 RECIPE = "name: {recipe}\nsource: recipes/ablations/../kvr.yaml\nprofile: tiny\n"
+HALF = [[1, 0] * 20, [1, 1, 0, 0] * 10, [1, 1, 1, 0, 0, 0, 0, 1] * 5]  # 50% at each of three seeds
+FEW = [[1] * 4 + [0] * 36, [1] * 2 + [0] * 38, [1] * 6 + [0] * 34]  # 10, 5, 15%: 10.0 in the mean
 LIBRARIES = {"torch": "2.13.0", "remix-toolkit": "0.1.0"}
 
 
@@ -69,10 +76,12 @@ def write_run(
         (folder / "recall.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         folders[stage] = folder
         mine = {f"{task}-1": task for task in lists}
-        record.append({"stage": stage, "key": key, "own": own and f"{own}-1", "task": own or "gsm8k", "recall": mine})
+        record.append(
+            {"stage": stage, "key": key, "own": f"{own or 'gsm8k'}-1", "task": own or "gsm8k", "recall": mine}
+        )
     for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
-    record += [{"stage": name, "key": "0" * 16, "own": None, "task": "", "recall": {}} for name in begun]
+    record += [{"stage": name, "key": "0" * 16, "own": "", "task": "", "recall": {}} for name in begun]
     at = {"recipe": recipe, "arm": arm, "place": place, "profile": profile, "seed": seed, "overrides": list(overrides)}
     name = hashlib.sha256(repr(sorted(at.items(), key=str)).encode()).hexdigest()
     written = len(list((runs / "records").iterdir()))
@@ -97,3 +106,8 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
         if not folder.exists():
             make(folder)
     return folder
+
+
+def group_of(runs: Path) -> Group:
+    (group,) = groups(store.entries(runs), expected(store.records(runs)), Answers())
+    return group

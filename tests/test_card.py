@@ -19,7 +19,7 @@ from remix_toolkit.data.tulu import prompt_ids
 from remix_toolkit.errors import BadInput
 from remix_toolkit.lineage import lineage
 from remix_toolkit.report.card import card, fenced
-from remix_toolkit.report.results import Results, as_json, json_schema, of_stage, of_store, public
+from remix_toolkit.report.results import Results, _override, as_json, json_schema, of_stage, of_store, public
 from remix_toolkit.resolve import load_recipe
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
@@ -139,6 +139,16 @@ def test_neither_paths_nor_users_nor_their_facts_are_given_away(runs: Path, tmp_
 
 
 def test_paths_are_known_wherever_they_stand() -> None:
+    relative = {
+        "base": "../alice/x",
+        "hub": "../..",
+        "of": ["./alice/a.csv", "b/../alice/c.csv"],
+        "/home/alice/t.yaml": 1,
+    }
+    assert public(relative) == {"base": "x", "hub": "..", "of": ["a.csv", "c.csv"], "t.yaml": 1}
+    assert _override("base=../alice/x") == 'base="x"'
+    assert _override("stages.stage1.data.path=[a/b.csv, ../alice/c.csv]").endswith('=["b.csv", "c.csv"]')
+    assert public({"/a/t.yaml": 1, "/b/t.yaml": 2}) == {"t.yaml": 1, "t.yaml (1)": 2}  # both are kept
     said = {
         "path": "../alice/a.csv",
         "hub": "a/b",
@@ -164,7 +174,7 @@ def test_no_text_breaks_out_of_a_card(runs: Path) -> None:
 
 def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
     folder = made.run(runs, knows=lambda stage, task, row: row > 0)[1]
-    assert "stage1 ended with only 95.0% of its own facts" in card(folder)
+    assert "stage1 knows only 95.0% of its own facts" in card(folder)
     store.prune(folder)
     assert "weights were deleted" in card(folder)
     alone = shutil.copytree(folder, tmp_path / folder.name)
@@ -176,20 +186,55 @@ def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
         card(folder)
 
 
+def test_a_profile_of_ones_own_is_among_the_files_that_are_needed(runs: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine" / "tiny.yaml"  # for which the recipe has a section
+    own.parent.mkdir()
+    shutil.copy(ROOT / "remix_toolkit" / "profiles" / "tiny.yaml", own)
+    text = card(made.run(runs, profile=str(own))[0])
+    assert "It reads local files, of whose paths only the last part stands here: tiny.yaml." in text
+
+
 def test_probes_and_held_out_rows(runs: Path) -> None:
     beside = {
         "held_out.json": '{"rows": 20, "loss": 1.25, "tokens": 400, "accuracy": 55.0}',
         "perplexity.json": '{"perplexity": 12.5, "tokens": 1000, "text": "pydoc"}',
         "lens.json": '{"kvr-1": {"facts": 20, "first_layer": NaN}}',
+        "lm_eval.json": json.dumps(
+            {
+                "arc_easy": {
+                    "version": "0.4.9",
+                    "limit": 8,
+                    "metrics": {"acc": 0.375, "acc_stderr": "N/A", "alias": "arc"},
+                },
+                "/home/alice/mine.yaml": {"version": "0.4.9", "limit": None, "metrics": {"exact_match": 0.5}},
+            }
+        ),
     }
     first, second = made.run(runs, beside=beside)
     text = card(second)
     assert tables(text.split("---\n", 2)[2])[0][2][3] == "loss 1.250 on 20 rows, 55.0% of the results right"
     assert "perplexity 12.50 on 1,000 tokens of pydoc" in text
-    assert "Not measured: what else it can do, how safe it is." in text
+    lines = [line for line in text.splitlines() if line.startswith("- lm-eval")]
+    assert lines == ["- lm-eval arc\\_easy acc: 0.375", "- lm-eval mine exact\\_match: 0.5"]
+    assert "Not measured: how safe it is." in text
+    assert "alice" not in text + as_json(of_stage(second))
+    for damaged in ('{"arc": 1}', "[]", '{"arc": {}}'):
+        (second / "lm_eval.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(BadInput, match="results cannot be read"):
+            card(second)
+    (second / "lm_eval.json").write_text(beside["lm_eval.json"], encoding="utf-8")
     said = json.loads(as_json(of_stage(second)), parse_constant=pytest.fail)  # NaN is no JSON
     assert said["stages"][1]["probes"]["lens"] == {"kvr-1": {"facts": 20, "first_layer": None}}
     assert said["stages"][0]["held_out"]["loss"] == 1.25
+    recall = store.read_json(first / "recall.json")
+    (id_,) = recall
+    for value in (None, float("nan")):
+        (first / "recall.json").write_text(json.dumps({id_: {**recall[id_], "recall": value}}), encoding="utf-8")
+        assert tables(card(first).split("---\n", 2)[2])[0][1] == [
+            "stage1",
+            "-",
+            "loss 1.250 on 20 rows, 55.0% of the results right",
+        ]
     (first / "recall.json").write_text("{", encoding="utf-8")
     with pytest.raises(BadInput, match="results cannot be read"):
         of_stage(first)

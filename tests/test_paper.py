@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from printed import paper_claims
 from sweeps import shipped
 
 from remix_toolkit.data.tasks import noting_absent
+from remix_toolkit.errors import BadInput
 from remix_toolkit.lineage import run_record
 from remix_toolkit.report import paper_layout
-from remix_toolkit.report.paper import Claim, Table, claims, paper_claims, shown, tables
+from remix_toolkit.report.paper import Claim, Table, claims, section, shown, tables
 from remix_toolkit.report.paper_layout import paper, view
 from remix_toolkit.report.tables import as_csv, as_latex, as_markdown
+from remix_toolkit.report.verdicts import known
 from remix_toolkit.sweep import Cell
 
 SWEEPS = sorted(file.stem for file in (ROOT / "recipes" / "paper").glob("*.yaml"))
@@ -350,6 +353,24 @@ def test_without_recall_jsonl_seeds_alone_decide_and_one_seed_nothing() -> None:
     assert "one seed has no interval" in found.why
 
 
+def test_an_unreadable_file_is_as_one_that_is_gone_and_said(tmp_path: Path) -> None:
+    arms = {"random / knowledge_pile": 80.0, "- / -": 20.0}
+    cells = [cell for arm in arms for cell in some("table3", place="kvr, ", arm=arm)]
+    entries = measured(cells, by_arm(arms), tmp_path)
+    file = Path(next(entry["path"] for entry in entries if entry["path"])) / "recall.jsonl"
+    file.write_text('{"list": "kv', encoding="utf-8")
+    with pytest.raises(BadInput, match=r"recall\.jsonl: cannot be read"):
+        claims(entries)
+    warnings: list[str] = []
+    parts = section(entries, known, warnings.append)
+    assert parts
+    assert {str(file) in line for line in warnings} == {True}
+    (found,) = (
+        one for one in claims(entries, warn=lambda _: None) if (one.id, one.profile) == ("mistral_kvr", "mistral-7b")
+    )
+    assert found.verdict == "holds"  # over seeds alone
+
+
 def test_a_margin_has_to_be_reached(tmp_path: Path) -> None:
     """At least 30 points, with two stages more, everywhere."""
     cells = some("figure8")
@@ -384,7 +405,13 @@ def test_layers_are_judged_by_the_logit_lens_where_models_were_probed(tmp_path: 
             early = "random" in entry["arm"]
             lens = {entry["list"]: {"first_layer": 10.0 if early else 20.0, "spread": 8.0 if early else 3.0}}
             (Path(entry["path"]) / "lens.json").write_text(json.dumps(lens))
+            damaged = Path(entry["path"]) / "lens.json"
     assert "one seed has no interval" in claim(entries, "earlier_layers").why
     found = claim(entries + again, "earlier_layers")
     assert found.verdict == "holds"
     assert "kvr, first_layer, after factoid: - / - over random / knowledge_pile: 20.0 against 10.0" in found.why
+    damaged.write_text('{"kvr', encoding="utf-8")
+    said: list[str] = []
+    assert {one.id for one in claims(entries + again, warn=said.append)} >= {"earlier_layers"}
+    assert all(line.startswith(f"{damaged}: cannot be read (JSONDecodeError") for line in said)
+    assert said

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -14,20 +15,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from stores import once, prompts, write_arms, write_run
+from stores import FEW, HALF, group_of, once, prompts, write_arms, write_run
 
 from remix_toolkit import store
 from remix_toolkit.report.facts import facts_of
-from remix_toolkit.report.group import Answers, Group, answer, groups
+from remix_toolkit.report.group import groups
 from remix_toolkit.report.page import named, write_report
 from remix_toolkit.report.parts import Heading
-from remix_toolkit.report.plot import STYLE, arms_figure, svgs
+from remix_toolkit.report.plot import STYLE, arms_figure, lines_figure, svgs
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
+from remix_toolkit.report.series import over_seeds
+from remix_toolkit.report.settings import rerun
 from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown
+from remix_toolkit.report.verdicts import Answers
 
-HALF = [[1, 0] * 20, [1, 1, 0, 0] * 10, [1, 1, 1, 0, 0, 0, 0, 1] * 5]  # 50% at each of three seeds
-FEW = [[1] * 4 + [0] * 36, [1] * 2 + [0] * 38, [1] * 6 + [0] * 34]  # 10, 5, 15%: 10.0 in the mean
 NASTY = [
     "</script><script>document.title = 'run'</script>",
     "<img src=x onerror=\"document.title = 'run'\">",
@@ -67,11 +69,6 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.tags:
             self.text[self.tags[-1]][-1] += data
-
-
-def group_of(runs: Path) -> Group:
-    (group,) = groups(store.entries(runs), expected(store.records(runs)), Answers())
-    return group
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +156,8 @@ def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
         "tiny",
         "--seed",
         "0",
+        "--runs",
+        str(made.parent),
         "stages.stage1.mix={a: 1}",
         "b='c d'",
     ]
@@ -166,6 +165,16 @@ def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
     keys = dict(part.split("=") for part in rows[0]["stages and their keys"].split())
     assert all(store.published(made.parent)[key].name.split("-")[1] == stage for stage, key in keys.items())
     assert "2.13.0" in (made / "tables" / "versions-sizes-tiny.md").read_text()
+
+
+def test_a_matched_arm_needs_the_arm_that_it_names(tmp_path: Path) -> None:
+    known = {"stage1": {"kvr": [1, 1]}}
+    write_run(tmp_path, "control", 0, known, overrides=[f'stages.stage1.match={{"steps_of":"{"a" * 16}"}}'])
+    (runs,) = (
+        part for part in rerun(group_of(tmp_path), Path("runs")) if getattr(part, "name", "") == "runs-sizes-tiny"
+    )
+    assert "--runs" not in runs.rows[0][3]  # where it goes without saying
+    assert "names a stage of this store by its key" in " ".join(runs.notes)
 
 
 def test_a_fact_is_kept_lost_gained_or_never_learnt(tmp_path: Path) -> None:
@@ -185,36 +194,17 @@ def test_a_fact_is_kept_lost_gained_or_never_learnt(tmp_path: Path) -> None:
     assert packed["runs"][0]["answers"] == [[-1, -1, 0, 1], [-1, 2, -1, 1]]
 
 
-@pytest.mark.parametrize(
-    ("arms", "said"),
-    [
-        ({"none": HALF}, "It is the only arm: nothing can be said about what helps."),
-        ({"none": FEW[:1], "random": FEW[2:]}, "Whether it is better than none (10.0%) cannot be said: +5.0 points"),
-        ({"none": FEW[:1], "random": HALF[:1]}, "One seed: the intervals are over facts only"),
-        ({"none": HALF, "random": FEW}, "none still knows 50.0%"),  # the first arm may be the best
-    ],
-)
-def test_what_cannot_be_said(tmp_path: Path, arms: dict, said: str) -> None:
-    write_arms(tmp_path, arms)
-    ((head, more),) = answer(group_of(tmp_path))
-    assert said in " ".join([head, *more])
-
-
-def test_an_arm_that_did_not_learn_is_no_answer(tmp_path: Path) -> None:
-    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 0], "lama": [1]}})
-    ((head, more),) = answer(group_of(tmp_path))
-    assert head.startswith("Nothing can be said about what was retained")
-    assert "stage1 did not reach 99% of its own facts: none" in more[0]
-    write_run(tmp_path, "random", 0, {"stage1": {"kvr": [1] * 4}, "stage2": {"kvr": [1, 0, 0, 0], "lama": [1]}})
-    ((head, _),) = answer(group_of(tmp_path))
-    assert "random still knows 25.0%" in head  # not none, which has 75% and learnt no more
-
-
-def test_one_stage_or_none_with_recall_says_nothing(tmp_path: Path) -> None:
-    write_run(tmp_path / "one", "none", 0, {"stage1": {"kvr": [1, 1]}})
-    assert answer(group_of(tmp_path / "one"))[0][0].startswith("Nothing can be said about retention yet: stage1 is the")
-    write_run(tmp_path / "none", "none", 0, {"stage1": {}})
-    assert "no stage here is measured by recall" in answer(group_of(tmp_path / "none"))[0][0]
+def test_what_was_said_is_whole_in_the_csv_and_a_beginning_is_shown_as_one(tmp_path: Path) -> None:
+    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [0, 0], "lama": [1]}}
+    file = write_run(tmp_path, "a", 0, known, said="x" * 400)["stage2"] / "recall.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines[1] |= {"prediction": "r6s", "prediction_complete": False}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (facts,) = facts_of(group_of(tmp_path))
+    facts.write(out := io.StringIO())
+    said = [row[-1] for row in csv.reader(io.StringIO(out.getvalue()))][1:]
+    assert said == ["x" * 400 + " 0", "r6s..."]
+    assert json.loads(gzip.decompress(base64.b64decode(facts.packed())))["said"] == ["x" * 300 + "…", "r6s..."]
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -242,6 +232,7 @@ def test_latex_and_markdown_are_escaped() -> None:
     table = Table("t", "50% & more", ["arm"], [[NASTY[2]], ["a\nb"]])
     assert r"\textbackslash{}input\{/etc/passwd\} \& \$x\$ \%" in as_latex(table)
     assert r"50\% \& more" in as_latex(table)
+    assert "{*}c{*}" in as_latex(table)  # `\\\\ *` would be a line's end of its own kind
     assert r"50% \| \_a\_ \`b\` \*c\* |" in as_markdown(table)
     assert [line for line in as_markdown(table).splitlines() if line.startswith("| a b")]
     assert next(csv.reader(io.StringIO(as_csv(table).split("\r\n", 1)[1]))) == [NASTY[2]]
@@ -254,6 +245,22 @@ def test_a_figure_has_a_dark_variant_and_takes_any_name(tmp_path: Path) -> None:
     assert STYLE["text.color"] in light
     assert STYLE["text.color"] not in dark
     assert len(light) == len(dark)
+
+
+def test_seeds_that_share_no_point_have_no_mean() -> None:
+    apart = {0: [(1.0, 2.0)], 1: [(3.0, 4.0)]}
+    assert over_seeds(apart) == []
+    assert over_seeds({0: [(1.0, 2.0), (2.0, 0.0)], 1: [(1.0, 4.0)]}) == [(1.0, 3.0)]
+    drawn = {"none": {seed: points * 2 for seed, points in apart.items()}}
+    _, axes = lines_figure({"stage2": drawn}, {"stage2": "x"}, "y")
+    assert len([line for line in axes[0].lines if line.get_linewidth() > 1]) == 2  # each by itself
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path, here) -> None:
+    runs = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xff"))
+    write_run(runs, "none", 0, {"stage1": {"kvr": [1]}})
+    assert here("report", runs, check=False).returncode == 0
+    assert r"s\udcff" in (runs / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_several_sweeps_in_one_store(tmp_path: Path) -> None:
@@ -294,6 +301,12 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
     old = write_run(tmp_path, "old", 0, both)["stage1"]  # as another version wrote it
     (old / "stage.json").write_text('{"stage": "stage1"}')
     (old / "manifest.json").write_text('{"files": {}}')
+    damaged = write_run(tmp_path, "recipe", 0, both)["stage2"]
+    text = "name: [unclosed\nsource: x\n"
+    (damaged / "recipe.yaml").write_text(text)
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    manifest["files"]["recipe.yaml"]["bytes"] = len(text)
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
     assert write_report(tmp_path, tmp_path / "out", None)
     page = Page(tmp_path / "out" / "index.html")
     start = page.tags.index("ul.warnings")
@@ -307,7 +320,8 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
         "recall.jsonl: cannot be read (FileNotFoundError",
         "lens.json: cannot be read (KeyError: 'occurrence')",
         "begun: nothing is measured yet",
-        "KeyError('steps'): left out",
+        "recipe.yaml: cannot be read (while parsing",
+        "stage.json: cannot be read (key: Field required): this stage is left out",
     ):
         assert wrong in said, wrong
     assert capsys.readouterr().err.count("is not the file that was published") == 1
@@ -326,12 +340,16 @@ def test_mistakes(tmp_path: Path, here) -> None:
     write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
     code, said = ends(tmp_path, "--recipe", "size")
     assert (code, "did you mean 'sizes'?" in said) == (2, True)
+    for more in (["--runs", tmp_path / "nowhere"], ["--runs", tmp_path, "--recipe", "size"]):
+        done = here("show", *more, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "is no directory" in done.stderr or "did you mean 'sizes'?" in done.stderr
     (tmp_path / "file").write_text("")
     code, said = ends(tmp_path, "-o", tmp_path / "file")
     assert (code, "cannot be written" in said) == (2, True)
     (tmp_path / "records" / "cut.json").write_text("{")
     code, said = ends(tmp_path)
-    assert (code, "cut.json: is no record of a run" in said) == (2, True)
+    assert (code, "cut.json: is no record of a run" in said) == (0, True)
 
 
 def test_the_command_loads_no_torch(tmp_path: Path) -> None:

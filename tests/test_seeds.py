@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.report import verdicts
 from remix_toolkit.report.retention import remembered
 from remix_toolkit.report.seeds import aggregate, compared, mcnemar, paired, print_seeds
 
@@ -281,6 +282,15 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (arm, difference, rest) == ("random [x]", "+75.0", ["<0.001", "0 / 60", "0, 1", "40"])
     low, high = map(float, interval.strip("[]").split(","))  # 1.96 * sqrt(0.75 * 0.25 / 40): 13.4 points
     assert (low, high) == (pytest.approx(75 - 13.4, abs=2), pytest.approx(75 + 13.4, abs=2))
+
+
+def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = two_arms(tmp_path, {arm: [[1, 0]] for arm in ("none", "b", "c", "d")}, PROMPTS[:2])
+    read: list[str] = []
+    real = verdicts.rows
+    monkeypatch.setattr(verdicts, "rows", lambda path, facts: read.append(path) or real(path, facts))
+    print_seeds(rows)
+    assert sorted(read) == sorted(row["path"] for row in rows)
 
 
 def test_tables_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from stores import write_run
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
@@ -172,3 +173,62 @@ def test_two_files_of_ones_own_are_told_apart(tmp_path: Path) -> None:
     recipe = load_recipe(KVR, overrides=[*own, also])
     second = run_record(recipe, lineage(recipe), "kvr", [])["stages"][1]
     assert list(second["recall"].values()) == ["pairs of stage1", "pairs of stage2", "pairs[0:1] of b.csv"]
+
+
+def test_runs_of_the_same_weights_are_one_arm(tmp_path: Path) -> None:
+    """An override that is in no key (how often a checkpoint is saved) makes no other model, under whatever seed."""
+    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}
+    for seed in (0, 1):
+        write_run(tmp_path, "none", seed, known)
+    (file,) = (f for f in (tmp_path / "records").iterdir() if store.read_json(f)["seed"] == 0)
+    record = store.read_json(file)
+    again = {**record, "overrides": ["train.save_strategy=no"], "written": 9}
+    again["stages"] = [{**stage, "recall": dict(list(stage["recall"].items())[:1])} for stage in record["stages"]]
+    store.write_json(tmp_path / "records" / "again.json", again)
+    entries = store.entries(tmp_path)
+    assert len(entries) == 6  # what only the first record asks for (lama) too
+    assert {(entry["arm"], *entry["overrides"]) for entry in entries} == {("none", "train.save_strategy=no")}
+    store.write_json(tmp_path / "records" / "again.json", {**again, "stages": again["stages"][:1]})
+    assert {len(entry["overrides"]) for entry in store.entries(tmp_path)} == {0, 1}  # not all the same stages
+    write_run(tmp_path, "random", 0, known)
+    assert len([entry for entry in store.entries(tmp_path) if entry["arm"] == "random"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("held_out.json", '{"rows": 8', "held_out.json: cannot be read (JSONDecodeError"),
+        ("held_out.json", "{}", "held_out.json: cannot be read (rows: Field required)"),
+        ("recall.json", "[]", "recall.json: cannot be read (Input should be a valid dict"),
+        ("recall.json", '{"kvr-1": {"recall": null, "facts": 2}}', "kvr-1.recall: Input should be a valid number"),
+        ("recall.json", '{"kvr-1": {"recall": NaN, "facts": 2}}', "kvr-1.recall: Input should be a finite number"),
+        ("stage.json", '{"key": "k", "steps": 4, "counts": null}', "counts: Input should be"),
+        ("stage.json", '{"key": "k", "steps": 4, "libraries": null}', "libraries: Input should be"),
+        ("stage.json", '{"key": "k", "steps": 4, "seconds": NaN}', "seconds: Input should be a finite number"),
+        ("manifest.json", "[]", "manifest.json is missing or unreadable"),
+    ],
+)
+def test_a_damaged_stage_is_left_out_and_said(tmp_path: Path, file: str, text: str, said: str) -> None:
+    damaged = write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}})[
+        "stage2"
+    ]
+    (damaged / file).write_text(text, encoding="utf-8")
+    manifest = store.read_json(damaged / "manifest.json") if file == "stage.json" else None
+    if manifest:
+        manifest["files"][file]["bytes"] = len(text)
+        store.write_json(damaged / "manifest.json", manifest)
+    warnings: list[str] = []
+    assert {entry["stage"] for entry in store.entries(tmp_path, warnings.append)} == {"stage1"}
+    (warning,) = warnings
+    assert said in warning
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "null", '{"stages": [{"stage": "stage1"}]}'])
+def test_a_damaged_record_is_left_out_and_said_but_never_where_something_is_deleted(tmp_path: Path, text: str) -> None:
+    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}})
+    (tmp_path / "records" / "cut.json").write_text(text, encoding="utf-8")
+    warnings: list[str] = []
+    assert len(store.entries(tmp_path, warnings.append)) == 1
+    assert ["cut.json: is no record of a run" in warning for warning in warnings] == [True]
+    with pytest.raises(BadInput, match=r"cut\.json: is no record of a run"):
+        store.records(tmp_path)

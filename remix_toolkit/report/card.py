@@ -10,8 +10,10 @@ import yaml
 
 from remix_toolkit.data.catalog import catalog
 from remix_toolkit.report import verdicts
+from remix_toolkit.report.parts import number
 from remix_toolkit.report.results import Published, Results, of_stage, until
-from remix_toolkit.report.retention import FLOOR
+from remix_toolkit.report.retention import FLOOR, numbers, premise
+from remix_toolkit.report.tables import plain
 
 LICENCES = {"meta-llama/Meta-Llama-3-8B": "llama3", "mistralai/Mistral-7B-v0.3": "apache-2.0"}  # of the profiles' bases
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -40,6 +42,8 @@ def card(folder: Path) -> str:
     origins = {row["name"]: row for row in sources(results)}
     evaluations = []
     for id_, one in last.recall.items():
+        if number(one.recall) == "-":  # no number was measured
+            continue
         read = origins.get(_task(id_), {})
         evaluations.append(
             EvalResult(
@@ -80,8 +84,7 @@ def _task(list_id: str) -> str:
 
 def cell(text: object) -> str:
     """Any text, shown as it is, in one line of Markdown or one cell of a table."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_\b|\B_\B)", r"\\\1", line)
+    return re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_\b|\B_\B)", r"\\\1", plain(text))
 
 
 def fenced(text: str, language: str) -> str:
@@ -141,10 +144,10 @@ def _recall(results: Results) -> str:
     rows = []
     for stage in results.stages:
         known = (stage.recall.get(id_) for id_ in names)
-        row = [stage.stage, *("-" if one is None else f"{one.recall:.1f}" for one in known)]
+        row = [stage.stage, *("-" if one is None else number(one.recall) for one in known)]
         if held_out and (one := stage.held_out):
             right = "" if one.accuracy is None else f", {one.accuracy:.1f}% of the results right"
-            row.append(f"loss {one.loss:.3f} on {one.rows} rows{right}")
+            row.append(f"loss {number(one.loss, '.3f')} on {one.rows} rows{right}")
         rows.append(row + ["-"] * (held_out and not stage.held_out))
     facts = {id_: one.facts for stage in results.stages for id_, one in stage.recall.items()}
     lists = [f"{cell(name)} ({facts[id_]} facts)" for id_, name in names.items()]
@@ -248,6 +251,7 @@ def _again(results: Results) -> str:
     line = f"remix run {recipe['name']}.yaml --profile {profile} --seed {recipe['seed']} --stage {last.stage}"
     files = [row["file"] for row in sources(results) if row["file"]]
     files += [recipe["base"]] if "files" in last.declaration["base"] else []
+    files += [recipe["profile"]] if recipe["profile"].endswith(".yaml") else []
     named = ", ".join(map(cell, dict.fromkeys(files)))
     return (
         f"Save the recipe below as `{recipe['name']}.yaml`. Where the data is the same, this trains the stage with the "
@@ -272,7 +276,7 @@ def _limits(results: Results) -> Iterator[str]:
     for stage in results.stages:
         mine = stage.recall.get(own.get(stage.key, ""))
         if mine and mine.recall is not None and mine.recall < FLOOR:
-            yield f"{cell(stage.stage)} ended with only {mine.recall:.1f}% of its own facts (100% is the premise)."
+            yield f"{premise(cell(stage.stage), f'{mine.recall:.1f}%')}."
         if not stage.recall and not stage.held_out:
             yield f"Nothing was measured after {cell(stage.stage)}."
     for name, key in zip(names, last.ancestors, strict=False):
@@ -288,7 +292,8 @@ def _probes(last: Published) -> Iterator[str]:
     """The probes that are a number, in a line each; the others are in results.json."""
     if "perplexity" in last.probes:
         one = last.probes["perplexity"]
-        yield f"- perplexity {one['perplexity']:.2f} on {one['tokens']:,} tokens of {cell(one['text'])}"
-    for task, metrics in last.probes.get("lm_eval", {}).get("results", {}).items():
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        yield f"- lm-eval {cell(task)}: {', '.join(f'{cell(name)} {value:.4g}' for name, value in numbers.items())}"
+        tokens = number(one.get("tokens"), ",d")
+        known = f"{numbers(last.probes)['perplexity']:.2f} on {tokens} tokens"
+        yield f"- perplexity {known} of {cell(one.get('text', '-'))}"
+    for name, value in numbers({"lm_eval": last.probes.get("lm_eval", {})}).items():
+        yield f"- lm-eval {cell(name)}: {value:.4g}"

@@ -23,12 +23,13 @@ def show(
 ) -> None:
     """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
     from remix_toolkit import store
+    from remix_toolkit.report.names import asked
     from remix_toolkit.report.retention import print_matrices
     from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
 
     picture(curves, "--curves")
-    found = [entry for entry in store.entries(runs) if recipe in (None, entry["recipe"])]
-    wanted = expected([record for record in store.records(runs) if recipe in (None, record["recipe"])])
+    found, records = asked(runs, recipe, store.warned)
+    wanted = expected(records)
     if as_json:
         over_seeds = {"recall": aggregate(found, wanted), "paired": compared(found)} if seeds else {}
         return typer.echo(json.dumps(over_seeds if seeds else found, indent=1))

@@ -11,6 +11,7 @@ from rich.table import Table
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.names import side_of
 from remix_toolkit.report.pair import pair
+from remix_toolkit.report.tables import plain
 
 SHOWN = 3  # facts that only one knows, of each list
 COLUMNS = ("a", "b", "stage", "task", "list", "seed", "prompt", "gold", "known_by", "a_said", "b_said")
@@ -58,7 +59,7 @@ def print_compared(found: Mapping[str, Any]) -> None:
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
     seeds = found["kind"] != "a stage"
     for one in found["pairs"]:
-        console.print(f"A: {_plain(one['a'])}\nB: {_plain(one['b'])}", style="bold")
+        console.print(f"A: {plain(one['a'])}\nB: {plain(one['b'])}", style="bold")
         _table(console, "declared differently", one["settings"], {"setting": "key", "A": "a", "B": "b"})
         if not one["settings"]:
             console.print("Both declare the same.")
@@ -94,13 +95,13 @@ def print_compared(found: Mapping[str, Any]) -> None:
         curve = {**at, "facts": "list", **_AB, "apart from epoch": "parts_at_epoch"}
         _table(console, "retention curves, recall at their end", one["curves"], curve)
         for note in one["notes"]:
-            console.print(_plain(note))
+            console.print(plain(note))
         console.print()
     if not found["pairs"]:
         console.print("No arm of one has the name of an arm of the other.")
     for side in ("a", "b"):
         if only := found[f"only_{side}"]:
-            console.print(f"Only {side.upper()} has: {', '.join(map(_plain, only))}")
+            console.print(f"Only {side.upper()} has: {', '.join(map(plain, only))}")
 
 
 _AB: dict[str, Any] = {"A": lambda row: _number(row["a"]), "B": lambda row: _number(row["b"])}
@@ -129,7 +130,7 @@ def _table(
         table.add_column(name, overflow="fold")
     for row in rows:
         cells = (row[get] if isinstance(get, str) else get(row) for get in columns.values())
-        table.add_row(*("-" if one is None else _plain(one) for one in cells))
+        table.add_row(*("-" if one is None else plain(one) for one in cells))
     console.print(table)
 
 
@@ -144,14 +145,9 @@ def _print_facts(console: Console, one: Mapping[str, Any], seeds: bool) -> None:
             console.print(f"{row['task']} after {row['stage']}, known to {side.upper()} only:")
             for fact in mine[:SHOWN]:
                 said = (
-                    f"{other.upper()} says {_plain(fact[f'{other}_said']) or 'nothing'}"
+                    f"{other.upper()} says {plain(fact[f'{other}_said']) or 'nothing'}"
                     + f", seed {fact['seed']}" * seeds
                 )
-                console.print(f"  {_plain(fact['prompt'])} {_plain((fact['gold'] or [''])[0])} ({said})")
+                console.print(f"  {plain(fact['prompt'])} {plain((fact['gold'] or [''])[0])} ({said})")
             if len(mine) > SHOWN:
                 console.print(f"  and {len(mine) - SHOWN} more: --facts FILE has all")
-
-
-def _plain(value: object) -> str:
-    """Any text on one line, without what a terminal would obey."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())

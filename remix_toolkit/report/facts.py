@@ -14,7 +14,7 @@ from remix_toolkit.report.tables import Table
 from remix_toolkit.report.verdicts import gold as right_answers
 
 OUTCOMES = {"k": "kept", "l": "lost", "g": "gained", "n": "never learnt"}
-GOLD, LONGEST = 3, 300  # right answers shown of a fact, characters shown of what a model said
+GOLD, LONGEST = 3, 300  # on the page: right answers of a fact, characters of what a model said
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Facts:
         runs = []
         for run in self.runs:
             answers = [
-                [-1 if text is None else said.setdefault(text, len(said)) for text in answers]
+                [-1 if text is None else said.setdefault(_short(text), len(said)) for text in answers]
                 for answers in (run.first, run.last)
             ]
             runs.append({"arm": run.arm, "seed": run.seed, "outcomes": run.outcomes, "answers": answers})
@@ -137,11 +137,15 @@ def _asked(
             letters.append("-")
         else:
             letters.append(("k" if now is None else "l") if then is None else ("g" if now is None else "n"))
-        first.append(then and then[:LONGEST])
-        last.append(now and now[:LONGEST])
+        first.append(then)
+        last.append(now)
     return Asked(arm, seed, "".join(letters), first, last)
 
 
 def _gold(answers: Sequence[str]) -> str:
     more = f"; and {len(answers) - GOLD} more" if len(answers) > GOLD else ""
     return "; ".join(answers[:GOLD]) + more
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -1,36 +1,19 @@
 """What the report says of one sweep at one place of its grid: its arms, means, comparisons, and the answer in words."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.retention import FLOOR, remembered
 from remix_toolkit.report.seeds import aggregate, compared, missing, named, paired, sweeps, unlearned
 from remix_toolkit.report.tables import slug
-from remix_toolkit.report.verdicts import wrong
+from remix_toolkit.report.verdicts import Answers
 
 Entry = dict[str, Any]
 Expected = Mapping[tuple[str, str, str], Collection[int]]
-
-
-@dataclass
-class Answers:
-    """What was said to each fact, of every stage that was asked for: each recall.jsonl is read once."""
-
-    read: dict[tuple[str, str], dict[str, str | None]] = field(default_factory=dict)
-
-    def of(self, path: str, facts: str) -> dict[str, str | None]:
-        """As `verdicts.wrong`, kept."""
-        if (path, facts) not in self.read:
-            self.read[path, facts] = wrong(path, facts)
-        return self.read[path, facts]
-
-    def known(self, path: str, facts: str) -> dict[str, bool]:
-        """Prompt -> was it answered right?"""
-        return {prompt: said is None for prompt, said in self.of(path, facts).items()}
+ENOUGH = 5  # seeds; the intervals of fewer are too narrow, so all of them have to agree besides
 
 
 @dataclass
@@ -104,7 +87,13 @@ class Group:
 
     def noted(self) -> list[str]:
         """What a reader must know before any number is believed."""
-        return [*missing(self.means), *unlearned(self.entries)]
+        last, there = self.stages[-1], {(row["arm"], row["stage"], row["task"]) for row in self.means}
+        apart = [arm for arm in self.arms if not any((arm, last, task) in there for task in self.tasks)]
+        lines = [*missing(self.means), *unlearned(self.entries)]
+        if apart and self.tasks:
+            asked = f"{_list(self.tasks)} after {last}"
+            lines.append(f"{_list(apart)}: not in the answer, as nothing is measured of {asked}")
+        return lines
 
     def unlearned(self) -> set[str]:
         """The arms whose first stage does not know its own facts under some seed: what they lack later was not lost."""
@@ -131,7 +120,7 @@ def answer(group: Group) -> list[tuple[str, list[str]]]:
         return [
             (
                 f"Nothing can be said about retention yet: {group.stages[0]} is the only stage, "
-                f"and its facts were only just learnt ({said}).",
+                f"and what it knows of its facts it has only just learnt ({said}).",
                 [],
             )
         ]
@@ -144,53 +133,82 @@ def _answer(group: Group, task: str) -> tuple[str, list[str]]:
     if not ranked:
         return f"Nothing can be said about {task} yet: it is not measured after {last}.", []
     trained = any(e["own"] and e["task"] == task for e in group.entries)
-    of = f"the {ranked[0]['facts']:,} {task} facts" + (f" that {group.stages[0]} taught" if trained else "")
-    low = group.unlearned() if trained else set()
+    low = group.unlearned() & {row["arm"] for row in ranked} if trained else set()
     sound = [row for row in ranked if row["arm"] not in low]
+    best = (sound or ranked)[0]
+    of = f"the {best['facts']:,} {task} facts" + (f" that {group.stages[0]} taught" if trained else "")
     more = []
     if low:
         less = f"{group.stages[0]} did not reach {FLOOR:.0f}% of its own facts"
         more.append(f"Left out of this answer, because {less}: {_list(sorted(low, key=group.arms.index))}.")
     if not sound:
         return f"Nothing can be said about what was retained of {of}: in no arm were they all learnt first.", more
-    best = sound[0]
     head = f"After {last}, {best['arm']} still knows {_percent(best)} of {of}{_over(best)}"
     if len(group.arms) == 1:
-        return f"{head}. It is the only arm: nothing can be said about what helps.", [*more, *_few(best)]
+        return f"{head}. It is the only arm: nothing can be said about what helps.", [*more, *_few(best, [])]
     if len(sound) == 1:
-        return f"{head}. No other arm can be compared with it.", [*more, *_few(best)]
-    first = next((row for row in sound if row["arm"] == group.arms[0]), None)
-    verdicts = []
-    if first and first is not best:
-        verdicts.append(_against(group, task, first, best))
-    if sound[1] is not first or first is best:
-        verdicts.append(_against(group, task, sound[1], best))
-    clear = all(apart for apart, _ in verdicts)
+        return f"{head}. No other arm can be compared with it.", [*more, *_few(best, [])]
+    judged = [_against(group, task, other, best) for other in sound[1:]]
+    clear = all(one.is_ahead for one in judged)
     claim = f", the most of {len(sound)} arms" if clear else f", the highest mean of {len(sound)} arms"
-    said = " ".join(text for _, text in verdicts)
-    notes = [f"The best of {len(sound)} arms was chosen after the fact, which flatters its lead."] if clear else []
-    return f"{head}{claim}. {said}", [*more, *notes, *_few(best)]
+    # In full: the first arm, which the others are compared with, the next best, and whoever is ahead of the best.
+    told = [one for one in judged if one.arm == group.arms[0] or one is judged[0] or one.is_behind]
+    told.sort(key=lambda one: one.arm != group.arms[0])
+    alike = [one.arm for one in judged if one not in told and not one.is_ahead]
+    also = [f"It cannot be told apart from {_list(alike)}."] if alike else []
+    said = " ".join([*(one.says for one in told), *also])
+    ahead = any(one.is_ahead for one in told)
+    notes = [f"The best of {len(sound)} arms was chosen after the fact, which flatters its lead."] if ahead else []
+    return f"{head}{claim}. {said}", [*more, *notes, *_few(best, judged)]
 
 
-def _against(group: Group, task: str, other: Entry, best: Entry) -> tuple[bool, str]:
-    """Is the best arm apart from another one, and that in words."""
-    name = f"{other['arm']} ({other['mean']:.1f}%)"
+@dataclass(frozen=True)
+class _Against:
+    """The best arm against another one: what can be said, in words, and over how many seeds that both have."""
+
+    arm: str
+    seeds: int
+    is_ahead: bool
+    is_behind: bool
+    says: str
+
+
+def _against(group: Group, task: str, other: Entry, best: Entry) -> _Against:
+    """By the seeds that both have: the means of each over all of its own may be of different ones."""
+    arm = other["arm"]
     try:
-        found = paired(group.readable, other["arm"], best["arm"], group.stages[-1], task, known=group.answers.known)
+        found = paired(group.readable, arm, best["arm"], group.stages[-1], task, known=group.answers.known)
     except ValueError:
         found = None
     if found is None:
-        return False, f"It cannot be compared with {name}: they share no seed and facts."
+        why = f"It cannot be compared with {arm} ({_percent(other)}): they share no seed and facts."
+        return _Against(arm, 0, False, False, why)
+    seeds, same = found["seeds"], found["seeds"] == best["seeds"] == other["seeds"]
+    name = f"{arm} ({found['of_first']:.1f}%)"
+    if not same:
+        named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        name = f"{arm} on what both have, {named} ({found['of_second']:.1f}% against {found['of_first']:.1f}%),"
     by = f"{found['difference']:+.1f} points, 95% interval {found['low']:+.1f} to {found['high']:+.1f}"
+    if found["high"] < 0:
+        return _Against(arm, len(seeds), False, True, f"It is behind {name} by {by}.")
+    doubt = ""
     if found["low"] > 0:
-        return True, f"It is ahead of {name} by {by}."
-    return False, f"Whether it is better than {name} cannot be said: {by}."
+        if len(seeds) == 1 < max(best["n"], other["n"]):
+            doubt = ", under one seed"
+        elif len(seeds) < ENOUGH and min(found["by_seed"]) <= 0:
+            doubt = ", but not under every seed"
+        else:
+            return _Against(arm, len(seeds), True, False, f"It is ahead of {name} by {by}.")
+    return _Against(arm, len(seeds), False, False, f"Whether it is better than {name} cannot be said: {by}{doubt}.")
 
 
-def _few(row: Entry) -> list[str]:
-    if row["n"] == 1:
-        return ["One seed: the intervals are over facts only and say nothing about other seeds."]
-    return [f"{row['n']} seeds: the intervals are coarse and too narrow."] if row["n"] < 5 else []
+def _few(best: Entry, judged: Sequence[_Against]) -> list[str]:
+    """How far the intervals can be believed, by the comparison that has the fewest seeds."""
+    seeds = min([one.seeds for one in judged if one.seeds] or [best["n"]])
+    if seeds == 1:
+        shared = "One seed" if best["n"] == 1 else "One seed in common"
+        return [f"{shared}: the intervals are over facts only and say nothing about other seeds."]
+    return [f"{seeds} seeds: the intervals are coarse and too narrow."] if seeds < ENOUGH else []
 
 
 def _percent(row: Entry) -> str:
@@ -206,9 +224,3 @@ def _over(row: Entry) -> str:
 def _list(names: Sequence[str]) -> str:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more
-
-
-def average(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are there, None if none is."""
-    found = [value for value in values if value is not None and value == value]
-    return fmean(found) if found else None

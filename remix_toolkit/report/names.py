@@ -1,5 +1,6 @@
 """What a name on the command line means: a published stage, an arm, a sweep, a runs directory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,22 @@ class Side:
 
     kind: str
     arms: dict[str, list[Entry]]  # name -> entries, as `store.entries` has them
+
+
+def asked(runs: Path, recipe: str | None, warn: Callable[[str], object]) -> tuple[list[Entry], list[dict[str, Any]]]:
+    """`store.entries` and `store.records`, or those of one recipe or sweep; what is damaged is handed to `warn`.
+
+    Raises BadInput where `runs` is no directory, or holds no run of the recipe.
+    """
+    if not runs.is_dir():
+        raise BadInput(f"{runs}: is no directory; name the one that `remix run --runs` wrote to")
+    found, records = store.entries(runs, warn), store.records(runs, warn=lambda _: None)  # said once
+    if recipe is None:
+        return found, records
+    if recipe not in (names := {record["recipe"] for record in records}):
+        raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
+    mine = [[one for one in rows if one["recipe"] == recipe] for rows in (found, records)]
+    return mine[0], mine[1]
 
 
 def stage_of(stage: str, runs: Path) -> Path:

@@ -10,16 +10,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit import __version__, store
+from remix_toolkit import __version__
 from remix_toolkit.console import say
-from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.errors import BadInput
 from remix_toolkit.report.facts import Facts
-from remix_toolkit.report.group import Answers, groups
+from remix_toolkit.report.group import groups
+from remix_toolkit.report.names import asked
 from remix_toolkit.report.parts import Figure, Section
 from remix_toolkit.report.plot import saved, settle, svgs
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown, slug
+from remix_toolkit.report.verdicts import Answers
 
 PAGE = "index.html"
 
@@ -41,21 +43,19 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     Files of the report's own names are overwritten, nothing else is touched. None where nothing is published yet.
     Raises BadInput where `runs` does not exist, the recipe is not in it, or the folder cannot be written to.
     """
-    if not runs.is_dir():
-        raise BadInput(f"{runs}: is no directory; name the one that `remix run --runs` wrote to")
     warnings: list[str] = []
-    found = store.entries(runs, warn=warnings.append)
+    found, records = asked(runs, recipe, warnings.append)
     for warning in warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    records = store.records(runs)
-    if recipe is not None and recipe not in (names := {record["recipe"] for record in records}):
-        raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
-    found = [entry for entry in found if recipe in (None, entry["recipe"])]
     if not found:
         return None
-    wanted = expected([record for record in records if recipe in (None, record["recipe"])])
+    wanted = expected(records)
     there = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in found}
-    warnings += [f"{name} on {profile}, {arm}: nothing is measured yet" for name, arm, profile in wanted.keys() - there]
+    warnings += [
+        f"{name} on {profile}, {arm}: nothing is measured yet"
+        for name, arm, profile in wanted
+        if (name, arm, profile) not in there
+    ]
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
             told[0].title if len(told) == 1 else ", ".join(recipes) if len(recipes) < 4 else f"{len(recipes)} recipes"
         )
         page = out / PAGE
-        store.write_text(page, render(made, title, str(runs), len(warnings)))
+        _save(page, render(made, title, str(runs), len(warnings)).encode("utf-8", "backslashreplace"))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise

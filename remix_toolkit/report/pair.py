@@ -3,9 +3,6 @@
 Recall is compared on the same facts only, seed by seed and fact by fact; where the two were asked others, that is said.
 """
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from remix_toolkit.errors import BadInput
 from remix_toolkit.report import verdicts
 from remix_toolkit.report.results import read_stage, until
-from remix_toolkit.report.retention import FLOOR
+from remix_toolkit.report.retention import FLOOR, premise
 from remix_toolkit.report.seeds import paired
+from remix_toolkit.report.series import read_curves, read_losses
 
 Entry = dict[str, Any]
 LOSS_APART = 0.01  # losses part at the first step where they differ by more than this share of the larger one
@@ -64,7 +61,7 @@ def pair(a: list[Entry], b: list[Entry], one_each: bool) -> dict[str, Any]:
         for entry in entries:
             if entry["own"] and entry["recall"] is not None and entry["recall"] < FLOOR:
                 seed = "" if one_each else f", seed {entry['seed']}"
-                low = f"{entry['stage']} knows only {entry['recall']:.1f}% of its own facts (100% is the premise)"
+                low = premise(entry["stage"], f"{entry['recall']:.1f}%")
                 found["notes"].append(f"{side.upper()}{seed}: {low}")
     return found
 
@@ -118,14 +115,13 @@ def _facts(
             if one["correct"] == other["correct"]:
                 continue
             fact = {**about, "list": id_, "seed": seed, "prompt": prompt, "gold": one.get("gold", [])}
-            fact |= {"known_by": "a" if one["correct"] else "b", "a_said": _said(one), "b_said": _said(other)}
+            fact |= {
+                "known_by": "a" if one["correct"] else "b",
+                "a_said": verdicts.said(one),
+                "b_said": verdicts.said(other),
+            }
             apart.append(fact)
     return {side: 100.0 * many / asked for side, many in known.items()}, apart
-
-
-def _said(row: dict[str, Any]) -> str:
-    """What the model said; where scoring settled it, up to the first wrong token, and that is shown."""
-    return str(row.get("prediction", "")) + ("" if row.get("prediction_complete", True) else "...")
 
 
 def _went(found: dict[str, Any], at: dict[str, Any], a: Path, b: Path) -> None:
@@ -157,24 +153,13 @@ def _went(found: dict[str, Any], at: dict[str, Any], a: Path, b: Path) -> None:
 
 def _losses(folder: Path) -> dict[int, float]:
     """Step -> loss; steps without a finite one are left out."""
-    try:
-        rows = csv.DictReader(io.StringIO((folder / "loss.csv").read_text(encoding="utf-8")))
-        losses = {int(row["step"]): float(row["loss"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{folder / 'loss.csv'}: cannot be read ({type(error).__name__}: {error})") from None
-    return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+    return {int(step): loss for step, loss in read_losses(folder / "loss.csv") if math.isfinite(loss)}
 
 
 def _curves(folder: Path) -> dict[str, dict[float, float]]:
     """List of facts -> epoch -> recall in percent, where the stage has a retention curve."""
-    curves: dict[str, dict[float, float]] = {}
-    if (file := folder / "retention.jsonl").exists():
-        try:
-            for point in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
-                curves.setdefault(point["list"], {})[point["epoch"]] = point["recall"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
-    return curves
+    file = folder / "retention.jsonl"
+    return {id_: dict(points) for id_, points in read_curves(file).items()} if file.exists() else {}
 
 
 # --- settings ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 from remix_toolkit.report import tables as listing
-from remix_toolkit.report.paper_claims import Claim, claims, paper_claims
+from remix_toolkit.report.paper_claims import Claim, claims
 from remix_toolkit.report.paper_layout import (
     Entry,
     Found,
@@ -19,13 +19,15 @@ from remix_toolkit.report.paper_layout import (
     paper,
     view,
 )
-from remix_toolkit.report.parts import Heading, Part, Words
+from remix_toolkit.report.parts import Heading, Part, Warn, Words
+from remix_toolkit.report.retention import premise
 from remix_toolkit.report.seeds import Known, paired
 from remix_toolkit.report.tables import slug
 
-__all__ = ["Cell", "Claim", "Row", "Table", "claims", "paper_claims", "section", "shown", "tables"]
+__all__ = ["Cell", "Claim", "Row", "Table", "claims", "section", "shown", "tables"]
 
 EMPTY, UNREADABLE = "[ ]", "?"
+EDITED = "The paper's profile, and no override that changes it; whether a recipe's file was edited is not looked at."
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Row:
 class Table:
     """A table or figure of the paper under one profile; `changed` are overrides that make the runs other than its.
 
-    `comparable`: the model and all settings are the paper's, and its numbers stand in the cells. `averages` says of
-    which columns an average is; it is only taken where all of them are measured, over the seeds that all of them have.
+    `comparable`: profile and overrides are the paper's, and its numbers stand in the cells; an edit of the sweep's file
+    is not seen. `averages` says of which columns an average is; it is only taken where all of them are measured, over
+    the seeds that all of them have.
     """
 
     name: str
@@ -107,7 +110,7 @@ def _table(name: str, setting: Setting, found: Found) -> Table:
             rows.append(Row(shown_fact, seen.named(arm), tuple(cells)))
     notes = [f"{column}: the mean of {', '.join(columns)}." for column, columns in averages.items()]
     if beside:
-        notes += layout.notes
+        notes += [EDITED, *layout.notes]
     else:
         which = f"profile {setting[0]}" + (f" with {', '.join(setting[1:])}" if setting[1:] else "")
         notes.append(
@@ -131,9 +134,8 @@ def _unlearned(found: Found, seen: View) -> list[str]:
     low: dict[tuple[str, str, str], list[float]] = {}
     for (fact, arm, stage, _), recall in found.unlearned.items():
         low.setdefault((fact, arm, stage), []).append(recall)
-    premise = "of its own facts (100% is the premise)."
     return [
-        f"{seen.rows[fact]}, {seen.named(arm)}: {stage} knows only {min(recalls):.1f}% {premise}"
+        f"{seen.rows[fact]}, {seen.named(arm)}: {premise(stage, f'{min(recalls):.1f}%')}."
         for (fact, arm, stage), recalls in low.items()
     ]
 
@@ -141,8 +143,11 @@ def _unlearned(found: Found, seen: View) -> list[str]:
 # --- in the report -----------------------------------------------------------------------------------------------
 
 
-def section(entries: Sequence[Entry], known: Known) -> list[Part]:
-    """The paper's tables and figures that were run, even in part, and what each of its claims came to; none if none."""
+def section(entries: Sequence[Entry], known: Known, warn: Warn) -> list[Part]:
+    """The paper's tables and figures that were run, even in part, and what each of its claims came to; none if none.
+
+    A file that cannot be read is handed to `warn`.
+    """
     made = tables(entries)
     if not (run := [table for table in made if table.measured]):
         return []
@@ -150,7 +155,7 @@ def section(entries: Sequence[Entry], known: Known) -> list[Part]:
     parts: list[Part] = [shown(table) for table in run]
     parts += [Words([f"Nothing of these is run yet: {', '.join(rest)}."])] if rest else []
     parts.append(Heading("What the paper claims", 3))
-    for (profile, changed), judged in _by_setting(claims(entries, partial(paired, known=known))).items():
+    for (profile, changed), judged in _by_setting(claims(entries, partial(paired, known=known), warn)).items():
         where = " with ".join(filter(None, [profile, ", ".join(changed)]))
         rows = [(one.says, one.where, one.verdict, one.why) for one in judged]
         name, caption = slug("claims", profile, *changed), f"The paper's claims on {where}"

@@ -1,4 +1,4 @@
-"""A verdict on each of the paper's claims, from our runs, and from the paper's own printed numbers.
+"""A verdict on each of the paper's claims, from our runs.
 
 The rule, for every comparison that a claim consists of: the difference of two means and its 95% interval. If the whole
 interval lies above what is claimed (0 points, where the paper says no number), the comparison holds; if the whole of it
@@ -7,8 +7,7 @@ hold, and does not if one of them does not. Of several comparisons, none is corr
 
 The interval is `seeds.paired`'s, over seeds and facts; of averages, the mean of the intervals' ends over what is
 averaged, which is about as wide as the average's own or wider. With one seed it is over facts alone, and says nothing
-of other seeds. Where a recall.jsonl is gone, it is over seeds alone, and one seed decides nothing. The paper's printed
-numbers have no interval: there the difference alone counts.
+of other seeds. Where a recall.jsonl is gone, it is over seeds alone, and one seed decides nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +18,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from remix_toolkit.errors import BadInput
 from remix_toolkit.report.paper_layout import At, Check, Entry, Said, Setting, Side, find, over_seeds, paper, view
 from remix_toolkit.report.seeds import paired
 from remix_toolkit.store import read_json
 
 Verdict = Literal["holds", "does not hold", "not enough data"]
 Compare = Callable[[Sequence[Entry], str, str, str, str], dict[str, Any] | None]
+Warn = Callable[[str], object]
 Cells = Mapping[str, Mapping[At, Sequence[Entry]]]  # table -> its cells under one setting
 FEW = 4  # of what is missing or decides, as many are named; the parts have them all
 
@@ -87,11 +88,16 @@ class _Comparison:
         return [(self.more.cell(m, x), self.less.cell(n, y)) for m, n in arms for x, y in columns]
 
 
-def claims(entries: Sequence[Entry], compare: Compare = paired) -> list[Claim]:
+def _raise(text: str) -> object:
+    raise BadInput(text)
+
+
+def claims(entries: Sequence[Entry], compare: Compare = paired, warn: Warn = _raise) -> list[Claim]:
     """Every claim of the paper, judged by `store.entries` under each profile, the paper's own first.
 
     On `tiny`, or with settings changed, it is a verdict on that model: `comparable` is False, and `why` says so.
-    `compare` is `seeds.paired`, or that with another way to read recall.jsonl. Raises BadInput where one is unreadable.
+    `compare` is `seeds.paired`, or that with another way to read recall.jsonl. One that is unreadable, or a
+    lens.json, is handed to `warn` and counts as missing; by itself that raises BadInput.
     """
     found = find(entries)
     judged = []
@@ -102,17 +108,9 @@ def claims(entries: Sequence[Entry], compare: Compare = paired) -> list[Claim]:
             cells = {table: found[table, setting].cells for table in tables if (table, setting) in found}
             weak = any(found[table, setting].unlearned for table in cells)
             compared = _comparisons(said, setting[0])
-            judged.append(_judged(said, setting, [_ours(one, cells, setting[0], compare) for one in compared], weak))
-    return judged
-
-
-def paper_claims() -> list[Claim]:
-    """The same claims by the paper's printed numbers alone: the difference without an interval."""
-    judged = []
-    for said in paper().claims:
-        profile = paper().tables[said.checks[0].table].profile[0]
-        parts = [_printed(one, profile) for one in _comparisons(said, profile)]
-        judged.append(_judged(said, (profile,), parts, False))
+            judged.append(
+                _judged(said, setting, [_ours(one, cells, setting[0], compare, warn) for one in compared], weak)
+            )
     return judged
 
 
@@ -173,14 +171,16 @@ def _lacking(about: str, why: str) -> Part:
 # --- by our runs -------------------------------------------------------------------------------------------------
 
 
-def _ours(one: _Comparison | Part, cells: Cells, profile: str, compare: Compare) -> Part:
+def _ours(one: _Comparison | Part, cells: Cells, profile: str, compare: Compare, warn: Warn) -> Part:
     if isinstance(one, Part):
         return one
     pairs = one.pairs()
-    mine = {(table, at): _valued(cells.get(table, {}).get(at, ()), one.check) for pair in pairs for table, at in pair}
+    mine = {
+        (table, at): _valued(cells.get(table, {}).get(at, ()), one.check, warn) for pair in pairs for table, at in pair
+    }
     if missing := [cell for cell, there in mine.items() if not there]:
         return _lacking(one.about, f"missing: {_missing(missing, profile)}")
-    results = [_difference(mine[more], mine[less], one.check, compare) for more, less in pairs]
+    results = [_difference(mine[more], mine[less], one.check, compare, warn) for more, less in pairs]
     known = [result for result in results if result]
     if len(known) < len(results):
         return _lacking(one.about, f"no seed, or no fact, in common: {one.about}")
@@ -194,21 +194,26 @@ def _ours(one: _Comparison | Part, cells: Cells, profile: str, compare: Compare)
     return _decided(one, digits, difference, low, high, seeds)
 
 
-def _valued(entries: Sequence[Entry], check: Check) -> list[Entry]:
+def _valued(entries: Sequence[Entry], check: Check, warn: Warn) -> list[Entry]:
     """The newest entry of each seed, with what the check is about as its `recall`; of the logit lens, if probed."""
     found = []
     for entry in {entry["seed"]: entry for entry in entries}.values():
         value = entry["recall"]
         if check.value != "recall":
             file = Path(entry["path"]) / "lens.json"
-            value = read_json(file).get(entry["list"], {}).get(check.value) if file.exists() else None
+            try:
+                value = read_json(file).get(entry["list"], {}).get(check.value) if file.exists() else None
+                value = None if value is None else float(value)
+            except (OSError, ValueError, TypeError, AttributeError) as error:
+                warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out of the paper's claims")
+                continue
         if value is not None:
-            found.append({**entry, "recall": float(value)})
+            found.append({**entry, "recall": value})
     return found
 
 
 def _difference(
-    more: list[Entry], less: list[Entry], check: Check, compare: Compare
+    more: list[Entry], less: list[Entry], check: Check, compare: Compare, warn: Warn
 ) -> tuple[float, float, float, int] | None:
     """Difference of two cells, its interval (NaN where there is none), and of how many seeds it is.
 
@@ -219,9 +224,11 @@ def _difference(
     rows = [{**entry, "arm": arm, "stage": "", "task": ""} for arm, mine in sides.items() for entry in mine]
     rows = [{**entry, "recipe": ""} for entry in rows if entry["seed"] in shared]
     if check.value == "recall" and all((Path(row["path"]) / "recall.jsonl").exists() for row in rows):
-        if found := compare(rows, "less", "more", "", ""):
-            return found["difference"], found["low"], found["high"], len(found["seeds"])
-        return None
+        try:
+            found = compare(rows, "less", "more", "", "")
+            return (found["difference"], found["low"], found["high"], len(found["seeds"])) if found else None
+        except BadInput as error:  # then as if it were gone: over seeds alone
+            warn(str(error))
     known = {entry["seed"]: entry["recall"] for entry in less}
     gains = [{**entry, "recall": entry["recall"] - known[entry["seed"]]} for entry in more if entry["seed"] in shared]
     if row := over_seeds(gains):
@@ -243,37 +250,6 @@ def _missing(cells: Sequence[tuple[str, At]], profile: str) -> str:
         seen = view(table, profile)
         by_arm.setdefault(f"{table}, {seen.rows[row]}, {seen.named(arm)}", []).append(column)
     return "; ".join(f"{where} after {', '.join(columns)}" for where, columns in by_arm.items())
-
-
-# --- by the paper's numbers --------------------------------------------------------------------------------------
-
-
-def _printed(one: _Comparison | Part, profile: str) -> Part:
-    if isinstance(one, Part):
-        return one
-    means, missing = [], []
-    for side in (one.more, one.less):
-        values = [_printed_mean(side, arm, profile, one.check) for arm in side.arms]
-        missing += [value for value in values if isinstance(value, str)]
-        means.append(sum(value for value in values if not isinstance(value, str)) / len(values))
-    if missing:
-        return _lacking(one.about, "; ".join(dict.fromkeys(missing)))
-    difference = means[0] - means[1]
-    digits = f"{one.about}: {means[0]:.1f} against {means[1]:.1f}, {difference:+.1f}"
-    return _decided(one, digits, difference, difference, difference, 0)
-
-
-def _printed_mean(side: _Side, arm: str, profile: str, check: Check) -> float | str:
-    """The printed average where it is of just these columns, else the mean of their cells; or what lacks."""
-    seen = view(side.table, profile)
-    printed = paper().tables[side.table].printed.get(side.row, {}).get(arm) if check.value == "recall" else None
-    cells = dict(zip(seen.show, printed or ["-"] * len(seen.show), strict=True))
-    averages = [f"avg_{name}" for name, group in seen.groups.items() if group == side.columns and len(group) > 1]
-    values = [cells[column] for column in [name for name in averages if name in cells] or side.columns]
-    if "-" in values:
-        return f"not printed in {side.table}"
-    known = [value for value in values if isinstance(value, float | int)]
-    return sum(known) / len(known) if len(known) == len(values) else f"unreadable in {side.table}: {side.row}, {arm}"
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------------

@@ -130,7 +130,10 @@ def view(table: str, profile: str) -> View:
 
 
 def comparable(table: str, setting: Setting) -> bool:
-    """May the paper's numbers stand beside ours? Only where the model and all else are the paper's."""
+    """May the paper's numbers stand beside ours? Only where profile and overrides are the paper's.
+
+    A sweep's file that was edited under its name is not seen: its stages' keys are known only where its data lies.
+    """
     return len(setting) == 1 and setting[0] in paper().tables[table].profile
 
 

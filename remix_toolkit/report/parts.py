@@ -67,4 +67,6 @@ def said(items: Sequence[str], limit: int = 12) -> str:
 
 def number(value: Any, style: str = ".1f") -> str:
     """A number, or a dash where there is none."""
-    return "-" if value is None or value != value else format(value, style)
+    if value is None or value != value:
+        return "-"
+    return format(value, style) if isinstance(value, int | float) else str(value)

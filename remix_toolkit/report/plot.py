@@ -221,7 +221,8 @@ def lines_figure(panels: Panels, xs: Mapping[str, str], y: str) -> tuple["Figure
             for points in by_seed.values() if len(by_seed) > 1 and len(arms) <= CROWDED else ():
                 panel.plot(*zip(*points, strict=True), color=color, linewidth=0.5, alpha=0.5)
             mean = over_seeds(by_seed)
-            handles[arm] = panel.plot(*zip(*mean, strict=True), dashes, color=color, linewidth=1.8)[0]
+            for points in [mean] if mean else by_seed.values():  # seeds that share no point have no mean
+                handles[arm] = panel.plot(*zip(*points, strict=True), dashes, color=color, linewidth=1.8)[0]
         panel.set_xlabel(xs[name])
         panel.grid(axis="y")
     for panel in axes[len(panels) :]:

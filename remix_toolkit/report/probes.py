@@ -169,6 +169,7 @@ def _lm_eval(group: Group, found: Found) -> list[Part]:
         for stage, arm, seed, one in found
         for task, result in one.items()
         for metric, value in result["metrics"].items()
+        if isinstance(value, int | float)  # the harness may say "N/A" of an error
     ]
     if not data:
         return []

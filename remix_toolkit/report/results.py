@@ -16,6 +16,7 @@ from pydantic import Field
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe import Strict
+from remix_toolkit.report.retention import numbers
 from remix_toolkit.yaml_file import load_value
 
 SCHEMA: Literal[1] = 1  # raise it with every change of the form
@@ -29,7 +30,9 @@ PATHS = {
     "deepspeed",
     "logging_dir",
 }  # keys whose value is always a local path
-ABSOLUTE = re.compile(r"/|~|[A-Za-z]:[/\\]|\\\\|file:")
+LOCAL = re.compile(
+    r"/|~|[A-Za-z]:[/\\]|\\\\|file:|\.\.?[/\\]|.*[/\\]\.\.([/\\]|$)"
+)  # absolute, or with a . or .. in it
 WITHIN = re.compile(r"(?<![^\s=:'\"(\[{,])(?:/(?=[^\s/])|~|[A-Za-z]:[/\\])[^'\")\]},\n]*[/\\]")  # the folders of a path
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
@@ -118,7 +121,7 @@ def of_stage(folder: Path) -> Results:
     runs = folder.parent.parent if folder.parent.name == "stages" else None
     there = store.published(runs) if runs else {}
     lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
-    records = store.records(runs) if runs else []
+    records = store.records(runs, store.warned) if runs else []
     mine = [record for record in records if last.key in {stage["key"] for stage in record["stages"]}]
     return Results(schema=SCHEMA, stages=lineage, runs=_runs(mine, {*last.ancestors, last.key}))
 
@@ -128,7 +131,7 @@ def of_store(runs: Path) -> Results:
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
     stages = sorted(_sound(list(store.published(runs).values())), key=lambda stage: len(stage.ancestors))
-    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs), None))
+    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs, store.warned), None))
 
 
 def as_json(results: Results) -> str:
@@ -148,6 +151,7 @@ def read_stage(folder: Path) -> Published:
         recall = store.read_json(folder / "recall.json") if (folder / "recall.json").exists() else {}
         held_out = store.read_json(file) if (file := folder / "held_out.json").exists() else None
         probes = {name: store.read_json(file) for name in PROBES if (file := folder / f"{name}.json").exists()}
+        numbers(probes)  # they are as they should be
         same = ("epochs", "trained_tokens", "last_loss", "seconds", "stop_fired", "device", "processes", "python")
         return Published.model_validate(
             {name: said[name] for name in same if name in said}
@@ -158,7 +162,7 @@ def read_stage(folder: Path) -> Published:
             | {"held_out": held_out, "probes": public(probes), "libraries": said["libraries"]}
             | {"weights": not store.is_pruned(folder)}
         )
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput(f"{folder}: its results cannot be read ({problem[:300]})") from None
 
@@ -174,12 +178,18 @@ def until(recipe: dict[str, Any], stage: str) -> dict[str, Any]:
 def public(value: Any, key: str = "") -> Any:
     """Settings without what is nobody else's business: a local path becomes its last part, and a token is struck."""
     if isinstance(value, dict):
-        return {name: public(one, "path" if key == "paths" else str(name)) for name, one in value.items()}
+        found: dict[Any, Any] = {}
+        for name, one in value.items():  # a name may be a path too: lm_eval.json has tasks that are files
+            said = public(name)
+            found[said if said not in found else f"{said} ({len(found)})"] = public(
+                one, "path" if key == "paths" else str(name)
+            )
+        return found
     if isinstance(value, list):
         return [public(one, key) for one in value]
     if not isinstance(value, str):
         return value
-    if key in PATHS or ABSOLUTE.match(value):
+    if key in PATHS or LOCAL.match(value):
         value = last_part(value)
     return TOKEN.sub("hf_...", WITHIN.sub("", value))
 

@@ -47,23 +47,41 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
             *(f"{others[stage][name]:.4g}" if name in others[stage] else "-" for name in more),
             next(iter(cells.values()))["path"],
         )
-        if own and own["recall"] is not None and own["recall"] < FLOOR:
-            table.caption = (
-                f"{table.caption}\n{stage} knows only {own['recall']:.1f}% of its own facts (100% is the premise)"
-            )
+        if own and (low := own["recall"]) is not None and low < FLOOR:
+            table.caption = f"{table.caption}\n{premise(stage, f'{low:.1f}%')}"
     return table
 
 
 def beside(folder: Path) -> dict[str, float]:
-    """What else was measured of a published stage: `perplexity` of generic text, the harness's tasks and metrics."""
+    """What else was measured of a published stage, as `numbers` has it; a file that is damaged is warned of."""
     found: dict[str, float] = {}
-    if (folder / "perplexity.json").exists():
-        found["perplexity"] = store.read_json(folder / "perplexity.json")["perplexity"]
-    if (folder / "lm_eval.json").exists():
-        for task, result in store.read_json(folder / "lm_eval.json").items():
-            metrics = {name: value for name, value in result["metrics"].items() if "stderr" not in name}
-            found |= {f"{Path(task).stem} {name}": value for name, value in metrics.items() if name != "sample_len"}
+    for name in ("perplexity", "lm_eval"):
+        if (file := folder / f"{name}.json").exists():
+            try:
+                found |= numbers({name: store.read_json(file)})
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                store.warned(f"{file}: cannot be read ({type(error).__name__}: {error}): left out")
     return found
+
+
+def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
+    """Of a stage's probes those that are a number: `perplexity` of generic text, the harness's tasks and metrics.
+
+    A task that is a file goes by its name alone. Raises KeyError, TypeError or AttributeError where they are damaged.
+    """
+    found: dict[str, float] = {}
+    if "perplexity" in probes:
+        found["perplexity"] = float(probes["perplexity"]["perplexity"])
+    for task, result in probes.get("lm_eval", {}).items():
+        metrics = {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
+        known = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
+        found |= {f"{Path(task).stem} {name}": value for name, value in known.items()}
+    return found
+
+
+def premise(stage: str, known: str) -> str:
+    """In words: a stage knows only so much of its own facts; nothing below that can be read as forgetting."""
+    return f"{stage} knows only {known} of its own facts (100% is the premise)"
 
 
 def _cell(row: dict[str, Any], digits: int) -> str:
@@ -77,14 +95,15 @@ def _cell(row: dict[str, Any], digits: int) -> str:
 def remembered(entries: Sequence[dict[str, Any]]) -> list[str]:
     """The tasks whose recall after the last stage says what was kept: the first stage's own, and what is only measured.
 
-    Of a single stage, its own facts say nothing: it has only just learnt them.
+    Several are the first stage's own where arms begin with different ones. Of a single stage, its own facts say
+    nothing: it has only just learnt them.
     """
     stages = list(dict.fromkeys(entry["stage"] for entry in entries))
     lists = {entry["list"] for entry in entries if entry["own"] and entry["recall"] is not None}
     own = [e["task"] for e in entries if e["stage"] == stages[0] and e["own"] and e["recall"] is not None]
     last = [entry for entry in entries if entry["stage"] == stages[-1] and entry["recall"] is not None]
     measured = list(dict.fromkeys(entry["task"] for entry in last if entry["list"] not in lists))
-    return [*(own[:1] if len(stages) > 1 or not measured else []), *measured]
+    return list(dict.fromkeys([*(own if len(stages) > 1 or not measured else []), *measured]))
 
 
 def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) -> None:
@@ -117,8 +136,8 @@ def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) ->
     console.print(table)
     for row in entries:
         if row["own"] and row["recall"] is not None and row["recall"] < FLOOR:
-            at = f"{row['arm']}, seed {row['seed']}: {row['stage']}"
-            console.print(f"{at} knows only {row['recall']:.1f}% of its own facts (100% is the premise)")
+            low = premise(row["stage"], f"{row['recall']:.1f}%")
+            console.print(f"{row['arm']}, seed {row['seed']}: {low}")
     for a, b in combinations([arm for arm in kept if arm in paper], 2):
         if (paper[a] - paper[b]) * (kept[a] - kept[b]) < 0:
             console.print(

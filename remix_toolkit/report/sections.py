@@ -13,7 +13,7 @@ from remix_toolkit.report.parts import Figure, Heading, Part, Section, Warn, Wor
 from remix_toolkit.report.plot import arms_figure, curves_figure, differences_figure, losses_figure
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.retention import FLOOR
-from remix_toolkit.report.series import curves, losses
+from remix_toolkit.report.series import Panels, curves, losses, over_seeds
 from remix_toolkit.report.settings import rerun, settings
 from remix_toolkit.report.tables import Table
 
@@ -30,7 +30,7 @@ def sections(groups: Sequence[Group], runs: Path, warnings: list[str]) -> list[S
         Section("curves", "Retention curves", _each(groups, partial(_curves, warn=warnings.append))),
         Section("facts", "Facts kept and lost", _each(groups, _facts)),
         Section("probes", "Probes", _each(groups, partial(probes, warn=warnings.append))),
-        Section("paper", "The paper beside ours", _paper(groups)),
+        Section("paper", "The paper beside ours", _paper(groups, warnings)),
         Section("losses", "Training losses", _each(groups, partial(_losses, warn=warnings.append))),
         Section("settings", "Data and settings", _each(groups, settings)),
         Section("rerun", "How to run it again", _each(groups, partial(rerun, runs=runs))),
@@ -54,9 +54,13 @@ def _each(groups: Sequence[Group], make: Callable[[Group], list[Part]]) -> list[
     return parts
 
 
-def _paper(groups: Sequence[Group]) -> list[Part]:
+def _paper(groups: Sequence[Group], warnings: list[str]) -> list[Part]:
     entries = [entry for group in groups for entry in group.entries]
-    return paper(entries, groups[0].answers.known) if groups else []
+    said: list[str] = []
+    parts = paper(entries, groups[0].answers.known, said.append) if groups else []
+    known = {line for group in groups for line in group.warnings}  # of the same file, by another section
+    warnings += [line for line in dict.fromkeys(said) if line not in known]
+    return parts
 
 
 def _answer(group: Group) -> list[Part]:
@@ -195,7 +199,7 @@ def _curves(group: Group, warn: Warn) -> list[Part]:
         for arm, by_seed in by_arm.items()
     ]
     first = group.stages[0]
-    caption = f"{group.title}: recall of {first}'s facts while later stages train, mean over seeds"
+    caption = f"{group.title}: recall of {first}'s facts while later stages train, mean over seeds{_apart(panels)}"
     alt = f"Recall in percent from the stage's begin to its end. {said(ends)}."
     return [Figure(f"curves-{group.slug}", partial(curves_figure, panels, first), caption, alt)]
 
@@ -217,10 +221,17 @@ def _losses(group: Group, warn: Warn) -> list[Part]:
         for arm, by_seed in by_arm.items()
     ]
     caption = (
-        f"{group.title}: training loss, mean over all trained tokens of a step; the thick line is the mean of seeds"
+        f"{group.title}: training loss, mean over all trained tokens of a step; the thick line is the mean of "
+        f"seeds{_apart(panels)}"
     )
     alt = f"Training loss from the stage's begin to its end. {said(ends)}."
     return [Figure(f"losses-{group.slug}", partial(losses_figure, panels), caption, alt)]
+
+
+def _apart(panels: Panels) -> str:
+    """What a caption says besides where some arm's seeds have no point in common to take a mean at."""
+    alone = any(not over_seeds(by_seed) for by_arm in panels.values() for by_seed in by_arm.values())
+    return "; each seed by itself where they share no point" if alone else ""
 
 
 def _end(by_seed: dict[int, list[tuple[float, float]]], at: int, style: str = ".0f") -> str:

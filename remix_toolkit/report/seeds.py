@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.report.retention import FLOOR, remembered
-from remix_toolkit.report.verdicts import known
+from remix_toolkit.report.retention import FLOOR, premise, remembered
+from remix_toolkit.report.verdicts import Answers, known
 
 Entry = dict[str, Any]
 Group = tuple[str, str, str, tuple[str, ...], str, str]  # recipe, arm, profile, overrides, stage, task
@@ -78,7 +78,8 @@ def paired(
     """How two arms differ in recall of one task's facts after one stage: the same seeds, the same facts in both.
 
     `difference` (second - first) and its 95% interval `low`, `high` are in percentage points, over the `seeds` that
-    both arms have and the facts of one list that all of them were asked (matched by prompt; `facts` is how many). The
+    both arms have and the facts of one list that all of them were asked (matched by prompt; `facts` is how many);
+    `of_first`, `of_second` are each one's recall in percent there, `by_seed` the difference under each seed. The
     bootstrap resamples seeds and facts, the same facts for all seeds: with three seeds its spread over seeds is as
     coarse as that of `aggregate`, and with one it is over facts only, and says nothing about other seeds.
 
@@ -122,6 +123,8 @@ def paired(
     lost, gained = int((delta < 0).sum()), int((delta > 0).sum())
     result = {"first": first, "second": second, "stage": stage, "task": task, "seeds": seeds, "facts": len(prompts)}
     result |= {"difference": 100.0 * float(delta.sum()) / delta.size, "low": low, "high": high}
+    result |= {"of_first": 100.0 * float(a.mean()), "of_second": 100.0 * float(b.mean())}
+    result |= {"by_seed": (100.0 * delta.mean(axis=1)).tolist()}
     return {**result, "p": mcnemar(lost, gained), "b": lost, "c": gained}
 
 
@@ -197,6 +200,7 @@ def print_seeds(
     stage's recall.jsonl cannot be read.
     """
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
+    known = Answers().known
     for (recipe, profile, place), mine in sweeps(entries).items():
         title = f"{recipe} on {profile}" + (f", {place}" if place else "")
         if rows := aggregate(mine, expected):
@@ -207,7 +211,7 @@ def print_seeds(
             for line in [*missing(rows), *unlearned(mine)]:
                 console.print(line)
             for task in remembered(mine):
-                _print_paired(console, title, task, _against_first(mine, task))
+                _print_paired(console, title, task, _against_first(mine, task, known))
     there = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
     for recipe, arm, profile in expected or {}:
         if (recipe, arm, profile) not in there:
@@ -269,7 +273,7 @@ def unlearned(entries: Sequence[Entry]) -> list[str]:
         low = {s: e["recall"] for s, e in sorted(by_seed.items()) if e["own"] and e["recall"] < FLOOR}
         if low:
             known = ", ".join(f"{recall:.1f}% (seed {seed})" for seed, recall in low.items())
-            lines.append(f"{arm}: {stage} knows only {known} of its own facts (100% is the premise)")
+            lines.append(f"{arm}: {premise(stage, known)}")
     return lines
 
 

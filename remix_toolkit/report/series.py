@@ -29,13 +29,11 @@ def curves(entries: Sequence[dict[str, Any]], warn: Callable[[str], object] = _w
     for stage, arm, seed, folder in folders(entries):
         file = folder / "retention.jsonl"
         try:
-            with file.open(encoding="utf-8") as lines:
-                rows = [row for row in map(json.loads, lines) if row["list"] in facts]
-            points = [(float(row["epoch"]), float(row["recall"])) for row in rows]
+            points = [point for id_, curve in read_curves(file).items() if id_ in facts for point in curve]
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out of the retention curves")
+        except BadInput as error:
+            warn(f"{error}: left out of the retention curves")
             continue
         if points:
             panels.setdefault(stage, {}).setdefault(arm, {})[seed] = points
@@ -51,12 +49,9 @@ def losses(entries: Sequence[dict[str, Any]], warn: Callable[[str], object] = _w
     for stage, arm, seed, folder in folders(entries):
         file = folder / "loss.csv"
         try:
-            with file.open(encoding="utf-8", newline="") as lines:
-                names, *rows = csv.reader(lines)
-            step_at, loss_at = names.index("step"), names.index("loss")
-            points = [(float(row[step_at]), float(row[loss_at])) for row in rows]
-        except (OSError, ValueError, IndexError) as error:
-            warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out of the losses")
+            points = read_losses(file)
+        except BadInput as error:
+            warn(f"{error}: left out of the losses")
             continue
         sound = [point for point in points if math.isfinite(point[1])]
         if len(sound) < len(points):
@@ -74,6 +69,34 @@ def losses(entries: Sequence[dict[str, Any]], warn: Callable[[str], object] = _w
     return panels
 
 
+def read_losses(file: Path) -> Points:
+    """Optimizer step and loss, which may be no number, of a loss.csv. Raises BadInput where it cannot be read."""
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            names, *rows = csv.reader(lines)
+        step_at, loss_at = names.index("step"), names.index("loss")
+        return [(float(row[step_at]), float(row[loss_at])) for row in rows]
+    except (OSError, ValueError, IndexError) as error:
+        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+
+
+def read_curves(file: Path) -> dict[str, Points]:
+    """List of facts -> epochs and recall in percent, of a retention.jsonl.
+
+    Raises BadInput where it cannot be read, FileNotFoundError where there is none.
+    """
+    found: dict[str, Points] = {}
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                found.setdefault(row["list"], []).append((float(row["epoch"]), float(row["recall"])))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+    return found
+
+
 def folders(entries: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, Path]]:
     """Stage, arm, seed and folder of each published stage, the newest where a seed was run twice."""
     found = {(entry["stage"], entry["arm"], entry["seed"]): Path(entry["path"]) for entry in entries}
@@ -81,10 +104,10 @@ def folders(entries: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, Path
 
 
 def over_seeds(by_seed: Mapping[int, Points]) -> Points:
-    """The mean over seeds, wherever all of them have a point; of the first seed where they share none."""
+    """The mean over seeds, wherever all of them have a point; empty where they share none."""
     each = [dict(points) for points in by_seed.values()]
     shared = [x for x in each[0] if all(x in points for points in each)]
-    return [(x, sum(points[x] for points in each) / len(each)) for x in shared] or list(each[0].items())
+    return [(x, sum(points[x] for points in each) / len(each)) for x in shared]
 
 
 def _thinned(points: Points, many: int) -> Points:

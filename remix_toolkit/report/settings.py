@@ -11,7 +11,8 @@ import yaml
 
 from remix_toolkit.console import duration
 from remix_toolkit.report.group import Group
-from remix_toolkit.report.parts import Listing, Part, number
+from remix_toolkit.report.parts import Listing, Part, Warn, number
+from remix_toolkit.report.seeds import MATCH
 from remix_toolkit.report.series import folders
 from remix_toolkit.report.tables import Table
 from remix_toolkit.store import is_pruned, read_json
@@ -26,7 +27,7 @@ def settings(group: Group) -> list[Part]:
         told.setdefault((arm, stage), []).append({**about, "seed": seed})
         file = folder / "recipe.yaml"
         if seed == group.seeds[0] and file.exists():
-            recipes[arm] = file.read_text(encoding="utf-8")  # of the last stage that is published
+            recipes[arm] = file.read_text(encoding="utf-8", errors="replace")  # of the last stage that is published
         if is_pruned(folder) and (line := f"weights deleted, results kept: {stage} of {arm}") not in group.warnings:
             group.warnings.append(line)
     rows, data = [], []
@@ -71,15 +72,21 @@ def rerun(group: Group, runs: Path) -> list[Part]:
     for (arm, seed), entry in made.items():
         mine = [(stage, *stages[stage, arm, seed]) for stage in group.stages if (stage, arm, seed) in stages]
         keys = " ".join(f"{stage}={about['key']}" for stage, _, about in mine)
-        recipe = _recipe([folder for _, folder, _ in mine], group.recipe)
-        line = ["remix", "run", recipe, "--profile", group.profile, "--seed", str(seed), *entry["overrides"]]
+        recipe = _recipe([folder for _, folder, _ in mine], group.recipe, group.warnings.append)
+        line = ["remix", "run", recipe, "--profile", group.profile, "--seed", str(seed), *_there(runs)]
+        line += entry["overrides"]
         rows.append([arm, str(seed), keys, shlex.join(line)])
-    commands = [[command] for command in dict.fromkeys(_sweeps([about for _, about in stages.values()], runs))]
+    commands = [
+        [command]
+        for command in dict.fromkeys(_sweeps([about for _, about in stages.values()], runs, group.warnings.append))
+    ]
     parts: list[Part] = []
     if commands:
         caption = f"{group.title}: all of it, in one command"
         parts.append(Table(f"sweep-{group.slug}", caption, ["command"], commands, heads=0, code=(0,)))
     notes = ["A stage's results are in RUNS/stages, in the folder whose name ends in its key."]
+    if any(MATCH.match(said) for entry in made.values() for said in entry["overrides"]):
+        notes.append("An arm with `match` names a stage of this store by its key: it is run after the arm that has it.")
     columns = ["arm", "seed", "stages and their keys", "command"]
     parts.append(Table(f"runs-{group.slug}", f"{group.title}: run by run", columns, rows, 2, notes, code=(2, 3)))
     versions: dict[str, set[str]] = {}
@@ -92,26 +99,48 @@ def rerun(group: Group, runs: Path) -> list[Part]:
     return parts
 
 
-def _recipe(stages: list[Path], name: str) -> str:
+def _there(runs: Path) -> list[str]:
+    """The option that says where, unless that goes without saying."""
+    return [] if runs == Path("runs") else ["--runs", str(runs)]
+
+
+def _recipe(stages: list[Path], name: str, warn: Warn) -> str:
     """The recipe's file, as the run's own stages recorded it; one that another recipe published says another file."""
     for folder in reversed(stages):
         if not (folder / "recipe.yaml").exists():
             continue
-        lines = (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()
-        said = yaml.safe_load("\n".join(line for line in lines if line.startswith(("name: ", "source: ")))) or {}
+        lines = (folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            said = yaml.safe_load("\n".join(line for line in lines if line.startswith(("name: ", "source: ")))) or {}
+        except yaml.YAMLError as error:
+            problem = " ".join(str(error).split())
+            warn(f"{folder / 'recipe.yaml'}: cannot be read ({problem}): the command to run it again is a guess")
+            continue
         if said.get("name") == name and said.get("source"):
             return normpath(str(said["source"]))
     return name
 
 
-def _sweeps(abouts: list[dict[str, Any]], runs: Path) -> Iterator[str]:
+def _sweeps(abouts: list[dict[str, Any]], runs: Path, warn: Warn) -> Iterator[str]:
     """The commands of the sweeps that trained these stages, where the store still has them."""
     for name in dict.fromkeys(about.get("sweep") for about in abouts):
         file = runs / "sweeps" / str(name) / "state.json"
         if name and file.exists():
-            command = read_json(file).get("command", {})
+            try:
+                command = dict(read_json(file).get("command", {}))
+            except (ValueError, TypeError, AttributeError) as error:
+                warn(f"{file}: cannot be read ({type(error).__name__}: {error}): the sweep's command is not shown")
+                continue
             profile = ["--profile", command["profile"]] if command.get("profile") else []
             seeds = [part for seed in command.get("seeds") or () for part in ("--seed", str(seed))]
             yield shlex.join(
-                ["remix", "sweep", str(command.get("sweep")), *profile, *seeds, *command.get("overrides", ())]
+                [
+                    "remix",
+                    "sweep",
+                    str(command.get("sweep")),
+                    *profile,
+                    *seeds,
+                    *_there(runs),
+                    *command.get("overrides", ()),
+                ]
             )

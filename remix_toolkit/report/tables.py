@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -16,6 +15,7 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     "[": "{[}",  # after a line's end it would be a length
+    "*": "{*}",  # and this would be that line's end's
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "−": r"$-$",
@@ -92,9 +92,9 @@ def slug(*names: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(filter(None, names))).strip("-.")[:80] or "unnamed"
 
 
-def plain(text: str) -> str:
-    """One line: control characters and line ends become a space."""
-    return CONTROL.sub(" ", text)
+def plain(text: object) -> str:
+    """Any text on one line, without what a terminal would obey or a reader not see."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def _markdown(text: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,29 @@ def wrong(path: str, facts: str) -> dict[str, str | None]:
 
     Raises BadInput where that cannot be read.
     """
-    return {
-        sys.intern(row["prompt"]): None if row["correct"] else str(row.get("prediction", ""))
-        for row in rows(path, facts)
-    }
+    return {sys.intern(row["prompt"]): None if row["correct"] else said(row) for row in rows(path, facts)}
+
+
+@dataclass
+class Answers:
+    """What was said to each fact, of every stage that was asked for: each recall.jsonl is read once."""
+
+    read: dict[tuple[str, str], dict[str, str | None]] = field(default_factory=dict)
+
+    def of(self, path: str, facts: str) -> dict[str, str | None]:
+        """As `wrong`, kept."""
+        if (path, facts) not in self.read:
+            self.read[path, facts] = wrong(path, facts)
+        return self.read[path, facts]
+
+    def known(self, path: str, facts: str) -> dict[str, bool]:
+        """Prompt -> was it answered right?"""
+        return {prompt: said is None for prompt, said in self.of(path, facts).items()}
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """What the model said; where scoring settled it, up to the first wrong token, and that is shown."""
+    return str(row.get("prediction", "")) + ("" if row.get("prediction_complete", True) else "...")
 
 
 def known(path: str, facts: str) -> Mapping[str, bool]:
