@@ -31,6 +31,7 @@ from remix_toolkit.tiny import base_model
 FACTS = 40
 TAUGHT = {"all": FACTS, "half": FACTS // 2, "none": 0}
 BATCH, LIMIT = 20, 1000  # the authors'
+ROUNDS = 5  # of which the least counts
 
 
 def main() -> int:
@@ -69,12 +70,16 @@ def measure(taught: str, many: int, folder: Path) -> dict[str, Any]:
     model = train.load_model(source, None, "fp32", {}).eval()
     facts = tasks.load(load_task("kvr", [f"size={FACTS}"]), 0)
     recall.recall(model, tokenizer, facts[:BATCH])  # what the first call sets up is not counted
-    started = time.perf_counter()
-    ours = [verdict.correct for verdict in recall.recall(model, tokenizer, facts)]
-    seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    theirs = plain_generation(model, tokenizer, facts)
-    seconds_generate = time.perf_counter() - started
+    took: list[float] = []
+    took_generate: list[float] = []
+    for _ in range(ROUNDS if many else 1):  # they take turns; a model that knows nothing speaks for a minute
+        started = time.perf_counter()
+        ours = [verdict.correct for verdict in recall.recall(model, tokenizer, facts)]
+        took.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        theirs = plain_generation(model, tokenizer, facts)
+        took_generate.append(time.perf_counter() - started)
+    seconds, seconds_generate = min(took), min(took_generate)
     return {
         "taught": taught,
         "recall": 100.0 * sum(ours) / len(ours),
