@@ -9,8 +9,8 @@ ARGS    ?=
 TORCH_INDEX ?=
 
 VENV    := .venv
-LONGEST := $(addprefix tests/test_,slurm.py launch.py recipes.py processes.py)  # these first, or the end is slow
-# Processes of the tests: two more than cores, because some of them wait.
+LONGEST := $(addprefix tests/test_,slurm.py launch.py recipes.py processes.py cli.py)  # these first, or the end is slow
+# Processes of the tests, of one thread each: two more than cores, because some of them wait.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 2)')
 REMIX   := $(VENV)/bin/remix
 PIP     := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
@@ -59,7 +59,7 @@ demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, on
 	$(REMIX) sweep demo $(SWEPT) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
-	$(VENV)/bin/python -m pytest -n $(WORKERS) $(LONGEST) tests $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) $(LONGEST) tests $(ARGS)
 
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)

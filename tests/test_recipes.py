@@ -21,10 +21,11 @@ from remix_toolkit.train import load_model
 SWEEPS = sorted([*(ROOT / "recipes" / "paper").glob("*.yaml"), *(ROOT / "recipes" / "ablations").glob("*.yaml")])
 
 
-def small(sweep: Path) -> list[Cell]:
-    """The sweep's cells under one seed: 8 rows of each task, and few steps."""
+def small(sweep: Path, text: Path) -> list[Cell]:
+    """The sweep's cells under one seed: 8 rows of each task, few steps, and the perplexity of little text."""
     recipe = load_sweep(str(sweep), "tiny")[1][0].recipe
     settings = ["global_batch_size=8", "train.max_steps=4", "train.save_strategy=no", "train.learning_rate=2e-3"]
+    settings += [f"evaluate.text={text}"]
     settings += [f"stages.{stage}.data.size=8" for stage in recipe.stages]
     if recipe.base_stage:  # it is asked about facts beyond those that it was taught, and knows these
         settings += [f"stages.{recipe.base_stage}.train.max_steps=40"]
@@ -45,13 +46,15 @@ def each_once(cells: list[Cell]) -> list[Cell]:
     return chosen
 
 
-def test_every_task_and_every_arm_of_every_sweep(subtests, runs: Path, monkeypatch) -> None:
+def test_every_task_and_every_arm_of_every_sweep(subtests, runs: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 50)
     store.open_store(runs)
     gc.freeze()  # as a sweep's worker does: each stage has the garbage looked for several times
     for sweep in SWEEPS:
         with subtests.test(sweep=f"{sweep.parent.name}/{sweep.stem}"):
-            cells = each_once(small(sweep))
+            cells = each_once(small(sweep, text))
             jobs = graph(cells)
             id_ = Command(str(sweep), "tiny", [0], []).id
             for key in jobs:
