@@ -59,7 +59,7 @@ demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, on
 	$(REMIX) sweep demo $(SWEPT) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) $(LONGEST) tests $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --maxschedchunk 4 $(LONGEST) tests $(ARGS)
 
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)

@@ -163,11 +163,13 @@ def test_links_pictures_and_narrow_screens(opened) -> None:
         link.click()
         assert opened.execute_script("return document.querySelector(':target').id") == target
     assert opened.execute_script("return [...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+    from selenium.webdriver.support.ui import WebDriverWait
+
     was = opened.execute_script("return document.images[0].currentSrc")
     opened.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
-    assert opened.execute_script("return document.images[0].currentSrc") != was
+    WebDriverWait(opened, 20).until(lambda _: opened.execute_script("return document.images[0].currentSrc") != was)
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
