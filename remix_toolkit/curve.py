@@ -64,11 +64,12 @@ class RetentionCurve(TrainerCallback):
         model.eval()
         for id_, examples in self.lists.items():
             right = right_by_scoring(model, self.tokenizer, examples)
+            recall = 100.0 * sum(right) / len(right)
             line = {
                 "step": state.global_step,
                 "epoch": round(state.epoch or 0, 4),
                 "list": id_,
-                "recall": 100.0 * sum(right) / len(right),
+                "recall": recall,
                 "facts": len(right),
                 "right": "".join("1" if one else "0" for one in right),
             }
@@ -76,7 +77,7 @@ class RetentionCurve(TrainerCallback):
                 with self.file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(line) + "\n")
             if self.live:
-                self.live.log(state, {f"retention_{self.names[id_]}": 100.0 * sum(right) / len(right)})
+                self.live.log(state, {f"retention_{self.names[id_]}": recall})
         model.train(training)
 
 

@@ -41,7 +41,7 @@ def to_do(jobs: Mapping[str, Job], runs: Path) -> set[str]:
     published = store.published(runs)
     loaded_by = users(jobs)
     todo: set[str] = set()
-    loading: set[str] = set()  # of those, the ones that load another stage's weights: what is only measured does not
+    loading: set[str] = set()  # of those, the ones that load another stage's weights
     for key, job in reversed(list(jobs.items())):
         folder = published.get(key)
         if job.task:
@@ -51,16 +51,20 @@ def to_do(jobs: Mapping[str, Job], runs: Path) -> set[str]:
             continue
         if folder and (wrong := store.damage(folder, checksums=False)):
             raise BadInput(f"{folder}: {wrong}; {store.AGAIN}, or --retrain-damaged does")
-        measured = folder is not None and job.lists <= store.measured(folder)
-        needed = bool(loaded_by[key] & loading)
-        if folder is None or (store.is_pruned(folder) and (needed or not measured)):
-            loading.add(key)
-            todo.add(key)
-        elif not measured:
-            todo.add(key)
-            if "interference" in job.lists - store.measured(folder):  # the weights that it started from, too
-                loading.add(key)
+        due, loads = still_due(folder, job.lists, needed=bool(loaded_by[key] & loading))
+        todo |= {key} if due else set()
+        loading |= {key} if loads else set()
     return todo
+
+
+def still_due(folder: Path | None, wanted: Collection[str], needed: bool) -> tuple[bool, bool]:
+    """Is a stage still to be run, and does that load its parent's weights? What is only measured does not.
+
+    `wanted` is what is to be measured of it: interference alone compares the two. Its own weights may be `needed`.
+    """
+    missing = set(wanted) - (store.measured(folder) if folder else set())
+    again = folder is None or (store.is_pruned(folder) and (needed or bool(missing)))
+    return again or bool(missing), again or "interference" in missing
 
 
 def spare(jobs: Mapping[str, Job], done: Collection[str], keep: Keep, sweep: str, runs: Path) -> dict[str, Path]:

@@ -22,7 +22,7 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 def is_measured(recipe: Recipe, node: Node, data: StageData, folder: Path) -> bool:
     """Has everything that this recipe asks been measured in a published directory?"""
-    held_out = store.read_json(folder / "held_out.json")["rows"] if (folder / "held_out.json").exists() else 0
+    held_out = store.read_if_there(folder / "held_out.json").get("rows", 0)
     return measurements(recipe, node.position) <= store.measured(folder) and len(data.held_out) in (0, held_out)
 
 
@@ -34,7 +34,7 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> Loaded
     """
     state = PartialState()
     known = folder / "recall.json"
-    summary: dict[str, Any] = store.read_json(known) if known.exists() else {}
+    summary = store.read_if_there(known)
     if known.exists() and is_measured(recipe, node, data, folder):
         return None
     lists = {id_: facts for id_, facts in data.measured.items() if id_ not in summary}

@@ -42,7 +42,7 @@ from remix_toolkit.launch.accelerate import end_with
 from remix_toolkit.lineage import Node, labels, lineage, run_record
 from remix_toolkit.live import Live
 from remix_toolkit.match import matched_steps, trained_tokens
-from remix_toolkit.measure import is_measured, measure, tell
+from remix_toolkit.measure import Loaded, is_measured, measure, tell
 from remix_toolkit.progress import Progress
 from remix_toolkit.recipe import Recipe
 from remix_toolkit.resolve import load_recipe
@@ -109,13 +109,14 @@ def run_stage(
         state.wait_for_everyone()
         folder = store.find(runs, node.key)
         if folder is None or (store.is_pruned(folder) and (weights or not is_measured(recipe, node, data, folder))):
-            return _train_and_publish(recipe, node, data, runs, sweep)
-        check_fingerprints(recipe, node, data, runs)
-        tell(state, f"{node.stage}: already published, reused: {folder}")
-        if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
-            tell(state, f"{node.stage}: it was trained without a retention curve, so there is none")
-        loaded = measure(recipe, node, data, folder)
-        if loaded and state.is_main_process:
+            folder, loaded = _train_and_publish(recipe, node, data, runs, sweep)
+        else:
+            check_fingerprints(recipe, node, data, runs)
+            tell(state, f"{node.stage}: already published, reused: {folder}")
+            if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
+                tell(state, f"{node.stage}: it was trained without a retention curve, so there is none")
+            loaded = measure(recipe, node, data, folder)
+        if loaded and state.is_main_process:  # this may take long: the others do not wait for it
             examine(recipe, node, data, folder, runs, *loaded)
         return folder
     finally:
@@ -123,7 +124,9 @@ def run_stage(
             lock.release()
 
 
-def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, sweep: str | None) -> Path:
+def _train_and_publish(
+    recipe: Recipe, node: Node, data: StageData, runs: Path, sweep: str | None
+) -> tuple[Path, Loaded | None]:
     state = PartialState()
     stage = recipe.stages[node.stage]
     work = store.work_dir(runs, node.key)
@@ -239,9 +242,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     state.wait_for_everyone()
     final = store.published(runs)[node.key]
     tell(state, f"{node.stage}: published {final}")
-    if loaded and state.is_main_process:  # the others need not wait: what is asked here may take longer than they would
-        examine(recipe, node, data, final, runs, *loaded)
-    return final
+    return final, loaded
 
 
 def how_distributed(state: PartialState, sharded: bool) -> str:

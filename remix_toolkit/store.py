@@ -109,16 +109,16 @@ def remove(runs: Path, folder: Path) -> None:
     shutil.rmtree(aside.parent)
 
 
-MEASURED = ("recall", "lens", "interference", "perplexity", "lm_eval")
-
-
 def measured(folder: Path) -> set[str]:
     """What was measured of it: the ids of the lists of facts that were asked, and its probes; not what is gone."""
-    found = {name: read_json(folder / f"{name}.json") for name in MEASURED if (folder / f"{name}.json").exists()}
-    probes = {f"lens {id_}" for id_ in found.get("lens", ())} | ({"interference"} & found.keys())
-    probes |= {harness_id(task, of["limit"]) for task, of in found.get("lm_eval", {}).items()}
-    probes |= {f"perplexity {found[name]['text']}" for name in found.keys() & {"perplexity"}}
-    return set(found.get("recall", ())) | probes
+    found = {*read_if_there(folder / "recall.json")}
+    found |= {f"lens {id_}" for id_ in read_if_there(folder / "lens.json")}
+    found |= {harness_id(task, of["limit"]) for task, of in read_if_there(folder / "lm_eval.json").items()}
+    if perplexity := read_if_there(folder / "perplexity.json"):
+        found.add(f"perplexity {perplexity['text']}")
+    if (folder / "interference.json").exists():
+        found.add("interference")
+    return found
 
 
 def verdicts(folder: Path) -> str:
@@ -192,7 +192,7 @@ def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
     with (draft / "recall.jsonl").open(encoding="utf-8") as new:
         added = [line for line in new if json.loads(line)["list"] not in known]
     write_text(final / "recall.jsonl", verdicts(final) + "".join(added))
-    former_recall = read_json(final / "recall.json") if (final / "recall.json").exists() else {}
+    former_recall = read_if_there(final / "recall.json")
     write_json(final / "recall.json", {**read_json(draft / "recall.json"), **former_recall})
     write_json(final / RESTORED, {"sweep": made_by(draft)})
     (final / PRUNED).unlink()
@@ -207,6 +207,11 @@ def sha256(file: Path) -> str:
 
 def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_if_there(file: Path) -> dict[str, Any]:
+    """A file's JSON; nothing where there is no file."""
+    return read_json(file) if file.exists() else {}
 
 
 def write_json(file: Path, value: Any) -> None:

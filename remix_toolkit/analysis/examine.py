@@ -46,7 +46,7 @@ def examine(
     if f"perplexity {recipe.evaluate.text}" not in known:
         store.write_json(folder / "perplexity.json", perplexity(model, tokenizer, recipe.evaluate.text))
     if "lens" in stage.probe:
-        seen = store.read_json(folder / "lens.json") if (folder / "lens.json").exists() else {}
+        seen = store.read_if_there(folder / "lens.json")
         for id_, facts in data.measured.items():
             if id_ not in seen:
                 seen[id_] = lens(model, tokenizer, facts)
@@ -56,7 +56,7 @@ def examine(
         store.write_json(folder / "lens.json", seen)
     limit = recipe.evaluate.limit
     if asked := [task for task in recipe.evaluate.lm_eval if harness_id(task, limit) not in known]:
-        done = store.read_json(folder / "lm_eval.json") if (folder / "lm_eval.json").exists() else {}
+        done = store.read_if_there(folder / "lm_eval.json")
         done |= harness.harness(model, tokenizer, asked, limit)
         store.write_json(folder / "lm_eval.json", done)
     if "interference" in stage.probe and "interference" not in known:  # last: it moves the model off its device

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remix_toolkit.data.tulu import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.held_out import loss_sum
-from remix_toolkit.recall import padded
+from remix_toolkit.recall import trained_logits
 
 PARTS = 8  # gradients of each data set; all of them are in the machine's memory at once
 LEAST = 4  # of fewer parts, noise cannot be told from what they share
@@ -150,23 +150,24 @@ def _norm(matrix: Matrix) -> dict[str, Any]:
 def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, dict[str, float | None]]:
     """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of one group's gradients."""
     found: dict[str, dict[str, float | None]] = {}
+    noise = {name: _norm(matrix[at, at])["noise"] for name, at in rows.items()}
     for x, y in combinations(rows, 2):
         xx, xy, yy = matrix[rows[x], rows[x]], matrix[rows[x], rows[y]], matrix[rows[y], rows[y]]
         parts = len(xx)
-        flat, told = np.full((1, parts), 1 / parts), not (_norm(xx)["noise"] or _norm(yy)["noise"])
         cosine = low = high = None
-        if told:
-            u, v = _draws(parts, 1), _draws(parts, 2)
+        if not (noise[x] or noise[y]):
+            flat = np.full((1, parts), 1 / parts)
             cosine = float(_cosines(xx, xy, yy, flat, flat)[0])
-            low, high = map(float, np.nanpercentile(_cosines(xx, xy, yy, u, v), [2.5, 97.5]))
+            drawn = _cosines(xx, xy, yy, _draws(parts, 1), _draws(parts, 2))
+            low, high = map(float, np.nanpercentile(drawn, [2.5, 97.5]))
         found[f"{x}.{y}"] = {"cosine": cosine, "low": low, "high": high, "inner": float(xy.mean())}
     return found
 
 
 def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix:
     """For each row of weights of the parts of both, within [-1, 1]; NaN where a length cannot be taken."""
-    squares = _shared(xx, u) * _shared(yy, v)
-    squares = np.where((_shared(xx, u) > 0) & (squares > 0), squares, np.nan)
+    one, other = _shared(xx, u), _shared(yy, v)
+    squares = np.where((one > 0) & (other > 0), one * other, np.nan)
     found: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
     return found
 
@@ -204,12 +205,8 @@ def _gradient(
     trained = sum(len(e.labels) - e.labels.count(-100) for e in examples)
     total = 0.0
     for rows in _batches(examples):
-        ids = padded([e.input_ids for e in rows], tokenizer.pad_token_id, model)
-        mask = padded([[1] * len(e.input_ids) for e in rows], 0, model)
-        targets = padded([[*e.labels[1:], -100] for e in rows], -100, model)
-        columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
-        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=columns, use_cache=False).logits.float()
-        summed = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, columns].flatten(), reduction="sum")
+        logits, targets = trained_logits(model, tokenizer, rows)
+        summed = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
         loss = summed / trained
         loss.backward()
         total += float(loss.detach())

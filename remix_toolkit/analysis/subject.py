@@ -69,11 +69,11 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
 def lens_of(models: Sequence[str], task: Rows, data_seed: int) -> list[dict[str, Any]]:
     """Of each model: `{model, task}` and what `lens.lens` returns."""
     facts = facts_of(task, data_seed)
+    from remix_toolkit.analysis.lens import lens
+
     found = []
     for model in models:
         loaded, tokenizer = load(model)
-        from remix_toolkit.analysis.lens import lens
-
         found.append({"model": model, "task": tasks.name_of(task), **lens(loaded, tokenizer, facts)})
     return found
 

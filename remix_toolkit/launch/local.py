@@ -5,6 +5,7 @@ from pathlib import Path
 
 from remix_toolkit import store
 from remix_toolkit.data import tasks
+from remix_toolkit.disk import still_due
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.launch import accelerate
 from remix_toolkit.lineage import Node, lineage, measurements, run_record
@@ -63,9 +64,7 @@ def _loaded(recipe: Recipe, nodes: list[Node], runs: Path) -> set[str]:
     """The stages, by key, whose weights the one after them loads: to be trained, or to be compared with them."""
     found: set[str] = set()
     for node in reversed(nodes):
-        folder = store.find(runs, node.key)
-        missing = measurements(recipe, node.position) - (store.measured(folder) if folder else set())
-        again = folder is None or (store.is_pruned(folder) and (node.key in found or bool(missing)))
-        if (again or "interference" in missing) and node.ancestors:
-            found.add(node.ancestors[-1])
+        wanted = measurements(recipe, node.position)
+        _, loads = still_due(store.find(runs, node.key), wanted, needed=node.key in found)
+        found |= set(node.ancestors[-1:]) if loads else set()
     return found

@@ -148,7 +148,7 @@ def read_stage(folder: Path) -> Published:
         recipe = public(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
         if "files" in said["declaration"]["base"]:
             recipe["base"] = last_part(recipe["base"])
-        recall = store.read_json(folder / "recall.json") if (folder / "recall.json").exists() else {}
+        recall = store.read_if_there(folder / "recall.json")
         held_out = store.read_json(file) if (file := folder / "held_out.json").exists() else None
         probes = {name: store.read_json(file) for name in PROBES if (file := folder / f"{name}.json").exists()}
         numbers(probes)  # they are as they should be

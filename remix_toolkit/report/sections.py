@@ -193,14 +193,9 @@ def _curves(group: Group, warn: Warn) -> list[Part]:
     panels = curves(group.entries, warn)
     if not panels:
         return []
-    ends = [
-        f"{arm} in {stage}: {_end(by_seed, 0)} to {_end(by_seed, -1)}"
-        for stage, by_arm in panels.items()
-        for arm, by_seed in by_arm.items()
-    ]
     first = group.stages[0]
     caption = f"{group.title}: recall of {first}'s facts while later stages train, mean over seeds{_apart(panels)}"
-    alt = f"Recall in percent from the stage's begin to its end. {said(ends)}."
+    alt = f"Recall in percent from the stage's begin to its end. {said(_ends(panels, '.0f'))}."
     return [Figure(f"curves-{group.slug}", partial(curves_figure, panels, first), caption, alt)]
 
 
@@ -215,16 +210,11 @@ def _losses(group: Group, warn: Warn) -> list[Part]:
     panels = losses(group.entries, warn)
     if not panels:
         return []
-    ends = [
-        f"{arm} in {stage}: {_end(by_seed, 0, '.2g')} to {_end(by_seed, -1, '.2g')}"
-        for stage, by_arm in panels.items()
-        for arm, by_seed in by_arm.items()
-    ]
     caption = (
         f"{group.title}: training loss, mean over all trained tokens of a step; the thick line is the mean of "
         f"seeds{_apart(panels)}"
     )
-    alt = f"Training loss from the stage's begin to its end. {said(ends)}."
+    alt = f"Training loss from the stage's begin to its end. {said(_ends(panels, '.2g'))}."
     return [Figure(f"losses-{group.slug}", partial(losses_figure, panels), caption, alt)]
 
 
@@ -234,7 +224,16 @@ def _apart(panels: Panels) -> str:
     return "; each seed by itself where they share no point" if alone else ""
 
 
-def _end(by_seed: dict[int, list[tuple[float, float]]], at: int, style: str = ".0f") -> str:
+def _ends(panels: Panels, style: str) -> list[str]:
+    """Where each arm's line begins and ends, the mean of its seeds."""
+    return [
+        f"{arm} in {stage}: {_end(by_seed, 0, style)} to {_end(by_seed, -1, style)}"
+        for stage, by_arm in panels.items()
+        for arm, by_seed in by_arm.items()
+    ]
+
+
+def _end(by_seed: dict[int, list[tuple[float, float]]], at: int, style: str) -> str:
     return format(sum(points[at][1] for points in by_seed.values()) / len(by_seed), style)
 
 
