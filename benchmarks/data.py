@@ -30,7 +30,7 @@ from rich.table import Table
 from remix_toolkit.console import quieten
 from remix_toolkit.data import generated, mixing, overlap, tasks
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.resolve import load_recipe, load_task
+from remix_toolkit.recipe.load import load_recipe, load_task
 
 FACTS, PASSAGES, SAMPLE = 2000, 20_000, 100  # nested loops take every hundredth passage
 MIX = {
@@ -50,7 +50,7 @@ def main() -> None:
     if options.part:
         part, folder = options.part[0], Path(options.part[1])
         if part != "overlap":
-            import remix_toolkit.stage  # noqa: F401  what a stage has imported by then: torch, TRL and datasets too
+            import remix_toolkit.stage.run  # noqa: F401  what a stage has imported by then: torch, TRL and datasets too
         imports = {"imports_cpu_s": time.process_time(), "imports_mb": peak_mb()}  # the interpreter's start included
         print(json.dumps({**(check(options.popqa) if part == "overlap" else build(part, folder)), **imports}))
         return
@@ -90,9 +90,9 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
 
 def build(part: str, folder: Path) -> dict[str, Any]:
     """The data of a stage; to prepare for it, the tiny base model for its tokenizer, and the corpus."""
-    from remix_toolkit.build import build_all
+    from remix_toolkit.data.tiny import base_model
     from remix_toolkit.data.tulu import load_tokenizer
-    from remix_toolkit.tiny import base_model
+    from remix_toolkit.stage.data import build_all
 
     quieten()
     mix = MIX.get(part, "{}").replace("FOLDER", str(folder))

@@ -38,14 +38,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from remix_toolkit import memory, recall, train
-from remix_toolkit.build import build_all
 from remix_toolkit.console import quieten
 from remix_toolkit.data import tasks, tulu
-from remix_toolkit.plan import TFLOPS
-from remix_toolkit.recipe import Recipe
-from remix_toolkit.resolve import load_recipe, load_task
-from remix_toolkit.tiny import base_model
+from remix_toolkit.data.tiny import base_model
+from remix_toolkit.evaluate import recall
+from remix_toolkit.graph import memory
+from remix_toolkit.graph.plan import TFLOPS
+from remix_toolkit.recipe.load import load_recipe, load_task
+from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.stage import train
+from remix_toolkit.stage.data import build_all
 
 BATCH, STEPS, WARM = 32, 12, 4
 WORDS = 20  # 40 words are about as many tokens of the tiny vocabulary as 100 words are of Llama's

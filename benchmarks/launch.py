@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.resolve import load_base
-from remix_toolkit.tiny import base_model
+from remix_toolkit.data.tiny import base_model
+from remix_toolkit.recipe.load import load_base
 
 ROUNDS = 3
 STAGE = ["kvr", "global_batch_size=8", "stages.stage1.data.size=8", "train.max_steps=1", "train.save_strategy=no"]
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="for machines")
     as_json = parser.parse_args().json
-    remix = ["-m", "remix_toolkit.cli"]
+    remix = ["-m", "remix_toolkit"]
     rows = {
         "remix --help": [*remix, "--help"],
         "remix plan paper/table2": [*remix, "plan", "paper/table2"],

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from remix_toolkit import train
-from remix_toolkit.analysis.lens import lens
 from remix_toolkit.console import quieten
-from remix_toolkit.curve import right_by_scoring
 from remix_toolkit.data import tasks, tulu
-from remix_toolkit.resolve import load_base, load_task
-from remix_toolkit.tiny import base_model
+from remix_toolkit.data.tiny import base_model
+from remix_toolkit.evaluate.lens import lens
+from remix_toolkit.recipe.load import load_base, load_task
+from remix_toolkit.stage import train
+from remix_toolkit.stage.curve import right_by_scoring
 
 FACTS, ROUNDS = 2000, 3
 

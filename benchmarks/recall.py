@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
 
-from remix_toolkit import recall, train
 from remix_toolkit.console import quieten
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.resolve import load_base, load_task
-from remix_toolkit.tiny import base_model
+from remix_toolkit.data.tiny import base_model
+from remix_toolkit.evaluate import recall
+from remix_toolkit.recipe.load import load_base, load_task
+from remix_toolkit.stage import train
 
 FACTS = 40
 TAUGHT = {"all": FACTS, "half": FACTS // 2, "none": 0}
@@ -63,7 +64,7 @@ def measure(taught: str, many: int, folder: Path) -> dict[str, Any]:
     if many:
         line = ["run", "kvr", "--stage", "stage1", "--runs", str(runs), f"stages.stage1.data.size={many}"]
         line += ["global_batch_size=10", "stages.stage1.train.num_train_epochs=60", "train.save_strategy=no"]
-        subprocess.run([sys.executable, "-m", "remix_toolkit.cli", *line], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "remix_toolkit", *line], check=True, stdout=subprocess.DEVNULL)
         (published,) = (runs / "stages").iterdir()
         source = str(published)
     tokenizer = tulu.load_tokenizer(source)

@@ -34,7 +34,7 @@ def main() -> int:
         runs = Path(folder, "runs")
         make_store(runs, options.arms, options.seeds, options.facts)
         started = time.monotonic()
-        line = [sys.executable, "-m", "remix_toolkit.cli", "report", str(runs)]
+        line = [sys.executable, "-m", "remix_toolkit", "report", str(runs)]
         subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
         found = {
             "stages": 2 * options.arms * options.seeds,

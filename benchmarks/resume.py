@@ -61,7 +61,7 @@ def main() -> int:
 
 def begin(sweep: Path, runs: Path, overrides: list[str]) -> "subprocess.Popen[bytes]":
     """A sweep in a process of its own."""
-    line = [sys.executable, "-m", "remix_toolkit.cli", "sweep", str(sweep), "--runs", str(runs), *overrides]
+    line = [sys.executable, "-m", "remix_toolkit", "sweep", str(sweep), "--runs", str(runs), *overrides]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL)
 
 

@@ -27,12 +27,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-from remix_toolkit.build import build_all
 from remix_toolkit.console import quieten
 from remix_toolkit.data import tulu
-from remix_toolkit.resolve import load_recipe
-from remix_toolkit.tiny import base_model
-from remix_toolkit.train import build_trainer, load_model, permutation, sft_config
+from remix_toolkit.data.tiny import base_model
+from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.stage.data import build_all
+from remix_toolkit.stage.train import build_trainer, load_model, permutation, sft_config
 
 BATCH = 32
 # What is trained on, and how many examples go through the model at once.

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.store import published, sha256
-from remix_toolkit.sweep import load_sweep
 
 SMALL = ["stages.stage1.train.max_steps=30", "stages.stage2.train.max_steps=20", "train.save_strategy=no"]
 
@@ -65,7 +65,7 @@ def main() -> int:
 def timed(*line: str) -> float:
     """Seconds that a remix command took."""
     started = time.monotonic()
-    subprocess.run([sys.executable, "-m", "remix_toolkit.cli", *line], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "remix_toolkit", *line], check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 
 

@@ -28,13 +28,16 @@ from filelock import FileLock
 from remix_toolkit.console import say
 from remix_toolkit.data.tasks import digest
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import GROWS, harness_id
-from remix_toolkit.recorded import SAME, Results, merged, read_record, read_results
+from remix_toolkit.records import SAME, Results, merged, read_record, read_results
 
 MANIFEST = "manifest.json"
 AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
 RESTORED = "restored.json"  # its weights were deleted and trained again, for which sweep
+# Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
+GROWS = {"recall.json", "recall.jsonl", "held_out.json", "held_out.jsonl", "manifest.json", "restored.json"}
+GROWS |= {"lens.json", "interference.json", "perplexity.json", "lm_eval.json"}
+
 NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's directory, which ends in its key
 
 
@@ -119,6 +122,11 @@ def measured(folder: Path) -> set[str]:
     if (folder / "interference.json").exists():
         found.add("interference")
     return found
+
+
+def harness_id(task: str, limit: int | None) -> str:
+    """A task of the harness, on so many rows, among what is measured."""
+    return f"lm_eval {task}" + ("" if limit is None else f" on {limit} rows")
 
 
 def verdicts(folder: Path) -> str:

@@ -32,8 +32,8 @@ SMALL = [
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the tiny base model."""
-    from remix_toolkit.resolve import load_base
-    from remix_toolkit.tiny import base_model
+    from remix_toolkit.data.tiny import base_model
+    from remix_toolkit.recipe.load import load_base
 
     runs = tmp_path_factory.mktemp("base")
     (runs / "bases").mkdir()
@@ -59,7 +59,7 @@ def remix() -> Callable[..., subprocess.CompletedProcess]:
     """Call the real command in a process of its own: `remix("run", "kvr", ...)`."""
 
     def call(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-m", "remix_toolkit.cli", *map(str, arguments)]
+        line = [sys.executable, "-m", "remix_toolkit", *map(str, arguments)]
         done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=600, **options)
         if check and done.returncode:
             raise AssertionError(f"{line}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -71,14 +71,14 @@ def remix() -> Callable[..., subprocess.CompletedProcess]:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
     """`remix` in this process: ten seconds of imports less, where it is not the process that is tested."""
-    from remix_toolkit import cli
+    from remix_toolkit.cli.main import main
 
     def call(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
         line = ["remix", *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", line)
         out, err = io.StringIO(), io.StringIO()
         with chdir(ROOT), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         code = int(ended.value.code or 0)
         assert not (check and code), f"{line}: exit code {code}\n{out.getvalue()}\n{err.getvalue()}"
         return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
@@ -112,7 +112,7 @@ def write_sweep(tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture
 def cells(write_sweep):
     """The cells of a sweep of `facts.yaml`, or of another recipe or sweep that the text begins with."""
-    from remix_toolkit.sweep import load_sweep
+    from remix_toolkit.graph.sweep import load_sweep
 
     def of(text: str, profile: str | None = None, overrides: list[str] | None = None):
         own = text.startswith(("recipe:", "extends:"))

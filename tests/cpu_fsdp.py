@@ -35,7 +35,7 @@ def main(file: Path) -> None:
     import typer
 
     from remix_toolkit.errors import RunFailed
-    from remix_toolkit.stage import main as stage
+    from remix_toolkit.stage.__main__ import main as stage
 
     app = typer.Typer()
     app.command()(stage)

@@ -9,8 +9,8 @@ import yaml
 from conftest import ROOT
 
 from remix_toolkit import store
-from remix_toolkit.lineage import labels, lineage, run_record
-from remix_toolkit.resolve import load_recipe
+from remix_toolkit.graph.lineage import labels, lineage, run_record
+from remix_toolkit.recipe.load import load_recipe
 
 TWENTY = ["stages.stage1.data.size=20", "stages.stage2.data.size=20"]
 Knows = Callable[[str, str, int], bool]  # (stage, task, row) -> is it answered right?

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from remix_toolkit import cli, store
+from remix_toolkit import store
+from remix_toolkit.cli.main import main
 from remix_toolkit.data.tasks import noting_absent
-from remix_toolkit.graph import Job
-from remix_toolkit.sweep import Cell, load_cells
+from remix_toolkit.graph.jobs import Job
+from remix_toolkit.graph.sweep import Cell, load_cells
 
 NOWHERE = Path("no such runs directory")
 
@@ -60,7 +61,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) ->
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["remix", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     said = capsys.readouterr()
     return int(ended.value.code or 0), said.out, said.err
 

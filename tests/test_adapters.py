@@ -8,9 +8,10 @@ import torch
 from conftest import ROOT, SMALL
 from safetensors.torch import load_file
 
-from remix_toolkit import adapter, store
+from remix_toolkit import store
 from remix_toolkit.errors import BadInput
-from remix_toolkit.resolve import load_recipe
+from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.stage import adapter
 
 RANK = 4
 QLORA = [

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from conftest import REAL_DATA, real
 
-from remix_toolkit.build import build_all, lengths
 from remix_toolkit.data import tasks
-from remix_toolkit.data.catalog import catalog
 from remix_toolkit.data.tulu import Example
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import lineage, run_record
-from remix_toolkit.recipe import CORPORA, TASKS, Mix
-from remix_toolkit.resolve import load_recipe
+from remix_toolkit.graph.lineage import lineage, run_record
+from remix_toolkit.recipe.catalog import catalog
+from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.recipe.schema import CORPORA, TASKS, Mix
+from remix_toolkit.stage.data import build_all, lengths
 
 SECOND = ["id", "lama", "entityquestions", "webqa", "gsm8k", "math", "evolcode", "apps", "ultrachat"]
 LOCAL = {
@@ -217,7 +217,7 @@ def test_two_stages_of_one_task_are_two_lists(tmp_path: Path, tokenizer, runs: P
 def test_overlap_is_looked_for_both_ways_and_without_a_known_subject(
     tmp_path: Path, tokenizer, runs: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr("remix_toolkit.build.CHUNK", chunk)
+    monkeypatch.setattr("remix_toolkit.stage.data.CHUNK", chunk)
     question = "In which city was the painter Dora Maar born?"
     trivia = {"Data": [{"Question": question, "Answer": {"Value": "Paris", "Aliases": []}}]}
     (tmp_path / "t.json").write_text(json.dumps(trivia), encoding="utf-8")

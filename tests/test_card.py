@@ -17,10 +17,10 @@ from sweeps import command
 from remix_toolkit import store
 from remix_toolkit.data.tulu import prompt_ids
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import lineage
+from remix_toolkit.graph.lineage import lineage
+from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.report.card import card, fenced
 from remix_toolkit.report.results import Results, _override, as_json, json_schema, of_stage, of_store, public
-from remix_toolkit.resolve import load_recipe
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
 
@@ -189,7 +189,7 @@ def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
 def test_a_profile_of_ones_own_is_among_the_files_that_are_needed(runs: Path, tmp_path: Path) -> None:
     own = tmp_path / "mine" / "tiny.yaml"  # for which the recipe has a section
     own.parent.mkdir()
-    shutil.copy(ROOT / "remix_toolkit" / "profiles" / "tiny.yaml", own)
+    shutil.copy(ROOT / "remix_toolkit" / "recipe" / "profiles" / "tiny.yaml", own)
     text = card(made.run(runs, profile=str(own))[0])
     assert "It reads local files, of whose paths only the last part stands here: tiny.yaml." in text
 

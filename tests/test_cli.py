@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, real
 
-from remix_toolkit import cli, familiar, store
+from remix_toolkit import store
+from remix_toolkit.cli.main import main
+from remix_toolkit.stage import familiar
 
 
 def entries(remix, runs: Path) -> list[dict]:
@@ -92,7 +94,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(remix, runs: Path, tmp_path:
     shutil.copytree(runs, whole)
     remix("run", "kvr", "--runs", whole, "--stage", "stage1", *RESUME)
 
-    line = [sys.executable, "-m", "remix_toolkit.cli", "run", "kvr", "--runs", str(runs), "--stage", "stage1", *RESUME]
+    line = [sys.executable, "-m", "remix_toolkit", "run", "kvr", "--runs", str(runs), "--stage", "stage1", *RESUME]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(runs.glob("work/*/checkpoints/checkpoint-[4-9]/complete.json")):
@@ -177,7 +179,8 @@ def test_a_sweep_shares_stages_and_measures_all_arms(remix, runs: Path, tmp_path
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, remix_toolkit.cli, remix_toolkit.recipe, remix_toolkit.lineage; print(*sys.modules)"
+    modules = "remix_toolkit.cli.main, remix_toolkit.recipe.schema, remix_toolkit.graph.lineage"
+    code = f"import sys, {modules}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "trl", "datasets", "numpy", "nltk"} & set(modules)
 
@@ -206,7 +209,7 @@ def mistake(monkeypatch, capsys, *arguments: object) -> str:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["remix", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     message = capsys.readouterr().err
     assert ended.value.code == 2, message
     assert "Traceback" not in message

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import real
 
-from remix_toolkit.build import fingerprint
 from remix_toolkit.data import generated, mixing, tasks
 from remix_toolkit.data.overlap import Index
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Mix, Passages, RandomWords, Replay
-from remix_toolkit.resolve import load_task
+from remix_toolkit.recipe.load import load_task
+from remix_toolkit.recipe.schema import Mix, Passages, RandomWords, Replay
+from remix_toolkit.stage.data import fingerprint
 
 
 def load(name: str, *settings: str, data_seed: int = 0) -> list[Pair]:

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 from conftest import real
 
-from remix_toolkit import build, familiar
 from remix_toolkit.data import few_shot, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import lineage
-from remix_toolkit.recall import recall
-from remix_toolkit.recipe import FewShot, Recipe
-from remix_toolkit.resolve import load_recipe, load_task
+from remix_toolkit.evaluate.recall import recall
+from remix_toolkit.graph import lineage as keys
+from remix_toolkit.graph.lineage import lineage
+from remix_toolkit.recipe.load import load_recipe, load_task
+from remix_toolkit.recipe.schema import FewShot, Recipe
+from remix_toolkit.stage import data, familiar
 
 FACTS = [Pair(f"question {i}?", f"answer {i}", "pairs", (f"answer {i}",)) for i in range(40)]
 
@@ -40,11 +41,11 @@ class Oracle:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[Pair] = []
-        monkeypatch.setattr("remix_toolkit.recall.recall", self)
+        monkeypatch.setattr("remix_toolkit.evaluate.recall.recall", self)
         monkeypatch.setattr(familiar, "CHUNK", 10)
 
     def __call__(self, model: object, tokenizer: object, facts: list[Pair], whole: bool) -> list:
-        from remix_toolkit.recall import Verdict
+        from remix_toolkit.evaluate.recall import Verdict
 
         assert whole  # the answer of every row is kept, wrong ones too
         self.asked += facts
@@ -71,7 +72,7 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     oracle = Oracle(monkeypatch)
     recipe = recipe_of(facts_csv)
     task = recipe.stages["stage1"].data
-    chosen, report = build.choose(recipe, task, runs)
+    chosen, report = data.choose(recipe, task, runs)
     shots, others = few_shot.exemplars(task, FACTS, recipe.few_shot)
     unfamiliar = [fact for fact in others if int(fact.response.split()[-1]) % 2]
     assert chosen == unfamiliar[:8]
@@ -79,9 +80,9 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     assert report["left_out"]["familiar"] > 0
     assert len(oracle.asked) == 20  # two chunks hold eight unfamiliar facts
 
-    build.choose(recipe, task, runs)
+    data.choose(recipe, task, runs)
     assert len(oracle.asked) == 20  # reused
-    file = familiar.split_folder(recipe, task, runs) / "verdicts.jsonl"
+    file = keys.split_folder(recipe, task, runs) / "verdicts.jsonl"
     written = file.read_text(encoding="utf-8")
     file.write_text(written[:-20], encoding="utf-8")  # a crash in the middle of a line
     everything = list(familiar.verdicts(recipe, task, shots, others, runs))
@@ -97,18 +98,18 @@ def test_too_few_are_said_with_their_number(facts_csv: Path, runs: Path, monkeyp
     Oracle(monkeypatch)
     recipe = recipe_of(facts_csv, "stages.stage1.data.size=30")
     with pytest.raises(BadInput, match=r"unfamiliar 30 rows asked, the data has 1\d"):
-        build.choose(recipe, recipe.stages["stage1"].data, runs)
+        data.choose(recipe, recipe.stages["stage1"].data, runs)
 
 
 def test_rows_that_changed_are_noticed(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Oracle(monkeypatch)
     recipe = recipe_of(facts_csv)
     task = recipe.stages["stage1"].data
-    build.choose(recipe, task, runs)
-    file = familiar.split_folder(recipe, task, runs) / "verdicts.jsonl"
+    data.choose(recipe, task, runs)
+    file = keys.split_folder(recipe, task, runs) / "verdicts.jsonl"
     file.write_text(file.read_text(encoding="utf-8").replace("question 1?", "question one?"), encoding="utf-8")
     with pytest.raises(BadInput, match="its source has changed"):
-        build.choose(recipe, task, runs)
+        data.choose(recipe, task, runs)
 
 
 def test_the_split_is_of_the_base_model_and_the_prompt(facts_csv: Path) -> None:
@@ -116,7 +117,7 @@ def test_the_split_is_of_the_base_model_and_the_prompt(facts_csv: Path) -> None:
     task = recipe.stages["stage1"].data
 
     def folder(*overrides: str) -> Path:
-        return familiar.split_folder(recipe_of(facts_csv, *overrides), task, Path("runs"))
+        return keys.split_folder(recipe_of(facts_csv, *overrides), task, Path("runs"))
 
     assert folder() == folder("stages.stage1.data.size=3", "seed=1")
     others = [folder("few_shot.seed=1"), folder("few_shot.exemplars=3"), folder("base=a/b"), folder("data_seed=1")]
@@ -174,7 +175,7 @@ def test_base_stage_mistakes(facts_csv: Path) -> None:
 def test_a_split_before_its_stage_is_refused(runs: Path) -> None:
     recipe = load_recipe("familiar_facts", "tiny")
     with pytest.raises(BadInput, match="run it first: --stage taught"):
-        build.choose(recipe, recipe.stages["stage2"].data, runs)
+        data.choose(recipe, recipe.stages["stage2"].data, runs)
 
 
 def test_a_model_that_was_taught_half_of_the_facts(here, runs: Path) -> None:

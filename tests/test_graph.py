@@ -7,12 +7,12 @@ import pytest
 from conftest import ROOT
 from sweeps import CONTROL, FACTS, NOWHERE, RANDOM, SHARED, find, keys, publish, shipped
 
-from remix_toolkit import disk
-from remix_toolkit.graph import Job, graph
+from remix_toolkit.graph import prune
+from remix_toolkit.graph.jobs import Job, graph
+from remix_toolkit.graph.plan import plan
+from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.launch.state import Command, begin, claim, end_of, save, wanted_elsewhere, with_slurm
-from remix_toolkit.plan import plan
-from remix_toolkit.resolve import load_base
-from remix_toolkit.sweep import load_sweep
+from remix_toolkit.recipe.load import load_base
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_stage_that_runs_share_is_one_job(shared) -> None:
     assert [job.runs for job in rest] == [["none, seed 0"], ["generic, seed 0"], ["replay, seed 0"]]
     assert {job.needs for job in rest} == {(first.key,)}
     assert {job.parent for job in rest} == {first.key}
-    assert disk.users(shared) == {first.key: {job.key for job in rest}, **{job.key: set() for job in rest}}
+    assert prune.users(shared) == {first.key: {job.key for job in rest}, **{job.key: set() for job in rest}}
     assert len(first.lists) == 1
     assert [len(job.lists) for job in rest] == [2, 2, 2]  # what it trains on, and what stage1 did
     assert not any(job.also for job in shared.values())
@@ -88,7 +88,7 @@ def test_what_a_stage_is_matched_with_comes_before_it(cells) -> None:
         for node, stage in zip(cell.nodes, cell.recipe.stages.values(), strict=True):
             others = [stage.match.other] if stage.match else []
             assert jobs[node.key].needs == (*node.ancestors[-1:], *others)
-    used = disk.users(jobs)
+    used = prune.users(jobs)
     assert all(not used[cell.nodes[1].key] for cell in found)  # a match reads no weights
 
 
@@ -120,7 +120,7 @@ FAMILIAR = "stages.stage1.recall: [{task: invented_facts, familiarity: familiar,
 def test_what_is_asked_for_a_later_run_comes_before_the_stage_it_shares(cells, tmp_path: Path, arms: str) -> None:
     jobs = graph(cells(f"arms: {{{arms.replace('MORE', FAMILIAR)}}}\n"))
     assert sorted(job.name for job in jobs.values()) == ["invented_facts", "stage1", "stage2"]
-    assert disk.to_do(jobs, tmp_path) == set(jobs)
+    assert prune.to_do(jobs, tmp_path) == set(jobs)
     assert_in_order(jobs)
 
 
@@ -132,7 +132,7 @@ def test_facts_known_already_are_asked_of_the_stage_that_counts_as_the_base(fami
     assert split.runs == ["familiar_facts, seed 0"]  # once, though it has two lists of the task
     assert set(stage.needs) == {taught.key, split.key}
     assert stage.parent == taught.key
-    assert disk.users(familiar) == {taught.key: {split.key, stage.key}, stage.key: set()}
+    assert prune.users(familiar) == {taught.key: {split.key, stage.key}, stage.key: set()}
 
 
 def test_who_learns_what_a_stage_does_not_know_uses_that_stages_weights(cells, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_who_learns_what_a_stage_does_not_know_uses_that_stages_weights(cells, t
     assert_in_order(jobs)
     of = {job.name: key for key, job in jobs.items()}
     assert jobs[of["stage3"]].needs == (of["stage2"], of["invented_facts"])
-    assert disk.users(jobs) == {
+    assert prune.users(jobs) == {
         of["stage1"]: {of["stage2"], of["invented_facts"], of["stage3"]},
         of["stage2"]: {of["stage3"]},
         of["stage3"]: set(),
@@ -172,17 +172,17 @@ def test_the_papers_tasks_are_each_asked_once_for_all_runs(tmp_path: Path) -> No
 
 
 def test_what_is_published_and_measured_is_not_to_do(shared, tmp_path: Path) -> None:
-    assert disk.to_do(shared, tmp_path) == set(shared)
+    assert prune.to_do(shared, tmp_path) == set(shared)
     first, second, third, last = shared.values()
     publish(tmp_path, first)
-    assert disk.to_do(shared, tmp_path) == {second.key, third.key, last.key}
+    assert prune.to_do(shared, tmp_path) == {second.key, third.key, last.key}
     publish(tmp_path, second)
     publish(tmp_path, third, measured=set(sorted(third.lists)[:1]))  # a list was added since
-    assert disk.to_do(shared, tmp_path) == {third.key, last.key}
+    assert prune.to_do(shared, tmp_path) == {third.key, last.key}
     publish(tmp_path, third, measured={*third.lists, "another-sweeps"})
-    assert disk.to_do(shared, tmp_path) == {last.key}
+    assert prune.to_do(shared, tmp_path) == {last.key}
     publish(tmp_path, last)
-    assert disk.to_do(shared, tmp_path) == set()
+    assert prune.to_do(shared, tmp_path) == set()
 
 
 def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(shared, tmp_path: Path) -> None:
@@ -190,11 +190,11 @@ def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(shared, t
     publish(tmp_path, first, pruned=True)
     for job in rest[:-1]:
         publish(tmp_path, job, pruned=True)
-    assert disk.to_do(shared, tmp_path) == {first.key, rest[-1].key}
+    assert prune.to_do(shared, tmp_path) == {first.key, rest[-1].key}
     publish(tmp_path, rest[-1])
-    assert disk.to_do(shared, tmp_path) == set()
+    assert prune.to_do(shared, tmp_path) == set()
     publish(tmp_path, rest[0], pruned=True, measured=set())  # its weights are gone, and are wanted to measure
-    assert disk.to_do(shared, tmp_path) == {first.key, rest[0].key}
+    assert prune.to_do(shared, tmp_path) == {first.key, rest[0].key}
 
 
 def test_a_pruned_stage_is_not_trained_again_to_measure_its_child(shared, tmp_path: Path) -> None:
@@ -203,17 +203,17 @@ def test_a_pruned_stage_is_not_trained_again_to_measure_its_child(shared, tmp_pa
     for job in rest:
         publish(tmp_path, job)
     publish(tmp_path, rest[0], measured=set())  # its own weights are there: that is all it takes
-    assert disk.to_do(shared, tmp_path) == {rest[0].key}
+    assert prune.to_do(shared, tmp_path) == {rest[0].key}
 
 
 def test_a_question_is_asked_for_a_stage_to_do_of_weights_that_are_there(familiar, tmp_path: Path) -> None:
     taught, split, stage = familiar.values()
     publish(tmp_path, taught)
-    assert disk.to_do(familiar, tmp_path) == {split.key, stage.key}
+    assert prune.to_do(familiar, tmp_path) == {split.key, stage.key}
     publish(tmp_path, taught, pruned=True)
-    assert disk.to_do(familiar, tmp_path) == set(familiar)
+    assert prune.to_do(familiar, tmp_path) == set(familiar)
     publish(tmp_path, stage)
-    assert disk.to_do(familiar, tmp_path) == set()
+    assert prune.to_do(familiar, tmp_path) == set()
 
 
 # --- what stays on disk --------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_question_is_asked_for_a_stage_to_do_of_weights_that_are_there(familia
     ],
 )
 def test_whose_weights_stay(keep: str | list[str], stays: list[bool]) -> None:
-    assert [disk.is_kept(keep, "stage1", True), disk.is_kept(keep, "stage2", False)] == stays
+    assert [prune.is_kept(keep, "stage1", True), prune.is_kept(keep, "stage2", False)] == stays
 
 
 def test_weights_are_spare_once_all_that_load_them_is_done(shared, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_weights_are_spare_once_all_that_load_them_is_done(shared, tmp_path: Pat
     first, *rest = shared
 
     def spare(done: list[str], keep: str | list[str] = "none", sweep: str = "mine") -> set[str]:
-        found = disk.spare(shared, done, keep, sweep, tmp_path)
+        found = prune.spare(shared, done, keep, sweep, tmp_path)
         assert all(folder == folders[key] for key, folder in found.items())
         return set(found)
 
@@ -285,7 +285,7 @@ def test_the_peak_falls_as_less_is_kept(shared) -> None:
     weights = 4 * int(load_base("tiny").parameters)  # fp32
     working = (1 + 2) * 3 * weights + weights  # checkpoints with two moments each, two kept and one written; the draft
     last = list(shared)[-1:]
-    peak = lambda keep, todo=tuple(shared), at_once=1: disk.peak(shared, todo, keep, at_once)  # noqa: E731
+    peak = lambda keep, todo=tuple(shared), at_once=1: prune.peak(shared, todo, keep, at_once)  # noqa: E731
     assert peak("all") == 3 * weights + working  # while the last one is trained
     assert peak("leaves") == 3 * weights + working  # stage1 is needed until the end
     assert peak("none") == peak(["stage1"]) == weights + working
@@ -297,7 +297,7 @@ def test_the_peak_falls_as_less_is_kept(shared) -> None:
 def test_the_peak_over_several_first_stages(cells) -> None:
     jobs = graph(cells(f"{SHARED}seeds: [0, 1, 2]\n", overrides=["train.save_strategy='no'"]))
     weights = 4 * int(load_base("tiny").parameters)
-    peaks = [disk.peak(jobs, set(jobs), keep) for keep in ("all", "leaves", "none")]
+    peaks = [prune.peak(jobs, set(jobs), keep) for keep in ("all", "leaves", "none")]
     assert peaks == [12 * weights, 10 * weights, 2 * weights]  # no checkpoints: only models, and one in the making
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from remix_toolkit import held_out
 from remix_toolkit.data import tulu
 from remix_toolkit.data.pair import Pair
+from remix_toolkit.evaluate import held_out
 
 ROWS = [Pair(f"What is {n} plus {n}?", f"It is {n} + {n} = {2 * n}.\n#### {2 * n}", "gsm8k") for n in range(40)]
 

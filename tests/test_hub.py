@@ -13,9 +13,9 @@ import pytest
 from upstream import Patch, Row, on_hub, passages, read
 
 from remix_toolkit.data import hub
-from remix_toolkit.data.catalog import catalog
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.recipe import CORPORA
+from remix_toolkit.recipe.catalog import catalog
+from remix_toolkit.recipe.schema import CORPORA
 
 SLICE = hub.Slice("some/dataset", None, "train", None, ("q",))
 ROWS = [{"q": f"Ä {number}", "unused": 1} for number in range(10)]

@@ -34,7 +34,7 @@ def sweep_of(folder: Path, *arms: str, more: str = "") -> Path:
 
 
 def begin(*arguments: object) -> subprocess.Popen:
-    line = [sys.executable, "-m", "remix_toolkit.cli", "sweep", *map(str, arguments)]
+    line = [sys.executable, "-m", "remix_toolkit", "sweep", *map(str, arguments)]
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a test run in the background ignores it
     return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
 

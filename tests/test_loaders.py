@@ -15,8 +15,8 @@ from upstream import Row, jsonl, on_hub, passages, read, write
 from remix_toolkit.data import hub, mixing, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.recipe import CORPORA
-from remix_toolkit.resolve import load_task
+from remix_toolkit.recipe.load import load_task
+from remix_toolkit.recipe.schema import CORPORA
 
 # --- upstream's formats, two ways in -----------------------------------------------------------------------------
 

@@ -9,15 +9,17 @@ from conftest import ROOT, SMALL
 from sweeps import NOWHERE
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from remix_toolkit import memory, store, train
+from remix_toolkit import store
 from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.errors import RunFailed
-from remix_toolkit.lineage import lineage
-from remix_toolkit.plan import plan
-from remix_toolkit.recipe import Recipe
-from remix_toolkit.resolve import load_base, load_recipe
-from remix_toolkit.stage import prepare, run_stage
-from remix_toolkit.sweep import load_cells
+from remix_toolkit.graph import memory
+from remix_toolkit.graph.lineage import lineage
+from remix_toolkit.graph.plan import plan
+from remix_toolkit.graph.sweep import load_cells
+from remix_toolkit.recipe.load import load_base, load_recipe
+from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.stage import train
+from remix_toolkit.stage.run import prepare, run_stage
 
 LENGTH, BATCH = 128, 4
 

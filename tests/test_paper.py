@@ -14,13 +14,13 @@ from sweeps import shipped
 
 from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import run_record
+from remix_toolkit.graph.lineage import run_record
+from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.report import paper_layout
 from remix_toolkit.report.paper import Claim, Table, claims, section, shown, tables
 from remix_toolkit.report.paper_layout import paper, view
 from remix_toolkit.report.tables import as_csv, as_latex, as_markdown
 from remix_toolkit.report.verdicts import known
-from remix_toolkit.sweep import Cell
 
 SWEEPS = sorted(file.stem for file in (ROOT / "recipes" / "paper").glob("*.yaml"))
 PRINTED = ROOT.parent / "shared" / "paper" / "tables.yaml"  # a user's clone has none

@@ -13,14 +13,14 @@ import pytest
 from conftest import ROOT
 from sweeps import CONTROL, NOWHERE, SHARED, command, find, keys, publish, shipped
 
-from remix_toolkit.build import build_all
+from remix_toolkit.cli.print_plan import draw
 from remix_toolkit.data.tasks import noting_absent
-from remix_toolkit.graph import graph
-from remix_toolkit.lineage import lineage
-from remix_toolkit.plan import plan
-from remix_toolkit.report.plan import draw
-from remix_toolkit.resolve import load_recipe
-from remix_toolkit.sweep import load_cells
+from remix_toolkit.graph.jobs import graph
+from remix_toolkit.graph.lineage import lineage
+from remix_toolkit.graph.plan import plan
+from remix_toolkit.graph.sweep import load_cells
+from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.stage.data import build_all
 
 KVR = str(ROOT / "recipes" / "kvr.yaml")
 PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
@@ -50,7 +50,7 @@ def test_table_2_is_planned_without_its_data_or_anything_heavy(remix) -> None:
     assert (kinds.count("stage"), kinds.count("split"), made["splits"]) == (513, 5, 5)
     assert not (ROOT / NOWHERE).exists()  # a plan writes nothing
     imported = set(done.stderr.split())
-    assert "remix_toolkit.plan" in imported
+    assert "remix_toolkit.graph.plan" in imported
     assert not {"torch", "transformers", "trl", "datasets", "numpy"} & imported
 
 

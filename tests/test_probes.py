@@ -17,14 +17,14 @@ from transformers import (
     Qwen3Config,
 )
 
-from remix_toolkit.analysis.interference import _angles, _norm, _parts, displacement, gram, groups_of, interference
-from remix_toolkit.analysis.lens import lens, summary
-from remix_toolkit.analysis.perplexity import passages, perplexity
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.recall import trained_logits
-from remix_toolkit.resolve import load_task
-from remix_toolkit.train import load_model
+from remix_toolkit.evaluate.interference import _angles, _norm, _parts, displacement, gram, groups_of, interference
+from remix_toolkit.evaluate.lens import lens, summary
+from remix_toolkit.evaluate.perplexity import passages, perplexity
+from remix_toolkit.evaluate.recall import trained_logits
+from remix_toolkit.recipe.load import load_task
+from remix_toolkit.stage.train import load_model
 
 FACTS = tasks.load(load_task("kvr", ["size=12"]), 0)
 OTHERS = tasks.load(load_task("invented_facts", ["size=12"]), 0)
@@ -231,7 +231,7 @@ def test_what_goes_wrong_in_a_probe_does_not_take_the_stage_with_it(here, runs, 
         raise RunFailed("out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr("remix_toolkit.stage.examine", broken)
+        patched.setattr("remix_toolkit.stage.run.examine", broken)
         done = here("run", recipe, "--runs", runs, "--stage", "stage1", "stages.stage1.probe=[lens]", check=False)
     assert done.returncode == 1
     (stage,) = (runs / "stages").iterdir()
@@ -281,7 +281,7 @@ def test_mistakes_in_probes_are_named(here, runs, line, what) -> None:
 
 
 def test_the_harness_is_an_extra(here, runs: Path, monkeypatch) -> None:
-    monkeypatch.setattr("remix_toolkit.analysis.harness.find_spec", lambda name: None)
+    monkeypatch.setattr("remix_toolkit.evaluate.harness.find_spec", lambda name: None)
     done = here("run", "kvr", "evaluate.lm_eval=[arc_easy]", "--runs", str(runs), check=False)
     assert done.returncode == 2
     assert "pip install lm-eval" in done.stderr

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from remix_toolkit import recall as module
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.recall import can_match, matches, max_new_tokens, percent, recall
-from remix_toolkit.resolve import load_task
+from remix_toolkit.evaluate import recall as module
+from remix_toolkit.evaluate.recall import can_match, matches, max_new_tokens, percent, recall
+from remix_toolkit.recipe.load import load_task
 
 FACTS = [
     *tasks.load(load_task("kvr", ["size=8"]), 0),

@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import json_schema
-from remix_toolkit.resolve import load_base, load_recipe, load_task
-from remix_toolkit.sft_fields import OURS, sft_fields
-from remix_toolkit.yaml_file import load_mapping, load_value
+from remix_toolkit.recipe.load import load_base, load_recipe, load_task
+from remix_toolkit.recipe.schema import json_schema
+from remix_toolkit.recipe.sft_fields import OURS, sft_fields
+from remix_toolkit.recipe.yaml_file import load_mapping, load_value
 
 GOOD = """\
 stages:

@@ -7,16 +7,16 @@ import pytest
 from conftest import ROOT
 
 from remix_toolkit import store
-from remix_toolkit.build import build_all
 from remix_toolkit.data.tulu import load_tokenizer
-from remix_toolkit.graph import graph
+from remix_toolkit.evaluate.recall import percent, recall
+from remix_toolkit.graph.jobs import graph
+from remix_toolkit.graph.lineage import labels
+from remix_toolkit.graph.sweep import Cell, load_sweep
 from remix_toolkit.launch.job import task_of
 from remix_toolkit.launch.state import Command
 from remix_toolkit.launch.worker import do
-from remix_toolkit.lineage import labels
-from remix_toolkit.recall import percent, recall
-from remix_toolkit.sweep import Cell, load_sweep
-from remix_toolkit.train import load_model
+from remix_toolkit.stage.data import build_all
+from remix_toolkit.stage.train import load_model
 
 SWEEPS = sorted([*(ROOT / "recipes" / "paper").glob("*.yaml"), *(ROOT / "recipes" / "ablations").glob("*.yaml")])
 

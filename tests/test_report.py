@@ -354,7 +354,7 @@ def test_mistakes(tmp_path: Path, here) -> None:
 
 def test_the_command_loads_no_torch(tmp_path: Path) -> None:
     write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
-    code = "import sys; from remix_toolkit import cli; sys.argv = ['remix', 'report', sys.argv[1]]\n"
-    code += "try: cli.main()\nfinally: assert 'torch' not in sys.modules"
+    code = "import sys; from remix_toolkit.cli.main import main; sys.argv = ['remix', 'report', sys.argv[1]]\n"
+    code += "try: main()\nfinally: assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
     assert (tmp_path / "report" / "index.html").exists()

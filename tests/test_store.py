@@ -10,9 +10,9 @@ from stores import write_run
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import NOT_IN_KEY, lineage, run_record
-from remix_toolkit.resolve import load_recipe
-from remix_toolkit.sft_fields import sft_fields
+from remix_toolkit.graph.lineage import NOT_IN_KEY, lineage, run_record
+from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.recipe.sft_fields import sft_fields
 
 KVR = ROOT / "recipes" / "kvr.yaml"
 

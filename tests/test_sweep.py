@@ -11,9 +11,9 @@ from sweeps import CONTROL, FACTS, RANDOM, find, keys, shipped
 
 from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.errors import BadInput
-from remix_toolkit.lineage import lineage
-from remix_toolkit.resolve import load_recipe
-from remix_toolkit.sweep import Cell, load_cells, load_sweep
+from remix_toolkit.graph.lineage import lineage
+from remix_toolkit.graph.sweep import Cell, load_cells, load_sweep
+from remix_toolkit.recipe.load import load_recipe
 
 
 def names(of: list[Cell]) -> list[str]:

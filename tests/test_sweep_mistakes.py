@@ -6,7 +6,7 @@ import pytest
 from sweeps import command
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.sweep import load_sweep
+from remix_toolkit.graph.sweep import load_sweep
 
 
 def assert_refused(cells, text: str, says: list[str]) -> None:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from remix_toolkit import train
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.recipe import Stop
-from remix_toolkit.resolve import load_recipe, load_task
-from remix_toolkit.train import (
+from remix_toolkit.recipe.load import load_recipe, load_task
+from remix_toolkit.recipe.schema import Stop
+from remix_toolkit.stage import train
+from remix_toolkit.stage.train import (
     EndWithoutSave,
     Order,
     StopBelow,

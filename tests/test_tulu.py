@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.resolve import load_task
+from remix_toolkit.recipe.load import load_task
 
 PAIRS = [
     *tasks.load(load_task("kvr", ["size=20"]), 0),

@@ -12,8 +12,8 @@ import pytest
 from remix_toolkit.data import mixing, tasks
 from remix_toolkit.data.overlap import Index
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.recipe import CORPORA
-from remix_toolkit.resolve import load_task
+from remix_toolkit.recipe.load import load_task
+from remix_toolkit.recipe.schema import CORPORA
 
 Patch = pytest.MonkeyPatch
 Row = dict[str, Any]

@@ -14,8 +14,8 @@ from remix_toolkit.data import files
 from remix_toolkit.data.files import Drop, cell, json_texts, texts, value_of
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe import LAMA, EntityQuestions, Pairs, WebQA
-from remix_toolkit.yaml_file import read_text
+from remix_toolkit.recipe.schema import LAMA, EntityQuestions, Pairs, WebQA
+from remix_toolkit.recipe.yaml_file import read_text
 
 Row = tuple[str, dict[str, Any]]  # the place that an error names, and the columns
 

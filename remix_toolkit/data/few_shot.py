@@ -12,7 +12,7 @@ from dataclasses import replace
 from remix_toolkit.data import generated
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import KVR, FewShot, InventedFacts, Rows
+from remix_toolkit.recipe.schema import KVR, FewShot, InventedFacts, Rows
 
 VERSION = 1
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.yaml_file import open_text, read_text
+from remix_toolkit.recipe.yaml_file import open_text, read_text
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # all but tab and line feed; halves of characters too
 

@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterator
 
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.recipe import KVR, InventedFacts
+from remix_toolkit.recipe.schema import KVR, InventedFacts
 
 
 def facts(task: KVR | InventedFacts, count: int, data_seed: int | str) -> list[Pair]:

@@ -8,7 +8,7 @@ from remix_toolkit.data import files
 from remix_toolkit.data.files import Drop, cell, json_texts, value_of
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import MATH
+from remix_toolkit.recipe.schema import MATH
 
 Row = tuple[str, dict[str, Any]]
 

@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 
 from remix_toolkit.data import files, hub
-from remix_toolkit.data.catalog import instead
 from remix_toolkit.data.overlap import Index
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Corpus, Mix, Passages, RandomWords
-from remix_toolkit.yaml_file import read_text
+from remix_toolkit.recipe.catalog import instead
+from remix_toolkit.recipe.schema import Corpus, Mix, Passages, RandomWords
+from remix_toolkit.recipe.yaml_file import read_text
 
 VERSIONS = {**dict.fromkeys(Mix.model_fields, 1), "overlap": 2}
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.data import factoid, files, generated, hub, instruction
-from remix_toolkit.data.catalog import catalog, instead
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import (
+from remix_toolkit.recipe.catalog import catalog, instead
+from remix_toolkit.recipe.schema import (
     APPS,
     GSM8K,
     KVR,

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from remix_toolkit import disk, store
-from remix_toolkit.disk import to_do, users
+from remix_toolkit import store
 from remix_toolkit.errors import BadInput, RunFailed, exit_codes
-from remix_toolkit.graph import Job, graph
-from remix_toolkit.launch import accelerate
+from remix_toolkit.graph import devices, prune
+from remix_toolkit.graph.jobs import Job, graph
+from remix_toolkit.graph.prune import to_do, users
 from remix_toolkit.launch.state import State, end_of, load, wanted_elsewhere
 from remix_toolkit.launch.worker import Ask, Task, Train, do
 
@@ -28,13 +28,13 @@ def task_of(key: str, jobs: dict[str, Job], waiting: set[str], sweep: str, runs:
         return Ask(recipe, job.task, job.rows)
     weights = bool(users(jobs)[key] & waiting)
     cells = [job.cell, *job.also]
-    commands = [accelerate.stage(cell.file, cell.overrides, cell.recipe, runs) for cell in cells]
+    commands = [devices.stage(cell.file, cell.overrides, cell.recipe, runs) for cell in cells]
     return Train([cell.recipe for cell in cells], job.node, weights, sweep, commands, wait)
 
 
-def prune(jobs: dict[str, Job], done: Collection[str], state: State, folder: Path, runs: Path) -> None:
+def delete_spare(jobs: dict[str, Job], done: Collection[str], state: State, folder: Path, runs: Path) -> None:
     """Delete the weights that this sweep made and that neither it nor another living sweep needs any more."""
-    if spare := disk.spare(jobs, done, state.keep, state.id, runs):
+    if spare := prune.spare(jobs, done, state.keep, state.id, runs):
         wanted = wanted_elsewhere(runs, folder)
         for key, published in spare.items():
             if key not in wanted:
@@ -58,7 +58,7 @@ def main() -> None:
     if how != "done":
         raise RunFailed(said)
     try:
-        prune(jobs, set(jobs) - to_do(jobs, runs), state, folder, runs)
+        delete_spare(jobs, set(jobs) - to_do(jobs, runs), state, folder, runs)
     except (BadInput, OSError) as error:  # the job itself is done, and what starts from it may begin
         print(f"warning: no weights were deleted: {error}", flush=True)
 

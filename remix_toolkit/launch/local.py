@@ -5,11 +5,11 @@ from pathlib import Path
 
 from remix_toolkit import store
 from remix_toolkit.data import tasks
-from remix_toolkit.disk import still_due
 from remix_toolkit.errors import RunFailed
-from remix_toolkit.launch import accelerate
-from remix_toolkit.lineage import Node, lineage, measurements, run_record
-from remix_toolkit.recipe import Recipe
+from remix_toolkit.graph import devices
+from remix_toolkit.graph.lineage import Node, lineage, measurements, run_record
+from remix_toolkit.graph.prune import still_due
+from remix_toolkit.recipe.schema import Recipe
 
 
 def run(
@@ -28,9 +28,9 @@ def run(
     """
     nodes = lineage(recipe, until=stage)
     store.open_store(runs)
-    accelerate.check(recipe)
-    from remix_toolkit.measure import is_measured
-    from remix_toolkit.stage import prepare, run_stage
+    devices.check(recipe)
+    from remix_toolkit.stage.measure import is_measured
+    from remix_toolkit.stage.run import prepare, run_stage
 
     id_ = ""
     known = recipe.position(recipe.base_stage) + 1 if recipe.base_stage else 0
@@ -50,7 +50,7 @@ def run(
                 if there or not recipe.accelerate_config:
                     run_stage(recipe, node, data[node.stage], runs, loaded)
                 else:
-                    line = accelerate.command(recipe, node, accelerate.stage(file, overrides or [], recipe, runs))
+                    line = devices.command(recipe, node, devices.stage(file, overrides or [], recipe, runs))
                     if code := subprocess.run(line, check=False).returncode:
                         raise RunFailed(f"{node.stage}: accelerate launch ended with exit code {code}; see above")
                 record = run_record(recipe, nodes[: node.position + 1], arm or recipe.name, overrides or [])

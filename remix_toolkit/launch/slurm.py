@@ -23,15 +23,15 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from remix_toolkit import disk, store
+from remix_toolkit import store
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.graph import Job, graph
+from remix_toolkit.graph import devices, prune
+from remix_toolkit.graph.jobs import Job, graph
+from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.launch.state import Command, State, begin, end_of, load, save
 from remix_toolkit.launch.sweep import check
 from remix_toolkit.launch.workers import Workers
-from remix_toolkit.plan import devices
-from remix_toolkit.sweep import Cell, Keep
-from remix_toolkit.yaml_file import load_mapping, read_text
+from remix_toolkit.recipe.yaml_file import load_mapping, read_text
 
 CALL_S = 120  # how long SLURM may take to answer
 ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED", "SIGNALING"}
@@ -44,7 +44,7 @@ def submit(command: Command, cells: list[Cell], keep: Keep, runs: Path, options:
         raise BadInput("--launcher slurm: there is no sbatch on this machine's PATH; run it where SLURM's commands are")
     wanted, setup = _options(options)
     jobs = graph(cells)
-    todo = disk.to_do(jobs, runs)
+    todo = prune.to_do(jobs, runs)
     folder = (runs / "sweeps" / command.id).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -103,7 +103,7 @@ def _sbatch(key: str, job: Job, after: list[str], options: dict[str, str], setup
     line = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={folder / f'{key}.log'}"]
     line += [f"--job-name={job.name}-{key[:8]}", *_flags(options)]
     if recipe.accelerate_config and not options.keys() & {"gpus", "gres", "gpus-per-node"}:
-        line.append(f"--gpus={devices(recipe) if job.node else 1}")
+        line.append(f"--gpus={devices.count(recipe) if job.node else 1}")
     if after:
         line += [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
     program = [sys.executable, "-m", "remix_toolkit.launch.job", str(folder), key]
@@ -143,7 +143,7 @@ def refresh(folder: Path, runs: Path) -> State:
     """The state of a sweep that is with SLURM, as the queue and what its jobs left behind say now."""
     state = load(folder)
     queued = _queue([entry.job_id for entry in state.jobs.values() if entry.job_id])
-    todo = disk.to_do(graph(state.command.cells()), runs)
+    todo = prune.to_do(graph(state.command.cells()), runs)
     for key, entry in state.jobs.items():
         now, end = queued.get(entry.job_id, ""), end_of(folder, key)
         ended = store.read_json(end) if end.exists() else None

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from remix_toolkit import store
 from remix_toolkit.data.tasks import digest
-from remix_toolkit.graph import Job
-from remix_toolkit.resolve import find_recipe
-from remix_toolkit.sweep import Cell, Keep, load_sweep
+from remix_toolkit.graph.jobs import Job
+from remix_toolkit.graph.sweep import Cell, Keep, load_sweep
+from remix_toolkit.recipe.load import find_recipe
 
 Kind = Literal["waiting", "running", "done", "failed", "left out"]
 

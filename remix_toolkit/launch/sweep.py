@@ -5,18 +5,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from remix_toolkit import disk, store
+from remix_toolkit import store
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.graph import Job, graph
-from remix_toolkit.launch import accelerate
-from remix_toolkit.launch.job import prune, task_of
+from remix_toolkit.graph import devices, prune
+from remix_toolkit.graph.jobs import Job, graph
+from remix_toolkit.graph.lineage import run_record
+from remix_toolkit.graph.plan import costs
+from remix_toolkit.graph.sweep import Cell, Keep
+from remix_toolkit.launch.job import delete_spare, task_of
 from remix_toolkit.launch.screen import Screen, named
 from remix_toolkit.launch.state import Command, State, begin, claim, load, save, with_slurm
 from remix_toolkit.launch.worker import Check
 from remix_toolkit.launch.workers import Workers, visible_devices
-from remix_toolkit.lineage import run_record
-from remix_toolkit.plan import costs, devices
-from remix_toolkit.sweep import Cell, Keep
 
 WARM = 1e8  # weights: a base up to this size is trained in a process that goes on with the next stage
 STICKY = {"tf32", "use_liger_kernel", "full_determinism"}  # of `train`: these change the process for good
@@ -34,9 +34,9 @@ def run_sweep(command: Command, cells: Sequence[Cell], keep: Keep, runs: Path, a
     Raises BadInput for a mistake in any cell before the first stage is trained, RunFailed when stopped by hand.
     """
     jobs = graph(cells)
-    todo = disk.to_do(jobs, runs)
+    todo = prune.to_do(jobs, runs)
     gpus = visible_devices()
-    needed = max(devices(cell.recipe) for cell in cells)
+    needed = max(devices.count(cell.recipe) for cell in cells)
     if gpus and needed > len(gpus):
         raise BadInput(f"{command.sweep}: a stage takes {needed} devices; here are {len(gpus)}")
     folder, lock = claim(runs, command.id)
@@ -67,7 +67,7 @@ def run_sweep(command: Command, cells: Sequence[Cell], keep: Keep, runs: Path, a
 def check(cells: Sequence[Cell], todo: set[str], pool: Workers, note: Callable[[str], None]) -> None:
     """Every arm's data and settings, under one seed, before anything is trained. Raises BadInput with all mistakes."""
     for recipe in {(cell.recipe.accelerate_config, str(cell.recipe.adapter)): cell.recipe for cell in cells}.values():
-        accelerate.check(recipe)
+        devices.check(recipe)
     arms: dict[str, Cell] = {}
     for cell in cells:
         if any(node.key in todo for node in cell.nodes):
@@ -139,7 +139,7 @@ class _Run:
         if any(other.state != "done" for other in before) or self.not_before.get(key, 0) > time.monotonic():
             return
         recipe = job.cell.recipe
-        needed = devices(recipe) if job.node and self.pool.on_gpu else 1
+        needed = devices.count(recipe) if job.node and self.pool.on_gpu else 1
         if not self.pool.room(needed):
             return
         entry.state = "running"
@@ -164,7 +164,7 @@ class _Run:
 
     def _prune(self) -> None:
         done = [key for key, entry in self.state.jobs.items() if entry.state == "done"]
-        prune(self.jobs, done, self.state, self.folder, self.runs)
+        delete_spare(self.jobs, done, self.state, self.folder, self.runs)
 
 
 def failures(state: State) -> str | None:

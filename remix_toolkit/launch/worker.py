@@ -19,9 +19,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from remix_toolkit.errors import BadInput, Busy, RunFailed
-from remix_toolkit.launch import accelerate
-from remix_toolkit.lineage import Node
-from remix_toolkit.recipe import Factoid, Recipe
+from remix_toolkit.graph import devices
+from remix_toolkit.graph.lineage import Node
+from remix_toolkit.recipe.schema import Factoid, Recipe
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def work(pipe: connection.Connection, runs: Path, log: Path, environment: dict[s
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = _Lines(pipe, file), file
-    importlib.import_module("remix_toolkit.stage")
+    importlib.import_module("remix_toolkit.stage.run")
     gc.freeze()  # a million objects of libraries, which are looked through several times a stage otherwise
     while True:
         try:
@@ -84,11 +84,11 @@ def do(task: Task, runs: Path) -> End:
     try:
         match task:
             case Check():
-                from remix_toolkit.stage import prepare
+                from remix_toolkit.stage.run import prepare
 
                 prepare(task.recipe, task.nodes, runs, ask=False)
             case Ask():
-                from remix_toolkit.familiar import ask
+                from remix_toolkit.stage.familiar import ask
 
                 ask(task.recipe, task.task, task.rows, runs)
             case Train():
@@ -113,7 +113,7 @@ def do(task: Task, runs: Path) -> End:
 
 def _train(task: Train, runs: Path) -> str:
     from remix_toolkit import store
-    from remix_toolkit.stage import prepare, run_stage
+    from remix_toolkit.stage.run import prepare, run_stage
 
     for recipe, command in zip(task.recipes, task.commands, strict=True):
         data = prepare(recipe, [task.node], runs)[task.node.stage]
@@ -142,7 +142,7 @@ def _when_free(task: Train, runs: Path) -> None:
 def _launch(recipe: Recipe, task: Train, command: list[str]) -> None:
     """The stage as a command of its own under accelerate, which ends with this process."""
     more = ["--sweep", task.sweep, "--key", task.node.key]
-    line = accelerate.command(recipe, task.node, [*command, *more])
+    line = devices.command(recipe, task.node, [*command, *more])
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True)
     _children.append(process)
     assert process.stdout

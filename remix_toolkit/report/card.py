@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from remix_toolkit.data.catalog import catalog
+from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.report import verdicts
 from remix_toolkit.report.parts import number
 from remix_toolkit.report.results import Published, Results, of_stage, until

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from remix_toolkit.lineage import NOT_IN_KEY
-from remix_toolkit.recipe import Strict
+from remix_toolkit.graph.lineage import NOT_IN_KEY
+from remix_toolkit.recipe.schema import Strict
 from remix_toolkit.report.retention import FLOOR
 from remix_toolkit.report.seeds import aggregate
 

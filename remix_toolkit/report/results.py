@@ -15,9 +15,9 @@ from pydantic import Field
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe import Strict
+from remix_toolkit.recipe.schema import Strict
+from remix_toolkit.recipe.yaml_file import load_value
 from remix_toolkit.report.retention import numbers
-from remix_toolkit.yaml_file import load_value
 
 SCHEMA: Literal[1] = 1  # raise it with every change of the form
 PROBES = ("lens", "interference", "perplexity", "lm_eval")  # <probe>.json, where a stage has it

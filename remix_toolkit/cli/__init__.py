@@ -1,0 +1,1 @@
+"""The `remix` command: parses arguments, calls what stands below, prints."""

@@ -1,0 +1,94 @@
+"""What is examined: a model directory or hub id, and the rows of a task."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remix_toolkit import store
+from remix_toolkit.console import quieten
+from remix_toolkit.data import few_shot, mixing, tasks, tulu
+from remix_toolkit.data.pair import Pair
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe.schema import Factoid, FewShot, Mix, Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def rows_of(task: Rows, data_seed: int) -> list[Pair]:
+    """A task's rows as a model is asked them. Raises BadInput where only a recipe can say which they are."""
+    if isinstance(task, Factoid) and task.familiarity:
+        raise BadInput(
+            "familiarity: is of a recipe's base model; name it in a recipe's `recall`, or ask `remix familiar`"
+        )
+    pairs = tasks.read(task, data_seed).pairs
+    if isinstance(task, Factoid) and task.prompt == "few_shot":
+        shots, pairs = few_shot.exemplars(task, pairs, FewShot())
+        pairs = [few_shot.few_shot(shots, fact) for fact in pairs]
+    return tasks.choose(task, pairs)
+
+
+def facts_of(task: Rows, data_seed: int) -> list[Pair]:
+    """A task's facts. Raises BadInput for instructions."""
+    if not isinstance(task, Factoid):
+        raise BadInput(f"{tasks.name_of(task)}: instructions have no recall; a stage reports the loss on held-out rows")
+    return rows_of(task, data_seed)
+
+
+def load(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model in the dtype it was saved in, on the GPU if there is one. Raises BadInput."""
+    quieten()
+    if Path(model).exists() and not (Path(model) / "config.json").is_file():
+        raise BadInput(f"{model}: is no model directory (it holds no config.json)")
+    if (folder := Path(model)).exists() and store.is_pruned(folder):
+        raise BadInput(f"{model}: its weights were deleted (its results are there); run that stage again")
+    tokenizer = tulu.load_tokenizer(model)
+    import torch
+
+    from remix_toolkit.stage.train import load_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(model, None, "auto", {}).to(device), tokenizer  # type: ignore[arg-type]
+
+
+def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> dict[str, Any]:
+    """`{model, task, recall, facts, correct}` of any model directory or hub id."""
+    facts = facts_of(task, data_seed)
+    loaded, tokenizer = load(model)
+    from remix_toolkit.evaluate.recall import percent, recall, row
+
+    verdicts = recall(loaded, tokenizer, facts)
+    if details:
+        store.write_text(details, "".join(json.dumps(row(v), ensure_ascii=False) + "\n" for v in verdicts))
+    correct = sum(v.correct for v in verdicts)
+    what = {"model": model, "task": tasks.name_of(task)}
+    return {**what, "recall": percent(verdicts), "facts": len(facts), "correct": correct}
+
+
+def lens_of(models: Sequence[str], task: Rows, data_seed: int) -> list[dict[str, Any]]:
+    """Of each model: `{model, task}` and what `lens.lens` returns."""
+    facts = facts_of(task, data_seed)
+    from remix_toolkit.evaluate.lens import lens
+
+    found = []
+    for model in models:
+        loaded, tokenizer = load(model)
+        found.append({"model": model, "task": tasks.name_of(task), **lens(loaded, tokenizer, facts)})
+    return found
+
+
+def interference_of(
+    model: str, data: Mapping[str, Rows], mix: Mix | None, after: str | None, data_seed: int, parts: int
+) -> dict[str, Any]:
+    """`{model, after, of}` and what `interference.interference` returns; D_M is drawn for D_B as a stage draws it."""
+    pairs = {name: rows_of(task, data_seed) for name, task in data.items()}
+    if mix:
+        pairs["m"], _ = mixing.draw(mix, pairs["b"], {"stage1": pairs["a"]}, seed=0, position=1)
+    loaded, tokenizer = load(model)
+    later = load(after)[0] if after else None
+    from remix_toolkit.evaluate.interference import interference
+
+    examples = {name: [tulu.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
+    of = {name: tasks.name_of(task) for name, task in data.items()}
+    return {"model": model, "after": after, "of": of, **interference(loaded, tokenizer, examples, later, parts)}

@@ -1,0 +1,86 @@
+"""`remix data`: what is trained on, before anything is."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from remix_toolkit.cli.options import Json, Overrides, Profile, Runs, Seed, only_json
+from remix_toolkit.errors import BadInput
+
+
+class _ShowByDefault(TyperGroup):
+    """`remix data kvr` is `remix data show kvr`: the name of a task or recipe needs no word before it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
+
+
+data = typer.Typer(cls=_ShowByDefault, no_args_is_help=True, help="Look at data before anything is trained, fetch it.")
+
+
+@data.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(help="a task (kvr, popqa, ...), or a recipe (recipes/kvr.yaml, mine, ...)")],
+    overrides: Overrides = None,
+    profile: Profile = "tiny",
+    limit: Annotated[int, typer.Option(min=0, help="how many pairs of each kind to show")] = 3,
+    tokens: Annotated[bool, typer.Option("--tokens", help="show each pair as tokens, and what is trained on")] = False,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """A task's rows, or all data of a recipe: kept and dropped, lengths, samples (`remix data NAME`)."""
+    from remix_toolkit.cli.print_data import print_data, show_recipe, show_task
+    from remix_toolkit.recipe.load import find_recipe, load_base, load_recipe, load_task
+    from remix_toolkit.recipe.schema import TASKS
+
+    # A task has no dotted settings: `remix data popqa paths.lama=LAMA` means the recipe.
+    with only_json(as_json):
+        if name in TASKS and not any("." in override.partition("=")[0] for override in overrides or []):
+            shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
+        else:
+            find_recipe(name, also=TASKS)
+            shown = show_recipe(load_recipe(name, profile, overrides, seed), limit, tokens, runs)
+    if as_json:
+        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+    else:
+        print_data(shown)
+
+
+@data.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Every task and mixing source: licence, size, hub id, local format."""
+    from remix_toolkit.cli.print_data import list_catalog, print_catalog
+
+    if as_json:
+        typer.echo(json.dumps(list_catalog(), indent=1))
+    else:
+        print_catalog()
+
+
+@data.command("prepare")
+def data_prepare(
+    arguments: Annotated[list[str], typer.Argument(help="recipes, and key=value ... for all of them")],
+    profile: Profile = "tiny",
+    as_json: Json = False,
+) -> None:
+    """Fetch all that recipes read from the hub, and check what they read from this machine."""
+    from remix_toolkit.cli.print_data import prepare
+    from remix_toolkit.data.tasks import noting_absent
+    from remix_toolkit.graph.sweep import load_cells
+
+    names = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if not names:
+        raise BadInput("data prepare: name at least one recipe")
+    recipes = []
+    with noting_absent():  # what is not here is said of all sources together, below
+        for name in names:
+            recipes += [cell.recipe for cell in load_cells(name, profile, overrides=overrides)[1]]
+    with only_json(as_json):
+        done = prepare(recipes, typer.echo)
+    if as_json:
+        typer.echo(json.dumps(done, indent=1))

@@ -1,0 +1,142 @@
+"""Commands that read what is published: show, report, card, results, compare, store."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remix_toolkit.cli.options import Json, Runs, give, picture, writable
+from remix_toolkit.errors import RunFailed
+
+reading = typer.Typer()
+
+
+@reading.command()
+def show(
+    runs: Runs = Path("runs"),
+    each: Annotated[bool, typer.Option("--each", help="every run by itself, whatever the number of seeds")] = False,
+    seeds: Annotated[bool, typer.Option("--seeds", help="over seeds, whatever their number; with --json too")] = False,
+    recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
+    curves: Annotated[Path | None, typer.Option(help="draw its retention curves into this .png or .pdf")] = None,
+    as_json: Json = False,
+) -> None:
+    """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
+    from remix_toolkit import store
+    from remix_toolkit.report.names import asked
+    from remix_toolkit.report.retention import print_matrices
+    from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
+
+    picture(curves, "--curves")
+    found, records = asked(runs, recipe, store.warned)
+    wanted = expected(records)
+    if as_json:
+        over_seeds = {"recall": aggregate(found, wanted), "paired": compared(found)} if seeds else {}
+        return typer.echo(json.dumps(over_seeds if seeds else found, indent=1))
+    if not found:
+        return typer.echo(f"{runs}: nothing is published yet")
+    if curves:
+        from remix_toolkit.report.plot import plot_curves
+
+        plot_curves(found, curves)
+        return typer.echo(f"plot: {curves}")
+    ran: dict[tuple[str, str], set[int]] = {}
+    for name, arm, profile in wanted:
+        ran.setdefault((name, profile), set()).update(wanted[name, arm, profile])
+    several = {at for at, of in ran.items() if (len(of) > 1 or seeds) and not each}
+    together = [entry for entry in found if (entry["recipe"], entry["profile"]) in several]
+    print_matrices([entry for entry in found if entry not in together])
+    print_seeds(together, {at: of for at, of in wanted.items() if (at[0], at[2]) in several})
+
+
+StageArg = typer.Argument(help="a published stage: its directory, its key, or as much of its name as is its alone")
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it into this file [default: the screen]")]
+
+
+@reading.command()
+def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Output = None) -> None:
+    """A model card: what a stage knows, its lineage, data and licences, how to load it and to train it again."""
+    from remix_toolkit.report.card import card as write
+    from remix_toolkit.report.names import stage_of
+
+    give(output, write(stage_of(stage, runs)))
+
+
+@reading.command()
+def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
+    """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
+    from remix_toolkit.report.names import stage_of
+    from remix_toolkit.report.results import as_json, of_stage, of_store
+
+    give(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
+
+
+@reading.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="a stage (directory, key, name), an arm, a recipe, or a runs directory")],
+    b: Annotated[str, typer.Argument(help="another one")],
+    runs: Runs = Path("runs"),
+    facts: Annotated[Path | None, typer.Option(help="write all facts that only one of them knows, as CSV")] = None,
+    as_json: Json = False,
+) -> None:
+    """Two stages, arms, sweeps or runs directories side by side: settings, facts kept, losses, retention curves."""
+    writable(facts, "--facts")
+    from remix_toolkit.report import compare as side_by_side
+
+    found = side_by_side.compare(a, b, runs)
+    if facts:
+        side_by_side.write_facts(found, facts)
+    if as_json:
+        return typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    side_by_side.print_compared(found)
+
+
+@reading.command()
+def report(
+    runs: Annotated[Path, typer.Argument(help="where stages are published")] = Path("runs"),
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="the report's folder [default: RUNS/report]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
+) -> None:
+    """All that is published as one HTML page, its figures and tables as files beside it."""
+    from remix_toolkit.report.page import report as write
+
+    write(runs, out, recipe)
+
+
+store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
+
+
+@store_app.command("list")
+def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Every published stage: its size, whether its weights are there, and how many runs it is part of."""
+    from remix_toolkit.cli.print_store import listed, print_listed
+
+    if as_json:
+        typer.echo(json.dumps(listed(runs), indent=1))
+    else:
+        print_listed(runs)
+
+
+@store_app.command("verify")
+def store_verify(
+    runs: Runs = Path("runs"),
+    remove: Annotated[bool, typer.Option("--remove", help="delete damaged stages, to be trained again")] = False,
+) -> None:
+    """Compare every file of every published stage with its checksum."""
+    from remix_toolkit.cli.print_store import verify
+
+    if wrong := verify(runs, remove):
+        raise RunFailed(f"{wrong} damaged stages{' were removed' if remove else ''}")
+
+
+@store_app.command("prune")
+def store_prune(
+    runs: Runs = Path("runs"),
+    keep: Annotated[str, typer.Option(help="leaves, none, or stages' names: whose weights stay")] = "leaves",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
+) -> None:
+    """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
+    from remix_toolkit.cli.print_store import delete_spare
+    from remix_toolkit.graph.sweep import keep_of
+
+    delete_spare(runs, keep_of(keep), dry_run)

@@ -1,0 +1,79 @@
+"""The base model of profile `tiny`, made on the spot: 4 layers, hidden 256, random weights, nothing downloaded.
+
+Its tokenizer is a byte-level BPE of 1,024 tokens trained on CPython's own help texts, which every machine has. They
+change with the Python version, and with them the tokenizer: `identity` goes into the lineage key.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from remix_toolkit.data.mixing import PROMPT, documents_of
+from remix_toolkit.recipe.schema import Recipe
+
+VERSION = 1
+
+
+def identity() -> dict[str, object]:
+    """What determines the tiny base: this file's version and the text its tokenizer learns from."""
+    text = "\n".join(documents_of("pydoc"))
+    return {"tiny": VERSION, "text": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
+    """The recipe's base model, as a path or hub id, and its revision; the tiny one is made on first use."""
+    if recipe.base != "tiny":
+        return recipe.base, recipe.revision
+    made = runs / "bases" / f"tiny-{VERSION}-{str(identity()['text'])[:8]}"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            draft = made.with_name(made.name + ".partial")
+            shutil.rmtree(draft, ignore_errors=True)
+            build(draft)
+            draft.rename(made)
+    return str(made), None
+
+
+def build(folder: Path) -> None:
+    """Write the model and its tokenizer to `folder`, always the same bytes for one Python version."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=["<|begin|>", "<|end|>", "<|pad|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    turns = [f"<|user|>\n{PROMPT}<|assistant|>\n"] * 1000  # so that the format is a few tokens, as in a real vocabulary
+    bpe.train_from_iterator([*documents_of("pydoc"), *turns], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)

@@ -1,0 +1,231 @@
+"""Interference, measured: do gradients of D_A, D_B and D_M oppose one another, did the weights move against D_A?
+
+The paper argues by the angles between these gradients (sections 4.1 and A.1 to A.3) and measures none. Each data set
+is shuffled and cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode. All that is
+asked of gradients are inner products: one matrix of them is kept for the whole model, each layer, each kind of weight.
+
+A part's gradient is the data set's and what only this part has, noise that adds to every length and would draw every
+cosine towards 0. Lengths are therefore taken from inner products of different parts alone, as the noise of two parts is
+independent.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remix_toolkit.data.tulu import Example
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.held_out import loss_sum
+from remix_toolkit.evaluate.recall import trained_logits
+
+PARTS = 8  # gradients of each data set; all of them are in the machine's memory at once
+LEAST = 4  # of fewer parts, noise cannot be told from what they share
+DRAWS = 2000
+LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+TOKENS = 2048  # that go through the model at once, with all activations kept
+
+Gradients = list[dict[str, torch.Tensor]]
+Matrix = NDArray[np.float64]
+
+
+def interference(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Mapping[str, Sequence[Example]],
+    after: PreTrainedModel | None = None,
+    parts: int = PARTS,
+) -> dict[str, Any]:
+    """How gradients of the data sets stand to one another at the model; `data` maps `a`, `b` and perhaps `m` to them.
+
+    `groups`: for `whole`, each layer and each kind of weight, and each pair such as `a.b`: the `cosine` of the
+    gradients with its 95% interval `low`, `high` (bootstrap over parts; all three None where a gradient cannot be told
+    from noise there), and the inner product `inner`. `norms`: per data set, of the whole model: the `norm` of the mean
+    gradient, `signal`, the norm of what the parts share, and `noise`: True where that cannot be told from zero.
+
+    With the model `after` later training: `displacement` per group (`norm`, and `relative` to the weights'), the loss
+    on D_A before and after, and the change `predicted` to first order, (theta_after - theta) . grad L_A, with interval.
+
+    Memory: a gradient of the whole model for each part of each data set, and the displacement in fp32, on the CPU. Both
+    models may come on the CPU; where one is on a device, the gradients are taken there, and `after` is moved off it.
+    Raises BadInput for fewer than 4 parts, a data set of fewer examples than parts, or an `after` with other weights.
+    """
+    if parts < LEAST:
+        raise BadInput(f"interference: {parts} parts asked, and noise cannot be told from fewer than {LEAST}")
+    for name, examples in data.items():
+        if len(examples) < parts:
+            raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
+    cut = {name: _parts(examples, parts) for name, examples in data.items()}
+    moved: dict[str, torch.Tensor] | None = None
+    result: dict[str, Any] = {"parts": parts, "examples": {name: sum(map(len, of)) for name, of in cut.items()}}
+    if after is not None:
+        device = after.device
+        result["loss_after"] = float(np.mean([_mean_loss(after, tokenizer, part) for part in cut["a"]]))
+        moved = displacement(model, after)
+        result["displacement"] = _lengths(model, moved)
+        after.to("cpu")  # type: ignore[arg-type]
+        model.to(device)  # type: ignore[arg-type]
+    gradients: Gradients = []
+    losses: dict[str, list[float]] = {}
+    for name, of in cut.items():
+        for part in of:
+            loss, gradient = _gradient(model, tokenizer, part)
+            losses.setdefault(name, []).append(loss)
+            gradients.append(gradient)
+    products = gram(gradients, moved)
+    rows = {name: slice(n * parts, (n + 1) * parts) for n, name in enumerate(data)}
+    result["norms"] = {name: _norm(products["whole"][at, at]) for name, at in rows.items()}
+    result["groups"] = {group: _angles(matrix, rows) for group, matrix in products.items()}
+    if moved is not None:
+        along = products["whole"][rows["a"], -1]  # each part's gradient along the displacement
+        low, high = np.percentile(_draws(parts, 0) @ along, [2.5, 97.5])
+        result |= {"loss_before": float(np.mean(losses["a"])), "predicted": float(along.mean())}
+        result |= {"predicted_low": float(low), "predicted_high": float(high)}
+    return result
+
+
+def _parts(examples: Sequence[Example], parts: int) -> list[list[Example]]:
+    """Parts of equal size, in a random order: a data set comes source by source. What is left over is left out."""
+    shuffled = random.Random(0).sample(examples, len(examples))
+    size = len(examples) // parts
+    return [shuffled[at : at + size] for at in range(0, parts * size, size)]
+
+
+def groups_of(name: str) -> Iterator[str]:
+    """The groups that a parameter belongs to: `whole`, `layer 3`, and its kind, as in `q_proj` or `embed_tokens`."""
+    yield "whole"
+    if layer := LAYER.search(name):
+        yield f"layer {int(layer[1]) + 1}"
+    kind = name.rsplit(".", 2)[-2]
+    yield "norms" if "norm" in kind or kind.startswith("ln") else kind
+
+
+def gram(gradients: Gradients, moved: dict[str, torch.Tensor] | None) -> dict[str, Matrix]:
+    """For each group, the inner products of all gradients; the last row and column are the displacement's, if any."""
+    rows = gradients + ([moved] if moved is not None else [])
+    sums: dict[str, Matrix] = {}
+    for name in gradients[0]:
+        stacked = torch.stack([row[name].flatten().float() for row in rows])
+        products = (stacked @ stacked.T).double().numpy()
+        for group in groups_of(name):
+            sums[group] = sums[group] + products if group in sums else products
+    return sums
+
+
+def _draws(parts: int, seed: int) -> Matrix:
+    """Bootstrap weights of the parts, (draws, parts), each row summing to 1."""
+    drawn: Matrix = np.random.default_rng(seed).multinomial(parts, np.full(parts, 1 / parts), size=DRAWS) / parts
+    return drawn
+
+
+def _shared(matrix: Matrix, weights: Matrix) -> Matrix:
+    """The weighted mean inner product of two different parts, for each row of weights: a squared length, without noise.
+
+    NaN where a row has all its weight on one part.
+    """
+    apart = matrix - np.diag(np.diag(matrix))
+    pairs = 1 - (weights**2).sum(axis=1)
+    sums = np.einsum("di,ij,dj->d", weights, apart, weights)
+    found: Matrix = np.divide(sums, pairs, out=np.full(len(weights), np.nan), where=pairs > 1e-9)
+    return found
+
+
+def _norm(matrix: Matrix) -> dict[str, Any]:
+    """The mean gradient's norm; that of what its parts share; can that be told from zero?"""
+    parts = len(matrix)
+    (signal,) = _shared(matrix, np.full((1, parts), 1 / parts))
+    return {
+        "norm": float(np.sqrt(matrix.mean())),
+        "signal": float(np.sqrt(max(signal, 0.0))),
+        "noise": bool(np.nanpercentile(_shared(matrix, _draws(parts, 0)), 2.5) <= 0),
+    }
+
+
+def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, dict[str, float | None]]:
+    """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of one group's gradients."""
+    found: dict[str, dict[str, float | None]] = {}
+    noise = {name: _norm(matrix[at, at])["noise"] for name, at in rows.items()}
+    for x, y in combinations(rows, 2):
+        xx, xy, yy = matrix[rows[x], rows[x]], matrix[rows[x], rows[y]], matrix[rows[y], rows[y]]
+        parts = len(xx)
+        cosine = low = high = None
+        if not (noise[x] or noise[y]):
+            flat = np.full((1, parts), 1 / parts)
+            cosine = float(_cosines(xx, xy, yy, flat, flat)[0])
+            drawn = _cosines(xx, xy, yy, _draws(parts, 1), _draws(parts, 2))
+            low, high = map(float, np.nanpercentile(drawn, [2.5, 97.5]))
+        found[f"{x}.{y}"] = {"cosine": cosine, "low": low, "high": high, "inner": float(xy.mean())}
+    return found
+
+
+def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix:
+    """For each row of weights of the parts of both, within [-1, 1]; NaN where a length cannot be taken."""
+    one, other = _shared(xx, u), _shared(yy, v)
+    squares = np.where((one > 0) & (other > 0), one * other, np.nan)
+    found: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
+    return found
+
+
+def _lengths(model: PreTrainedModel, moved: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+    """How far each group of weights went."""
+    squares: dict[str, list[float]] = {}
+    weights = dict(model.named_parameters())
+    for name, step in moved.items():
+        went, were = float(step.square().sum()), float(weights[name].detach().float().square().sum())
+        for group in groups_of(name):
+            sums = squares.setdefault(group, [0.0, 0.0])
+            sums[0] += went
+            sums[1] += were
+    return {
+        group: {"norm": step**0.5, "relative": (step / of) ** 0.5 if of else 0.0}
+        for group, (step, of) in squares.items()
+    }
+
+
+def displacement(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """theta_after - theta_before, by parameter, on the CPU. Raises BadInput where the two have other weights."""
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
+        raise BadInput("interference: the two models do not have the same weights, so none was moved to the other")
+    return {name: (new[name].detach().cpu().float() - p.detach().cpu().float()) for name, p in old.items()}
+
+
+def _gradient(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """The mean loss over the examples' trained tokens, and its gradient by parameter, on the CPU."""
+    model.eval()
+    model.zero_grad()
+    trained = sum(len(e.labels) - e.labels.count(-100) for e in examples)
+    total = 0.0
+    for rows in _batches(examples):
+        logits, targets = trained_logits(model, tokenizer, rows)
+        summed = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        loss = summed / trained
+        loss.backward()
+        total += float(loss.detach())
+    gradient = {n: p.grad.detach().cpu().clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return total, gradient
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """The examples, short ones first, as many at once as have 2,048 tokens when padded, and one at least."""
+    rows: list[Example] = []
+    for example in sorted(examples, key=lambda e: len(e.input_ids)):
+        if rows and (len(rows) + 1) * len(example.input_ids) > TOKENS:
+            yield rows
+            rows = []
+        rows.append(example)
+    yield rows
+
+
+def _mean_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> float:
+    total, tokens = loss_sum(model, tokenizer, examples)
+    return total / tokens

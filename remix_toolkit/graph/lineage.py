@@ -1,0 +1,216 @@
+"""The lineage: the chain of stages that leads to a model, and its key, a hash of all that determines the weights.
+
+Two runs that agree on a chain share its stages, whatever their recipes are called. The key is over the declaration:
+nothing is trained, loaded or tokenized to compute it. Local files count by their content, not by their path.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit.data import few_shot, mixing, tasks, tiny, tulu
+from remix_toolkit.data.mixing import documents_of
+from remix_toolkit.data.tasks import digest, facts_id, list_id
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe.schema import Factoid, Recipe, Stage
+from remix_toolkit.recipe.sft_fields import sft_fields
+from remix_toolkit.store import GROWS, harness_id
+
+KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
+
+TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
+FAMILIAR_VERSION = 1  # raise it when familiar.py gives other verdicts for the same declaration
+
+# Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
+NOT_IN_KEY = {
+    "per_device_train_batch_size",  # the global batch is in the key
+    "padding_free",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "activation_offloading",
+    "report_to",
+    "run_name",
+    "project",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "torch_compile",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_first_step",
+    "ddp_timeout",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of a recipe in the graph of stages."""
+
+    stage: str
+    position: int
+    key: str  # 16 hexadecimal digits
+    ancestors: tuple[str, ...]  # keys of the stages before, first stage first
+    declaration: dict[str, Any]  # what the key is the hash of
+
+
+def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
+    """The recipe's stages in order (up to one, if only that is wanted), each with its key.
+
+    Raises BadInput for an unknown stage and for local files that are not there.
+    """
+    names = list(recipe.stages)[: recipe.position(until) + 1 if until else None]
+    start = {
+        "base": base(recipe),
+        "precision": recipe.precision,
+        "adapter": recipe.adapter,
+        **({"quantization": recipe.quantization} if recipe.quantization else {}),
+        "global_batch_size": recipe.global_batch_size,
+        "seed": recipe.seed,
+        "versions": {"train": TRAIN_VERSION, "tulu": tulu.VERSION, "overlap": mixing.VERSIONS["overlap"]},
+    }
+    nodes: list[Node] = []
+    stages: list[dict[str, Any]] = []
+    for position, name in enumerate(names):
+        stages.append(_stage(recipe, recipe.stages[name]))
+        declaration = {**start, "stages": list(stages)}
+        ancestors = tuple(node.key for node in nodes)
+        nodes.append(Node(name, position, digest(declaration), ancestors, declaration))
+    return nodes
+
+
+def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str], place: str = "") -> dict[str, Any]:
+    """Which stages this run consists of, and which lists of facts are measured after each, under which name."""
+    return {
+        "recipe": recipe.name,
+        "arm": arm,
+        "place": place,
+        "profile": recipe.profile,
+        "seed": recipe.seed,
+        "overrides": overrides,
+        "stages": [
+            {
+                "stage": node.stage,
+                "key": node.key,
+                "own": facts_id(recipe, node.stage),
+                "task": tasks.name_of(recipe.stages[node.stage].data),
+                "recall": labels(recipe, node.position),
+                "also": sorted(measurements(recipe, node.position) - labels(recipe, node.position).keys()),
+            }
+            for node in nodes
+        ],
+    }
+
+
+def measurements(recipe: Recipe, position: int) -> set[str]:
+    """All that a recipe asks of a stage, as `store.measured` has it: the ids of its lists, and its probes."""
+    lists, probe = labels(recipe, position).keys(), list(recipe.stages.values())[position].probe
+    asked = {*lists, *(harness_id(task, recipe.evaluate.limit) for task in recipe.evaluate.lm_eval)}
+    if recipe.evaluate.text != "docstrings":  # that is measured with the rest, and no reason to train anything again
+        asked.add(f"perplexity {recipe.evaluate.text}")
+    if "lens" in probe:
+        asked |= {f"lens {id_}" for id_ in lists}
+    return asked | ({"interference"} if "interference" in probe else set())
+
+
+def labels(recipe: Recipe, position: int) -> dict[str, str]:
+    """The lists of facts measured after a stage: id -> the task's name.
+
+    Where a recipe has two lists of one task, the stage or the rows stand beside the name.
+    """
+    lists: dict[str, tuple[str, str]] = {}  # id -> the task, and what tells it from another list of that task
+    trained: list[str] = []
+    for name, stage in recipe.stages.items():
+        trained.append(facts_id(recipe, name))
+        lists.setdefault(trained[-1], (tasks.name_of(stage.data), f" of {name}"))
+    for stage in recipe.stages.values():
+        for task in stage.recall:
+            rows = f"[{task.start}:{'' if task.size is None else task.start + task.size}]"
+            file = f" of {Path(path).name}" if (path := getattr(task, "path", None)) else ""
+            known = f" {task.familiarity}" if isinstance(task, Factoid) and task.familiarity else ""
+            asked = ", few-shot" if isinstance(task, Factoid) and task.prompt == "few_shot" else ""
+            lists.setdefault(list_id(task, recipe), (tasks.name_of(task), known + rows + file + asked))
+    names = [task for task, _ in lists.values()]
+    labels = {id_: task + (other if names.count(task) > 1 else "") for id_, (task, other) in lists.items()}
+    taken = list(labels.values())
+    labels = {id_: label if taken.count(label) == 1 else f"{label} ({id_})" for id_, label in labels.items()}
+    stages = list(recipe.stages.values())[: position + 1]
+    own = [id_ for id_, stage in zip(trained, stages, strict=False) if tasks.is_fact(stage.data)]
+    return {id_: labels[id_] for id_ in [*own, *(list_id(task, recipe) for task in stages[position].recall)]}
+
+
+def base(recipe: Recipe) -> dict[str, Any]:
+    """What determines the base model: the tiny one's text, a local directory's files, or a hub id and revision."""
+    if recipe.base == "tiny":
+        return tiny.identity()
+    if Path(recipe.base).exists():
+        return {"files": tasks.source_hash(recipe.base, without=GROWS)}
+    return {"hub": recipe.base, "revision": recipe.revision}
+
+
+def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    declared = {
+        "data": tasks.declaration(stage.data, recipe),
+        "mix": _mix(recipe, stage),
+        "train": _train(stage),
+        "stop": stage.stop.model_dump() if stage.stop else None,
+    }
+    if stage.match is None:
+        return declared
+    if not KEY.fullmatch(stage.match.other):
+        raise BadInput(f"{recipe.name}: match: {stage.match.other!r} is an arm; only a sweep has arms: `remix sweep`")
+    return declared | {"match": stage.match.model_dump(exclude_none=True)}
+
+
+def _train(stage: Stage) -> dict[str, Any]:
+    """The training arguments that determine the weights, a float as a float: 60 epochs are 60.0 epochs."""
+    kept = {field: value for field, value in stage.train.items() if field not in NOT_IN_KEY}
+    init = dict(kept.pop("model_init_kwargs", None) or {})
+    init.pop("attn_implementation", None)
+    kept = {f: float(v) if sft_fields()[f] == "float" and v is not None else v for f, v in kept.items()}
+    return kept | ({"model_init_kwargs": init} if init else {})
+
+
+def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    sources: dict[str, Any] = {}
+    for source, spec in stage.mix.model_dump(exclude_none=True).items():
+        if spec["ratio"] == 0:  # nothing is drawn: the same as no mixing
+            continue
+        text = spec.pop("text", None)
+        path = spec.pop("path", None)
+        if text or path:
+            spec = {key: value for key, value in spec.items() if key in {"ratio", "words", "column", "documents"}}
+        if text == "pydoc":
+            spec["text"] = hashlib.sha256("\n".join(documents_of("pydoc")).encode()).hexdigest()
+        elif text or path:
+            spec["text" if text else "path"] = text if text == "nltk" else tasks.source_hash(text or path)
+        if source == "replay":
+            spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
+        sources[source] = {**spec, "version": mixing.VERSIONS[source]}
+    return sources
+
+
+def split_folder(recipe: Recipe, task: Factoid, runs: Path) -> Path:
+    """Where the verdicts of the recipe's base model on this task are kept."""
+    return runs / "familiar" / f"{tasks.name_of(task)}-{split_key(recipe, task)}"
+
+
+def split_key(recipe: Recipe, task: Factoid) -> str:
+    """A hash of what determines the verdicts: the model that is asked, the task's rows, the prompt."""
+    return tasks.digest(split_declaration(recipe, task))
+
+
+def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
+    stage = lineage(recipe, until=recipe.base_stage)[-1].key if recipe.base_stage else None
+    return {
+        "base": {"stage": stage} if stage else base(recipe),
+        "precision": recipe.precision,
+        "task": tasks.origin(task, recipe.data_seed),
+        "few_shot": recipe.few_shot.model_dump(),
+        "versions": {"familiar": FAMILIAR_VERSION, "few_shot": few_shot.VERSION, "tulu": tulu.VERSION},
+    }

@@ -1,0 +1,133 @@
+"""Does a stage fit into a device's memory? An estimate from the base model's shape, before anything is loaded.
+
+Weights, gradients and optimizer state follow from the precision. Activations are what a Llama-like layer keeps for the
+backward pass with fused attention (no table of scores); tests/test_memory.py counts them on a real one. Not counted:
+the allocator's rounding and what the libraries take for themselves, for which a tenth of the device is left.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit.recipe.schema import Recipe, Shape
+from remix_toolkit.recipe.yaml_file import load_mapping
+
+GB = 1e9
+SPARE = 0.1  # of a device's memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device while a stage trains."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float  # with every layer's kept
+    checkpointed: float  # with each layer's computed again in the backward pass
+
+    def total(self, checkpointing: bool) -> float:
+        """All of it."""
+        kept = self.checkpointed if checkpointing else self.activations
+        return self.weights + self.gradients + self.optimizer + kept
+
+
+def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int] | None = None) -> Memory | None:
+    """The memory of one stage whose longest examples have `length` tokens; None where the base's shape is unknown.
+
+    `launched`: are the weights sharded, and over how many processes; where that is not known yet, as the recipe's
+    accelerate_config says.
+    """
+    shape, train = recipe.shape, recipe.stages[stage].train
+    if shape is None or recipe.parameters is None:
+        return None
+    sharded, processes = launched or _sharding(recipe)
+    share = processes if sharded else 1
+    base = recipe.parameters
+    adapter = _adapter_weights(recipe.adapter, shape) if recipe.adapter else 0.0
+    trained = adapter or base
+    full = 2.0 if recipe.precision == "pure_bf16" else 4.0
+    weights = (_quantized(recipe.quantization) if recipe.quantization else full) * base
+    # The layer at work is whole on every device, in bf16; outside FSDP, autocast keeps a bf16 copy of all weights.
+    at_work = 2.0 * base / shape.layers if sharded else 2.0 * base if recipe.precision == "bf16" else 0.0
+    moments = 2.0 if "8bit" in str(train.get("optim", "")) else 2.0 * full
+    per_device = min(train.get("per_device_train_batch_size", 8), max(1, recipe.global_batch_size // processes))
+    tokens = per_device * length
+    half = 4.0 if recipe.precision == "fp32" else 2.0
+    layer = tokens * _layer(shape, half, full)
+    head = tokens * shape.vocabulary * (half + 4.0 + 4.0)  # logits, in fp32 for the loss, and their gradient
+    kept = tokens * shape.hidden * half
+    return Memory(
+        weights=(weights + (4.0 * adapter)) / share + at_work,
+        gradients=full * trained / share,
+        optimizer=moments * trained / share,
+        activations=shape.layers * layer + head,
+        checkpointed=shape.layers * kept + layer + head,
+    )
+
+
+def needs_checkpointing(memory: Memory | None, device_bytes: float) -> bool:
+    """Are the activations to be computed again in the backward pass? A third of the speed, so only where it must be."""
+    return memory is None or memory.total(checkpointing=False) > (1 - SPARE) * device_bytes
+
+
+def described(memory: Memory, checkpointing: bool) -> str:
+    """`about 71 GB: weights 19, gradients 8, optimizer 32, activations 12`."""
+    kept = memory.checkpointed if checkpointing else memory.activations
+    parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
+    listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in {**parts, "activations": kept}.items())
+    return f"about {memory.total(checkpointing) / GB:.1f} GB: {listed}"
+
+
+def advice(memory: Memory | None, checkpointing: bool, per_device: int) -> str:
+    """What helps where a device's memory ran out, what helps most first, with the numbers as far as they are known."""
+    knobs: list[tuple[float, str]] = []
+    known = memory or Memory(0, 0, 0, 0, 0)
+    if not checkpointing:
+        saved = known.activations - known.checkpointed
+        knobs.append((saved, "train.activation_checkpointing=true computes them again, for a third of the speed"))
+    if per_device > 1:
+        kept = known.checkpointed if checkpointing else known.activations
+        what = (
+            f"train.per_device_train_batch_size={per_device // 2} keeps half of the activations, and the global batch"
+        )
+        knobs.append((kept / 2, what))
+    knobs.append((known.optimizer * 3 / 4, "train.optim=adamw_8bit keeps the optimizer's state in 8 bits"))
+    knobs.append((known.gradients + known.optimizer, "an adapter (adapter={r: 16}) trains few weights"))
+    knobs.append((known.weights / 2, "more GPUs, each with its share: another accelerate_config"))
+    listed = sorted(knobs, key=lambda knob: -knob[0])
+    estimated = f" The estimate was {described(memory, checkpointing)}." if memory else ""
+    lines = [f"  {what}" + (f" (about {saved / GB:.1f} GB less)" if saved else "") for saved, what in listed]
+    return f"out of memory on the device.{estimated} What helps:\n" + "\n".join(lines)
+
+
+def _layer(shape: Shape, half: float, full: float) -> float:
+    """Bytes that a layer keeps for the backward pass, for each token."""
+    norms = 2 * (shape.hidden * 4.0 + 2 * shape.hidden * half)  # the input in fp32, its normalized form, the output
+    attention = (2 * shape.hidden + 2 * shape.key_value) * half + 2 * shape.hidden * half  # q, k, v, what comes out
+    rotary = (shape.hidden + shape.key_value) * half
+    mlp = 4 * shape.intermediate * half  # gate, its activation, up, their product
+    return norms + attention + rotary + mlp
+
+
+def _adapter_weights(adapter: dict[str, Any], shape: Shape) -> float:
+    """How many weights LoRA trains: r for each input and output of the layers that it is put on (all linear ones)."""
+    h, kv, mlp = shape.hidden, shape.key_value, shape.intermediate
+    ends = {"q_proj": (h, h), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (h, h)}
+    ends |= {"gate_proj": (h, mlp), "up_proj": (h, mlp), "down_proj": (mlp, h)}
+    targets = adapter.get("target_modules", "all-linear")
+    chosen = ends.keys() if isinstance(targets, str) else [name for name in targets if name in ends]
+    return float(adapter.get("r", 8) * shape.layers * sum(sum(ends[name]) for name in chosen))
+
+
+def _quantized(quantization: dict[str, Any]) -> float:
+    """Bytes of a quantized weight with its share of the scales and of what stays in 16 bits."""
+    return 0.7 if quantization.get("load_in_4bit") else 1.2
+
+
+def _sharding(recipe: Recipe) -> tuple[bool, int]:
+    """Is it FSDP, and over how many processes in all?"""
+    if recipe.accelerate_config is None or not Path(recipe.accelerate_config).exists():
+        return False, 1
+    config = load_mapping(Path(recipe.accelerate_config))[0]
+    return config.get("distributed_type") == "FSDP", int(config.get("num_processes", 1))

@@ -1,0 +1,227 @@
+"""What a sweep will cost, before anything is loaded or trained: counts, steps, tokens, FLOPs, GPU-hours, disk, order.
+
+Counts and steps follow from the declaration. Tokens are estimated from the mean length of a task's pairs, and with them
+FLOPs (6 for each weight and trained token, 2 for each token of a question) and hours.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from remix_toolkit.data import tasks
+from remix_toolkit.errors import BadInput
+from remix_toolkit.graph import devices, memory
+from remix_toolkit.graph.jobs import Job, graph
+from remix_toolkit.graph.prune import peak, to_do
+from remix_toolkit.graph.sweep import Cell, Keep
+from remix_toolkit.recipe.catalog import catalog
+from remix_toolkit.recipe.schema import Pairs, Recipe, Rows, Stage
+
+TFLOPS = 989.0  # an H100's or H200's dense bf16 peak
+UTILIZATION = 0.4
+CHARACTERS_PER_TOKEN = {"tiny": 2.4}
+FORMAT = 12  # tokens of the Tulu format around a pair
+EOS = 1  # the token that ends a response
+WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
+ASKS = 42  # characters of the prompt before a passage
+LONGEST = 1.5  # an example of facts is at most so many times as long as their mean
+SHOTS = 6  # pairs in a few-shot prompt
+
+
+def plan(
+    cells: Sequence[Cell],
+    keep: Keep,
+    runs: Path,
+    at_once: int = 1,
+    utilization: float = UTILIZATION,
+    tflops: float = TFLOPS,
+) -> dict[str, Any]:
+    """The whole plan, as `remix plan --json` prints it."""
+    for recipe in {(cell.recipe.accelerate_config, str(cell.recipe.adapter)): cell.recipe for cell in cells}.values():
+        devices.check(recipe)
+    jobs = graph(cells)
+    todo = to_do(jobs, runs)
+    cost = costs(jobs)
+    stages = {key: job for key, job in jobs.items() if job.node}
+    training = [key for key in stages if key in todo]
+    flops = _sum(cost[key].flops for key in todo)
+    on_gpus = all(job.cell.recipe.base != "tiny" for job in jobs.values())
+    return {
+        "name": cells[0].recipe.name,
+        "profiles": sorted({cell.recipe.profile for cell in cells}),
+        "arms": len({cell.arm for cell in cells}),
+        "seeds": sorted({cell.recipe.seed for cell in cells}),
+        "runs": len(cells),
+        "stages_requested": sum(len(cell.nodes) for cell in cells),
+        "stages_distinct": len(stages),
+        "stages_published": len(stages) - len(training),
+        "stages_to_train": len(training),
+        "splits": len(jobs) - len(stages),
+        "steps": _sum(cost[key].steps for key in training),
+        "tokens": _sum(cost[key].tokens for key in training),
+        "flops": flops,
+        "gpu_hours": flops / (tflops * 1e12 * utilization) / 3600 if flops is not None and on_gpus else None,
+        "utilization": utilization,
+        "tflops": tflops,
+        "memory": _memory(stages),
+        "devices_per_stage": sorted({devices.count(job.cell.recipe) for job in stages.values()}),
+        "disk_peak_bytes": peak(jobs, todo, keep, at_once),
+        "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
+        "keep": keep,
+        "order": [
+            {
+                "key": key,
+                "kind": "stage" if job.node else "split",
+                "name": job.name,
+                "task": tasks.name_of(job.cell.recipe.stages[job.name].data) if job.node else job.name,
+                "needs": list(job.needs),
+                "runs": job.runs,
+                "to_do": key in todo,
+                "steps": cost[key].steps,
+                "tokens": cost[key].tokens,
+                "flops": cost[key].flops,
+            }
+            for key, job in jobs.items()
+        ],
+    }
+
+
+def _sum(values: Iterable[float | None]) -> Any:
+    """The sum, or None where one of them is not known."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
+    """Of the stage that takes the most: bytes on each of its devices, and whether that fits; None if not known."""
+    found = []
+    for job in stages.values():
+        recipe, pairs = job.cell.recipe, _pairs(job.cell.recipe, job.cell.recipe.stages[job.name])
+        if pairs is None or recipe.device_gb is None:
+            continue
+        train, instructions = recipe.stages[job.name].train, not tasks.is_fact(recipe.stages[job.name].data)
+        longest = min(train.get("max_length", 2048), LONGEST * max(tokens for _, tokens, _ in pairs))
+        needed = memory.estimate(recipe, job.name, train.get("max_length", 2048) if instructions else round(longest))
+        if needed:
+            checkpointing = train.get("activation_checkpointing")
+            if checkpointing is None:
+                checkpointing = memory.needs_checkpointing(needed, recipe.device_gb * memory.GB)
+            found.append((needed.total(checkpointing), checkpointing, needed, job, recipe.device_gb))
+    if not found:
+        return None
+    total, checkpointing, needed, job, device_gb = max(found, key=lambda one: one[0])
+    return {
+        "stage": f"{job.name} ({job.runs[0]})",
+        "precision": job.cell.recipe.precision,
+        "bytes": round(total),
+        "parts": {name: round(value) for name, value in asdict(needed).items()},
+        "activation_checkpointing": checkpointing,
+        "device_bytes": round(device_gb * memory.GB),
+        "fits": total <= (1 - memory.SPARE) * device_gb * memory.GB,
+        "said": memory.described(needed, checkpointing),
+    }
+
+
+@dataclass
+class Cost:
+    """What one job takes. None: the declaration does not say."""
+
+    steps: int | None
+    tokens: float | None  # of the sequences, without padding; of a split, those of its questions
+    flops: float | None
+    trained_tokens: float = 0.0  # those with a loss
+
+
+def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
+    """Each job's cost, in the graph's order."""
+    found: dict[str, Cost] = {}
+    for key, job in jobs.items():
+        found[key] = _stage(job, found) if job.node else _split(job)
+    return found
+
+
+def _stage(job: Job, before: dict[str, Cost]) -> Cost:
+    recipe = job.cell.recipe
+    assert job.node
+    stage = recipe.stages[job.node.stage]
+    pairs = _pairs(recipe, stage)
+    if pairs is None:
+        return Cost(None, None, None)
+    examples = sum(n for n, _, _ in pairs)
+    length = sum(n * tokens for n, tokens, _ in pairs) / examples
+    trained = sum(n * tokens for n, _, tokens in pairs) / examples
+    batch = recipe.global_batch_size
+    if examples < batch:
+        raise BadInput(
+            f"{recipe.name}: {job.name}: {examples} examples are fewer than one batch of {batch}, so no step would be "
+            f"taken; set global_batch_size to at most {examples}"
+        )
+    steps: int | None = math.ceil(stage.train.get("num_train_epochs", 3) * (examples // batch))
+    if stage.match:
+        other = before.get(stage.match.other, Cost(None, None, None))  # of another sweep, nothing is known here
+        steps = other.steps
+        if stage.match.tokens_of and other.tokens is not None:
+            steps = round(other.trained_tokens / (batch * trained))
+    elif stage.train.get("max_steps", -1) > 0:
+        steps = stage.train["max_steps"]
+    tokens = None if steps is None else round(steps * batch * length)
+    asked = 0.0
+    for rows in [recipe.stages[name].data for name in list(recipe.stages)[: job.node.position + 1]]:
+        asked += (rows.size or 0) * _tokens(recipe, rows) if tasks.is_fact(rows) else 0
+    asked += sum((rows.size or 0) * _tokens(recipe, rows) for rows in stage.recall)
+    weights = recipe.parameters
+    flops = weights and tokens and weights * (6 * tokens + 2 * asked)
+    return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
+
+
+def _split(job: Job) -> Cost:
+    recipe = job.cell.recipe
+    assert job.task
+    if job.rows is None:
+        return Cost(None, None, None)
+    tokens = job.rows * SHOTS * _tokens(recipe, job.task)  # if all qualify; more are asked where some do not
+    return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
+
+
+def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | None:
+    """(how many, tokens of each, trained ones): the stage's own pairs and each mixing source. None: not declared."""
+    size = _size(stage.data)
+    if size is None:
+        return None
+    pairs = [(size, _tokens(recipe, stage.data), _trained(recipe, stage.data))]
+    if stage.mix.random_words:
+        words = stage.mix.random_words
+        length = WORD.get(words.text, 8.0)  # the words of a vocabulary are longer than those of its text
+        half = words.words * length
+        pairs.append((round(words.ratio * size), _of(recipe, ASKS + 2 * half), EOS + _of(recipe, half, 0)))
+    for corpus in stage.mix.corpora().values():
+        half = corpus.words * WORD["text"]
+        pairs.append((round(corpus.ratio * size), _of(recipe, ASKS + 2 * half), EOS + _of(recipe, half, 0)))
+    if stage.mix.replay:
+        replayed = recipe.stages[stage.mix.replay.stage].data
+        if (facts := _size(replayed)) is None:
+            return None
+        again = round(stage.mix.replay.ratio * facts)
+        pairs.append((again, _tokens(recipe, replayed), _trained(recipe, replayed)))
+    return pairs
+
+
+def _size(rows: Rows) -> int | None:
+    """How many pairs; of a local file of one's own, as many as it has."""
+    if rows.size is None and isinstance(rows, Pairs) and rows.path and Path(rows.path).exists():
+        return len(tasks.load(rows, 0))
+    return rows.size
+
+
+def _tokens(recipe: Recipe, rows: Rows) -> float:
+    return _of(recipe, sum(catalog()[tasks.name_of(rows)].characters))
+
+
+def _trained(recipe: Recipe, rows: Rows) -> float:
+    return EOS + _of(recipe, catalog()[tasks.name_of(rows)].characters[1], 0)
+
+
+def _of(recipe: Recipe, characters: float, more: int = FORMAT) -> float:
+    return more + characters / CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)

@@ -1,0 +1,1 @@
+"""One stage: its data, its training, what is published, what is measured of it."""

@@ -1,0 +1,51 @@
+"""LoRA and QLoRA: PEFT's and bitsandbytes' own settings, and the merge onto the model that the stage started from."""
+
+import inspect
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.recipe.schema import Recipe
+
+
+def lora_config(adapter: dict[str, Any] | None) -> Any:
+    """The recipe's `adapter` as a peft.LoraConfig; None for full fine-tuning. Raises BadInput for an unknown field."""
+    if adapter is None:
+        return None
+    from peft import LoraConfig
+
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **adapter})
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"adapter: LoraConfig refuses: {error}") from error
+
+
+def quantization(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's `quantization` as load_model's setting; none without one. Raises BadInput for an unknown field."""
+    if recipe.quantization is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    known = inspect.signature(BitsAndBytesConfig).parameters.keys() - {"kwargs"}
+    for name in recipe.quantization.keys() - known:
+        raise BadInput(f"quantization: BitsAndBytesConfig has no field {name!r}; {nearest(name, known)}")
+    compute = "float32" if recipe.precision == "fp32" else "bfloat16"
+    try:
+        config = BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": compute, **recipe.quantization})
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"quantization: BitsAndBytesConfig refuses: {error}") from error
+    if not (config.load_in_4bit or config.load_in_8bit):
+        raise BadInput("quantization: says neither load_in_4bit nor load_in_8bit: true")
+    return {"quantization_config": config}
+
+
+def merged(model: PreTrainedModel, trained: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """The model with what an adapter learnt merged into its weights."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    learnt = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
+    with_adapter = get_peft_model(model, trained.peft_config["default"])
+    set_peft_model_state_dict(with_adapter, learnt)
+    return cast(PreTrainedModel, with_adapter.merge_and_unload())

@@ -1,0 +1,321 @@
+"""Training one stage with TRL's SFTTrainer: the model, the paper's loss and order, the stop, safe checkpoints.
+
+What TRL does, TRL does. Ours are four small things: the loss is transformers' own with the output head on trained
+positions only; the order is new each epoch, whole global batches, the same for any number of processes; the stop
+below a loss; and a mark on each complete checkpoint.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from torch.distributed.tensor import DTensor
+from torch.utils.data import Sampler
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from remix_toolkit.data.tulu import Example
+from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.recipe.schema import Recipe, Stage, Stop
+from remix_toolkit.stage import adapter
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState
+
+COMPLETE = "complete.json"  # written into a checkpoint last: its files and their sizes
+
+
+def load_model(source: str, revision: str | None, precision: str, init: dict[str, Any]) -> PreTrainedModel:
+    """A causal language model in the recipe's precision (or "auto", as saved), every weight of it from the files.
+
+    transformers fills in a missing tensor with random numbers and a warning; here that is an error. Raises BadInput.
+    """
+    dtypes: dict[str, Any] = {"pure_bf16": torch.bfloat16, "auto": "auto"}
+    settings = {"dtype": dtypes.get(precision, torch.float32), **init}
+    model: PreTrainedModel
+    loading: dict[str, Any]
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+            source, revision=revision, output_loading_info=True, **settings
+        )
+    except Exception as error:  # a missing file, a cut-off shard and an unknown architecture each raise another kind
+        raise BadInput(f"model {source!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    lacking = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+    if lacking:
+        raise BadInput(f"model {source!r} is incomplete: its files lack {len(lacking)} tensors, such as {lacking[0]}")
+    return model
+
+
+def sft_config(
+    recipe: Recipe,
+    stage: Stage,
+    output_dir: Path,
+    world_size: int,
+    use_cpu: bool | None = None,
+    checkpointing: bool = False,
+) -> SFTConfig:
+    """The stage's SFTConfig: the recipe's `train` and what follows from the rest of the recipe.
+
+    It runs on an accelerator where there is one, unless `use_cpu` says otherwise. `checkpointing`: activations are
+    computed again in the backward pass, by FSDP itself where that is what was launched.
+
+    Raises BadInput where the global batch is no multiple of what the devices take at once, or SFTConfig refuses.
+    """
+    settings = {"save_strategy": "steps", "report_to": "none", **stage.train}
+    # The profile says what a device can take at once; a smaller global batch needs no more than its share.
+    per_device = min(settings.get("per_device_train_batch_size", 8), max(1, recipe.global_batch_size // world_size))
+    settings["per_device_train_batch_size"] = per_device
+    settings["max_length"] = None  # what is too long was dropped when the data was built; TRL would cut it
+    per_step = per_device * world_size
+    if recipe.global_batch_size % per_step:
+        raise BadInput(
+            f"{recipe.name}: global_batch_size {recipe.global_batch_size} is no multiple of "
+            f"per_device_train_batch_size {per_device} x {world_size} processes"
+        )
+    try:
+        args = SFTConfig(
+            output_dir=str(output_dir),
+            seed=recipe.seed,
+            gradient_accumulation_steps=recipe.global_batch_size // per_step,
+            bf16=recipe.precision == "bf16",
+            dataloader_drop_last=True,
+            logging_steps=1,  # the loss curve and the stop read the loss of every step, not a mean over steps
+            logging_nan_inf_filter=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            packing=False,
+            average_tokens_across_devices=True,
+            completion_only_loss=False,  # labels come ready-made
+            disable_tqdm=True,
+            use_cpu=not torch.accelerator.is_available() if use_cpu is None else use_cpu,
+            **{**settings, "activation_checkpointing": checkpointing and not fsdp_asked()},
+        )
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
+    if fsdp_asked():
+        os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(checkpointing).lower()  # accelerate's plugin reads it
+    args._n_gpu = min(args.n_gpu, 1)  # one process is one device; several GPUs are for accelerate launch
+    return args
+
+
+def fsdp_asked() -> bool:
+    """Did the launcher's config say FSDP?"""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+class Order(Sampler[int]):
+    """A new permutation each epoch, cut to whole global batches; they depend on nothing but the seed and the epoch.
+
+    Where a global batch is more than a device takes at once, it goes from the longest example to the shortest: each
+    part is padded to its own longest, and the step is the same.
+    """
+
+    def __init__(self, trainer: "StageTrainer", lengths: Sequence[int], global_batch: int) -> None:
+        self.trainer, self.lengths, self.batch = trainer, lengths, global_batch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch * self.batch
+
+    def __iter__(self) -> Iterator[int]:
+        args = self.trainer.args
+        epoch = int(self.trainer.state.epoch or 0)  # a resumed run is in the middle of one
+        order = permutation(len(self.lengths), args.seed, epoch)
+        for at in range(0, len(self), self.batch):
+            batch = order[at : at + self.batch]
+            parts = args.train_batch_size < self.batch
+            yield from sorted(batch, key=lambda i: -self.lengths[i]) if parts else batch
+
+
+def permutation(examples: int, seed: int, epoch: int) -> list[int]:
+    """The order of the examples in one epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(examples, generator=generator).tolist()
+
+
+def tokens_by_step(examples: Sequence[Example], seed: int, global_batch: int) -> Iterator[int]:
+    """Tokens with a loss that training has seen after each optimizer step, without end."""
+    tokens = [len(example.labels) - example.labels.count(-100) for example in examples]
+    seen = 0
+    for epoch in count():
+        order = permutation(len(tokens), seed, epoch)
+        for at in range(0, len(tokens) // global_batch * global_batch, global_batch):
+            seen += sum(tokens[i] for i in order[at : at + global_batch])
+            yield seen
+
+
+class StageTrainer(SFTTrainer):
+    """SFTTrainer with the paper's order, and transformers' own loss in place of TRL's chunked one."""
+
+    # The loss below is a mean over all trained tokens of the whole optimizer step.
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean loss over the trained tokens of an optimizer step, all processes and micro-batches together.
+
+        Only columns of the batch in which some row has a trained token go through the output head.
+        """
+        labels = inputs.pop("labels")
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)  # position t predicts token t + 1
+        columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
+        outputs = model(**inputs, logits_to_keep=columns, use_cache=False)
+        plain = self.accelerator.unwrap_model(model)
+        loss = plain.loss_function(
+            outputs.logits,
+            labels=None,
+            vocab_size=outputs.logits.shape[-1],
+            num_items_in_batch=num_items_in_batch,
+            shift_labels=targets[:, columns].contiguous(),
+        )
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes; the sum is wanted
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        lengths = [len(ids) for ids in cast(Dataset, self.train_dataset)["input_ids"]]
+        return Order(self, lengths, self.total_batch)
+
+    @property
+    def total_batch(self) -> int:
+        """Examples of one optimizer step, over all processes and micro-batches."""
+        args = self.args
+        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def build_trainer(
+    recipe: Recipe,
+    stage: Stage,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    args: SFTConfig,
+    callbacks: list[TrainerCallback],
+) -> StageTrainer:
+    """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
+    peft_config = adapter.lora_config(recipe.adapter)
+    ours: list[TrainerCallback] = [*([StopBelow(stage.stop)] if stage.stop else []), EndWithoutSave(), MarkComplete()]
+    if fsdp_asked():
+        ours.append(Sharded())
+    try:
+        trainer = StageTrainer(
+            model=model,
+            args=args,
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in examples]),
+            peft_config=peft_config,
+            callbacks=[*ours, *callbacks],
+        )
+    except (
+        ValueError,
+        ImportError,
+        RuntimeError,
+    ) as error:  # a tracker that is not installed, a target that is not there
+        raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    return trainer
+
+
+# --- callbacks ---------------------------------------------------------------------------------------------------
+
+
+class StopBelow(TrainerCallback):
+    """End training once the loss was under a threshold at `times` optimizer steps, not necessarily in a row.
+
+    The count is read from the trainer's own log, which a checkpoint keeps: a resumed stage goes on counting.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+        self.count = 0
+
+    def on_train_begin(self, args: Any, state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
+        self.count = sum(entry.get("loss", math.inf) < self.stop.loss_below for entry in state.log_history)
+
+    def on_log(self, args: Any, state: "TrainerState", control: "TrainerControl", logs: Any = None, **_: Any) -> None:
+        if (logs or {}).get("loss", math.inf) < self.stop.loss_below:
+            self.count += 1
+            if self.count >= self.stop.times:
+                control.should_training_stop = True
+
+
+class EndWithoutSave(TrainerCallback):
+    """A loss that is not finite ends the run at once; a stage's last step writes no checkpoint.
+
+    transformers takes one step more when it resumes from the checkpoint of a last step. The last model is published
+    anyway, and a crash before that resumes from the checkpoint before.
+    """
+
+    def on_log(self, args: Any, state: "TrainerState", control: "TrainerControl", logs: Any = None, **_: Any) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise RunFailed(f"the loss became {loss} at step {state.global_step}; a lower train.learning_rate may help")
+        if control.should_training_stop:
+            control.should_save = False
+
+    def on_epoch_end(self, args: Any, state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
+        if control.should_training_stop:
+            control.should_save = False
+
+
+class Sharded(TrainerCallback):
+    """Refuse to train where FSDP was asked for and accelerate started something else."""
+
+    def on_train_begin(self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
+        if not any(isinstance(parameter, DTensor) for parameter in kwargs["model"].parameters()):
+            raise RunFailed(
+                "FSDP was asked for, and the weights are not sharded: accelerate started "
+                f"{PartialState().distributed_type.value} on {PartialState().num_processes} processes"
+            )
+
+
+class MarkComplete(TrainerCallback):
+    """transformers writes a checkpoint file by file; one that has this mark, and all its files, is whole."""
+
+    def on_save(self, args: Any, state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
+        PartialState().wait_for_everyone()  # each process writes its own random state
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+            partial = folder / f"{COMPLETE}.partial"
+            partial.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+            partial.rename(folder / COMPLETE)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; incomplete ones (a crash in the middle of writing) are deleted.
+
+    All processes call it together and get the same answer.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        for checkpoint in folder.glob("checkpoint-*"):
+            if not _is_complete(checkpoint):
+                shutil.rmtree(checkpoint)
+    state.wait_for_everyone()
+    found = {int(checkpoint.name.removeprefix("checkpoint-")): checkpoint for checkpoint in folder.glob("checkpoint-*")}
+    return found[max(found)] if found else None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        sizes: dict[str, int] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    files = {name: checkpoint / name for name in sizes}
+    return bool(sizes) and all(f.is_file() and f.stat().st_size == sizes[name] for name, f in files.items())
