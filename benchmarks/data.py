@@ -27,7 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.console import quieten
+from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import generated, mixing, overlap, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.recipe.load import load_recipe, load_task
@@ -94,7 +94,7 @@ def build(part: str, folder: Path) -> dict[str, Any]:
     from remix_toolkit.data.tulu import load_tokenizer
     from remix_toolkit.stage.data import build_all
 
-    quieten()
+    silence_libraries()
     mix = MIX.get(part, "{}").replace("FOLDER", str(folder))
     recipe = load_recipe("kvr", "tiny", [f"stages.stage1.data.size={FACTS}", f"stages.stage1.mix={mix}"])
     (folder / "bases").mkdir(exist_ok=True)

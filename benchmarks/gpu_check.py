@@ -38,7 +38,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from remix_toolkit.console import quieten
+from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate import recall
@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="llama3-8b")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args()
-    quieten()
+    silence_libraries()
     if options.shape != "tiny" and not torch.cuda.is_available():
         sys.stderr.write("error: there is no GPU here; --shape tiny tries the script out on a CPU\n")
         return 2

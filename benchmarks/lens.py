@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from remix_toolkit.console import quieten
+from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate.lens import lens
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="for machines")
     as_json = parser.parse_args().json
-    quieten()
+    silence_libraries()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder))
     if as_json:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
 
-from remix_toolkit.console import quieten
+from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tiny import base_model
@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="for machines")
     as_json = parser.parse_args().json
-    quieten()
+    silence_libraries()
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(taught, many, Path(folder)) for taught, many in TAUGHT.items()]
     if as_json:

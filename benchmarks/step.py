@@ -27,7 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-from remix_toolkit.console import quieten
+from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import tulu
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.recipe.load import load_recipe
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="optimizer steps a round [15]")
     parser.add_argument("--rounds", type=int, default=2, help="rounds [2]")
     options = parser.parse_args()
-    quieten()
+    silence_libraries()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "bases").mkdir()
         cases = {name: measure(options.steps, options.rounds, Path(folder), *case) for name, case in CASES.items()}

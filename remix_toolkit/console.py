@@ -1,23 +1,30 @@
-"""Plain words on the screen."""
+"""Lines on the screen: progress on stdout, warnings on stderr, once for all processes of a launcher."""
 
+import os
 import sys
 
 
-def say(text: str) -> None:
-    """One plain line, at once (a log file shows where a run is)."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # a path may be no text
+def info(text: str) -> None:
+    """Print one line at once; of several processes that a launcher started, the first one prints."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # a path may not be text
 
 
-def duration(seconds: float) -> str:
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def format_duration(seconds: float) -> str:
     """`1:05` or `2:03:09`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def quieten() -> None:
-    """Leave the screen to this toolkit's own lines; warnings and errors of the libraries still show."""
+def silence_libraries() -> None:
+    """Leave the screen to this toolkit's lines; warnings and errors of the libraries still show."""
     import datasets
     import transformers
 

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from remix_toolkit.console import say
+from remix_toolkit.console import info, warn
 from remix_toolkit.data.tasks import digest
 from remix_toolkit.errors import BadInput
 from remix_toolkit.records import SAME, Results, merged, read_record, read_results
@@ -181,7 +180,7 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
         shutil.rmtree(draft.parent, ignore_errors=True)
         return final
     if final.exists():  # not to the same bits: all that was measured is of the former weights
-        say(f"{final}: trained again, to other weights than the deleted ones: its former results are replaced")
+        info(f"{final}: trained again, to other weights than the deleted ones: its former results are replaced")
         os.rename(final, draft.with_name("former"))
     os.rename(draft, final)
     shutil.rmtree(draft.parent, ignore_errors=True)
@@ -308,12 +307,7 @@ def records(runs: Path, warn: Callable[[str], object] | None = None) -> list[dic
     return sorted(found, key=lambda record: int(record.get("written", 0)))
 
 
-def warned(text: str) -> None:
-    """A warning on the screen."""
-    sys.stderr.write(f"warning: {text}\n")
-
-
-def entries(runs: Path, warn: Callable[[str], object] = warned) -> list[dict[str, Any]]:
+def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, Any]]:
     """What is published, one entry per measured task of each run's stages; recall in percent, facts their number.
 
     An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.

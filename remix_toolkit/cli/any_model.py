@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import store
-from remix_toolkit.console import quieten
+from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import few_shot, mixing, tasks, tulu
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
@@ -38,7 +38,7 @@ def facts_of(task: Rows, data_seed: int) -> list[Pair]:
 
 def load(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A model in the dtype it was saved in, on the GPU if there is one. Raises BadInput."""
-    quieten()
+    silence_libraries()
     if Path(model).exists() and not (Path(model) / "config.json").is_file():
         raise BadInput(f"{model}: is no model directory (it holds no config.json)")
     if (folder := Path(model)).exists() and store.is_pruned(folder):

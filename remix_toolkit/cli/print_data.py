@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from remix_toolkit import store
-from remix_toolkit.console import quieten
+from remix_toolkit.console import info, silence_libraries
 from remix_toolkit.data import hub, mixing, tasks, tulu
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
@@ -84,14 +84,14 @@ def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
         about, kept = catalog()[name], hub.fetched(what)
         part = f"the first {what.first:,} rows of " if what.first else ""
         state = f"here already, {kept['rows']:,} rows" if kept else "to fetch"
-        say(f"{name}: {part}{what.name} ({about.size}; licence {about.licence}): {state}")
+        info(f"{name}: {part}{what.name} ({about.size}; licence {about.licence}): {state}")
 
     done: list[dict[str, Any]] = []
     missing: list[str] = []
 
     def have(name: str, path: str | None, rows: int) -> None:
         done.append({"name": name, "rows": rows, "path": path})
-        say(f"{name}: {rows:,} usable")
+        info(f"{name}: {rows:,} usable")
 
     for task, name in local.items():
         with _collected(missing):
@@ -197,7 +197,7 @@ def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, 
 def _tokenizer(recipe: Recipe, runs: Path) -> "PreTrainedTokenizerBase":
     from remix_toolkit.data.tiny import base_model
 
-    quieten()
+    silence_libraries()
     if recipe.base == "tiny":
         store.open_store(runs)
     return tulu.load_tokenizer(*base_model(recipe, runs))

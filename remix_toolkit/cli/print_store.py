@@ -10,7 +10,7 @@ from rich.table import Table
 
 from remix_toolkit import store
 from remix_toolkit.cli.print_plan import size
-from remix_toolkit.console import say
+from remix_toolkit.console import info
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import prune
 from remix_toolkit.graph.sweep import Keep, check_keep
@@ -55,10 +55,10 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
     for folder in chosen.values():
         if found := store.damage(folder, checksums=True):
             wrong += 1
-            say(f"{folder}: {found}" + ("; removed" if remove else ""))
+            info(f"{folder}: {found}" + ("; removed" if remove else ""))
             if remove:
                 store.remove(runs, folder)
-    say(f"{len(chosen) - wrong} of {len(chosen)} stages are as they were published")
+    info(f"{len(chosen) - wrong} of {len(chosen)} stages are as they were published")
     return wrong
 
 
@@ -70,10 +70,10 @@ def delete_spare(runs: Path, keep: Keep, dry_run: bool) -> None:
     for folder in spare.values():
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         freed += weights
-        say(f"{folder}: {size(weights)}")
+        info(f"{folder}: {size(weights)}")
         if not dry_run:
             store.prune(folder)
-    say(f"{len(spare)} stages, {size(freed)}" + (" could be deleted" if dry_run else " deleted"))
+    info(f"{len(spare)} stages, {size(freed)}" + (" could be deleted" if dry_run else " deleted"))
 
 
 def _there(runs: Path) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.console import say
+from remix_toolkit.console import info
 from remix_toolkit.graph.sweep import Cell, Sweep
 from remix_toolkit.report.retention import print_arms
 
@@ -32,4 +32,4 @@ def print_sweep(
         from remix_toolkit.report.plot import plot_arms
 
         plot_arms(found, plot)
-        say(f"plot: {plot}")
+        info(f"plot: {plot}")

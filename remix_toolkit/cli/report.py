@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from remix_toolkit.cli.options import Json, Runs, give, picture, writable
+from remix_toolkit.console import warn
 from remix_toolkit.errors import RunFailed
 
 reading = typer.Typer()
@@ -22,13 +23,12 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
-    from remix_toolkit import store
     from remix_toolkit.report.names import asked
     from remix_toolkit.report.retention import print_matrices
     from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
 
     picture(curves, "--curves")
-    found, records = asked(runs, recipe, store.warned)
+    found, records = asked(runs, recipe, warn)
     wanted = expected(records)
     if as_json:
         over_seeds = {"recall": aggregate(found, wanted), "paired": compared(found)} if seeds else {}

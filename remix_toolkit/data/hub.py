@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from remix_toolkit.console import warn
 from remix_toolkit.data.files import first_line, whole_lines
 from remix_toolkit.errors import BadInput, RunFailed, nearest
 
@@ -253,7 +253,7 @@ def _safe(text: str) -> str:
 
 def warn_moved(wanted: Slice, commit: str) -> None:
     """Say that upstream has changed since the rows were fetched."""
-    sys.stderr.write(
-        f"warning: {wanted.hub} is at {commit[:12]} now; the rows kept here are of an earlier commit and stay in use. "
-        f"To use the new ones, say revision: {commit[:12]} or delete {wanted.folder}\n"
+    warn(
+        f"{wanted.hub} is at {commit[:12]} now; the rows kept here are of an earlier commit and stay in use. "
+        f"To use the new ones, say revision: {commit[:12]} or delete {wanted.folder}"
     )

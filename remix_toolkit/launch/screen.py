@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from remix_toolkit.console import duration, say
+from remix_toolkit.console import format_duration, info
 from remix_toolkit.launch.state import Entry, State
 
 
@@ -35,7 +35,7 @@ class Screen:
         if self.live is None:
             counts = self.state.count()
             over = counts["done"] + counts["failed"] + counts["left out"]
-            say(f"[{over}/{len(self.state.jobs)}] {named(entry)}: {entry.state}: {entry.said}{self._left()}")
+            info(f"[{over}/{len(self.state.jobs)}] {named(entry)}: {entry.state}: {entry.said}{self._left()}")
         self._draw()
 
     def note(self, text: str) -> None:
@@ -43,7 +43,7 @@ class Screen:
         if self.live:
             self.live.console.print(text, highlight=False, markup=False)
         else:
-            say(text)
+            info(text)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -54,7 +54,7 @@ class Screen:
         if not self.done or self.done >= self.whole:
             return ""
         left = (time.monotonic() - self.started) / self.done * (self.whole - self.done)
-        return f"; about {duration(left)} left"
+        return f"; about {format_duration(left)} left"
 
     def _draw(self) -> None:
         if self.live is None:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from remix_toolkit.console import say
+from remix_toolkit.console import info
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.launch.screen import named
 from remix_toolkit.launch.state import Command, State, is_alive, load
@@ -20,10 +20,10 @@ def tell(command: Command, runs: Path) -> None:
             state.stopped()  # a killed one had no time to say so
         counts = ", ".join(f"{n} {kind}" for kind, n in state.count().items())
         how = "with SLURM" if state.launcher == "slurm" else f"runs, process {state.pid}" if here else "does not run"
-        say(f"{folder.name}: {how}: {counts}")
+        info(f"{folder.name}: {how}: {counts}")
         for entry in state.jobs.values():
             if entry.state in ("running", "failed"):
-                say(f"  {entry.state}: {named(entry)}: {entry.said}")
+                info(f"  {entry.state}: {named(entry)}: {entry.said}")
 
 
 def stop(command: Command, runs: Path) -> None:
@@ -32,9 +32,9 @@ def stop(command: Command, runs: Path) -> None:
         if state.launcher == "slurm":
             from remix_toolkit.launch.slurm import cancel
 
-            say(f"{folder.name}: {cancel(folder, state)} jobs taken off SLURM's queue")
+            info(f"{folder.name}: {cancel(folder, state)} jobs taken off SLURM's queue")
         elif not is_alive(folder):
-            say(f"{folder.name}: does not run")
+            info(f"{folder.name}: does not run")
         elif state.host != socket.gethostname():
             raise BadInput(f"{folder.name}: runs on {state.host}, process {state.pid}: stop it there")
         else:
@@ -42,7 +42,7 @@ def stop(command: Command, runs: Path) -> None:
                 os.kill(state.pid, signal.SIGTERM)
             except ProcessLookupError:  # it ends this moment, or another has only just begun
                 raise RunFailed(f"{folder.name}: process {state.pid} is not there any more; look at --status") from None
-            say(f"{folder.name}: process {state.pid} is told to stop")
+            info(f"{folder.name}: process {state.pid} is told to stop")
 
 
 def _states(command: Command, runs: Path) -> Iterator[tuple[Path, State]]:

@@ -3,7 +3,6 @@
 import base64
 import errno
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit import __version__
-from remix_toolkit.console import say
+from remix_toolkit.console import info, warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.facts import Facts
 from remix_toolkit.report.group import groups
@@ -46,7 +45,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     warnings: list[str] = []
     found, records = asked(runs, recipe, warnings.append)
     for warning in warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        warn(warning)
     if not found:
         return None
     wanted = expected(records)
@@ -158,4 +157,4 @@ def _save(file: Path, content: bytes) -> None:
 def report(runs: Path, out: Path | None, recipe: str | None) -> None:
     """`remix report`."""
     page = write_report(runs, out or runs / "report", recipe)
-    say(f"report: {page}" if page else f"{runs}: nothing is published yet")
+    info(f"report: {page}" if page else f"{runs}: nothing is published yet")

@@ -6,7 +6,6 @@ not finite are null.
 
 import json
 import re
-import sys
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import yaml
 from pydantic import Field
 
 from remix_toolkit import store
+from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Strict
 from remix_toolkit.recipe.yaml_file import load_value
@@ -121,7 +121,7 @@ def of_stage(folder: Path) -> Results:
     runs = folder.parent.parent if folder.parent.name == "stages" else None
     there = store.published(runs) if runs else {}
     lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
-    records = store.records(runs, store.warned) if runs else []
+    records = store.records(runs, warn) if runs else []
     mine = [record for record in records if last.key in {stage["key"] for stage in record["stages"]}]
     return Results(schema=SCHEMA, stages=lineage, runs=_runs(mine, {*last.ancestors, last.key}))
 
@@ -131,7 +131,7 @@ def of_store(runs: Path) -> Results:
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
     stages = sorted(_sound(list(store.published(runs).values())), key=lambda stage: len(stage.ancestors))
-    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs, store.warned), None))
+    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs, warn), None))
 
 
 def as_json(results: Results) -> str:
@@ -205,7 +205,7 @@ def _sound(folders: list[Path]) -> list[Published]:
         try:
             found.append(read_stage(folder))
         except BadInput as error:
-            sys.stderr.write(f"warning: {error}\n")
+            warn(str(error))
     return found
 
 

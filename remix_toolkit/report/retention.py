@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from remix_toolkit import store
+from remix_toolkit.console import warn
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
 
@@ -60,7 +61,7 @@ def beside(folder: Path) -> dict[str, float]:
             try:
                 found |= numbers({name: store.read_json(file)})
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                store.warned(f"{file}: cannot be read ({type(error).__name__}: {error}): left out")
+                warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out")
     return found
 
 

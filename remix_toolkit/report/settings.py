@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from remix_toolkit.console import duration
+from remix_toolkit.console import format_duration
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Listing, Part, Warn, number
 from remix_toolkit.report.seeds import MATCH
@@ -40,7 +40,7 @@ def settings(group: Group) -> list[Part]:
         seconds = fmean(float(one.get("seconds") or 0) for one in mine)
         row = [arm, stage, task, mixed, number(counts.get("facts"), ",d"), f"{dropped:,}", f"{mine[0]['steps']:,}"]
         row += [number(mine[0].get("epochs"), ".3g"), number(train.get("learning_rate"), "g")]
-        row += [number(mine[0].get("last_loss"), ".2g"), duration(seconds), str(mine[0].get("device", "-"))]
+        row += [number(mine[0].get("last_loss"), ".2g"), format_duration(seconds), str(mine[0].get("device", "-"))]
         rows.append(row)
         for one in mine:
             kept = {

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from remix_toolkit import store
-from remix_toolkit.console import duration, quieten, say
+from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import few_shot, tasks, tulu
 from remix_toolkit.data.files import whole_lines
 from remix_toolkit.data.pair import Pair
@@ -73,7 +73,7 @@ def _ask(
     from remix_toolkit.evaluate.recall import recall
     from remix_toolkit.stage.train import load_model
 
-    quieten()
+    silence_libraries()
     name, state = tasks.name_of(task), PartialState()
     if state.num_processes > 1:
         raise BadInput(
@@ -84,7 +84,7 @@ def _ask(
     tokenizer = tulu.load_tokenizer(source, revision, bool(recipe.train.get("trust_remote_code")))
     init = {"trust_remote_code": bool(recipe.train.get("trust_remote_code"))}
     precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
-    say(f"{name}: asking {source} which facts it knows, {len(pairs):,} in all, {len(shots)} exemplars before each")
+    info(f"{name}: asking {source} which facts it knows, {len(pairs):,} in all, {len(shots)} exemplars before each")
     model = load_model(source, revision, precision, init).to(state.device)
     store.write_json(folder / "split.json", {**split_declaration(recipe, task), "model": source, "rows": len(pairs)})
     file = folder / "verdicts.jsonl"
@@ -104,7 +104,9 @@ def _ask(
             done = at + len(chunk)
             left = (time.monotonic() - started) / (done - begin) * (len(pairs) - done)
             known = sum(v.correct for v in said)
-            say(f"{name}: {done:,} facts asked, {known} of the last {len(said)} familiar; all: {duration(left)} more")
+            info(
+                f"{name}: {done:,} facts asked, {known} of the last {len(said)} familiar; all: {format_duration(left)} more"
+            )
             yield from (v.correct for v in said)
     finally:
         del model

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit import store
-from remix_toolkit.console import say
+from remix_toolkit.console import info
 from remix_toolkit.data.tulu import encode_all, load_tokenizer
 from remix_toolkit.evaluate import held_out
 from remix_toolkit.evaluate.recall import percent, recall, row
@@ -55,7 +55,7 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path) -> Loaded
             "settled_by": dict(Counter(v.settled_by for v in verdicts)),
         }
         details += "".join(json.dumps({"list": id_, **row(v)}, ensure_ascii=False) + "\n" for v in verdicts)
-        tell(state, f"{node.stage}: recall on {id_}: {summary[id_]['recall']:.1f}% of {len(facts)} facts")
+        info(f"{node.stage}: recall on {id_}: {summary[id_]['recall']:.1f}% of {len(facts)} facts")
     if data.held_out:
         longest = recipe.stages[node.stage].train.get("max_length") or MAX_LENGTH
         _measure_held_out(node, data, folder, model, tokenizer, longest)
@@ -83,10 +83,4 @@ def _measure_held_out(node: Node, data: StageData, folder: Path, model: Any, tok
         store.write_text(folder / "held_out.jsonl", "".join(lines))
         store.write_json(folder / "held_out.json", result)
     right = "" if result["accuracy"] is None else f", {result['accuracy']:.1f}% of the results right"
-    tell(state, f"{node.stage}: loss {result['loss']:.3f} on {result['rows']} held-out rows{right}")
-
-
-def tell(state: PartialState, text: str) -> None:
-    """Say it once, whatever the number of processes."""
-    if state.is_main_process:
-        say(text)
+    info(f"{node.stage}: loss {result['loss']:.3f} on {result['rows']} held-out rows{right}")

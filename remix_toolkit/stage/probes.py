@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import store
-from remix_toolkit.console import say
+from remix_toolkit.console import info
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.data.tulu import Example, encode_all
@@ -52,7 +52,7 @@ def examine(
                 seen[id_] = lens(model, tokenizer, facts)
                 first = seen[id_]["first_layer"]
                 where = "in no layer" if first is None else f"from layer {first:.1f} on"
-                say(f"{node.stage}: lens on {id_}: {where}, of {seen[id_]['layers']}")
+                info(f"{node.stage}: lens on {id_}: {where}, of {seen[id_]['layers']}")
         store.write_json(folder / "lens.json", seen)
     limit = recipe.evaluate.limit
     if asked := [task for task in recipe.evaluate.lm_eval if store.harness_id(task, limit) not in known]:
@@ -64,7 +64,7 @@ def examine(
         store.write_json(folder / "interference.json", found)
         cosine = found["groups"]["whole"]["a.b"]["cosine"]
         angle = "one of them is noise" if cosine is None else f"cosine {cosine:+.3f}"
-        say(f"{node.stage}: gradients of {found['of']['a']} and {found['of']['b']}: {angle}")
+        info(f"{node.stage}: gradients of {found['of']['a']} and {found['of']['b']}: {angle}")
 
 
 def check_probes(recipe: Recipe, node: Node, data: StageData) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from remix_toolkit.console import duration, say
+from remix_toolkit.console import format_duration, info
 
 
 class Progress(TrainerCallback):
@@ -33,13 +33,13 @@ class Progress(TrainerCallback):
         if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
         pace = (time.monotonic() - self.started) / max(state.global_step - self.first, 1)
-        left = duration(pace * (state.max_steps - state.global_step))
+        left = format_duration(pace * (state.max_steps - state.global_step))
         text = f"loss {logs['loss']:.2g}, at most {left} left"
         if self.bar:
             self.bar.update(0, completed=state.global_step, description=text)
         elif (tenth := state.global_step * self.LINES // state.max_steps) > self.shown:
             self.shown = tenth
-            say(f"{self.stage}: step {state.global_step}/{state.max_steps}, epoch {state.epoch:.1f}, {text}")
+            info(f"{self.stage}: step {state.global_step}/{state.max_steps}, epoch {state.epoch:.1f}, {text}")
 
     def close(self) -> None:
         """Leave the terminal as it was, also after an error or Ctrl-C."""

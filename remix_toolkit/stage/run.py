@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from remix_toolkit import store
-from remix_toolkit.console import duration, quieten, say
+from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.data.tulu import load_tokenizer
@@ -40,7 +40,7 @@ from remix_toolkit.stage.curve import RetentionCurve
 from remix_toolkit.stage.data import StageData, build_all
 from remix_toolkit.stage.live import Live
 from remix_toolkit.stage.match import matched_steps, trained_tokens
-from remix_toolkit.stage.measure import Loaded, is_measured, measure, tell
+from remix_toolkit.stage.measure import Loaded, is_measured, measure
 from remix_toolkit.stage.probes import check_probes, examine
 from remix_toolkit.stage.progress import Progress
 from remix_toolkit.stage.save import save_model
@@ -54,7 +54,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
 
     Without `ask`, facts of which it is not known yet whether the base model knows them count as qualified.
     """
-    quieten()
+    silence_libraries()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
     for node in nodes:
@@ -99,7 +99,7 @@ def run_stage(
         except Timeout:
             if not wait:
                 raise Busy(f"{node.stage}: another run is at this stage") from None
-            say(f"{node.stage}: another run is at this stage; waiting for it to be published")
+            info(f"{node.stage}: another run is at this stage; waiting for it to be published")
             lock.acquire()
     try:
         state.wait_for_everyone()
@@ -108,9 +108,9 @@ def run_stage(
             folder, loaded = _train_and_publish(recipe, node, data, runs, sweep)
         else:
             check_fingerprints(recipe, node, data, runs)
-            tell(state, f"{node.stage}: already published, reused: {folder}")
+            info(f"{node.stage}: already published, reused: {folder}")
             if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
-                tell(state, f"{node.stage}: it was trained without a retention curve, so there is none")
+                info(f"{node.stage}: it was trained without a retention curve, so there is none")
             loaded = measure(recipe, node, data, folder)
         if loaded and state.is_main_process:  # this may take long: the others do not wait for it
             examine(recipe, node, data, folder, runs, *loaded)
@@ -130,7 +130,7 @@ def _train_and_publish(
     # 1. Where it starts: the base model or the parent's published model, and the data it was promised.
     source, revision = starting_model(recipe, node, runs)
     check_fingerprints(recipe, node, data, runs)
-    tell(state, f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
+    info(f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
 
     # 2. Train, from the last complete checkpoint if there is one.
     launched = (train.fsdp_asked(), state.num_processes)
@@ -165,7 +165,7 @@ def _train_and_publish(
         curve.live = live
     checkpoint = train.last_checkpoint(work / "checkpoints")
     if checkpoint:
-        tell(state, f"{node.stage}: resumes from {checkpoint}")
+        info(f"{node.stage}: resumes from {checkpoint}")
     if state.is_main_process:
         work.mkdir(exist_ok=True)
         store.write_json(work / "fingerprints.json", data.fingerprints)
@@ -224,8 +224,8 @@ def _train_and_publish(
         if stage.curve:
             shutil.copy(work / CURVE, draft / CURVE)  # a run that is killed from here on goes on with its own
     stopped = ", the stop fired" if result["stop_fired"] else ""
-    tell(
-        state, f"{node.stage}: {result['steps']} steps in {duration(seconds)}, loss {result['last_loss']:.2g}{stopped}"
+    info(
+        f"{node.stage}: {result['steps']} steps in {format_duration(seconds)}, loss {result['last_loss']:.2g}{stopped}"
     )
 
     # 4. Measure what was published, not what was in memory; then publish, whole.
@@ -237,7 +237,7 @@ def _train_and_publish(
     live.close()
     state.wait_for_everyone()
     final = store.published(runs)[node.key]
-    tell(state, f"{node.stage}: published {final}")
+    info(f"{node.stage}: published {final}")
     return final, loaded
 
 
