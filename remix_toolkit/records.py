@@ -1,12 +1,13 @@
 """What a store's records and results have to hold to be read, and which records are of the same weights."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from remix_toolkit.errors import BadInput
 
@@ -147,3 +148,109 @@ def merged(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _text(record: dict[str, Any], more: list[Any]) -> str:
     return json.dumps([*(record.get(name, "") for name in ("recipe", "arm", "profile", "place")), more])
+
+
+# --- typed records: one class for each JSON file, used by whoever writes or reads it ----------------------------------
+
+R = TypeVar("R", bound="Record")
+
+
+class Record(BaseModel):
+    """The content of one JSON file. Unknown fields and other versions are refused: `read` says so with the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+
+    version: int = 1
+
+    @classmethod
+    def read(cls: type[R], file: Path) -> R:
+        """The record in a file. Raises BadInput with the file, the field and what is wrong with it."""
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+        current = cls.model_fields["version"].default
+        if isinstance(content, dict) and content.get("version") != current:
+            version = content.get("version", "none")
+            raise BadInput(f"{file}: has format version {version}; this toolkit reads version {current}")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the file"
+            raise BadInput(f"{file}: {field}: {first['msg']}") from None
+
+    def write(self, file: Path) -> None:
+        """Write the file in one step: a reader sees the old content or the new one, never a part."""
+        write_text(file, self.model_dump_json(indent=1) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file in one step: beside it, then over it."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+class FileSeal(BaseModel):
+    """Of one file of a published stage: its size and checksum."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(Record):
+    """manifest.json: the files of a published stage, as they were published."""
+
+    files: dict[str, FileSeal]
+
+
+class Pruned(Record):
+    """pruned.json: the weights of the stage were deleted, and which files those were."""
+
+    weights: list[str]
+
+
+class FactList(BaseModel):
+    """One list of facts that is measured: its task, and a label that tells it from other lists of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    label: str
+
+
+class RunStage(BaseModel):
+    """One stage of a run: its key, and what the run measures after it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    key: str = Field(pattern=r"^[0-9a-f]{16}$")
+    task: str  # that it trains on
+    trained: str  # the id of the list of what it trains on
+    lists: dict[str, FactList]  # by id
+    measurements: list[str]  # ids, as evaluate.measurements has them
+
+
+class RunRecord(Record):
+    """records/<run>.json: which stages a run consists of. A run is a recipe, an arm, a profile and a seed."""
+
+    version: int = 2
+
+    recipe: str
+    arm: str
+    grid_point: str = ""  # arms at one point of a sweep's grid are compared with one another
+    profile: str
+    seed: int
+    source: str = ""  # the recipe file
+    settings: dict[str, Any]  # dotted keys in which the resolved recipe differs from its file under the profile
+    stages: list[RunStage] = Field(min_length=1)
+    written: int = 0  # when, in nanoseconds: the newest of two records of one run counts
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its stages, in order."""
+        return [stage.key for stage in self.stages]
