@@ -23,6 +23,7 @@ from remix_toolkit.cli.options import (
     writable,
 )
 from remix_toolkit.cli.probe import probe
+from remix_toolkit.cli.recipes import gallery
 from remix_toolkit.cli.report import reading, store_app
 from remix_toolkit.errors import BadInput, RunFailed, exit_codes
 
@@ -210,6 +211,7 @@ def recall(
     )
 
 
+app.add_typer(gallery)
 app.add_typer(reading)
 app.add_typer(data, name="data")
 app.add_typer(probe, name="probe")

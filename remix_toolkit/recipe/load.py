@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.recipe import shipped
 from remix_toolkit.recipe.check import check, check_stages
 from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
 from remix_toolkit.recipe.yaml_file import Where, load_mapping, load_value
@@ -58,6 +59,8 @@ def load_recipe(
         tree.pop("parameters", None)  # the profile's own base has as many; of another one that is not known
     if seed is not None:
         tree["seed"] = seed
+    if isinstance(config := tree.get("accelerate_config"), str):
+        tree["accelerate_config"] = str(shipped.locate(config, "accelerate_configs") or config)
 
     _in_domain(tree, where, str(path))
     for name, stage in tree["stages"].items() if isinstance(tree.get("stages"), dict) else ():
@@ -82,16 +85,19 @@ def setting(override: str) -> Setting:
 
 
 def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
-    """A path to a recipe, or the name of one in recipes/ (`kvr`); `also` are other names that would have been valid."""
+    """A path to a recipe, or a name (`kvr`): in the user's recipes/ or, failing that, among those of the package.
+
+    Raises BadInput with the nearest name; `also` are other names that would have been valid.
+    """
+    if path := shipped.locate(recipe, "recipes"):
+        return path
     path = Path(recipe)
     if path.exists():
-        return path
-    named = Path("recipes", f"{recipe}.yaml")
-    if path.suffix != ".yaml" and named.exists():
-        return named
-    folder = path.parent if path.suffix == ".yaml" else Path("recipes")
-    names = {p.stem for p in folder.glob("*.yaml")} | set(also)
-    raise BadInput(f"{recipe}: no such {'task or ' if also else ''}recipe; {nearest(path.stem, names)}")
+        raise BadInput(f"{path}: is a directory; a recipe file is expected")
+    by_path = path.suffix == ".yaml"
+    names = {file.stem for file in shipped.siblings(path if by_path else Path("recipes", path))} | set(also)
+    hint = nearest(path.stem, names) if by_path else nearest(recipe, names | shipped.names().keys())
+    raise BadInput(f"{recipe}: no such {'task or ' if also else ''}recipe; {hint}")
 
 
 def load_profile(profile: str) -> tuple[dict[str, Any], Where]:
@@ -233,12 +239,13 @@ def _in_domain(tree: dict[str, Any], where: Where, origin: str) -> None:
 
 def _with_paths(stage: dict[str, Any], paths: Any) -> None:
     """Give tasks and corpora that say no source the local one that the recipe names in `paths`."""
-    if not isinstance(paths, dict):
-        return
+    paths = paths if isinstance(paths, dict) else {}
     recall, mix = stage.get("recall"), stage.get("mix")
     for rows in (stage.get("data"), *(recall if isinstance(recall, list) else [])):
         if isinstance(rows, dict) and str(rows.get("task")) in paths and not rows.keys() & {"path", "hub"}:
             rows["path"] = paths[rows["task"]]
+        if isinstance(rows, dict) and isinstance(rows.get("path"), str):
+            rows["path"] = shipped.here_or_shipped(rows["path"])
     for source, own in mix.items() if isinstance(mix, dict) else ():
         if isinstance(own, dict) and source in paths and not own.keys() & {"path", "hub", "text"}:
             own["path"] = paths[source]
