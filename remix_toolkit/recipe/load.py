@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import shipped
 from remix_toolkit.recipe.check import check, check_stages
@@ -73,6 +75,22 @@ def load_recipe(
     checked = check(Recipe, tree, where, str(path))
     check_stages(checked, where, str(path))
     return checked
+
+
+def freeze(recipe: Recipe) -> str:
+    """A resolved recipe as YAML, which `read_resolved` reads back to an equal one."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_resolved(file: Path) -> Recipe:
+    """A recipe that was resolved and written down: nothing is merged into it, and it is checked like any other.
+
+    Relative paths in it are meant from the folder in which it was resolved. Raises BadInput, with file, line and key.
+    """
+    tree, where = load_mapping(file)
+    recipe = check(Recipe, tree, where, str(file))
+    check_stages(recipe, where, str(file))
+    return recipe
 
 
 def setting(override: str) -> Setting:
