@@ -11,7 +11,7 @@ from remix_toolkit.cli.recipes import copies_of, new
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.sweep import is_sweep, load_cells
 from remix_toolkit.recipe import shipped
-from remix_toolkit.recipe.load import find_recipe, load_recipe
+from remix_toolkit.recipe.load import find_recipe, load_base, load_mix, load_recipe
 
 
 @pytest.fixture
@@ -123,3 +123,16 @@ def test_new_copies_and_never_overwrites(empty: Path) -> None:
         new(sweep, None)
     new("my_facts", Path("folder/mine.yaml"))
     assert load_recipe("folder/mine.yaml").stages["stage1"].data.path == "folder/mine.csv"
+
+
+@pytest.mark.parametrize("place", ["./mine/model.yaml", "mine/model.yaml", "{cwd}/mine/model.yaml"])
+def test_a_profile_is_given_by_any_path(empty: Path, place: str) -> None:
+    """For recipes, sweeps, and the commands that need only its base model and tokenizer."""
+    Path("mine").mkdir()
+    shutil.copy(shipped.PACKAGE / "recipe" / "profiles" / "tiny.yaml", "mine/model.yaml")
+    profile = place.format(cwd=empty)
+    assert load_base(profile).base == "tiny"
+    assert load_recipe("kvr", profile).profile == profile
+    assert load_mix("random_words", profile).random_words
+    cells = load_cells("ablations/replay", profile, overrides=["stages.stage2.data.task=invented_facts"])[1]
+    assert {cell.recipe.profile for cell in cells} == {profile}

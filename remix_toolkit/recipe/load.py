@@ -139,7 +139,7 @@ def load_base(profile: str) -> Recipe:
     settings, where = load_profile(profile)
     settings.pop("mix")
     stages = {"stage1": {"data": {"task": "kvr"}}}
-    return check(Recipe, {"name": profile, **settings, "profile": profile, "stages": stages}, where, profile)
+    return check(Recipe, {"name": "base", **settings, "profile": profile, "stages": stages}, where, profile)
 
 
 def load_task(task: str, overrides: list[str]) -> Rows:
