@@ -19,7 +19,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep report plan demo ablation-ratio ablation-length test slurm test-slurm browser bench gpu-check lint clean
+.PHONY: help run sweep report plan demo ablation-ratio ablation-length test slurm test-slurm browser bench gpu-check lines lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -79,6 +79,9 @@ bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an 
 
 gpu-check: $(VENV)/ready  ## on one GPU of 80 GB: correctness, then speed against TRL's defaults, in under 8 minutes
 	$(VENV)/bin/python benchmarks/all.py gpu_check
+
+lines: $(VENV)/ready  ## how large the package is, room by room, and what its rooms import
+	$(VENV)/bin/python benchmarks/lines.py
 
 lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff check .
