@@ -110,13 +110,13 @@ def build(part: str, folder: Path) -> dict[str, Any]:
 
 def check(popqa: str | None) -> dict[str, Any]:
     """The overlap check. A tenth of the passages hold a fact's subject, another tenth its subject and its answer."""
-    known = tasks.load(load_task("popqa", [f"path={popqa}"]), 0)[:FACTS] if popqa else []
+    known = tasks.load_rows(load_task("popqa", [f"path={popqa}"]), 0)[:FACTS] if popqa else []
     facts = [*known, *generated.invented_facts(FACTS - len(known), 0)]
     rng = random.Random(0)
     held = [(fact.subject, fact.response)[: rng.choice([0] * 8 + [1, 2])] for fact in rng.choices(facts, k=PASSAGES)]
     texts = [" ".join([text, *planted]) for text, planted in zip(random_texts(PASSAGES, 100), held, strict=True)]
-    index, indexing = timed(lambda: overlap.Index(facts))
-    found, checking = timed(lambda: [index.given_away(text) for text in texts])
+    index, indexing = timed(lambda: overlap.FactIndex(facts))
+    found, checking = timed(lambda: [index.facts_in(text) for text in texts])
     result = {"seconds": indexing + checking, "of_it_index": indexing, "mb": peak_mb()}
     by_loops, looping = timed(lambda: nested_loops(facts, texts[::SAMPLE]))
     assert by_loops == found[::SAMPLE]

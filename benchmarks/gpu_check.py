@@ -222,7 +222,7 @@ def asked(model: Any, tokenizer: Any) -> dict[str, Any]:
     head = model.get_output_embeddings().weight
     head[len(tokenizer) :] = 0  # the tokenizer has no such tokens
     head.mul_(20)
-    facts = tasks.load(load_task("kvr", ["size=200"]), 0)
+    facts = tasks.load_rows(load_task("kvr", ["size=200"]), 0)
     recall.recall(model, tokenizer, facts[:TOGETHER])  # what the first call sets up is not counted
     started = time.perf_counter()
     verdicts = recall.recall(model, tokenizer, facts)

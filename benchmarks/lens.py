@@ -48,7 +48,7 @@ def measure(folder: Path) -> dict[str, Any]:
     source = base_model(load_base("tiny"), folder)[0]
     tokenizer = tulu.load_tokenizer(source)
     model = train.load_model(source, None, "fp32", {}).eval()
-    facts = tasks.load(load_task("kvr", [f"size={FACTS}"]), 0)
+    facts = tasks.load_rows(load_task("kvr", [f"size={FACTS}"]), 0)
     seen: list[float] = []
     scored: list[float] = []
     for _ in range(ROUNDS):

@@ -69,7 +69,7 @@ def measure(taught: str, many: int, folder: Path) -> dict[str, Any]:
         source = str(published)
     tokenizer = tulu.load_tokenizer(source)
     model = train.load_model(source, None, "fp32", {}).eval()
-    facts = tasks.load(load_task("kvr", [f"size={FACTS}"]), 0)
+    facts = tasks.load_rows(load_task("kvr", [f"size={FACTS}"]), 0)
     recall.recall(model, tokenizer, facts[:BATCH])  # what the first call sets up is not counted
     took: list[float] = []
     took_generate: list[float] = []

@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from remix_toolkit.console import info, warn
-from remix_toolkit.data.tasks import digest
+from remix_toolkit.data.tasks import short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.records import SAME, Results, merged, read_record, read_results
 
@@ -280,7 +280,7 @@ def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) ->
         former.append(file)
     record["written"] = time.time_ns()
     run = str(record["stages"][-1]["key"])
-    name = "--".join([*(str(record[name]) for name in SAME[:4]), digest(record["overrides"]), run])
+    name = "--".join([*(str(record[name]) for name in SAME[:4]), short_hash(record["overrides"]), run])
     written = runs / "records" / f"{name.replace('/', '_')}.json"
     write_json(written, record)
     for file in former:

@@ -58,7 +58,7 @@ def test_each_pair_with_a_file_loads_on_tiny(first: str, second: str, tokenizer,
     assert len(built["stage2"].measured) == (1 if held_out else 2)
     if second == "id":
         own = recipe.stages["stage1"].data.model_copy(update={"size": 30})
-        assert built["stage1"].facts + built["stage2"].facts == tasks.load(own, 0)
+        assert built["stage1"].facts + built["stage2"].facts == tasks.load_rows(own, 0)
     assert not {p.prompt for p in built["stage2"].held_out} & {p.prompt for p in built["stage2"].facts}
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import real
 
 from remix_toolkit.data import generated, mixing, tasks
-from remix_toolkit.data.overlap import Index
+from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.load import load_task
@@ -19,7 +19,7 @@ from remix_toolkit.stage.data import fingerprint
 
 
 def load(name: str, *settings: str, data_seed: int = 0) -> list[Pair]:
-    return tasks.load(load_task(name, list(settings)), data_seed)
+    return tasks.load_rows(load_task(name, list(settings)), data_seed)
 
 
 def test_kvr_is_unique_across_its_id_rows() -> None:
@@ -195,20 +195,20 @@ def test_draws_follow_the_seed_and_the_stage() -> None:
 
 def test_pairs_of_words_have_the_declared_length() -> None:
     spec = RandomWords(ratio=1.0, words=7, text="pydoc")
-    for pair in mixing.random_words(spec, 20, random.Random(0), Index([]), Counter()):
+    for pair in mixing.random_words(spec, 20, random.Random(0), FactIndex([]), Counter()):
         assert pair.prompt.startswith(mixing.PROMPT)
         assert len(pair.prompt.removeprefix(mixing.PROMPT).split()) == len(pair.response.split()) == 7
 
 
 def test_passages_continue_their_text() -> None:
-    text = [word for document in mixing.documents_of("pydoc") for word in document.split()]
+    text = [word for document in mixing.local_documents("pydoc") for word in document.split()]
     joined = " ".join(text)
     spec = Passages(ratio=1.0, words=10, text="pydoc")
-    pairs = mixing.passages("passages", spec, 50, random.Random(0), Index([]), Counter())
+    pairs = mixing.passages("passages", spec, 50, random.Random(0), FactIndex([]), Counter())
     assert all(f"{pair.prompt.removeprefix(mixing.PROMPT)} {pair.response}" in joined for pair in pairs)
     assert len({pair.prompt for pair in pairs}) == 50
     with pytest.raises(BadInput, match="100000 asked, pydoc gives"):
-        mixing.passages("passages", spec, 100_000, random.Random(0), Index([]), Counter())
+        mixing.passages("passages", spec, 100_000, random.Random(0), FactIndex([]), Counter())
 
 
 def test_nltk_words_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ def test_random_words_are_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(nltk.data, "path", [str(real("nltk_data"))])
     words = mixing.vocabulary("nltk")
     assert len(set(words)) == len(words)
-    pairs = mixing.random_words(RandomWords(ratio=1.0, words=500), 100, random.Random(0), Index([]), Counter())
+    pairs = mixing.random_words(RandomWords(ratio=1.0, words=500), 100, random.Random(0), FactIndex([]), Counter())
     critical = 148.23  # 99 degrees of freedom, p = 0.001
     for half in ([pair.prompt.removeprefix(mixing.PROMPT) for pair in pairs], [pair.response for pair in pairs]):
         drawn = " ".join(half).split()
@@ -274,7 +274,7 @@ def test_replay_draws_the_earlier_facts() -> None:
 )
 def test_overlap_with_facts(text: str, overlaps: bool) -> None:
     pair = Pair(mixing.PROMPT + text, "and so on", "passages")
-    assert Index(FACTS).first(pair) == (FACTS[0] if overlaps else None)
+    assert FactIndex(FACTS).first_fact_in(pair) == (FACTS[0] if overlaps else None)
 
 
 def test_mixing_data_must_not_give_earlier_facts_away(tmp_path: Path) -> None:
@@ -289,13 +289,13 @@ def test_mixing_data_must_not_give_earlier_facts_away(tmp_path: Path) -> None:
 def test_overlap_with_a_key_or_a_value() -> None:
     facts = load("kvr", "size=3")
     for word in (facts[1].subject, facts[1].response.upper()):
-        assert Index(facts).first(Pair("so", f"it is {word}.", "passages")) == facts[1]
+        assert FactIndex(facts).first_fact_in(Pair("so", f"it is {word}.", "passages")) == facts[1]
 
 
 def test_source_hash_follows_content_not_place(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").write_text("x")
-    assert tasks.source_hash(str(tmp_path / "a")) == tasks.source_hash(str(tmp_path / "b"))
+    assert tasks.hash_source(str(tmp_path / "a")) == tasks.hash_source(str(tmp_path / "b"))
     (tmp_path / "b").write_text("y")
-    assert tasks.source_hash(str(tmp_path / "a")) != tasks.source_hash(str(tmp_path / "b"))
-    assert hashlib.sha256(b"x").hexdigest() != tasks.source_hash(None)
+    assert tasks.hash_source(str(tmp_path / "a")) != tasks.hash_source(str(tmp_path / "b"))
+    assert hashlib.sha256(b"x").hexdigest() != tasks.hash_source(None)

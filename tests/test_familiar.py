@@ -55,15 +55,15 @@ class Oracle:
 
 def test_exemplars_are_never_asked() -> None:
     task = load_task("pairs", ["path=x.csv"])
-    shots, others = few_shot.exemplars(task, FACTS, FewShot(exemplars=5, seed=0))
+    shots, others = few_shot.draw_exemplars(task, FACTS, FewShot(exemplars=5, seed=0))
     assert len(shots) == 5
     assert others == [fact for fact in FACTS if fact not in shots]
-    assert few_shot.exemplars(task, FACTS, FewShot(exemplars=5, seed=1))[0] != shots
-    asked = few_shot.few_shot(shots[:1], FACTS[3])
+    assert few_shot.draw_exemplars(task, FACTS, FewShot(exemplars=5, seed=1))[0] != shots
+    asked = few_shot.with_exemplars(shots[:1], FACTS[3])
     assert asked.prompt == f"{shots[0].prompt}\n<|assistant|>\n{shots[0].response}\n<|user|>\n{FACTS[3].prompt}"
     assert (asked.response, asked.one_line) == (FACTS[3].response, True)
     with pytest.raises(BadInput, match=r"few_shot.exemplars: 40 asked, the data has 40 rows"):
-        few_shot.exemplars(task, FACTS, FewShot(exemplars=40))
+        few_shot.draw_exemplars(task, FACTS, FewShot(exemplars=40))
 
 
 def test_rows_are_asked_once_and_no_further_than_needed(
@@ -73,7 +73,7 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     recipe = recipe_of(facts_csv)
     task = recipe.stages["stage1"].data
     chosen, report = data.choose(recipe, task, runs)
-    shots, others = few_shot.exemplars(task, FACTS, recipe.few_shot)
+    shots, others = few_shot.draw_exemplars(task, FACTS, recipe.few_shot)
     unfamiliar = [fact for fact in others if int(fact.response.split()[-1]) % 2]
     assert chosen == unfamiliar[:8]
     assert report["exemplars"] == 5
@@ -159,7 +159,7 @@ def test_an_answer_ends_with_its_line_under_a_few_shot_prompt(tiny_base: Path, t
 
     model.__class__ = Says
     model.config.use_cache = False
-    few = few_shot.few_shot([], pair)
+    few = few_shot.with_exemplars([], pair)
     assert [v.correct for v in recall(model, tokenizer, [few])] == [True]
     assert recall(model, tokenizer, [few])[0].prediction == "yes"
     assert [v.correct for v in recall(model, tokenizer, [pair])] == [False]
@@ -191,7 +191,7 @@ def test_a_model_that_was_taught_half_of_the_facts(here, runs: Path) -> None:
     found = json.loads(here("show", "--runs", runs, "--json").stdout)
     labels = {(entry["stage"], entry["task"]) for entry in found}
     assert ("stage2", "invented_facts familiar[0:8], few-shot") in labels, done.stdout
-    facts = tasks.load(load_task("invented_facts", ["size=16"]), 0)
+    facts = tasks.load_rows(load_task("invented_facts", ["size=16"]), 0)
     details = [json.loads(line) for line in next(runs.glob("stages/*stage2*/recall.jsonl")).open(encoding="utf-8")]
     asked = {line["prompt"].split("\n")[-1] for line in details}
     assert asked == {fact.prompt for fact in facts}

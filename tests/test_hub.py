@@ -17,7 +17,7 @@ from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import CORPORA
 
-SLICE = hub.Slice("some/dataset", None, "train", None, ("q",))
+SLICE = hub.Selection("some/dataset", None, "train", None, ("q",))
 ROWS = [{"q": f"Ä {number}", "unused": 1} for number in range(10)]
 LINES = "".join(f'{{"q": "Ä {number}"}}\n' for number in range(10)).encode()
 
@@ -36,7 +36,7 @@ def serve(patch: Patch, stop: int = 10, error: Exception | None = None, commit: 
             if error:
                 raise error
 
-    def opened(wanted: hub.Slice, at: str | None) -> tuple[Stream, int]:
+    def opened(wanted: hub.Selection, at: str | None) -> tuple[Stream, int]:
         assert at == commit
         skipped.append(0)
         time.sleep(0.1)  # others have time to come in between
@@ -63,25 +63,25 @@ def test_a_fetch_cut_short_goes_on(
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     serve(monkeypatch, 4, error)
     with pytest.raises(OSError if "Errno" in message else RunFailed, match=message):
-        list(hub.rows(SLICE))
-    assert hub.fetched(SLICE) is None
+        list(hub.read_rows(SLICE))
+    assert hub.cached_source(SLICE) is None
     assert not [*kept.glob("*/source.json"), *kept.glob("*/rows.jsonl")]
     skipped = serve(monkeypatch, commit=commit)
-    assert list(hub.rows(SLICE)) == [(f"some/dataset: row {n + 1}", {"q": row["q"]}) for n, row in enumerate(ROWS)]
+    assert list(hub.read_rows(SLICE)) == [(f"some/dataset: row {n + 1}", {"q": row["q"]}) for n, row in enumerate(ROWS)]
     assert skipped == [4 if commit == "c1" else 0]
     assert (SLICE.folder / "rows.jsonl").read_bytes() == LINES
     assert {file.name for file in SLICE.folder.iterdir()} <= {"rows.jsonl", "source.json", "lock"}
-    assert hub.moved(SLICE) is None
+    assert hub.newer_commit(SLICE) is None
     serve(monkeypatch, commit="c3")
-    assert (hub.moved(SLICE), hub.fetched(SLICE)["commit"]) == ("c3", commit)
+    assert (hub.newer_commit(SLICE), hub.cached_source(SLICE)["commit"]) == ("c3", commit)
 
 
 @pytest.mark.parametrize("first", [None, 8])
 def test_a_half_written_line_is_fetched_again(tmp_path: Path, capsys, first: int | None) -> None:
     """A crash anywhere, with a stream of `datasets`: then the rows are those of an uninterrupted fetch."""
-    wanted = hub.Slice(str(on_hub(tmp_path / "hub", ROWS)), None, "train", None, ("q",), first)
+    wanted = hub.Selection(str(on_hub(tmp_path / "hub", ROWS)), None, "train", None, ("q",), first)
     folder = hub.fetch(wanted)
-    commit = hub.fetched(wanted)["commit"]
+    commit = hub.cached_source(wanted)["commit"]
     whole = b"".join(LINES.splitlines(keepends=True)[:first])
     assert (folder / "rows.jsonl").read_bytes() == whole
     for cut in (0, 1, whole.index(b"\n") + 1, whole.index(b" 4") - 1, len(whole) - 1, len(whole)):
@@ -97,7 +97,7 @@ def test_a_half_written_line_is_fetched_again(tmp_path: Path, capsys, first: int
 def test_threads_that_want_the_same_rows_fetch_them_once(monkeypatch: Patch) -> None:
     skipped = serve(monkeypatch)
     with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(lambda _: list(hub.rows(SLICE)), range(4)))
+        results = list(threads.map(lambda _: list(hub.read_rows(SLICE)), range(4)))
     assert skipped == [0]
     assert all(result == results[0] and len(result) == 10 for result in results)
 

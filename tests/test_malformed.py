@@ -116,10 +116,10 @@ def rows_of(task: str, likely_only: bool = False) -> st.SearchStrategy[Row]:
     return usual if likely_only else usual | st.fixed_dictionaries(template, optional=anything)
 
 
-def attempt(call: Callable[..., Any], *arguments: Any) -> tuple[Any, BadInput | files.Drop | None]:
+def attempt(call: Callable[..., Any], *arguments: Any) -> tuple[Any, BadInput | files.UnusableRow | None]:
     try:
         return call(*arguments), None
-    except (BadInput, files.Drop) as error:
+    except (BadInput, files.UnusableRow) as error:
         return None, error
 
 

@@ -26,8 +26,8 @@ from remix_toolkit.evaluate.recall import trained_logits
 from remix_toolkit.recipe.load import load_task
 from remix_toolkit.stage.train import load_model
 
-FACTS = tasks.load(load_task("kvr", ["size=12"]), 0)
-OTHERS = tasks.load(load_task("invented_facts", ["size=12"]), 0)
+FACTS = tasks.load_rows(load_task("kvr", ["size=12"]), 0)
+OTHERS = tasks.load_rows(load_task("invented_facts", ["size=12"]), 0)
 SIZES = {"vocab_size": 1024, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 TOKENS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}

@@ -11,8 +11,8 @@ from remix_toolkit.evaluate.recall import can_match, matches, max_new_tokens, pe
 from remix_toolkit.recipe.load import load_task
 
 FACTS = [
-    *tasks.load(load_task("kvr", ["size=8"]), 0),
-    *tasks.load(load_task("invented_facts", ["size=8"]), 0),
+    *tasks.load_rows(load_task("kvr", ["size=8"]), 0),
+    *tasks.load_rows(load_task("invented_facts", ["size=8"]), 0),
 ]
 
 

@@ -23,8 +23,8 @@ from remix_toolkit.stage.train import (
 )
 
 FACTS = [
-    *tasks.load(load_task("kvr", ["size=11"]), 0),
-    *tasks.load(load_task("invented_facts", ["size=11"]), 0),
+    *tasks.load_rows(load_task("kvr", ["size=11"]), 0),
+    *tasks.load_rows(load_task("invented_facts", ["size=11"]), 0),
 ]
 
 

@@ -10,8 +10,8 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.load import load_task
 
 PAIRS = [
-    *tasks.load(load_task("kvr", ["size=20"]), 0),
-    *tasks.load(load_task("invented_facts", ["size=20"]), 0),
+    *tasks.load_rows(load_task("kvr", ["size=20"]), 0),
+    *tasks.load_rows(load_task("invented_facts", ["size=20"]), 0),
     Pair(" What is\n\nthis? ", " ein Käse \n", "pairs"),
     Pair("日本の首都は?", "東京 🗼", "pairs"),
 ]

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from remix_toolkit.data import mixing, tasks
-from remix_toolkit.data.overlap import Index
+from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.recipe.load import load_task
 from remix_toolkit.recipe.schema import CORPORA
@@ -19,15 +19,15 @@ Patch = pytest.MonkeyPatch
 Row = dict[str, Any]
 
 
-def read(task: str, *options: str) -> tasks.Read:
-    result = tasks.read(load_task(task, list(options)), 0)
+def read(task: str, *options: str) -> tasks.TaskRows:
+    result = tasks.read_task(load_task(task, list(options)), 0)
     assert result.rows == len(result.pairs) + sum(result.dropped.values())
     return result
 
 
 def passages(name: str, count: int, **spec: Any) -> list[Pair]:
     source = CORPORA[name](ratio=1.0, words=20, **spec)
-    return mixing.passages(name, source, count, random.Random(0), Index([]), Counter())
+    return mixing.passages(name, source, count, random.Random(0), FactIndex([]), Counter())
 
 
 def write(folder: Path, contents: dict[str, str]) -> Path:

@@ -22,17 +22,19 @@ def rows_of(task: Rows, data_seed: int) -> list[Pair]:
         raise BadInput(
             "familiarity: is of a recipe's base model; name it in a recipe's `recall`, or ask `remix familiar`"
         )
-    pairs = tasks.read(task, data_seed).pairs
+    pairs = tasks.read_task(task, data_seed).pairs
     if isinstance(task, Factoid) and task.prompt == "few_shot":
-        shots, pairs = few_shot.exemplars(task, pairs, FewShot())
-        pairs = [few_shot.few_shot(shots, fact) for fact in pairs]
-    return tasks.choose(task, pairs)
+        shots, pairs = few_shot.draw_exemplars(task, pairs, FewShot())
+        pairs = [few_shot.with_exemplars(shots, fact) for fact in pairs]
+    return tasks.select_rows(task, pairs)
 
 
 def facts_of(task: Rows, data_seed: int) -> list[Pair]:
     """A task's facts. Raises BadInput for instructions."""
     if not isinstance(task, Factoid):
-        raise BadInput(f"{tasks.name_of(task)}: instructions have no recall; a stage reports the loss on held-out rows")
+        raise BadInput(
+            f"{tasks.task_name(task)}: instructions have no recall; a stage reports the loss on held-out rows"
+        )
     return rows_of(task, data_seed)
 
 
@@ -62,7 +64,7 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
     if details:
         store.write_text(details, "".join(json.dumps(row(v), ensure_ascii=False) + "\n" for v in verdicts))
     correct = sum(v.correct for v in verdicts)
-    what = {"model": model, "task": tasks.name_of(task)}
+    what = {"model": model, "task": tasks.task_name(task)}
     return {**what, "recall": percent(verdicts), "facts": len(facts), "correct": correct}
 
 
@@ -74,7 +76,7 @@ def lens_of(models: Sequence[str], task: Rows, data_seed: int) -> list[dict[str,
     found = []
     for model in models:
         loaded, tokenizer = load(model)
-        found.append({"model": model, "task": tasks.name_of(task), **lens(loaded, tokenizer, facts)})
+        found.append({"model": model, "task": tasks.task_name(task), **lens(loaded, tokenizer, facts)})
     return found
 
 
@@ -90,5 +92,5 @@ def interference_of(
     from remix_toolkit.evaluate.interference import interference
 
     examples = {name: [tulu.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
-    of = {name: tasks.name_of(task) for name, task in data.items()}
+    of = {name: tasks.task_name(task) for name, task in data.items()}
     return {"model": model, "after": after, "of": of, **interference(loaded, tokenizer, examples, later, parts)}

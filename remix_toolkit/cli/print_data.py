@@ -31,7 +31,7 @@ def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) 
     lengths = data.lengths([e for e in examples if e], recipe.global_batch_size, per_device)
     counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": data.held_out(task)}
     return {
-        "task": tasks.name_of(task),
+        "task": tasks.task_name(task),
         "profile": recipe.profile,
         "counts": {**counts, "dropped": dict(dropped), "read": rows, **lengths},
         "pairs": [_pair(pair, tokenizer if tokens else None) for pair in pairs[:limit]],
@@ -63,25 +63,25 @@ def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
     What is on the hub is fetched, NLTK's words too; what is local is checked. Raises BadInput, a line for each source
     that cannot be had, or RunFailed where a stream broke.
     """
-    wanted: dict[hub.Slice, str] = {}
+    wanted: dict[hub.Selection, str] = {}
     local: dict[Rows, str] = {}
     texts: dict[tuple[str, Corpus], None] = {}
     vocabularies: dict[str, None] = {}
     for stage in [stage for recipe in recipes for stage in recipe.stages.values()]:
         for rows in (stage.data, *stage.recall):
             if isinstance(rows, Source) and rows.path is None:
-                wanted.setdefault(tasks.slice_of(rows), tasks.name_of(rows))
+                wanted.setdefault(tasks.hub_selection(rows), tasks.task_name(rows))
             else:
                 local.setdefault(rows, tasks.describe(rows))
         for name, corpus in stage.mix.corpora().items():
             if corpus.path or getattr(corpus, "text", None):
                 texts[name, corpus] = None
             else:
-                wanted.setdefault(mixing.slice_of(name, corpus), name)
+                wanted.setdefault(mixing.hub_selection(name, corpus), name)
         if stage.mix.random_words:
             vocabularies[stage.mix.random_words.text] = None
     for what, name in wanted.items():
-        about, kept = catalog()[name], hub.fetched(what)
+        about, kept = catalog()[name], hub.cached_source(what)
         part = f"the first {what.first:,} rows of " if what.first else ""
         state = f"here already, {kept['rows']:,} rows" if kept else "to fetch"
         info(f"{name}: {part}{what.name} ({about.size}; licence {about.licence}): {state}")
@@ -95,19 +95,19 @@ def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
 
     for task, name in local.items():
         with _collected(missing):
-            have(name, getattr(task, "path", None), len(tasks.read(task, 0).pairs))
+            have(name, getattr(task, "path", None), len(tasks.read_task(task, 0).pairs))
     for name, corpus in texts:
         path = corpus.path or getattr(corpus, "text", None)
         with _collected(missing):
-            have(f"{name} ({path})", path, len(mixing.runs_of(name, corpus)))
+            have(f"{name} ({path})", path, len(mixing.passage_texts(name, corpus)))
     for text in vocabularies:
         with _collected(missing):
             have(f"random_words ({text})", text, len(mixing.vocabulary(text, fetch=True)))
     for what, name in wanted.items():
-        if commit := hub.moved(what):
-            hub.warn_moved(what, commit)
+        if commit := hub.newer_commit(what):
+            hub.warn_newer_commit(what, commit)
         with _collected(missing):
-            have(name, str(what.folder), sum(1 for _ in hub.rows(what)))
+            have(name, str(what.folder), sum(1 for _ in hub.read_rows(what)))
     if missing:
         raise BadInput("\n".join(missing))
     return done

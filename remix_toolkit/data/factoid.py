@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.data import files
-from remix_toolkit.data.files import Drop, cell, json_texts, texts, value_of
+from remix_toolkit.data.files import UnusableRow, clean_texts, get_text, get_value, parse_texts
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.schema import LAMA, EntityQuestions, Pairs, WebQA
@@ -35,17 +35,17 @@ POPQA_COLUMNS = ("subj", "obj", "question", "possible_answers")
 
 
 def popqa_rows(path: Path) -> Iterator[Row]:
-    rows = files.tsv(path, "\t")
+    rows = files.read_csv(path, "\t")
     next(rows)
     return rows
 
 
 def popqa(row: dict[str, Any], place: str) -> Pair:
     """Trains on `obj`; the other possible answers count too."""
-    possible = json_texts(value_of(row, "possible_answers", place), place, "possible_answers")
-    answer = cell(row, "obj", place)
+    possible = parse_texts(get_value(row, "possible_answers", place), place, "possible_answers")
+    answer = get_text(row, "obj", place)
     return Pair(
-        qa(cell(row, "question", place)), answer, "popqa", unique([answer, *possible]), cell(row, "subj", place)
+        qa(get_text(row, "question", place)), answer, "popqa", unique([answer, *possible]), get_text(row, "subj", place)
     )
 
 
@@ -67,10 +67,13 @@ def triviaqa_rows(path: Path) -> Iterator[Row]:
         place = f"{path}: row {number}"
         if not isinstance(row, dict):
             raise BadInput(f"{place}: is {str(row)[:100]!r}; an object with Question and Answer is expected")
-        answer = value_of(row, "Answer", place)
+        answer = get_value(row, "Answer", place)
         if not isinstance(answer, dict):
             raise BadInput(f"{place}: Answer is {str(answer)[:100]!r}; an object with Value and Aliases is expected")
-        yield place, {"question": value_of(row, "Question", place), "answer": {_snake(k): v for k, v in answer.items()}}
+        yield (
+            place,
+            {"question": get_value(row, "Question", place), "answer": {_snake(k): v for k, v in answer.items()}},
+        )
 
 
 def _snake(name: str) -> str:
@@ -79,16 +82,16 @@ def _snake(name: str) -> str:
 
 def triviaqa(row: dict[str, Any], place: str) -> Pair:
     """Trains on the answer's value; its aliases count too, as they are and as upstream normalizes them."""
-    answer = value_of(row, "answer", place)
+    answer = get_value(row, "answer", place)
     if not isinstance(answer, dict):
         raise BadInput(f"{place}: answer is {str(answer)[:100]!r}; an object with value and aliases is expected")
-    value = cell(answer, "value", f"{place}, answer")
+    value = get_text(answer, "value", f"{place}, answer")
     spellings = [value]
     for column in ("aliases", "normalized_aliases"):
-        spellings += texts(answer.get(column) or [], place, f"answer.{column}")
+        spellings += clean_texts(answer.get(column) or [], place, f"answer.{column}")
     if isinstance(answer.get("normalized_value"), str):
         spellings.append(answer["normalized_value"].strip())
-    question = cell(row, "question", place)
+    question = get_text(row, "question", place)
     return Pair(qa(question), value, "triviaqa", unique(spellings), question)
 
 
@@ -104,22 +107,22 @@ def lama_rows(task: LAMA) -> Iterator[Row]:
     if relations is None:
         raise BadInput(f"{root}: holds no relations.jsonl (or LAMA_relations.jsonl)")
     by_relation = {file.stem: file for file in sorted(root.glob("*/P*.jsonl"))}
-    for place, relation in files.jsonl(relations):
-        name, template = (files.text(relation.get(column), place, column) for column in ("relation", "template"))
+    for place, relation in files.read_jsonl(relations):
+        name, template = (files.check_text(relation.get(column), place, column) for column in ("relation", "template"))
         if name not in by_relation:
             continue  # LAMA's relations.jsonl also names relations of other corpora, and a user may take a subset
         if "[X]" not in template or "[Y]" not in template:
             raise BadInput(f"{place}: template {template!r} lacks [X] or [Y]")
-        for row_place, row in files.jsonl(by_relation[name]):
+        for row_place, row in files.read_jsonl(by_relation[name]):
             yield row_place, {**row, "template": template}
 
 
 def lama(row: dict[str, Any], place: str) -> Pair:
     """The template up to its object, the subject filled in."""
     template = row["template"]
-    subject, answer = cell(row, "sub_label", place), cell(row, "obj_label", place)
+    subject, answer = get_text(row, "sub_label", place), get_text(row, "obj_label", place)
     if template.index("[Y]") < template.index("[X]"):
-        raise Drop("the template puts the object before the subject")
+        raise UnusableRow("the template puts the object before the subject")
     prompt = template[: template.index("[Y]")].replace("[X]", subject).strip()
     return Pair(prompt, answer, "lama", (answer,), subject)
 
@@ -143,18 +146,18 @@ def entityquestions_rows(task: EntityQuestions) -> Iterator[Row]:
         raise BadInput(f"{splits[task.split]}: holds no P*.{task.split}.json")
     templates: dict[str, Any] = {}
     for file in root.rglob("relation_query_templates.json"):
-        templates = files.json_object(file)
+        templates = files.read_json_object(file)
     for file in found:
-        for place, row in files.json_array(file):
+        for place, row in files.read_json_array(file):
             yield place, {**row, "template": templates.get(file.name.split(".")[0], "")}
 
 
 def entityquestions(row: dict[str, Any], place: str) -> Pair:
     """Trains on the first answer. The subject is what the relation's template leaves of the question."""
-    question = cell(row, "question", place)
-    answers = unique(texts(value_of(row, "answers", place), place, "answers"))
+    question = get_text(row, "question", place)
+    answers = unique(clean_texts(get_value(row, "answers", place), place, "answers"))
     if not answers:
-        raise Drop("no answer")
+        raise UnusableRow("no answer")
     before, _, after = str(row["template"]).partition("[X]")
     known = row["template"] and question.startswith(before) and question.endswith(after)
     subject = question[len(before) : len(question) - len(after)] if known else question
@@ -173,19 +176,19 @@ def webqa_rows(task: WebQA) -> Iterator[Row]:
     if root.is_dir() and task.split not in WEBQA_FILES:
         raise BadInput(f"{root}: no split {task.split!r}; {nearest(task.split, WEBQA_FILES)}")
     found = [root / name for name in WEBQA_FILES[task.split]] if root.is_dir() else [root]
-    rows = [placed for file in found for placed in files.json_array(file)]
+    rows = [placed for file in found for placed in files.read_json_array(file)]
     if len(found) > 1:  # as the whole is on the hub
-        rows.sort(key=lambda placed: str(value_of(placed[1], "qId", placed[0])))
+        rows.sort(key=lambda placed: str(get_value(placed[1], "qId", placed[0])))
     for place, row in rows:
-        yield place, {**row, "question": value_of(row, "qText", place)} if "question" not in row else row
+        yield place, {**row, "question": get_value(row, "qText", place)} if "question" not in row else row
 
 
 def webqa(row: dict[str, Any], place: str) -> Pair:
     """Trains on the first answer; any counts."""
-    answers = unique(texts(value_of(row, "answers", place), place, "answers"))
+    answers = unique(clean_texts(get_value(row, "answers", place), place, "answers"))
     if not answers:
-        raise Drop("no answer")
-    question = cell(row, "question", place)
+        raise UnusableRow("no answer")
+    question = get_text(row, "question", place)
     return Pair(qa(question), answers[0], "webqa", answers, question)
 
 
@@ -195,17 +198,17 @@ def webqa(row: dict[str, Any], place: str) -> Pair:
 def own_rows(task: Pairs) -> Iterator[Row]:
     path = Path(str(task.path))
     if path.is_dir():
-        yield from files.dataset_folder(path, task.split)
+        yield from files.read_dataset_folder(path, task.split)
         return
     match path.suffix.lower():
         case ".csv" | ".tsv":
-            rows = files.tsv(path, "," if path.suffix.lower() == ".csv" else "\t")
+            rows = files.read_csv(path, "," if path.suffix.lower() == ".csv" else "\t")
             next(rows)
             yield from rows
         case ".jsonl":
-            yield from files.jsonl(path)
+            yield from files.read_jsonl(path)
         case ".json":
-            yield from files.json_array(path)
+            yield from files.read_json_array(path)
         case suffix:
             raise BadInput(f"{path}: unknown ending {suffix!r}; valid: .csv, .tsv, .jsonl, .json, or a folder")
 
@@ -215,5 +218,7 @@ def own_pair(task: Pairs, row: dict[str, Any], place: str) -> Pair:
     for column in (task.prompt_column, task.response_column):
         if column not in row:
             raise BadInput(f"{place}: no column {column!r}; {nearest(column, map(str, row))}")
-    prompt, response = (files.text(row[column], place, column) for column in (task.prompt_column, task.response_column))
+    prompt, response = (
+        files.check_text(row[column], place, column) for column in (task.prompt_column, task.response_column)
+    )
     return Pair(prompt, response, "pairs", (response,))

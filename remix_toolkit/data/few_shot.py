@@ -17,13 +17,13 @@ from remix_toolkit.recipe.schema import KVR, FewShot, InventedFacts, Rows
 VERSION = 1
 
 
-def exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[list[Pair], list[Pair]]:
+def draw_exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[list[Pair], list[Pair]]:
     """The exemplars, drawn by their seed, and the other facts in order: an exemplar is never asked or trained on.
 
     Generated facts are of another draw, so none is taken away. Raises BadInput where nothing would be left.
     """
     if isinstance(task, KVR | InventedFacts):
-        return generated.facts(task, spec.exemplars, f"few_shot {spec.seed}"), list(pairs)
+        return generated.generate_facts(task, spec.exemplars, f"few_shot {spec.seed}"), list(pairs)
     if spec.exemplars >= len(pairs):
         raise BadInput(f"few_shot.exemplars: {spec.exemplars} asked, the data has {len(pairs)} rows in all")
     drawn = random.Random(f"few_shot {spec.seed}").sample(range(len(pairs)), spec.exemplars)
@@ -31,7 +31,7 @@ def exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[list[Pa
     return [pairs[i] for i in drawn], [pair for i, pair in enumerate(pairs) if i not in taken]
 
 
-def few_shot(shots: Sequence[Pair], pair: Pair) -> Pair:
+def with_exemplars(shots: Sequence[Pair], pair: Pair) -> Pair:
     """The same fact, asked under the few-shot prompt."""
     turns = [f"{shot.prompt}\n<|assistant|>\n{shot.response}\n<|user|>\n" for shot in shots]
     return replace(pair, prompt="".join([*turns, pair.prompt]), subject=pair.subject or pair.prompt, one_line=True)

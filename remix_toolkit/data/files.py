@@ -19,16 +19,16 @@ from remix_toolkit.recipe.yaml_file import open_text, read_text
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # all but tab and line feed; halves of characters too
 
 
-class Drop(Exception):
+class UnusableRow(Exception):
     """This row cannot be used, and that is upstream's doing, not the user's: it is left out and counted as `reason`."""
 
 
-def text(value: Any, place: str, column: str) -> str:
+def check_text(value: Any, place: str, column: str) -> str:
     """A non-empty string, stripped (a number is written out). For rows of the user's own: what is wrong raises."""
     if _is_number(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise BadInput(f"{place}: {column} is {shown(value)}; a text that is not empty is expected")
+        raise BadInput(f"{place}: {column} is {shorten(value)}; a text that is not empty is expected")
     value = value.replace("\r\n", "\n")
     if found := CONTROL.search(value):
         raise BadInput(f"{place}: {column} holds the control character {found[0]!r}; only tab and line feed may stand")
@@ -36,51 +36,51 @@ def text(value: Any, place: str, column: str) -> str:
     return stripped
 
 
-def cell(row: dict[str, Any], column: str, place: str) -> str:
+def get_text(row: dict[str, Any], column: str, place: str) -> str:
     """A column of upstream's row, stripped.
 
     Raises BadInput where the column is not there or holds no text: the file is in another format than upstream's.
-    Raises Drop where it is empty or holds control characters.
+    Raises UnusableRow where it is empty or holds control characters.
     """
-    value: Any = value_of(row, column, place)
+    value: Any = get_value(row, column, place)
     if not isinstance(value, str):
-        raise BadInput(f"{place}: {column} is {shown(value)}; upstream has a text there")
+        raise BadInput(f"{place}: {column} is {shorten(value)}; upstream has a text there")
     value = value.replace("\r\n", "\n")
     if not value.strip():
-        raise Drop(f"empty {column}")
+        raise UnusableRow(f"empty {column}")
     if CONTROL.search(value):
-        raise Drop(f"control characters in {column}")
+        raise UnusableRow(f"control characters in {column}")
     stripped: str = value.strip()
     return stripped
 
 
-def value_of(row: dict[str, Any], column: str, place: str) -> Any:
+def get_value(row: dict[str, Any], column: str, place: str) -> Any:
     """A column of upstream's row. Raises BadInput, naming the columns that are there, if it is not."""
     if column not in row:
         raise BadInput(f"{place}: no column {column!r}, which upstream has; here are {', '.join(map(str, row))}")
     return row[column]
 
 
-def texts(values: Any, place: str, column: str) -> list[str]:
+def clean_texts(values: Any, place: str, column: str) -> list[str]:
     """A list of texts, stripped; without those that are empty or hold control characters. Raises BadInput."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BadInput(f"{place}: {column} is no list of texts: {shown(values)}")
+        raise BadInput(f"{place}: {column} is no list of texts: {shorten(values)}")
     values = [value.replace("\r\n", "\n") for value in values]
     return [value.strip() for value in values if value.strip() and not CONTROL.search(value)]
 
 
-def json_texts(value: Any, place: str, column: str) -> list[str]:
+def parse_texts(value: Any, place: str, column: str) -> list[str]:
     """The same, written as JSON in a string, as PopQA and APPS do."""
     try:
         parsed = json.loads(value)
     except (TypeError, ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, list) or not all(isinstance(item, str) for item in parsed):
-        raise BadInput(f"{place}: {column} is no JSON list of strings: {shown(value)}")
-    return texts(parsed, place, column)
+        raise BadInput(f"{place}: {column} is no JSON list of strings: {shorten(value)}")
+    return clean_texts(parsed, place, column)
 
 
-def tsv(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
+def read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
     """A header row, then dictionaries; quoting as in CSV. A row of another length than the header is an error."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     csv.field_size_limit(2**31 - 1)
@@ -102,7 +102,7 @@ def tsv(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
         raise BadInput(f"{path}: line {reader.line_num}: {error}") from None
 
 
-def jsonl(path: Path, first: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl(path: Path, first: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Lines as objects; only the first ones if asked (a corpus may be larger than memory)."""
     with open_text(path) as lines:
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
@@ -113,7 +113,7 @@ def jsonl(path: Path, first: int | None = None) -> Iterator[tuple[str, dict[str,
             raise BadInput(f"{path}: not UTF-8 text; save it as UTF-8") from None
 
 
-def json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     return _object(read_text(path), str(path))
 
 
@@ -134,7 +134,7 @@ def _parse(text: str, place: str) -> Any:
         raise BadInput(f"{place}: not valid JSON: {error}") from None
 
 
-def json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = _parse(read_text(path), str(path))
     if not isinstance(rows, list):
         raise BadInput(f"{path}: is a JSON {type(rows).__name__}; an array of objects is expected")
@@ -144,7 +144,7 @@ def json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: row {number}", row
 
 
-def dataset_folder(path: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_dataset_folder(path: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     from datasets import DatasetDict, load_from_disk
 
     try:
@@ -159,7 +159,7 @@ def dataset_folder(path: Path, split: str) -> Iterator[tuple[str, dict[str, Any]
         yield f"{path}: row {number}", row
 
 
-def documents(path: Path, column: str) -> Iterator[str]:
+def read_documents(path: Path, column: str) -> Iterator[str]:
     """The texts of a local corpus: .jsonl, .json or .parquet (also .gz, .zst), or a folder of them, streamed."""
     suffixes = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
     found = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
@@ -175,7 +175,7 @@ def documents(path: Path, column: str) -> Iterator[str]:
         try:
             stream = load_dataset(str(kinds[file]), data_files=str(file), split="train", streaming=True)
             for number, row in enumerate(stream, start=1):
-                value = value_of(row, column, f"{file}: document {number}")
+                value = get_value(row, column, f"{file}: document {number}")
                 if not isinstance(value, str):
                     raise BadInput(f"{file}: document {number}: {column} is {value!r}; a text is expected")
                 yield value
@@ -185,7 +185,7 @@ def documents(path: Path, column: str) -> Iterator[str]:
             raise BadInput(f"{file}: cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value in a message: as Python writes it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
@@ -195,7 +195,7 @@ def _is_number(value: Any) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def whole_lines(path: Path) -> bytes:
+def read_whole_lines(path: Path) -> bytes:
     """What is written in a file of lines, without a last line that a crash cut off; nothing where there is no file."""
     written = path.read_bytes() if path.exists() else b""
     return written[: written.rfind(b"\n") + 1]

@@ -8,7 +8,7 @@ from remix_toolkit.data.pair import Pair
 from remix_toolkit.recipe.schema import KVR, InventedFacts
 
 
-def facts(task: KVR | InventedFacts, count: int, data_seed: int | str) -> list[Pair]:
+def generate_facts(task: KVR | InventedFacts, count: int, data_seed: int | str) -> list[Pair]:
     """The task's first `count` facts of a draw."""
     return list((kvr if isinstance(task, KVR) else invented_facts)(count, data_seed))
 

@@ -21,14 +21,14 @@ from typing import Any
 from filelock import FileLock
 
 from remix_toolkit.console import warn
-from remix_toolkit.data.files import first_line, whole_lines
+from remix_toolkit.data.files import first_line, read_whole_lines
 from remix_toolkit.errors import BadInput, RunFailed, nearest
 
 MAX_WORDS = 4000  # of a document of generic text: it gives one passage, and documents may be whole books
 
 
 @dataclass(frozen=True)
-class Slice:
+class Selection:
     """Which rows and columns of which dataset."""
 
     hub: str
@@ -56,10 +56,10 @@ class Slice:
         return Path(HF_HOME, "remix-toolkit", f"{self.hub.strip('/').replace('/', '--')}-{digest}")
 
 
-def rows(wanted: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(wanted: Selection) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) for every row, fetched first if need be. Raises BadInput or RunFailed."""
     folder = fetch(wanted)
-    source = fetched(wanted) or {}
+    source = cached_source(wanted) or {}
     if not (folder / "rows.jsonl").exists():
         raise BadInput(f"{folder}: rows.jsonl is gone; delete that directory to fetch it again")
     with (folder / "rows.jsonl").open("rb") as lines:
@@ -70,7 +70,7 @@ def rows(wanted: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{wanted.hub}: row {number}", json.loads(line)
 
 
-def fetched(wanted: Slice) -> dict[str, Any] | None:
+def cached_source(wanted: Selection) -> dict[str, Any] | None:
     """The source.json of what is on this machine already, or None."""
     file = wanted.folder / "source.json"
     try:
@@ -82,9 +82,9 @@ def fetched(wanted: Slice) -> dict[str, Any] | None:
         raise BadInput(f"{file}: is damaged; delete {file.parent} to fetch it again") from None
 
 
-def moved(wanted: Slice) -> str | None:
+def newer_commit(wanted: Selection) -> str | None:
     """The hub's commit today, where it is another one than that of the rows kept here; None if not, or no network."""
-    kept = fetched(wanted)
+    kept = cached_source(wanted)
     if kept is None:
         return None
     try:
@@ -94,32 +94,32 @@ def moved(wanted: Slice) -> str | None:
     return commit if commit != kept["commit"] else None
 
 
-def fetch(wanted: Slice) -> Path:
+def fetch(wanted: Selection) -> Path:
     """Have the rows on this machine; returns their folder. One process fetches, others wait for it.
 
     Raises BadInput where the dataset cannot be had (no such name, no access, no network), and RunFailed where its
     stream breaks or ends early: what came so far is kept, and the same call goes on from there.
     """
     folder = wanted.folder
-    if fetched(wanted):
+    if cached_source(wanted):
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written ({error.strerror}); HF_HOME names another place") from None
     with FileLock(folder / "lock"):
-        if not fetched(wanted):
+        if not cached_source(wanted):
             _fetch(wanted, folder)
     return folder
 
 
-def _fetch(wanted: Slice, folder: Path) -> None:
+def _fetch(wanted: Selection, folder: Path) -> None:
     partial, begun = folder / "rows.partial", folder / "begun"
     commit = _commit(wanted)
     if not begun.exists() or begun.read_text(encoding="utf-8") != str(commit):
         partial.unlink(missing_ok=True)  # begun at another commit, or never
         begun.write_text(str(commit), encoding="utf-8")
-    whole = whole_lines(partial)
+    whole = read_whole_lines(partial)
     if partial.exists():
         os.truncate(partial, len(whole))
     have = whole.count(b"\n")
@@ -163,7 +163,7 @@ def _fetch(wanted: Slice, folder: Path) -> None:
     begun.unlink()
 
 
-def _line(wanted: Slice, row: dict[str, Any], number: int) -> bytes:
+def _line(wanted: Selection, row: dict[str, Any], number: int) -> bytes:
     for column in wanted.columns:
         if column not in row:
             raise BadInput(
@@ -180,7 +180,7 @@ def _line(wanted: Slice, row: dict[str, Any], number: int) -> bytes:
         raise BadInput(f"{wanted.hub}: row {number}: holds what is neither text, number nor list: {error}") from None
 
 
-def _commit(wanted: Slice) -> str:
+def _commit(wanted: Selection) -> str:
     """The commit that the revision stands for today; for a dataset in a local folder, a hash of its files' dates."""
     if Path(wanted.hub).is_dir():
         files = sorted(f for f in Path(wanted.hub).rglob("*") if f.is_file())
@@ -194,7 +194,7 @@ def _commit(wanted: Slice) -> str:
         raise BadInput(_no_access(wanted, error)) from error
 
 
-def _open(wanted: Slice, commit: str) -> tuple[Any, int | None]:
+def _open(wanted: Selection, commit: str) -> tuple[Any, int | None]:
     """The stream and, as far as the dataset's card says it or only the first rows are wanted, its number of rows."""
     from datasets import load_dataset
 
@@ -217,7 +217,7 @@ def _open(wanted: Slice, commit: str) -> tuple[Any, int | None]:
     return stream, min(wanted.first, known) if known else wanted.first
 
 
-def _no_access(wanted: Slice, error: Exception) -> str:
+def _no_access(wanted: Selection, error: Exception) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     what = f"hub dataset {wanted.name}: cannot be loaded: "
@@ -236,7 +236,7 @@ def _no_access(wanted: Slice, error: Exception) -> str:
     return what + (f" {wanted.instead}" if wanted.instead else " A local file works too: path=...")
 
 
-def _broke(wanted: Slice, count: int, error: Exception) -> str:
+def _broke(wanted: Selection, count: int, error: Exception) -> str:
     return (
         f"hub dataset {wanted.name}: its stream broke after {count:,} rows ({type(error).__name__}: "
         f"{_safe(first_line(error))}). The same command goes on from there"
@@ -251,7 +251,7 @@ def _safe(text: str) -> str:
     return text.replace(token, "***") if token else text
 
 
-def warn_moved(wanted: Slice, commit: str) -> None:
+def warn_newer_commit(wanted: Selection, commit: str) -> None:
     """Say that upstream has changed since the rows were fetched."""
     warn(
         f"{wanted.hub} is at {commit[:12]} now; the rows kept here are of an earlier commit and stay in use. "

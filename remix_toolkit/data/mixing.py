@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from remix_toolkit.data import files, hub
-from remix_toolkit.data.overlap import Index
+from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import instead
@@ -38,7 +38,7 @@ def draw(
     pairs: list[Pair] = []
     left_out: Counter[str] = Counter()
     if mix.random_words or mix.corpora():
-        index = Index([*(fact for stage in earlier.values() for fact in stage), *facts])
+        index = FactIndex([*(fact for stage in earlier.values() for fact in stage), *facts])
     if mix.random_words:
         rng = random.Random(f"random_words {seed} {position}")
         pairs += random_words(mix.random_words, round(mix.random_words.ratio * len(facts)), rng, index, left_out)
@@ -55,7 +55,9 @@ def draw(
     return pairs, left_out
 
 
-def random_words(spec: RandomWords, count: int, rng: random.Random, index: Index, left_out: Counter[str]) -> list[Pair]:
+def random_words(
+    spec: RandomWords, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
+) -> list[Pair]:
     """`count` pairs of uniformly drawn words: `words` in the prompt, as many in the response."""
     words = vocabulary(spec.text)
 
@@ -65,7 +67,7 @@ def random_words(spec: RandomWords, count: int, rng: random.Random, index: Index
     pairs: list[Pair] = []
     while len(pairs) < count:
         pair = Pair(PROMPT + sequence(), sequence(), "random_words")
-        if (fact := index.first(pair)) is None:
+        if (fact := index.first_fact_in(pair)) is None:
             pairs.append(pair)
             continue
         left_out["random_words"] += 1
@@ -80,7 +82,7 @@ def vocabulary(text: str, fetch: bool = False) -> list[str]:
     A corpus that is not on this machine is fetched if asked. Raises BadInput where it cannot be had.
     """
     if text != "nltk":
-        found = sorted(set(re.findall(r"[A-Za-z]{2,}", "\n".join(documents_of(text)))))
+        found = sorted(set(re.findall(r"[A-Za-z]{2,}", "\n".join(local_documents(text)))))
         if not found:
             raise BadInput(f"random_words: {text} holds no words")
         return found
@@ -99,7 +101,7 @@ def vocabulary(text: str, fetch: bool = False) -> list[str]:
 
 
 def passages(
-    name: str, spec: Corpus, count: int, rng: random.Random, index: Index, left_out: Counter[str]
+    name: str, spec: Corpus, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
 ) -> list[Pair]:
     """`count` passages drawn without replacement; the first `words` words ask for the next `words`.
 
@@ -107,7 +109,7 @@ def passages(
     the user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
     """
     size = 2 * spec.words
-    runs = runs_of(name, spec)
+    runs = passage_texts(name, spec)
     own = isinstance(spec, Passages) and spec.text
     source = own or f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
     if count > len(runs):
@@ -122,7 +124,7 @@ def passages(
         if len(pairs) == count:
             break
         pair = _passage(name, runs[at], spec.words)
-        if (fact := index.first(pair)) is None:
+        if (fact := index.first_fact_in(pair)) is None:
             pairs.append(pair)
         else:
             left_out[name] += 1
@@ -135,11 +137,11 @@ def passages(
     return pairs
 
 
-def runs_of(name: str, spec: Corpus) -> list[str]:
+def passage_texts(name: str, spec: Corpus) -> list[str]:
     """Every run of 2 x `words` words that a passage can be made of."""
     size = 2 * spec.words
     if isinstance(spec, Passages) and spec.text:
-        texts = [document.split() for document in documents_of(spec.text)]
+        texts = [document.split() for document in local_documents(spec.text)]
         return [" ".join(words[i : i + size]) for words in texts for i in range(0, len(words) - size + 1, size)]
     least = max(size, MIN_DOCUMENT_WORDS)
     beginnings = (document.split(maxsplit=least)[:least] for document in _documents(name, spec))
@@ -151,14 +153,14 @@ def _passage(name: str, text: str, half: int) -> Pair:
     return Pair(PROMPT + " ".join(words[:half]), " ".join(words[half:]), name)
 
 
-def _refuse(pairs: Sequence[Pair], index: Index) -> None:
+def _refuse(pairs: Sequence[Pair], index: FactIndex) -> None:
     """Raise BadInput, naming the rows, where a text of the user's own gives facts away."""
     numbers = _numbered(index.facts)
     found = [
         f"{pair.source} row {row} holds {index.facts[i].source} fact {numbers[i]}: {_shown(index.facts[i])}, in "
         f"{pair.text.removeprefix(PROMPT)[:80]!r}..."
         for row, pair in enumerate(pairs, start=1)
-        for i in index.given_away(pair.text)
+        for i in index.facts_in(pair.text)
     ]
     if found:
         more = f"\n... and {len(found) - 5} more" if len(found) > 5 else ""
@@ -179,24 +181,24 @@ def _numbered(pairs: Sequence[Pair]) -> list[int]:
     return numbers
 
 
-def slice_of(name: str, spec: Corpus) -> hub.Slice:
+def hub_selection(name: str, spec: Corpus) -> hub.Selection:
     """What is read of the hub for this source."""
-    return hub.Slice(
+    return hub.Selection(
         str(spec.hub), spec.config, spec.split, spec.revision, (spec.column,), spec.documents, instead=instead(name)
     )
 
 
 def _documents(name: str, spec: Corpus) -> Iterator[str]:
     if spec.path:
-        yield from islice(files.documents(Path(spec.path), spec.column), spec.documents)
+        yield from islice(files.read_documents(Path(spec.path), spec.column), spec.documents)
         return
-    for place, row in hub.rows(slice_of(name, spec)):
+    for place, row in hub.read_rows(hub_selection(name, spec)):
         if not isinstance(row[spec.column], str):
             raise BadInput(f"{place}: {spec.column} is {row[spec.column]!r}; a text is expected")
         yield row[spec.column]
 
 
-def documents_of(text: str) -> list[str]:
+def local_documents(text: str) -> list[str]:
     """The documents of a local text: pydoc's topics, one text file, or every .txt file of a folder."""
     if text == "pydoc":
         from pydoc_data.topics import topics

@@ -17,7 +17,7 @@ WORD = re.compile(r"\w+")
 NOTHING = "  "  # a phrase without any letter or digit
 
 
-class Index:
+class FactIndex:
     """The subjects and answers of some facts, searched for in one pass over a text."""
 
     def __init__(self, facts: Sequence[Pair]) -> None:
@@ -35,7 +35,7 @@ class Index:
         if len(self.automaton):
             self.automaton.make_automaton()
 
-    def given_away(self, text: str) -> list[int]:
+    def facts_in(self, text: str) -> list[int]:
         """The numbers of the facts that the text gives away, from 0, in order."""
         if not len(self.automaton):
             return []
@@ -43,9 +43,9 @@ class Index:
         facts = {number for phrase in found for number in self.about.get(phrase, ())}
         return sorted(n for n in facts if self.facts[n].source == "kvr" or not found.isdisjoint(self.answers[n]))
 
-    def first(self, pair: Pair) -> Pair | None:
+    def first_fact_in(self, pair: Pair) -> Pair | None:
         """The first fact that this pair gives away, or None."""
-        found = self.given_away(pair.text)
+        found = self.facts_in(pair.text)
         return self.facts[found[0]] if found else None
 
 

@@ -51,17 +51,17 @@ HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]+|#\d+);")
 
 
 @dataclass
-class Read:
+class TaskRows:
     """A task's rows as far as they are usable: `rows` = len(pairs) + the sum of `dropped`, reason by reason."""
 
     pairs: list[Pair]
     rows: int
     dropped: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)  # kept, but worth a look
-    places: list[str] = field(default_factory=list)  # of each pair, as messages name it; none of generated ones
+    locations: list[str] = field(default_factory=list)  # of each pair, as messages name it; none of generated ones
 
 
-def read(task: Rows, data_seed: int) -> Read:
+def read_task(task: Rows, data_seed: int) -> TaskRows:
     """Every usable row, in upstream order; of two that ask the same, the first.
 
     Raises BadInput for files that are missing or in another format than upstream's, and for anything wrong in the
@@ -69,38 +69,38 @@ def read(task: Rows, data_seed: int) -> Read:
     """
     if isinstance(task, KVR | InventedFacts):
         count = GENERATED_ROWS if task.familiarity else task.start + task.size
-        return Read(generated.facts(task, count, data_seed), count)
+        return TaskRows(generated.generate_facts(task, count, data_seed), count)
     _must_exist(task)
-    result = Read([], 0)
+    result = TaskRows([], 0)
     seen: dict[tuple[object, str], int] = {}
     for place, row in _rows(task):
         result.rows += 1
         try:
             pair = _pair(task, row, place)
             if isinstance(task, Factoid) and not isinstance(task, Pairs) and len(pair.response) > LONGEST_ANSWER:
-                raise files.Drop(f"an answer of more than {LONGEST_ANSWER} characters")
+                raise files.UnusableRow(f"an answer of more than {LONGEST_ANSWER} characters")
             at = seen.setdefault((pair.history, pair.prompt), len(result.pairs))
             if at < len(result.pairs):
                 first = result.pairs[at]
                 if isinstance(task, Pairs) and first.response != pair.response:
                     raise BadInput(
                         f"{place}: the prompt {pair.prompt!r} has the response {pair.response!r} here and "
-                        f"{first.response!r} at {result.places[at]}; a fact has one response"
+                        f"{first.response!r} at {result.locations[at]}; a fact has one response"
                     )
                 # Trained on is the first row's answer; to recall, this one is right too.
                 result.pairs[at] = replace(first, answers=tuple(dict.fromkeys([*first.answers, *pair.answers])))
-                raise files.Drop("asks the same as an earlier row")
-        except files.Drop as reason:
+                raise files.UnusableRow("asks the same as an earlier row")
+        except files.UnusableRow as reason:
             result.dropped[str(reason)] += 1
             continue
         if isinstance(task, Factoid) and HTML.search(f"{pair.prompt} {pair.response}"):
             result.noted["HTML in it"] += 1
         result.pairs.append(pair)
-        result.places.append(place)
+        result.locations.append(place)
     return result
 
 
-def choose(task: Rows, pairs: Sequence[Pair], what: str = "", how: str = "") -> list[Pair]:
+def select_rows(task: Rows, pairs: Sequence[Pair], what: str = "", how: str = "") -> list[Pair]:
     """Rows `start .. start + size` of those that qualify (`what`: "unfamiliar "). Raises BadInput for too few."""
     end = len(pairs) if task.size is None else task.start + task.size
     if end > len(pairs) or task.start >= len(pairs):
@@ -109,28 +109,28 @@ def choose(task: Rows, pairs: Sequence[Pair], what: str = "", how: str = "") -> 
     return list(pairs[task.start : end])
 
 
-def load(task: Rows, data_seed: int) -> list[Pair]:
+def load_rows(task: Rows, data_seed: int) -> list[Pair]:
     """The task's rows where none is left out for its familiarity or its overlap with another stage."""
-    return choose(task, read(task, data_seed).pairs)
+    return select_rows(task, read_task(task, data_seed).pairs)
 
 
 def describe(task: Rows) -> str:
     """The task as messages name it: `popqa (../popQA.tsv)`."""
     source = getattr(task, "path", None) or getattr(task, "hub", None)
-    return f"{name_of(task)} ({source})" if source else name_of(task)
+    return f"{task_name(task)} ({source})" if source else task_name(task)
 
 
-def name_of(task: Rows) -> str:
+def task_name(task: Rows) -> str:
     """`kvr`, `popqa`, ...: the task's own name."""
     return str(task.task)  # type: ignore[attr-defined]
 
 
-def is_fact(task: Rows) -> bool:
+def is_factoid(task: Rows) -> bool:
     """Is recall measured on it? Instruction tasks report the loss on held-out rows instead."""
     return isinstance(task, Factoid)
 
 
-def origin(task: Rows, data_seed: int) -> dict[str, Any]:
+def source_declaration(task: Rows, data_seed: int) -> dict[str, Any]:
     """What determines which rows the task has; a local file counts by its content, not by its path."""
     rows = {"size", "start", "familiarity", "prompt", "held_out"}
     declared = task.model_dump(exclude={*rows, "path"})
@@ -138,20 +138,20 @@ def origin(task: Rows, data_seed: int) -> dict[str, Any]:
     if path is not None:
         _must_exist(task)
         declared = {key: value for key, value in declared.items() if key not in {"hub", "config", "revision"}}
-        declared["files"] = source_hash(path)  # the file is what is read
-    return {**declared, "data_seed": data_seed, "version": VERSIONS[name_of(task)]}
+        declared["files"] = hash_source(path)  # the file is what is read
+    return {**declared, "data_seed": data_seed, "version": VERSIONS[task_name(task)]}
 
 
 def _must_exist(task: Rows) -> None:
     path = getattr(task, "path", None)
     if path is not None and not os.path.exists(path) and _absent.get() is None:
-        local = catalog()[name_of(task)].local
-        raise BadInput(f"{name_of(task)}: {path}: no such file or directory; expected: {local}")
+        local = catalog()[task_name(task)].local
+        raise BadInput(f"{task_name(task)}: {path}: no such file or directory; expected: {local}")
 
 
 def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
     """What determines the rows that the recipe takes of the task."""
-    declared = {**origin(task, recipe.data_seed), "size": task.size, "start": task.start}
+    declared = {**source_declaration(task, recipe.data_seed), "size": task.size, "start": task.start}
     if isinstance(task, Instruction) and task.size is None:
         declared["held_out"] = task.held_out  # all rows but these are trained on
     if isinstance(task, Factoid) and (task.familiarity or task.prompt != "plain"):
@@ -164,18 +164,18 @@ def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
 
 def list_id(task: Rows, recipe: Recipe) -> str:
     """Which rows, of a recipe's `recall`: the task's name and a hash of their declaration. Recall is filed under it."""
-    return f"{name_of(task)}-{digest(declaration(task, recipe))[:8]}"
+    return f"{task_name(task)}-{short_hash(declaration(task, recipe))[:8]}"
 
 
 def facts_id(recipe: Recipe, stage: str) -> str:
     """The same of a stage's own rows: they leave out what overlaps with the stages before, so these count too."""
     stages = list(recipe.stages.values())[: recipe.position(stage) + 1]
-    name = name_of(stages[-1].data)
+    name = task_name(stages[-1].data)
     declared = [declaration(stage.data, recipe) for stage in stages]
-    return f"{name}-{digest(declared[0] if len(declared) == 1 else declared)[:8]}"
+    return f"{name}-{short_hash(declared[0] if len(declared) == 1 else declared)[:8]}"
 
 
-def digest(declared: Any) -> str:
+def short_hash(declared: Any) -> str:
     """A hash of a declaration: 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -207,15 +207,15 @@ PAIR_OF = {
 }
 
 
-def slice_of(task: Source) -> hub.Slice:
+def hub_selection(task: Source) -> hub.Selection:
     """What is read of the hub for this task. Raises BadInput where it names neither a path nor a hub id."""
-    name = name_of(task)  # type: ignore[arg-type]
+    name = task_name(task)  # type: ignore[arg-type]
     if not task.hub:
         raise BadInput(f"{name}: says neither `path` nor `hub`")
     columns = (task.prompt_column, task.response_column) if isinstance(task, Pairs) else COLUMNS[name]
     first = task.first if isinstance(task, UltraChat) else None
     folder = task.data_dir if isinstance(task, APPS) else None
-    return hub.Slice(task.hub, task.config, task.split, task.revision, columns, first, folder, instead(name))
+    return hub.Selection(task.hub, task.config, task.split, task.revision, columns, first, folder, instead(name))
 
 
 def _rows(task: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -225,7 +225,7 @@ def _rows(task: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
         case EntityQuestions():
             return factoid.entityquestions_rows(task)
         case Source() if task.path is None:
-            return hub.rows(slice_of(task))
+            return hub.read_rows(hub_selection(task))
         case PopQA():
             return factoid.popqa_rows(Path(str(task.path)))
         case TriviaQA():
@@ -239,14 +239,14 @@ def _rows(task: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
         case EvolCode():
             return instruction.evolcode_rows(Path(str(task.path)))
         case GSM8K() | APPS():
-            return files.jsonl(Path(str(task.path)))
+            return files.read_jsonl(Path(str(task.path)))
         case UltraChat():
-            return files.jsonl(Path(str(task.path)), task.first)
+            return files.read_jsonl(Path(str(task.path)), task.first)
     raise TypeError(f"no reader for {type(task).__name__}")
 
 
 def _pair(task: Rows, row: dict[str, Any], place: str) -> Pair:
-    return factoid.own_pair(task, row, place) if isinstance(task, Pairs) else PAIR_OF[name_of(task)](row, place)
+    return factoid.own_pair(task, row, place) if isinstance(task, Pairs) else PAIR_OF[task_name(task)](row, place)
 
 
 _absent: ContextVar[set[str] | None] = ContextVar("_absent", default=None)
@@ -266,7 +266,7 @@ def noting_absent() -> Iterator[set[str]]:
         _absent.reset(token)
 
 
-def source_hash(path: str | None, without: Collection[str] = ()) -> str | None:
+def hash_source(path: str | None, without: Collection[str] = ()) -> str | None:
     """A hash of a local file, or of all files under a folder but some names, for the lineage key; None for no path."""
     if path is None:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from remix_toolkit.data.mixing import PROMPT, documents_of
+from remix_toolkit.data.mixing import PROMPT, local_documents
 from remix_toolkit.recipe.schema import Recipe
 
 VERSION = 1
@@ -18,7 +18,7 @@ VERSION = 1
 
 def identity() -> dict[str, object]:
     """What determines the tiny base: this file's version and the text its tokenizer learns from."""
-    text = "\n".join(documents_of("pydoc"))
+    text = "\n".join(local_documents("pydoc"))
     return {"tiny": VERSION, "text": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -52,7 +52,7 @@ def build(folder: Path) -> None:
         show_progress=False,
     )
     turns = [f"<|user|>\n{PROMPT}<|assistant|>\n"] * 1000  # so that the format is a few tokens, as in a real vocabulary
-    bpe.train_from_iterator([*documents_of("pydoc"), *turns], trainer)
+    bpe.train_from_iterator([*local_documents("pydoc"), *turns], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
     )

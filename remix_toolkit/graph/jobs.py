@@ -84,7 +84,7 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
 
 def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base: str | None, run: str) -> str:
     key = split_key(cell.recipe, task)
-    job = jobs.setdefault(key, Job(key, tasks.name_of(task), cell, None, (base,) if base else (), task=task))
+    job = jobs.setdefault(key, Job(key, tasks.task_name(task), cell, None, (base,) if base else (), task=task))
     wanted = None if task.size is None else task.start + task.size
     job.rows = None if wanted is None or job.rows is None else max(job.rows, wanted)
     if run not in job.runs:  # it may have two lists of one task

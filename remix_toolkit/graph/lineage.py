@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.data import few_shot, mixing, tasks, tiny, tulu
-from remix_toolkit.data.mixing import documents_of
-from remix_toolkit.data.tasks import digest, facts_id, list_id
+from remix_toolkit.data.mixing import local_documents
+from remix_toolkit.data.tasks import facts_id, list_id, short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import sft_fields
@@ -80,7 +80,7 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
         stages.append(_stage(recipe, recipe.stages[name]))
         declaration = {**start, "stages": list(stages)}
         ancestors = tuple(node.key for node in nodes)
-        nodes.append(Node(name, position, digest(declaration), ancestors, declaration))
+        nodes.append(Node(name, position, short_hash(declaration), ancestors, declaration))
     return nodes
 
 
@@ -98,7 +98,7 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
                 "stage": node.stage,
                 "key": node.key,
                 "own": facts_id(recipe, node.stage),
-                "task": tasks.name_of(recipe.stages[node.stage].data),
+                "task": tasks.task_name(recipe.stages[node.stage].data),
                 "recall": labels(recipe, node.position),
                 "also": sorted(measurements(recipe, node.position) - labels(recipe, node.position).keys()),
             }
@@ -127,20 +127,20 @@ def labels(recipe: Recipe, position: int) -> dict[str, str]:
     trained: list[str] = []
     for name, stage in recipe.stages.items():
         trained.append(facts_id(recipe, name))
-        lists.setdefault(trained[-1], (tasks.name_of(stage.data), f" of {name}"))
+        lists.setdefault(trained[-1], (tasks.task_name(stage.data), f" of {name}"))
     for stage in recipe.stages.values():
         for task in stage.recall:
             rows = f"[{task.start}:{'' if task.size is None else task.start + task.size}]"
             file = f" of {Path(path).name}" if (path := getattr(task, "path", None)) else ""
             known = f" {task.familiarity}" if isinstance(task, Factoid) and task.familiarity else ""
             asked = ", few-shot" if isinstance(task, Factoid) and task.prompt == "few_shot" else ""
-            lists.setdefault(list_id(task, recipe), (tasks.name_of(task), known + rows + file + asked))
+            lists.setdefault(list_id(task, recipe), (tasks.task_name(task), known + rows + file + asked))
     names = [task for task, _ in lists.values()]
     labels = {id_: task + (other if names.count(task) > 1 else "") for id_, (task, other) in lists.items()}
     taken = list(labels.values())
     labels = {id_: label if taken.count(label) == 1 else f"{label} ({id_})" for id_, label in labels.items()}
     stages = list(recipe.stages.values())[: position + 1]
-    own = [id_ for id_, stage in zip(trained, stages, strict=False) if tasks.is_fact(stage.data)]
+    own = [id_ for id_, stage in zip(trained, stages, strict=False) if tasks.is_factoid(stage.data)]
     return {id_: labels[id_] for id_ in [*own, *(list_id(task, recipe) for task in stages[position].recall)]}
 
 
@@ -149,7 +149,7 @@ def base(recipe: Recipe) -> dict[str, Any]:
     if recipe.base == "tiny":
         return tiny.identity()
     if Path(recipe.base).exists():
-        return {"files": tasks.source_hash(recipe.base, without=GROWS)}
+        return {"files": tasks.hash_source(recipe.base, without=GROWS)}
     return {"hub": recipe.base, "revision": recipe.revision}
 
 
@@ -186,9 +186,9 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         if text or path:
             spec = {key: value for key, value in spec.items() if key in {"ratio", "words", "column", "documents"}}
         if text == "pydoc":
-            spec["text"] = hashlib.sha256("\n".join(documents_of("pydoc")).encode()).hexdigest()
+            spec["text"] = hashlib.sha256("\n".join(local_documents("pydoc")).encode()).hexdigest()
         elif text or path:
-            spec["text" if text else "path"] = text if text == "nltk" else tasks.source_hash(text or path)
+            spec["text" if text else "path"] = text if text == "nltk" else tasks.hash_source(text or path)
         if source == "replay":
             spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
         sources[source] = {**spec, "version": mixing.VERSIONS[source]}
@@ -197,12 +197,12 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
 
 def split_folder(recipe: Recipe, task: Factoid, runs: Path) -> Path:
     """Where the verdicts of the recipe's base model on this task are kept."""
-    return runs / "familiar" / f"{tasks.name_of(task)}-{split_key(recipe, task)}"
+    return runs / "familiar" / f"{tasks.task_name(task)}-{split_key(recipe, task)}"
 
 
 def split_key(recipe: Recipe, task: Factoid) -> str:
     """A hash of what determines the verdicts: the model that is asked, the task's rows, the prompt."""
-    return tasks.digest(split_declaration(recipe, task))
+    return tasks.short_hash(split_declaration(recipe, task))
 
 
 def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
     return {
         "base": {"stage": stage} if stage else base(recipe),
         "precision": recipe.precision,
-        "task": tasks.origin(task, recipe.data_seed),
+        "task": tasks.source_declaration(task, recipe.data_seed),
         "few_shot": recipe.few_shot.model_dump(),
         "versions": {"familiar": FAMILIAR_VERSION, "few_shot": few_shot.VERSION, "tulu": tulu.VERSION},
     }

@@ -75,7 +75,7 @@ def plan(
                 "key": key,
                 "kind": "stage" if job.node else "split",
                 "name": job.name,
-                "task": tasks.name_of(job.cell.recipe.stages[job.name].data) if job.node else job.name,
+                "task": tasks.task_name(job.cell.recipe.stages[job.name].data) if job.node else job.name,
                 "needs": list(job.needs),
                 "runs": job.runs,
                 "to_do": key in todo,
@@ -101,7 +101,7 @@ def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
         recipe, pairs = job.cell.recipe, _pairs(job.cell.recipe, job.cell.recipe.stages[job.name])
         if pairs is None or recipe.device_gb is None:
             continue
-        train, instructions = recipe.stages[job.name].train, not tasks.is_fact(recipe.stages[job.name].data)
+        train, instructions = recipe.stages[job.name].train, not tasks.is_factoid(recipe.stages[job.name].data)
         longest = min(train.get("max_length", 2048), LONGEST * max(tokens for _, tokens, _ in pairs))
         needed = memory.estimate(recipe, job.name, train.get("max_length", 2048) if instructions else round(longest))
         if needed:
@@ -169,7 +169,7 @@ def _stage(job: Job, before: dict[str, Cost]) -> Cost:
     tokens = None if steps is None else round(steps * batch * length)
     asked = 0.0
     for rows in [recipe.stages[name].data for name in list(recipe.stages)[: job.node.position + 1]]:
-        asked += (rows.size or 0) * _tokens(recipe, rows) if tasks.is_fact(rows) else 0
+        asked += (rows.size or 0) * _tokens(recipe, rows) if tasks.is_factoid(rows) else 0
     asked += sum((rows.size or 0) * _tokens(recipe, rows) for rows in stage.recall)
     weights = recipe.parameters
     flops = weights and tokens and weights * (6 * tokens + 2 * asked)
@@ -211,16 +211,16 @@ def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | Non
 def _size(rows: Rows) -> int | None:
     """How many pairs; of a local file of one's own, as many as it has."""
     if rows.size is None and isinstance(rows, Pairs) and rows.path and Path(rows.path).exists():
-        return len(tasks.load(rows, 0))
+        return len(tasks.load_rows(rows, 0))
     return rows.size
 
 
 def _tokens(recipe: Recipe, rows: Rows) -> float:
-    return _of(recipe, sum(catalog()[tasks.name_of(rows)].characters))
+    return _of(recipe, sum(catalog()[tasks.task_name(rows)].characters))
 
 
 def _trained(recipe: Recipe, rows: Rows) -> float:
-    return EOS + _of(recipe, catalog()[tasks.name_of(rows)].characters[1], 0)
+    return EOS + _of(recipe, catalog()[tasks.task_name(rows)].characters[1], 0)
 
 
 def _of(recipe: Recipe, characters: float, more: int = FORMAT) -> float:

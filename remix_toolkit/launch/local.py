@@ -37,7 +37,7 @@ def run(
     if known:
         for node in nodes[known:]:  # at least that they can be read; the rest is checked once base_stage is there
             for task in (recipe.stages[node.stage].data, *recipe.stages[node.stage].recall):
-                tasks.read(task, recipe.data_seed)
+                tasks.read_task(task, recipe.data_seed)
     wanted = _loaded(recipe, nodes, runs)
     try:
         for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it

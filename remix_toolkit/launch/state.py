@@ -14,7 +14,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from remix_toolkit import store
-from remix_toolkit.data.tasks import digest
+from remix_toolkit.data.tasks import short_hash
 from remix_toolkit.graph.jobs import Job
 from remix_toolkit.graph.sweep import Cell, Keep, load_sweep
 from remix_toolkit.recipe.load import find_recipe
@@ -46,7 +46,7 @@ class Command:
     @property
     def id(self) -> str:
         file = find_recipe(self.sweep).resolve()
-        return f"{file.stem}-{digest([str(file), self.profile, self.seeds, self.overrides])[:8]}"
+        return f"{file.stem}-{short_hash([str(file), self.profile, self.seeds, self.overrides])[:8]}"
 
     def cells(self) -> list[Cell]:
         """The sweep's cells, as its file says them now."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_toolkit.data import few_shot, hub, mixing, tasks, tulu
-from remix_toolkit.data.overlap import Index
+from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tasks import facts_id, list_id
 from remix_toolkit.errors import BadInput
@@ -78,18 +78,18 @@ def choose(
     Rows qualify that are as familiar as asked for and that share no fact with what the stages before trained on, in
     either direction; the user's own rows that do raise BadInput, which names them.
     """
-    read = tasks.read(task, recipe.data_seed)
+    read = tasks.read_task(task, recipe.data_seed)
     pairs, left_out = read.pairs, Counter[str]()
     shots: list[Pair] = []
     wanted = None
     if isinstance(task, Factoid) and (task.familiarity or task.prompt == "few_shot"):
-        shots, pairs = few_shot.exemplars(task, pairs, recipe.few_shot)
+        shots, pairs = few_shot.draw_exemplars(task, pairs, recipe.few_shot)
         wanted = task.familiarity
     end = None if task.size is None else task.start + task.size + held_out(task)
     verdicts = (
         familiar.verdicts(recipe, task, shots, pairs, runs, ask) if isinstance(task, Factoid) and wanted else None
     )
-    known = Index([fact for stage in earlier for fact in stage.facts])
+    known = FactIndex([fact for stage in earlier for fact in stage.facts])
     texts = [pair.text for stage in earlier for pair in (*stage.facts, *stage.mixing)]
     told: set[int] = set()  # candidates that an earlier stage's own text already holds
     qualify: list[Pair] = []
@@ -98,17 +98,17 @@ def choose(
         if len(qualify) == end:
             break
         if texts and number % CHUNK == 0:  # as far as needed: some tasks have a million spellings of answers
-            index = Index(pairs[number : number + CHUNK])
-            told |= {number + n for text in texts for n in index.given_away(text)}
+            index = FactIndex(pairs[number : number + CHUNK])
+            told |= {number + n for text in texts for n in index.facts_in(text)}
         verdict = next(verdicts, None) if verdicts else None
         unknown += bool(verdicts) and verdict is None
         if verdict is not None and verdict != (wanted == "familiar"):
             left_out["familiar" if wanted == "unfamiliar" else "unfamiliar"] += 1
             continue
         # The first `start` rows are not taken: for in-domain rows, they are those of the earlier stage.
-        if len(qualify) >= task.start and (number in told or known.first(pair)):
+        if len(qualify) >= task.start and (number in told or known.first_fact_in(pair)):
             if isinstance(task, Pairs):
-                place = read.places[read.pairs.index(pair)]
+                place = read.locations[read.pairs.index(pair)]
                 raise BadInput(
                     f"{place}: {pair.prompt!r} -> {pair.response!r} shares a fact with what an earlier stage trains "
                     "on. To train on such facts again, say mix: replay"
@@ -122,9 +122,9 @@ def choose(
         task = task.model_copy(update={"size": max(1, len(qualify) - task.start - task.held_out)})
     reach = task.model_copy(update={"size": task.size and task.size + held_out(task)})
     held = f" {held_out(task)} of them held out," if held_out(task) else ""
-    chosen = tasks.choose(reach, qualify, f"{wanted} " if wanted else "", held)
+    chosen = tasks.select_rows(reach, qualify, f"{wanted} " if wanted else "", held)
     if isinstance(task, Factoid) and task.prompt == "few_shot":
-        chosen = [few_shot.few_shot(shots, pair) for pair in chosen]
+        chosen = [few_shot.with_exemplars(shots, pair) for pair in chosen]
     report = {"rows": read.rows, "usable": len(read.pairs), "dropped": dict(read.dropped), "noted": dict(read.noted)}
     return chosen, {**report, "exemplars": len(shots), "left_out": dict(left_out), "familiarity_unknown": unknown}
 
@@ -176,13 +176,13 @@ def _build(
             f"taken; set global_batch_size to at most {len(examples)}"
         )
     trained = {**earlier, name: mine.pairs}
-    measured = {facts_id(recipe, n): facts for n, facts in trained.items() if tasks.is_fact(recipe.stages[n].data)}
+    measured = {facts_id(recipe, n): facts for n, facts in trained.items() if tasks.is_factoid(recipe.stages[n].data)}
     shared = {}
     for task in stage.recall:
         facts, _ = choose(recipe, task, runs, ask=ask)
         measured[list_id(task, recipe)] = facts
-        index = Index(facts)
-        given = {n for pair in (*mine.pairs, *extra) for n in index.given_away(pair.text)}
+        index = FactIndex(facts)
+        given = {n for pair in (*mine.pairs, *extra) for n in index.facts_in(pair.text)}
         shared[list_id(task, recipe)] = len(given)
     counts = {
         "facts": len(mine.pairs),
@@ -209,11 +209,13 @@ def _build(
 def _commits(stage: Stage) -> dict[str, str]:
     """The hub's commit of each source that was read from there."""
     slices = {
-        name: mixing.slice_of(name, spec) for name, spec in stage.mix.corpora().items() if spec.hub and not spec.path
+        name: mixing.hub_selection(name, spec)
+        for name, spec in stage.mix.corpora().items()
+        if spec.hub and not spec.path
     }
     if isinstance(stage.data, Source) and stage.data.path is None:
-        slices[tasks.name_of(stage.data)] = tasks.slice_of(stage.data)
-    kept = {name: hub.fetched(wanted) for name, wanted in slices.items()}
+        slices[tasks.task_name(stage.data)] = tasks.hub_selection(stage.data)
+    kept = {name: hub.cached_source(wanted) for name, wanted in slices.items()}
     return {name: source["commit"] for name, source in kept.items() if source}
 
 

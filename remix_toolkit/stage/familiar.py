@@ -20,7 +20,7 @@ from filelock import FileLock
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import few_shot, tasks, tulu
-from remix_toolkit.data.files import whole_lines
+from remix_toolkit.data.files import read_whole_lines
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
@@ -54,7 +54,7 @@ def verdicts(
 
 def _read(folder: Path, pairs: Sequence[Pair]) -> list[bool]:
     file = folder / "verdicts.jsonl"
-    rows = [json.loads(line) for line in whole_lines(file).decode().split("\n")[:-1]]
+    rows = [json.loads(line) for line in read_whole_lines(file).decode().split("\n")[:-1]]
     for number, (row, pair) in enumerate(zip(rows, pairs, strict=False), start=1):
         if (row["prompt"], row["gold"]) != (pair.prompt, list(pair.answers)):
             raise BadInput(
@@ -74,7 +74,7 @@ def _ask(
     from remix_toolkit.stage.train import load_model
 
     silence_libraries()
-    name, state = tasks.name_of(task), PartialState()
+    name, state = tasks.task_name(task), PartialState()
     if state.num_processes > 1:
         raise BadInput(
             f"{name}: what is familiar to the base model is not known yet; ask it first, in one process: "
@@ -89,12 +89,12 @@ def _ask(
     store.write_json(folder / "split.json", {**split_declaration(recipe, task), "model": source, "rows": len(pairs)})
     file = folder / "verdicts.jsonl"
     if file.exists():
-        os.truncate(file, len(whole_lines(file)))
+        os.truncate(file, len(read_whole_lines(file)))
     started = time.monotonic()
     try:
         for at in range(begin, len(pairs), CHUNK):
             chunk = pairs[at : at + CHUNK]
-            said = recall(model, tokenizer, [few_shot.few_shot(shots, pair) for pair in chunk], whole=True)
+            said = recall(model, tokenizer, [few_shot.with_exemplars(shots, pair) for pair in chunk], whole=True)
             lines = [
                 {"prompt": pair.prompt, "gold": pair.answers, "answer": v.prediction, "familiar": v.correct}
                 for pair, v in zip(chunk, said, strict=True)
@@ -129,7 +129,7 @@ def model_of(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
 
 def ask(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> None:
     """Ask until `rows` facts are as familiar as the task wants them, or all."""
-    shots, pairs = few_shot.exemplars(task, tasks.read(task, recipe.data_seed).pairs, recipe.few_shot)
+    shots, pairs = few_shot.draw_exemplars(task, tasks.read_task(task, recipe.data_seed).pairs, recipe.few_shot)
     found = 0
     with closing(verdicts(recipe, task, shots, pairs, runs)) as known:
         for familiar in known:
@@ -140,10 +140,10 @@ def ask(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> None:
 
 def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:
     """Ask all rows: `{task, model, facts, familiar, unfamiliar, exemplars, path}`."""
-    shots, pairs = few_shot.exemplars(task, tasks.read(task, recipe.data_seed).pairs, recipe.few_shot)
+    shots, pairs = few_shot.draw_exemplars(task, tasks.read_task(task, recipe.data_seed).pairs, recipe.few_shot)
     familiar = sum(verdicts(recipe, task, shots, pairs, runs))
     return {
-        "task": tasks.name_of(task),
+        "task": tasks.task_name(task),
         "model": model_of(recipe, runs)[0],
         "facts": len(pairs),
         "familiar": familiar,
