@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import REAL_DATA, real
+from conftest import REAL_DATA, ROOT, real
 
 from remix_toolkit.data import tasks
 from remix_toolkit.data.tulu import Example
@@ -91,10 +91,24 @@ def test_a_path_is_named_once_and_counts_by_content(tmp_path: Path) -> None:
         load_recipe("kvr", "tiny", ["paths.gsm9k=x"])
 
 
-def test_a_file_that_is_not_there_says_which_it_should_be(tokenizer, runs: Path) -> None:
-    recipe = load_recipe("kvr", "tiny", ["stages.stage2.data.task=lama", "paths.lama=nowhere"])
+def test_missing_files_are_refused_before_anything_is_trained(here, runs: Path, write_sweep) -> None:
+    """A plan is made without them; whatever would train names each of them and the file that is expected there."""
+    absent = ["stages.stage2.data.task=lama", "paths.lama=nowhere", "stages.stage2.mix.passages={ratio: 1, path: gone}"]
+    recipe = load_recipe("kvr", "tiny", absent)
+    declared = lineage(recipe)[-1].declaration["stages"][1]
+    assert (declared["data"]["files"], declared["mix"]["passages"]["path"]) == ("absent: nowhere", "absent: gone")
+    assert json.loads(here("plan", "kvr", *absent, "--json").stdout)["absent"] == ["gone", "nowhere"]
     with pytest.raises(BadInput, match=r"lama: nowhere: no such file or directory; expected: data.zip of github"):
-        lineage(recipe)
+        tasks.read_task(recipe.stages["stage2"].data, 0)
+    sweep = write_sweep(f"recipe: {ROOT / 'recipes' / 'kvr.yaml'}\narms: {{none: {{}}}}\n")
+    for command in (["run", "kvr"], ["sweep", sweep]):
+        refused = here(*command, *absent, "--runs", runs, check=False)
+        assert refused.returncode == 2
+        assert "lama: nowhere: no such file or directory; expected: data.zip of github" in refused.stderr
+        assert "passages: gone: no such file or directory; expected: " in refused.stderr
+    assert [path.name for path in runs.iterdir()] == ["bases"]  # nothing trained, no run recorded
+    small = ["stages.stage1.data.size=8", "global_batch_size=8", "stages.stage1.train.num_train_epochs=1"]
+    here("run", "kvr", *absent, *small, "--stage", "stage1", "--runs", runs)  # which reads neither
 
 
 def own_pairs(tmp_path: Path, name: str, rows: list[tuple[str, str]]) -> str:

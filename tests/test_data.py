@@ -64,7 +64,7 @@ def test_popqa_upstream_file() -> None:
     )
     everything = load("popqa", f"path={path}")
     assert len({pair.prompt for pair in everything}) == len(everything) == 986  # 14 prompts are asked twice upstream
-    with pytest.raises(BadInput, match="1000 rows asked, the data has 986"):
+    with pytest.raises(BadInput, match=r"1000 rows .*the data has 986"):
         load("popqa", f"path={path}", "size=1000")
 
 
@@ -82,8 +82,8 @@ POPQA_HEADER = "subj\tobj\tquestion\tpossible_answers\n"
     [
         ("subj\tobj\tquestion\na\tb\tc?\n", "no column 'possible_answers'"),
         (POPQA_HEADER + "a\tb\n", r"row 2 \(line 2\): has 2 cells; the header has 4"),
-        (POPQA_HEADER + "a\tb\tc?\tnot json\n", "row 2.*possible_answers is no JSON list"),
-        (POPQA_HEADER + 'a\tb\tc?\t"[1]"\n', "row 2.*possible_answers is no JSON list"),
+        (POPQA_HEADER + "a\tb\tc?\tnot json\n", "row 2.*possible_answers is not a JSON list"),
+        (POPQA_HEADER + 'a\tb\tc?\t"[1]"\n', "row 2.*possible_answers is not a JSON list"),
         ("", "is empty"),
     ],
 )
@@ -118,12 +118,12 @@ def test_pairs_in_every_format_are_the_same_facts(tmp_path: Path) -> None:
         ("a.csv", "prompt,respons\nx,1\n", "no column 'response'; did you mean 'respons'"),
         ("a.csv", "prompt,response\n,1\n", "row 2.*prompt is ''"),
         ("a.csv", "prompt,response\nx,  \n", "row 2.*response is '  '"),
-        ("a.csv", "prompt,response,response\nx,1,2\n", "column 'response' stands there twice"),
+        ("a.csv", "prompt,response,response\nx,1,2\n", "column 'response' twice"),
         ("a.csv", 'prompt,response\nx,"1\ny,2\n', "line 3: unexpected end of data"),
         ("a.json", '[{"prompt": "x", "response": NaN}]', "row 1: response is nan"),
         ("a.jsonl", '{"prompt": "x", "response": ' + "1" * 5000 + "}", "a.jsonl:1: not valid JSON"),
         ("a.csv", "prompt,response\nx,1,2\n", "row 2.*has 3 cells; the header has 2"),
-        ("a.csv", "prompt,response\n", "0 rows asked|the data has 0"),
+        ("a.csv", "prompt,response\n", "the data has 0"),
         ("a.jsonl", '{"prompt": "x", "response": "1"}\n{"prompt": \n', r"a.jsonl:2: not valid JSON"),
         ("a.jsonl", "[1]\n", "a.jsonl:1: is a JSON list"),
         ("a.jsonl", '{"prompt": "x", "response": null}\n', "a.jsonl:1: response is None"),
@@ -142,7 +142,7 @@ def test_pairs_from_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("prompt,response\nÄ,1\n".encode("latin-1"))
     for path, message in [
         (tmp_path / "none.csv", "no such file"),
-        (tmp_path, "none that datasets"),
+        (tmp_path, "not a dataset"),
         (tmp_path / "latin.csv", "not UTF-8"),
     ]:
         with pytest.raises(BadInput, match=message):
@@ -156,9 +156,9 @@ def test_an_exact_repeat_is_one_fact(tmp_path: Path) -> None:
 
 def test_sizes_and_starts_beyond_the_data(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,response\nx,1\ny,2\n", encoding="utf-8")
-    with pytest.raises(BadInput, match="3 rows asked, the data has 2"):
+    with pytest.raises(BadInput, match=r"3 rows .*the data has 2"):
         load("pairs", f"path={tmp_path / 'a.csv'}", "size=3")
-    with pytest.raises(BadInput, match="rows 2 to 2 asked, the data has 2"):
+    with pytest.raises(BadInput, match=r"rows 2 to 2 .*the data has 2"):
         load("pairs", f"path={tmp_path / 'a.csv'}", "start=2")
 
 

@@ -62,7 +62,7 @@ def test_exemplars_are_never_asked() -> None:
     asked = few_shot.with_exemplars(shots[:1], FACTS[3])
     assert asked.prompt == f"{shots[0].prompt}\n<|assistant|>\n{shots[0].response}\n<|user|>\n{FACTS[3].prompt}"
     assert (asked.response, asked.one_line) == (FACTS[3].response, True)
-    with pytest.raises(BadInput, match=r"few_shot.exemplars: 40 asked, the data has 40 rows"):
+    with pytest.raises(BadInput, match=r"few_shot.exemplars: 40 .*the data has .*40 rows"):
         few_shot.draw_exemplars(task, FACTS, FewShot(exemplars=40))
 
 
@@ -97,7 +97,7 @@ def test_rows_are_asked_once_and_no_further_than_needed(
 def test_too_few_are_said_with_their_number(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Oracle(monkeypatch)
     recipe = recipe_of(facts_csv, "stages.stage1.data.size=30")
-    with pytest.raises(BadInput, match=r"unfamiliar 30 rows asked, the data has 1\d"):
+    with pytest.raises(BadInput, match=r"unfamiliar 30 rows .*the data has 1\d"):
         data.choose(recipe, recipe.stages["stage1"].data, runs)
 
 

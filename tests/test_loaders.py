@@ -130,7 +130,7 @@ def test_upstreams_rows_are_the_same_pairs_from_files_and_from_the_hub(tmp_path:
     ways = [f"path={write(tmp_path / 'local', in_files(task, rows))}"]
     if task in ("webqa", "math", "evolcode"):
         ways.append(f"path={write(tmp_path / 'one', {'one.json': json.dumps(rows)})}")
-    if task in tasks.COLUMNS:
+    if tasks.FORMATS[task].hub_columns:
         ways.append(f"hub={on_hub(tmp_path / 'hub', rows, spec.config, spec.split)}")
     if task == "apps":  # the conversion branch: a folder for all rows, and one for each level, with the same rows again
         for level in ("all", "introductory"):

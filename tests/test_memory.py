@@ -10,7 +10,6 @@ from sweeps import NOWHERE
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from remix_toolkit import store
-from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.lineage import lineage
@@ -73,7 +72,7 @@ def planned(profile: str, *overrides: str) -> dict:
 
 def test_an_8b_model_on_four_and_two_gpus() -> None:
     """fp32 weights, gradients and Adam's moments are 16 bytes a weight, a share of them on each device."""
-    with chdir(ROOT), noting_absent():
+    with chdir(ROOT):
         four = planned("llama3-8b")
         two = planned("llama3-8b", "accelerate_config=accelerate_configs/fsdp_2gpu.yaml")
         pure = planned("llama3-8b", "accelerate_config=accelerate_configs/fsdp_2gpu.yaml", "precision=pure_bf16")

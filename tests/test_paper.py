@@ -12,7 +12,6 @@ from conftest import ROOT
 from printed import paper_claims
 from sweeps import shipped
 
-from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import run_record
 from remix_toolkit.graph.sweep import Cell
@@ -35,8 +34,7 @@ def measured(cells: Iterable[Cell], recall: Recall, folder: Path | None = None, 
     """
     entries = []
     for cell in cells:
-        with noting_absent():
-            record = run_record(cell.recipe, cell.nodes, cell.arm, cell.overrides, cell.place)
+        record = run_record(cell.recipe, cell.nodes, cell.arm, cell.overrides, cell.place)
         about = {name: record[name] for name in ("recipe", "arm", "place", "profile", "seed", "overrides")}
         for stage in record["stages"]:
             for facts, task in stage["recall"].items():

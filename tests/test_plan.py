@@ -14,7 +14,6 @@ from conftest import ROOT
 from sweeps import CONTROL, NOWHERE, SHARED, command, find, keys, publish, shipped
 
 from remix_toolkit.cli.print_plan import draw
-from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
@@ -30,7 +29,7 @@ ABLATIONS = sorted((ROOT / "recipes" / "ablations").glob("*.yaml"))
 @cache
 def shipped_plan(name: str, profile: str | None = None) -> dict[str, Any]:
     """The plan of a file of recipes/, where nothing is published."""
-    with chdir(ROOT), noting_absent():
+    with chdir(ROOT):
         return plan(shipped(name, profile), "all", NOWHERE)
 
 
@@ -167,7 +166,7 @@ def test_a_recipe_matched_with_a_published_stage_is_planned() -> None:
 def test_hours_follow_from_flops_and_those_from_tokens() -> None:
     found = shipped("paper/figure4")
     made = shipped_plan("paper/figure4")
-    with chdir(ROOT), noting_absent():
+    with chdir(ROOT):
         slower = plan(found, "all", NOWHERE, utilization=0.2, tflops=494.5)
     assert made["gpu_hours"] == pytest.approx(made["flops"] / (989e12 * 0.4) / 3600)
     assert slower["gpu_hours"] == pytest.approx(4 * made["gpu_hours"])

@@ -9,7 +9,6 @@ import pytest
 from conftest import ROOT
 from sweeps import CONTROL, FACTS, RANDOM, find, keys, shipped
 
-from remix_toolkit.data.tasks import noting_absent
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_cells, load_sweep
@@ -43,12 +42,11 @@ def test_a_grid_is_every_combination_in_the_files_order(cells) -> None:
 
 def test_arms_are_named_by_their_place_in_the_grid(cells) -> None:
     recipes = ROOT / "recipes"
-    with noting_absent():
-        found = cells(
-            f"recipe: {recipes}/kvr.yaml\n"
-            f"grid:\n  recipe: [{recipes}/kvr.yaml, {recipes}/popqa.yaml]\n  stages.stage2.data.task: [lama, webqa]\n"
-            f"arms: {{none: {{}}, random: {{{RANDOM}}}}}\n"
-        )
+    found = cells(
+        f"recipe: {recipes}/kvr.yaml\n"
+        f"grid:\n  recipe: [{recipes}/kvr.yaml, {recipes}/popqa.yaml]\n  stages.stage2.data.task: [lama, webqa]\n"
+        f"arms: {{none: {{}}, random: {{{RANDOM}}}}}\n"
+    )
     assert names(found)[:3] == ["kvr, lama, none", "kvr, lama, random", "kvr, webqa, none"]
     assert names(found)[-1] == "popqa, webqa, random"
     assert len(found) == len(names(found)) == 8
@@ -210,7 +208,7 @@ def test_a_name_beyond_ascii_is_recorded_as_it_is(cells, tmp_path: Path) -> None
     ],
 )
 def test_recorded_overrides_of_shipped_sweeps_resolve_to_the_same_stages(name: str, profile: str | None) -> None:
-    with chdir(ROOT), noting_absent():
+    with chdir(ROOT):
         assert all(resolves_again(cell) for cell in shipped(name, profile))
 
 
@@ -257,8 +255,7 @@ def test_several_profiles_in_a_grid(cells) -> None:
 
 def test_readmes_sweep_resolves(cells, tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Sweeps\n\n```yaml\n")[2].partition("```")[0]
-    with noting_absent():
-        found = cells(text.replace("../kvr.yaml", str(ROOT / "recipes" / "kvr.yaml")))
+    found = cells(text.replace("../kvr.yaml", str(ROOT / "recipes" / "kvr.yaml")))
     assert len(found) == (2 * 3 - 1) * 3
     assert {cell.recipe.profile for cell in found} == {"llama3-8b"}
 

@@ -69,17 +69,13 @@ def data_prepare(
 ) -> None:
     """Fetch all that recipes read from the hub, and check what they read from this machine."""
     from remix_toolkit.cli.print_data import prepare
-    from remix_toolkit.data.tasks import noting_absent
     from remix_toolkit.graph.sweep import load_cells
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if not names:
         raise BadInput("data prepare: name at least one recipe")
-    recipes = []
-    with noting_absent():  # what is not here is said of all sources together, below
-        for name in names:
-            recipes += [cell.recipe for cell in load_cells(name, profile, overrides=overrides)[1]]
+    recipes = [cell.recipe for name in names for cell in load_cells(name, profile, overrides=overrides)[1]]
     with only_json(as_json):
         done = prepare(recipes, typer.echo)
     if as_json:

@@ -76,14 +76,14 @@ def plan(
     from time import perf_counter
 
     from remix_toolkit.cli.print_plan import draw, print_plan
-    from remix_toolkit.data.tasks import noting_absent
+    from remix_toolkit.data.sources import absent_sources
     from remix_toolkit.graph.plan import plan as make
     from remix_toolkit.graph.sweep import load_cells
 
     started = perf_counter()
-    with noting_absent() as absent:
-        keep, cells = load_cells(sweep, profile, seed, overrides)
-        made = make(cells, keep, runs, jobs or 1, utilization, tflops)
+    keep, cells = load_cells(sweep, profile, seed, overrides)
+    made = make(cells, keep, runs, jobs or 1, utilization, tflops)
+    absent = absent_sources(stage for cell in cells for stage in cell.recipe.stages.values())
     made |= {"absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}
     if graph:
         typer.echo(draw(made, graph))
@@ -127,10 +127,12 @@ def sweep(
 
         return stop(command, runs) if cancel else tell(command, runs)
     from remix_toolkit import store
+    from remix_toolkit.data.sources import require_sources
     from remix_toolkit.graph.sweep import check_keep, keep_of, load_sweep, stages_of
     from remix_toolkit.launch.sweep import failures, record, run_sweep
 
     declared, cells = load_sweep(sweep, profile, seed, overrides)
+    require_sources(stage for cell in cells for stage in cell.recipe.stages.values())
     kept = declared.keep if keep is None else keep_of(keep)
     check_keep(kept, stages_of(cells), f"--keep {keep}")
     store.open_store(runs)

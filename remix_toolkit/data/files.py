@@ -1,6 +1,7 @@
-"""Files and hub datasets as rows: each reader yields (place, row), the place being what an error names.
+"""Local files as rows, and the values of a row.
 
-All of them raise BadInput for what they cannot read.
+A reader yields (where, row): `where` names the row in messages (`facts.csv: row 3 (line 3)`), and every BadInput that a
+reader raises begins with it. The functions on a row's values do not know it: their callers put it in front.
 """
 
 import csv
@@ -9,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,141 +18,167 @@ from typing import Any
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.yaml_file import open_text, read_text
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # all but tab and line feed; halves of characters too
+Row = dict[str, Any]
+Rows = Iterator[tuple[str, Row]]
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # all but tab and line feed; lone surrogates as well
 
 
 class UnusableRow(Exception):
-    """This row cannot be used, and that is upstream's doing, not the user's: it is left out and counted as `reason`."""
+    """An upstream row that cannot be used through no fault of the user: it is left out and counted by this reason."""
 
 
-def check_text(value: Any, place: str, column: str) -> str:
-    """A non-empty string, stripped (a number is written out). For rows of the user's own: what is wrong raises."""
-    if _is_number(value):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise BadInput(f"{place}: {column} is {shorten(value)}; a text that is not empty is expected")
-    value = value.replace("\r\n", "\n")
-    if found := CONTROL.search(value):
-        raise BadInput(f"{place}: {column} holds the control character {found[0]!r}; only tab and line feed may stand")
-    stripped: str = value.strip()
-    return stripped
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put `where` in front of the BadInput raised inside."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error.__cause__
 
 
-def get_text(row: dict[str, Any], column: str, place: str) -> str:
-    """A column of upstream's row, stripped.
-
-    Raises BadInput where the column is not there or holds no text: the file is in another format than upstream's.
-    Raises UnusableRow where it is empty or holds control characters.
-    """
-    value: Any = get_value(row, column, place)
-    if not isinstance(value, str):
-        raise BadInput(f"{place}: {column} is {shorten(value)}; upstream has a text there")
-    value = value.replace("\r\n", "\n")
-    if not value.strip():
-        raise UnusableRow(f"empty {column}")
-    if CONTROL.search(value):
-        raise UnusableRow(f"control characters in {column}")
-    stripped: str = value.strip()
-    return stripped
+# --- the values of a row -----------------------------------------------------------------------------------------
 
 
-def get_value(row: dict[str, Any], column: str, place: str) -> Any:
-    """A column of upstream's row. Raises BadInput, naming the columns that are there, if it is not."""
+def get_value(row: Row, column: str) -> Any:
+    """A column of an upstream row. Raises BadInput, naming the columns that the row has, where it is missing."""
     if column not in row:
-        raise BadInput(f"{place}: no column {column!r}, which upstream has; here are {', '.join(map(str, row))}")
+        raise BadInput(f"no column {column!r}, which upstream has; this row has {', '.join(map(str, row))}")
     return row[column]
 
 
-def clean_texts(values: Any, place: str, column: str) -> list[str]:
-    """A list of texts, stripped; without those that are empty or hold control characters. Raises BadInput."""
+def get_text(row: Row, column: str) -> str:
+    """A column of an upstream row, stripped.
+
+    Raises BadInput where the column is missing or holds no text, since the file is then not in upstream's format.
+    Raises UnusableRow where it is empty or holds control characters.
+    """
+    value = get_value(row, column)
+    if not isinstance(value, str):
+        raise BadInput(f"{column} is {shorten(value)}; upstream has a text there")
+    if not value.strip():
+        raise UnusableRow(f"empty {column}")
+    return without_control(value, column)
+
+
+def without_control(text: str, column: str) -> str:
+    """The text with Unix line ends, stripped. Raises UnusableRow if it holds control characters."""
+    text = text.replace("\r\n", "\n")
+    if CONTROL.search(text):
+        raise UnusableRow(f"control characters in {column}")
+    return text.strip()
+
+
+def check_text(value: Any, column: str) -> str:
+    """The text or number in a row of the user's own, stripped. Raises BadInput if it is empty or anything else."""
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise BadInput(f"{column} is {shorten(value)}; a non-empty text is expected")
+    text: str = value.replace("\r\n", "\n")
+    if match := CONTROL.search(text):
+        raise BadInput(f"{column} contains the control character {match[0]!r}; only tab and line feed are allowed")
+    return text.strip()
+
+
+def clean_texts(values: Any, column: str) -> list[str]:
+    """A list of texts, stripped, without those that are empty or hold control characters. Raises BadInput."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BadInput(f"{place}: {column} is no list of texts: {shorten(values)}")
+        raise BadInput(f"{column} is not a list of texts: {shorten(values)}")
     values = [value.replace("\r\n", "\n") for value in values]
     return [value.strip() for value in values if value.strip() and not CONTROL.search(value)]
 
 
-def parse_texts(value: Any, place: str, column: str) -> list[str]:
-    """The same, written as JSON in a string, as PopQA and APPS do."""
+def parse_texts(value: Any, column: str) -> list[str]:
+    """The same for a list that is written as JSON in a string, as in PopQA and APPS."""
     try:
-        parsed = json.loads(value)
-    except (TypeError, ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, list) or not all(isinstance(item, str) for item in parsed):
-        raise BadInput(f"{place}: {column} is no JSON list of strings: {shorten(value)}")
-    return clean_texts(parsed, place, column)
+        return clean_texts(json.loads(value), column)
+    except (TypeError, ValueError, RecursionError, BadInput):
+        raise BadInput(f"{column} is not a JSON list of strings: {shorten(value)}") from None
 
 
-def read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
-    """A header row, then dictionaries; quoting as in CSV. A row of another length than the header is an error."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+def shorten(value: Any) -> str:
+    """A value as a message shows it: its repr, cut after 200 characters."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def read_csv(path: Path, delimiter: str) -> Rows:
+    """The rows below a header. Raises BadInput for a row that has more or fewer cells than the header."""
     csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if not header or not any(header):
             raise BadInput(f"{path}:1: is empty; a header row is expected")
-        if twice := [name for name in header if header.count(name) > 1]:
-            raise BadInput(f"{path}:1: column {twice[0]!r} stands there twice")
-        yield f"{path}:1", header
+        if repeated := [name for name in header if header.count(name) > 1]:
+            raise BadInput(f"{path}:1: the header has the column {repeated[0]!r} twice")
         for number, cells in enumerate(reader, start=2):
             if not cells:
                 continue
-            place = f"{path}: row {number} (line {reader.line_num})"
+            where = f"{path}: row {number} (line {reader.line_num})"
             if len(cells) != len(header):
-                raise BadInput(f"{place}: has {len(cells)} cells; the header has {len(header)}")
-            yield place, dict(zip(header, cells, strict=True))
+                raise BadInput(f"{where}: has {len(cells)} cells; the header has {len(header)}")
+            yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise BadInput(f"{path}: line {reader.line_num}: {error}") from None
 
 
-def read_jsonl(path: Path, first: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lines as objects; only the first ones if asked (a corpus may be larger than memory)."""
+def read_jsonl(path: Path, first: int | None = None) -> Rows:
+    """One object a line; with `first`, only so many are read (a corpus may be larger than memory)."""
     with open_text(path) as lines:
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
         try:
             for number, line in islice(numbered, first):
-                yield f"{path}:{number}", _object(line.rstrip("\n"), f"{path}:{number}")
+                where = f"{path}:{number}"
+                yield where, check_object(parse_json(line.rstrip("\n"), where), where)
         except UnicodeDecodeError:
-            raise BadInput(f"{path}: not UTF-8 text; save it as UTF-8") from None
+            raise BadInput(f"{path}: is not UTF-8 text; save it as UTF-8") from None
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    return _object(read_text(path), str(path))
-
-
-def _object(text: str, place: str) -> dict[str, Any]:
-    row = _parse(text, place)
-    if not isinstance(row, dict):
-        raise BadInput(f"{place}: is a JSON {type(row).__name__}; an object with the row's columns is expected")
-    return row
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if error.lineno > 1 else ""
-        raise BadInput(f"{place}{line}: not valid JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{place}: not valid JSON: {error}") from None
-
-
-def read_json_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = _parse(read_text(path), str(path))
+def read_json_array(path: Path) -> Rows:
+    """The objects of a JSON array."""
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise BadInput(f"{path}: is a JSON {type(rows).__name__}; an array of objects is expected")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise BadInput(f"{path}: row {number}: is {row!r}; an object with the row's columns is expected")
+            raise BadInput(f"{path}: row {number}: is {shorten(row)}; an object with the row's columns is expected")
         yield f"{path}: row {number}", row
 
 
-def read_dataset_folder(path: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json(path: Path) -> Any:
+    """The JSON value that is the whole file."""
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Any JSON value. Raises BadInput, naming the line within `text` if it is not the first."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) and error.lineno > 1 else ""
+        raise BadInput(f"{where}{line}: not valid JSON: {getattr(error, 'msg', error)}") from None
+
+
+def check_object(value: Any, where: str) -> Row:
+    """A JSON value that must be an object. Raises BadInput."""
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}: is a JSON {type(value).__name__}; an object with the row's columns is expected")
+    return value
+
+
+def read_dataset_folder(path: Path, split: str) -> Rows:
+    """The rows of a dataset that `save_to_disk` wrote; of several splits, those of one."""
     from datasets import DatasetDict, load_from_disk
 
     try:
         dataset = load_from_disk(str(path))
-    except Exception as error:  # a folder of another kind and a damaged one fail in many ways, none of them telling
-        raise BadInput(f"{path}: is a directory, but none that datasets' save_to_disk wrote ({error})") from error
+    except Exception as error:  # other folders and damaged ones fail in many ways, none of them informative
+        raise BadInput(f"{path}: is a directory, but not a dataset written by save_to_disk ({error})") from error
     if isinstance(dataset, DatasetDict):
         if split not in dataset:
             raise BadInput(f"{path}: no split {split!r}; {nearest(split, map(str, dataset))}")
@@ -160,47 +188,42 @@ def read_dataset_folder(path: Path, split: str) -> Iterator[tuple[str, dict[str,
 
 
 def read_documents(path: Path, column: str) -> Iterator[str]:
-    """The texts of a local corpus: .jsonl, .json or .parquet (also .gz, .zst), or a folder of them, streamed."""
-    suffixes = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-    found = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    kinds = {f: suffixes.get((f.with_suffix("") if f.suffix in (".gz", ".zst") else f).suffix) for f in found}
-    files = [f for f, kind in kinds.items() if kind]
+    """The texts of a local corpus, streamed: .jsonl, .json or .parquet (.gz and .zst too), or a folder of these."""
     if not path.exists():
         raise BadInput(f"{path}: no such file or directory")
+    formats = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    suffixes = {file: Path(file.name.removesuffix(".gz").removesuffix(".zst")).suffix for file in files}
+    files = [file for file in files if suffixes[file] in formats]
     if not files:
-        raise BadInput(f"{path}: unknown ending; valid: .jsonl, .json, .parquet, also .gz or .zst, or a folder")
+        raise BadInput(
+            f"{path}: unknown ending; valid: .jsonl, .json, .parquet (.gz and .zst too), or a folder of them"
+        )
     from datasets import load_dataset
 
     for file in files:
+        where = str(file)
         try:
-            stream = load_dataset(str(kinds[file]), data_files=str(file), split="train", streaming=True)
+            stream = load_dataset(formats[suffixes[file]], data_files=str(file), split="train", streaming=True)
             for number, row in enumerate(stream, start=1):
-                value = get_value(row, column, f"{file}: document {number}")
-                if not isinstance(value, str):
-                    raise BadInput(f"{file}: document {number}: {column} is {value!r}; a text is expected")
-                yield value
-        except BadInput:
-            raise
-        except Exception as error:  # datasets raises a dozen kinds for what is no JSON, no parquet, or cut off
+                where = f"{file}: document {number}"
+                text = get_value(row, column)
+                if not isinstance(text, str):
+                    raise BadInput(f"{column} is {shorten(text)}; a text is expected")
+                yield text
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from None
+        except Exception as error:  # datasets raises a dozen kinds for files that are no JSON, no parquet, or cut off
             raise BadInput(f"{file}: cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
 
-def shorten(value: Any) -> str:
-    """A value in a message: as Python writes it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
-
-
 def read_whole_lines(path: Path) -> bytes:
-    """What is written in a file of lines, without a last line that a crash cut off; nothing where there is no file."""
-    written = path.read_bytes() if path.exists() else b""
-    return written[: written.rfind(b"\n") + 1]
+    """A file of lines without a last line that a crash cut off; empty if there is no file."""
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message without what follows."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

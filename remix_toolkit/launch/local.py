@@ -5,6 +5,7 @@ from pathlib import Path
 
 from remix_toolkit import store
 from remix_toolkit.data import tasks
+from remix_toolkit.data.sources import require_sources
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.lineage import Node, lineage, measurements, run_record
@@ -27,6 +28,7 @@ def run(
     `accelerate_config`, each stage that is not done runs as its own `accelerate launch` of the recipe's `file`.
     """
     nodes = lineage(recipe, until=stage)
+    require_sources(recipe.stages[node.stage] for node in nodes)
     store.open_store(runs)
     devices.check(recipe)
     from remix_toolkit.stage.measure import is_measured

@@ -17,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from remix_toolkit import store
+from remix_toolkit.data.sources import require_sources
 from remix_toolkit.errors import BadInput, exit_codes
 from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
@@ -39,6 +40,7 @@ def main(
     end_with(parent)
     resolved = load_recipe(recipe, profile, overrides, seed)
     nodes = lineage(resolved, until=stage)
+    require_sources(resolved.stages[node.stage] for node in nodes)
     # Of all processes, before anything asks for it; what transformers says later of how long they wait is not heard.
     patience = timedelta(seconds=resolved.stages[stage].train.get("ddp_timeout", 1800))
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=patience)

@@ -1,0 +1,34 @@
+"""The local files and folders that a recipe reads its data from, and what is said of those that are missing."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe.catalog import catalog
+from remix_toolkit.recipe.schema import Stage
+
+BUILT_IN = {"nltk", "pydoc"}  # texts that are named, not read from a path
+
+
+def absent_sources(stages: Iterable[Stage]) -> dict[str, str]:
+    """Paths at which there is nothing, each with the task or mixing source that reads it."""
+    paths: dict[str, str] = {}
+    for stage in stages:
+        for task in (stage.data, *stage.recall):
+            paths.setdefault(getattr(task, "path", None) or "", task.task)
+        for name, corpus in stage.mix.corpora().items():
+            paths.setdefault(corpus.path or getattr(corpus, "text", None) or "", name)
+        if stage.mix.random_words:
+            paths.setdefault(stage.mix.random_words.text, "random_words")
+    return {path: name for path, name in paths.items() if path and path not in BUILT_IN and not Path(path).exists()}
+
+
+def require_sources(stages: Iterable[Stage]) -> None:
+    """Raise BadInput, with a line for each missing file or folder, if there is any."""
+    if absent := absent_sources(stages):
+        raise BadInput("\n".join(missing(name, path) for path, name in absent.items()))
+
+
+def missing(name: str, path: str) -> str:
+    """What is said of a path at which there is nothing: the file that a task or mixing source expects there."""
+    return f"{name}: {path}: no such file or directory; expected: {catalog()[name].local}"
