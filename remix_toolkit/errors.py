@@ -28,7 +28,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return " ".join(hints)
 
 
-def exit_codes(command: Callable[[], object]) -> None:
+def exit_on_error(command: Callable[[], object]) -> None:
     """Run a command line: a mistake of the user ends in a message and exit code 2, a failed run in 1."""
     try:
         command()

@@ -25,7 +25,7 @@ from remix_toolkit.cli.options import (
 from remix_toolkit.cli.probe import probe
 from remix_toolkit.cli.recipes import gallery
 from remix_toolkit.cli.report import reading, store_app
-from remix_toolkit.errors import BadInput, RunFailed, exit_codes
+from remix_toolkit.errors import BadInput, RunFailed, exit_on_error
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Teach a model facts that stay."
@@ -234,4 +234,4 @@ def schema(what: Annotated[str, typer.Argument(help="recipe, or results: of `rem
 
 def main() -> None:
     """The console script."""
-    exit_codes(app)
+    exit_on_error(app)

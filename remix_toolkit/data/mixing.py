@@ -16,7 +16,7 @@ from remix_toolkit.data import files, hub
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.catalog import instead
+from remix_toolkit.recipe.catalog import local_alternative
 from remix_toolkit.recipe.schema import Corpus, Mix, Passages, RandomWords
 from remix_toolkit.recipe.yaml_file import read_text
 
@@ -184,7 +184,13 @@ def _numbered(pairs: Sequence[Pair]) -> list[int]:
 def hub_selection(name: str, spec: Corpus) -> hub.Selection:
     """What is read of the hub for this source."""
     return hub.Selection(
-        str(spec.hub), spec.config, spec.split, spec.revision, (spec.column,), spec.documents, instead=instead(name)
+        str(spec.hub),
+        spec.config,
+        spec.split,
+        spec.revision,
+        (spec.column,),
+        spec.documents,
+        instead=local_alternative(name),
     )
 
 

@@ -22,7 +22,7 @@ from remix_toolkit.data import factoid, files, generated, hub, instruction
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.sources import missing
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.catalog import instead
+from remix_toolkit.recipe.catalog import local_alternative
 from remix_toolkit.recipe.schema import (
     APPS,
     KVR,
@@ -148,7 +148,7 @@ def hub_selection(task: Source) -> hub.Selection:
         own_columns or FORMATS[name].hub_columns,
         first=task.first if isinstance(task, UltraChat) else None,
         data_dir=task.data_dir if isinstance(task, APPS) else None,
-        instead=instead(name),
+        instead=local_alternative(name),
     )
 
 

@@ -25,10 +25,10 @@ from pydantic import Field
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.graph.lineage import Node, lineage
-from remix_toolkit.recipe.check import check
-from remix_toolkit.recipe.load import SWEEP_KEYS, Setting, check_sections, find_recipe, load_recipe, setting
+from remix_toolkit.recipe.check import validate
+from remix_toolkit.recipe.load import SWEEP_KEYS, Setting, check_sections, find_recipe, load_recipe, parse_override
 from remix_toolkit.recipe.schema import Recipe, Strict
-from remix_toolkit.recipe.yaml_file import Where, dotted, load_mapping
+from remix_toolkit.recipe.yaml_file import Locations, dotted, load_mapping
 
 KEYS = ("recipe", "profile")  # of a grid or an arm, besides the recipe's own
 Keep = Literal["all", "leaves", "none"] | list[str]  # whose weights stay on disk; a list has stages' names
@@ -116,7 +116,7 @@ def load_sweep(
         raise BadInput(f"{where[('paper',)]}: paper: no arm {min(unknown)!r}; {nearest(min(unknown), declared.arms)}")
     if len(set(seeds or declared.seeds)) < len(seeds or declared.seeds):
         raise BadInput(f"{path if seeds else where[('seeds',)]}: seeds: one of them stands there twice")
-    own = [setting(override) for override in overrides or []]
+    own = [parse_override(override) for override in overrides or []]
     if any(key == "seed" for key, _, _ in own):
         raise BadInput("seed: say --seed 3, as often as you like: a sweep has several")
     cells: list[Cell] = []
@@ -138,10 +138,10 @@ def load_sweep(
     return declared, cells
 
 
-def _load(path: Path, profile: str | None) -> tuple[Sweep, Where]:
+def _load(path: Path, profile: str | None) -> tuple[Sweep, Locations]:
     """The sweep with what it extends, and its section for the profile, put into one."""
     tree, where = _merged(path, profile, ())
-    declared = check(Sweep, tree, where, str(path))
+    declared = validate(Sweep, tree, where, str(path))
     for above in (("set",), ("grid",), *(("arms", arm) for arm in declared.arms)):
         if (*above, "seed") in where:
             raise BadInput(f"{where[(*above, 'seed')]}: seed: say `seeds: [...]` at the top of the sweep")
@@ -160,7 +160,7 @@ def _load(path: Path, profile: str | None) -> tuple[Sweep, Where]:
     return declared, where
 
 
-def _merged(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Where]:
+def _merged(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Locations]:
     if path.resolve() in seen:
         raise BadInput(f"{path}: extends: goes round in a circle")
     tree, where = load_mapping(path)
@@ -196,7 +196,7 @@ def _beside(path: Path, part: dict[str, Any]) -> None:
         grid["recipe"] = [str(path.parent / str(recipe)) for recipe in grid["recipe"]]
 
 
-def _combinations(declared: Sweep, where: Where) -> Iterator[dict[str, Any]]:
+def _combinations(declared: Sweep, where: Locations) -> Iterator[dict[str, Any]]:
     for key, values in declared.grid.items():
         if len({json.dumps(value, sort_keys=True, default=str) for value in values}) < len(values):
             raise BadInput(f"{where[('grid', key)]}: grid: {key}: one value stands there twice")
@@ -214,7 +214,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _resolve(
     declared: Sweep,
-    where: Where,
+    where: Locations,
     path: Path,
     profile: str | None,
     grid: dict[str, Any],

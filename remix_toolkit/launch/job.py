@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from remix_toolkit import store
-from remix_toolkit.errors import BadInput, RunFailed, exit_codes
+from remix_toolkit.errors import BadInput, RunFailed, exit_on_error
 from remix_toolkit.graph import devices, prune
 from remix_toolkit.graph.jobs import Job, graph
 from remix_toolkit.graph.prune import to_do, users
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_codes(main)
+    exit_on_error(main)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from remix_toolkit.recipe.yaml_file import load_mapping
 
 
-class Entry(BaseModel):
+class CatalogEntry(BaseModel):
     """One task or source."""
 
     kind: Literal["facts", "instructions", "mixing"]
@@ -23,13 +23,13 @@ class Entry(BaseModel):
 
 
 @cache
-def catalog() -> dict[str, Entry]:
+def catalog() -> dict[str, CatalogEntry]:
     """All entries by name, in the order in which they are listed."""
     read, _ = load_mapping(Path(str(resources.files("remix_toolkit.recipe")), "catalog.yaml"))
-    return {name: Entry.model_validate(entry) for name, entry in read.items()}
+    return {name: CatalogEntry.model_validate(entry) for name, entry in read.items()}
 
 
-def instead(name: str) -> str:
+def local_alternative(name: str) -> str:
     """What to do where the hub cannot be reached: which file to put where."""
     local = catalog()[name].local
     return f"Or have upstream's file ({local}) on this machine and say path=FILE (in a recipe paths.{name})"

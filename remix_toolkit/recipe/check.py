@@ -22,12 +22,12 @@ from remix_toolkit.recipe.schema import (
     Stop,
 )
 from remix_toolkit.recipe.sft_fields import train_mistake
-from remix_toolkit.recipe.yaml_file import Where, dotted
+from remix_toolkit.recipe.yaml_file import Locations, dotted
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def check(model: type[M], tree: dict[str, Any], where: Where, origin: str) -> M:
+def validate(model: type[M], tree: dict[str, Any], where: Locations, origin: str) -> M:
     """The tree as a model. Raises BadInput with a line per mistake: place, key, what is wrong, what is right."""
     try:
         return model.model_validate(tree)
@@ -36,7 +36,7 @@ def check(model: type[M], tree: dict[str, Any], where: Where, origin: str) -> M:
         raise BadInput("\n".join(dict.fromkeys(mistakes))) from None
 
 
-def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Where, origin: str) -> str:
+def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Locations, origin: str) -> str:
     """One of pydantic's errors as a line of ours: place, key, what is wrong, what is right."""
     path: list[str | int] = []
     node = tree
@@ -91,7 +91,7 @@ def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
     return set(model.model_fields)
 
 
-def check_stages(recipe: Recipe, where: Where, origin: str) -> None:
+def check_stages(recipe: Recipe, where: Locations, origin: str) -> None:
     """What no single field's type can say: `train` against SFTConfig, the adapter, replay's stage, texts and hubs."""
     mistakes: list[str] = []
 

@@ -17,9 +17,9 @@ import yaml
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import shipped
-from remix_toolkit.recipe.check import check, check_stages
+from remix_toolkit.recipe.check import check_stages, validate
 from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
-from remix_toolkit.recipe.yaml_file import Where, load_mapping, load_value
+from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value
 
 SWEEP_KEYS = {"recipe", "arms", "grid", "extends"}  # a file with one of these is a sweep
 Setting = tuple[str, Any, str]  # a dotted key, its value, and where that was said, as messages name it
@@ -55,7 +55,7 @@ def load_recipe(
     for dotted_key, value in _section(sections, profile, path, where):
         _set(tree, where, dotted_key, value, where.get(("profiles", Path(profile).stem, dotted_key), str(path)))
     said: set[str] = set()
-    for dotted_key, value, origin in [*settings, *map(setting, overrides or [])]:
+    for dotted_key, value, origin in [*settings, *map(parse_override, overrides or [])]:
         _set(tree, where, dotted_key, value, origin, said)
     if tree.get("base") != base["base"] and tree.get("parameters") == base.get("parameters"):
         tree.pop("parameters", None)  # the profile's own base has as many; of another one that is not known
@@ -72,7 +72,7 @@ def load_recipe(
                 where.setdefault((*own, field), where.get(own, str(path)))  # not the profile's place, if it is wrong
             _with_paths(stage, tree.get("paths"))
             _with_defaults(stage, tree["train"], mix_defaults)
-    checked = check(Recipe, tree, where, str(path))
+    checked = validate(Recipe, tree, where, str(path))
     check_stages(checked, where, str(path))
     return checked
 
@@ -88,12 +88,12 @@ def read_resolved(file: Path) -> Recipe:
     Relative paths in it are meant from the folder in which it was resolved. Raises BadInput, with file, line and key.
     """
     tree, where = load_mapping(file)
-    recipe = check(Recipe, tree, where, str(file))
+    recipe = validate(Recipe, tree, where, str(file))
     check_stages(recipe, where, str(file))
     return recipe
 
 
-def setting(override: str) -> Setting:
+def parse_override(override: str) -> Setting:
     """`stages.stage1.data.size=50` taken apart. Raises BadInput."""
     dotted_key, equals, text = override.partition("=")
     origin = f"override {override!r}"
@@ -118,14 +118,14 @@ def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
     raise BadInput(f"{recipe}: no such {'task or ' if also else ''}recipe; {hint}")
 
 
-def load_profile(profile: str) -> tuple[dict[str, Any], Where]:
+def load_profile(profile: str) -> tuple[dict[str, Any], Locations]:
     """The settings of a profile: one of the package by name, or the user's own by path. Raises BadInput."""
     if not profile.endswith(".yaml") and profile not in profile_names():
         raise BadInput(f"no profile {profile!r}; {nearest(profile, profile_names())} or a .yaml file of your own")
     named = Path(str(resources.files("remix_toolkit.recipe.profiles")), f"{profile}.yaml")
     path = Path(profile) if profile.endswith(".yaml") else named
     settings, where = load_mapping(path)
-    check(Profile, settings, where, str(path))
+    validate(Profile, settings, where, str(path))
     return {"train": {}, "mix": {}, **settings}, where
 
 
@@ -139,7 +139,7 @@ def load_base(profile: str) -> Recipe:
     settings, where = load_profile(profile)
     settings.pop("mix")
     stages = {"stage1": {"data": {"task": "kvr"}}}
-    return check(Recipe, {"name": "base", **settings, "profile": profile, "stages": stages}, where, profile)
+    return validate(Recipe, {"name": "base", **settings, "profile": profile, "stages": stages}, where, profile)
 
 
 def load_task(task: str, overrides: list[str]) -> Rows:
@@ -147,25 +147,25 @@ def load_task(task: str, overrides: list[str]) -> Rows:
     if task not in TASKS:
         raise BadInput(f"no task {task!r}; {nearest(task, TASKS)}")
     tree: dict[str, Any] = {"task": task}
-    where: Where = {}
-    for key, value, origin in map(setting, overrides):
+    where: Locations = {}
+    for key, value, origin in map(parse_override, overrides):
         where[(key,)] = origin
         tree[key] = value
-    return check(TASKS[task], tree, where, f"task {task}")
+    return validate(TASKS[task], tree, where, f"task {task}")
 
 
 def load_mix(source: str, profile: str) -> Mix:
     """One mixing source by name, or with settings (`passages={words: 20}`), at a ratio of 1 unless that is said."""
     defaults = load_profile(profile)[0]["mix"]
-    name, settings, origin = setting(source) if "=" in source else (source, {}, f"mix {source!r}")
+    name, settings, origin = parse_override(source) if "=" in source else (source, {}, f"mix {source!r}")
     if name not in Mix.model_fields or name == "replay":
         raise BadInput(f"no mixing source {name!r}; {nearest(name, set(Mix.model_fields) - {'replay'})}")
     if not isinstance(settings, dict):
         raise BadInput(f"{origin}: settings in braces are expected, such as {name}={{words: 20}}")
-    return check(Mix, {name: {"ratio": 1, **_source(settings, defaults.get(name, {}))}}, {(name,): origin}, origin)
+    return validate(Mix, {name: {"ratio": 1, **_source(settings, defaults.get(name, {}))}}, {(name,): origin}, origin)
 
 
-def check_sections(sections: Any, profile: str, path: Path, where: Where) -> None:
+def check_sections(sections: Any, profile: str, path: Path, where: Locations) -> None:
     """`profiles:` maps names of profiles to mappings; a name that is nearly one is a mistake. Raises BadInput."""
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
         raise BadInput(f"{where[('profiles',)]}: profiles: maps a profile's name to dotted keys and their values")
@@ -175,7 +175,7 @@ def check_sections(sections: Any, profile: str, path: Path, where: Where) -> Non
             raise BadInput(f"{place}: profiles.{name}: no such profile; {nearest(name, profile_names())}")
 
 
-def _section(sections: Any, profile: str, path: Path, where: Where) -> list[tuple[str, Any]]:
+def _section(sections: Any, profile: str, path: Path, where: Locations) -> list[tuple[str, Any]]:
     """The recipe's own settings for this profile: dotted keys, as on the command line."""
     own = Path(profile).stem  # a profile of the user's own is a file
     check_sections(sections, own, path, where)
@@ -187,7 +187,7 @@ def _section(sections: Any, profile: str, path: Path, where: Where) -> list[tupl
 
 
 def _set(
-    tree: dict[str, Any], where: Where, dotted_key: str, value: Any, origin: str, said: set[str] | None = None
+    tree: dict[str, Any], where: Locations, dotted_key: str, value: Any, origin: str, said: set[str] | None = None
 ) -> None:
     """Set one dotted key; a stage must be there already, an optional mapping such as `mix` is made on the way.
 
@@ -231,7 +231,7 @@ def _set(
     where[replaced] = origin
 
 
-def _in_domain(tree: dict[str, Any], where: Where, origin: str) -> None:
+def _in_domain(tree: dict[str, Any], where: Locations, origin: str) -> None:
     """`task: id` is the first stage's own task, from the row after its last: as many rows, if not said otherwise."""
     stages = tree.get("stages")
     if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):

@@ -10,7 +10,7 @@ import yaml
 
 from remix_toolkit.errors import BadInput
 
-Where = dict[tuple[str | int, ...], str]  # path of a key -> "file:line" (or the override) that set it
+Locations = dict[tuple[str | int, ...], str]  # path of a key -> "file:line" (or the override) that set it
 
 
 class _Loader(yaml.SafeLoader):
@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
             raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def load_mapping(path: Path) -> tuple[dict[str, Any], Where]:
+def load_mapping(path: Path) -> tuple[dict[str, Any], Locations]:
     """The mapping in a YAML file and, for each path of keys in it, "file:line".
 
     Raises BadInput for a file that is missing, empty, no mapping, or that has duplicate keys or Python tags.
@@ -69,7 +69,7 @@ def load_mapping(path: Path) -> tuple[dict[str, Any], Where]:
 
 
 @cache  # a sweep reads its recipe and its profile for every cell
-def _read(text: str, origin: str) -> tuple[Any, Where]:
+def _read(text: str, origin: str) -> tuple[Any, Locations]:
     return _construct(text, origin)
 
 
@@ -78,8 +78,8 @@ def load_value(text: str, origin: str) -> Any:
     return _construct(text, origin)[0]
 
 
-def _construct(text: str, origin: str) -> tuple[Any, Where]:
-    where: Where = {}
+def _construct(text: str, origin: str) -> tuple[Any, Locations]:
+    where: Locations = {}
     loader = None
     try:
         loader = _Loader(text)
@@ -102,7 +102,7 @@ def _construct(text: str, origin: str) -> tuple[Any, Where]:
             loader.dispose()
 
 
-def _walk(node: yaml.Node, path: tuple[str | int, ...], origin: str, where: Where) -> None:
+def _walk(node: yaml.Node, path: tuple[str | int, ...], origin: str, where: Locations) -> None:
     """Record the line of every key, and refuse duplicates, which YAML readers keep the last of in silence."""
     where.setdefault(path, f"{origin}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):

@@ -18,7 +18,7 @@ from accelerate.utils import parse_flag_from_env
 
 from remix_toolkit import store
 from remix_toolkit.data.sources import require_sources
-from remix_toolkit.errors import BadInput, exit_codes
+from remix_toolkit.errors import BadInput, exit_on_error
 from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.stage.run import prepare, run_stage
@@ -76,4 +76,4 @@ def end_with(parent: int | None) -> None:
 
 
 if __name__ == "__main__":
-    exit_codes(lambda: typer.run(main))
+    exit_on_error(lambda: typer.run(main))
