@@ -1,4 +1,4 @@
-"""What is kept of the hub's datasets: fetched once, whole, and resumed; and what is said where it cannot be."""
+"""Datasets of the hub: downloaded once and whole, then read without a network; and why where they cannot be."""
 
 import errno
 import time
@@ -17,88 +17,87 @@ from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import CORPORA
 
-SLICE = hub.Selection("some/dataset", None, "train", None, ("q",))
+SELECTION = hub.Selection("some/dataset", None, "train", None, ("q",))
 ROWS = [{"q": f"Ä {number}", "unused": 1} for number in range(10)]
 LINES = "".join(f'{{"q": "Ä {number}"}}\n' for number in range(10)).encode()
 
 
-def serve(patch: Patch, stop: int = 10, error: Exception | None = None, commit: str = "c1") -> list[int]:
-    """A hub whose stream ends, or breaks, before row `stop`; returns how many rows each stream is told to skip."""
-    skipped: list[int] = []
+def serve(patch: Patch, stop: int = 10, error: Exception | None = None, commit: str = "c1") -> Mock:
+    """A hub whose stream ends, or breaks off, before row `stop`; returns the `load_dataset` that was called."""
 
     class Stream:
-        def skip(self, count: int) -> "Stream":
-            skipped[-1] = count
-            return self
+        info = SimpleNamespace(splits={"train": SimpleNamespace(num_examples=len(ROWS))})
 
         def __iter__(self) -> Iterator[Row]:
-            yield from ROWS[skipped[-1] : stop]
+            yield from ROWS[:stop]
             if error:
                 raise error
 
-    def opened(wanted: hub.Selection, at: str | None) -> tuple[Stream, int]:
-        assert at == commit
-        skipped.append(0)
+    def opened(name: str, *_: object, revision: str, **__: object) -> Stream:
+        assert (name, revision) == ("some/dataset", commit)
         time.sleep(0.1)  # others have time to come in between
-        return Stream(), len(ROWS)
+        return Stream()
 
-    patch.setattr(hub, "_commit", lambda wanted: commit)
-    patch.setattr(hub, "_open", opened)
-    return skipped
+    load_dataset = Mock(side_effect=opened)
+    patch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha=commit))
+    patch.setattr("datasets.load_dataset", load_dataset)
+    return load_dataset
 
 
 @pytest.mark.parametrize(
     ("error", "message", "commit"),
     [
-        (None, "some/dataset, train: its stream ended after 4 of 10 rows. Run again to go on from there", "c1"),
-        (None, "ended after 4 of 10", "c2"),  # upstream has changed: begun again
-        (ConnectionError("gone\nfar"), r"its stream broke after 4 rows \(ConnectionError: gone\)", "c1"),
-        (ValueError("at hf_secret"), r"4 rows \(ValueError: at \*\*\*\)\. The same command goes on", "c1"),
+        (None, "some/dataset, train: .*ended after 4 of 10 rows.*same command", "c1"),
+        (None, "ended after 4 of 10", "c2"),  # upstream has changed in the meantime
+        (ConnectionError("gone\nfar"), r"broke off after 4 rows \(ConnectionError: gone\).*same command", "c1"),
+        (ValueError("at hf_secret"), r"4 rows \(ValueError: at \*\*\*\)", "c1"),
         (OSError(errno.ENOSPC, "No space left"), "^.Errno 28. No space left", "c1"),  # a full disk is no broken stream
     ],
 )
-def test_a_fetch_cut_short_goes_on(
+def test_a_download_that_broke_off_leaves_nothing_and_can_be_run_again(
     monkeypatch: Patch, kept: Path, error: Exception | None, message: str, commit: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     serve(monkeypatch, 4, error)
     with pytest.raises(OSError if "Errno" in message else RunFailed, match=message):
-        list(hub.read_rows(SLICE))
-    assert hub.cached_source(SLICE) is None
+        list(hub.read_rows(SELECTION))
+    assert hub.cached_source(SELECTION) is None
     assert not [*kept.glob("*/source.json"), *kept.glob("*/rows.jsonl")]
-    skipped = serve(monkeypatch, commit=commit)
-    assert list(hub.read_rows(SLICE)) == [(f"some/dataset: row {n + 1}", {"q": row["q"]}) for n, row in enumerate(ROWS)]
-    assert skipped == [4 if commit == "c1" else 0]
-    assert (SLICE.folder / "rows.jsonl").read_bytes() == LINES
-    assert {file.name for file in SLICE.folder.iterdir()} <= {"rows.jsonl", "source.json", "lock"}
-    assert hub.newer_commit(SLICE) is None
+    serve(monkeypatch, commit=commit)
+    rows = [(f"some/dataset: row {number}", {"q": row["q"]}) for number, row in enumerate(ROWS, start=1)]
+    assert list(hub.read_rows(SELECTION)) == rows
+    assert (SELECTION.folder / "rows.jsonl").read_bytes() == LINES
+    assert {file.name for file in SELECTION.folder.iterdir()} <= {"rows.jsonl", "source.json", "lock"}
+    assert hub.newer_commit(SELECTION) is None
     serve(monkeypatch, commit="c3")
-    assert (hub.newer_commit(SLICE), hub.cached_source(SLICE)["commit"]) == ("c3", commit)
+    assert (hub.newer_commit(SELECTION), hub.cached_source(SELECTION).commit) == ("c3", commit)
+    assert list(hub.read_rows(SELECTION)) == rows
 
 
 @pytest.mark.parametrize("first", [None, 8])
-def test_a_half_written_line_is_fetched_again(tmp_path: Path, capsys, first: int | None) -> None:
-    """A crash anywhere, with a stream of `datasets`: then the rows are those of an uninterrupted fetch."""
-    wanted = hub.Selection(str(on_hub(tmp_path / "hub", ROWS)), None, "train", None, ("q",), first)
-    folder = hub.fetch(wanted)
-    commit = hub.cached_source(wanted)["commit"]
+def test_whatever_a_crash_left_the_rows_are_those_of_an_uninterrupted_download(
+    tmp_path: Path, first: int | None
+) -> None:
+    """With a stream of `datasets`."""
+    selection = hub.Selection(str(on_hub(tmp_path / "hub", ROWS)), None, "train", None, ("q",), first)
+    hub.fetch(selection)
     whole = b"".join(LINES.splitlines(keepends=True)[:first])
-    assert (folder / "rows.jsonl").read_bytes() == whole
-    for cut in (0, 1, whole.index(b"\n") + 1, whole.index(b" 4") - 1, len(whole) - 1, len(whole)):
-        (folder / "source.json").unlink()
-        (folder / "rows.jsonl").unlink()
-        (folder / "begun").write_text(commit)
-        (folder / "rows.partial").write_bytes(whole[:cut])
-        assert (hub.fetch(wanted) / "rows.jsonl").read_bytes() == whole
-        rows = whole[:cut].count(b"\n")
-        assert (f"goes on after {rows} rows" in capsys.readouterr().out) == (rows > 0)
+    source = (selection.folder / "source.json").read_bytes()
+    for name in ("rows.partial", "rows.jsonl"):
+        for cut in (0, whole.index(b" 4") - 1, len(whole)):
+            (selection.folder / "source.json").unlink()
+            (selection.folder / "rows.jsonl").unlink()
+            (selection.folder / name).write_bytes(whole[:cut])
+            hub.fetch(selection)
+            assert (selection.folder / "rows.jsonl").read_bytes() == whole
+            assert (selection.folder / "source.json").read_bytes() == source
 
 
-def test_threads_that_want_the_same_rows_fetch_them_once(monkeypatch: Patch) -> None:
-    skipped = serve(monkeypatch)
+def test_threads_that_want_the_same_rows_download_them_once(monkeypatch: Patch) -> None:
+    load_dataset = serve(monkeypatch)
     with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(lambda _: list(hub.read_rows(SLICE)), range(4)))
-    assert skipped == [0]
+        results = list(threads.map(lambda _: list(hub.read_rows(SELECTION)), range(4)))
+    assert load_dataset.call_count == 1
     assert all(result == results[0] and len(result) == 10 for result in results)
 
 
@@ -110,7 +109,15 @@ def test_a_second_read_needs_no_source_and_notices_a_change(tmp_path: Path, kept
     assert read("gsm8k", f"hub={folder}") == first
     (stored,) = kept.glob("*/rows.jsonl")
     stored.write_text(stored.read_text().replace("#### 2", "#### 7"))
-    with pytest.raises(BadInput, match=f"{stored.parent}: rows.jsonl is not what was fetched; delete that directory"):
+    damaged = f"{stored}: .*; delete {stored.parent} "
+    with pytest.raises(BadInput, match=damaged):
+        read("gsm8k", f"hub={folder}")
+    stored.unlink()
+    with pytest.raises(BadInput, match=damaged):
+        read("gsm8k", f"hub={folder}")
+    source = stored.with_name("source.json")
+    source.write_text("{")
+    with pytest.raises(BadInput, match=f"{source}: .*damaged; delete {stored.parent} "):
         read("gsm8k", f"hub={folder}")
 
 
@@ -118,7 +125,7 @@ def test_a_second_read_needs_no_source_and_notices_a_change(tmp_path: Path, kept
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("HfHubHTTPError", r"(\w+Error: 403|RuntimeError: from).*\*\*\*\. Is the name right, is there a network\?"),
+        ("HfHubHTTPError", r"(\w+Error: 403|RuntimeError: from).*\*\*\*\. Is the name right.*\?"),
         ("RepositoryNotFoundError", "there is no such dataset, or it is private: then `hf auth login`"),
         ("RevisionNotFoundError", "it has no revision 'refs/convert/parquet'"),
         ("GatedRepoError", r"accepted its terms at https://\S*/datasets/codeparrot/apps; then `hf auth login`"),
@@ -132,7 +139,7 @@ def test_no_access_says_why(monkeypatch: Patch, behind: str, kind: str, message:
 
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     if "HfApi" not in behind:
-        monkeypatch.setattr(hub, "_commit", lambda wanted: "c1")
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="c1"))
     monkeypatch.setattr(behind, fail)
     with pytest.raises(BadInput, match=f"hub dataset codeparrot/apps, train, .*{message}.*say path=FILE") as raised:
         read("apps")

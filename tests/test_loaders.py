@@ -162,9 +162,9 @@ def test_a_corpus_gives_the_beginnings_of_its_first_long_documents(tmp_path: Pat
     assert [len(row.pop(column).split()) for row in stored] == [150, 99, hub.MAX_WORDS, 100, 0]
     assert not any(stored)  # no other column
     for way in ({"hub": folder}, {"path": local}):
-        with pytest.raises(BadInput, match=f"{name}: 4 asked, .*its first 5 documents gives 3 of 40 words"):
+        with pytest.raises(BadInput, match=f"{name}: 4 .*its first 5 documents gives 3 of 40 words"):
             passages(name, 4, documents=5, **way)
-    with pytest.raises(RunFailed, match=r"after 6 of 7 rows.*if it has no more, say so: documents or first"):
+    with pytest.raises(RunFailed, match=r"after 6 of 7 rows.*no more rows, lower `documents`"):
         passages(name, 1, hub=folder, documents=7)
     assert len(list(kept.glob("*/source.json"))) == 1
 

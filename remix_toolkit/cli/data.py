@@ -12,13 +12,15 @@ from remix_toolkit.errors import BadInput
 
 
 class _ShowByDefault(TyperGroup):
-    """`remix data kvr` is `remix data show kvr`: the name of a task or recipe needs no word before it."""
+    """`remix data kvr` means `remix data show kvr`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
-data = typer.Typer(cls=_ShowByDefault, no_args_is_help=True, help="Look at data before anything is trained, fetch it.")
+data = typer.Typer(
+    cls=_ShowByDefault, no_args_is_help=True, help="Look at data before anything is trained, and download it."
+)
 
 
 @data.command("show")
@@ -67,7 +69,7 @@ def data_prepare(
     profile: Profile = "tiny",
     as_json: Json = False,
 ) -> None:
-    """Fetch all that recipes read from the hub, and check what they read from this machine."""
+    """Download all that recipes read from the hub, and check what they read from this machine."""
     from remix_toolkit.cli.print_data import prepare
     from remix_toolkit.graph.sweep import load_cells
 
@@ -77,6 +79,6 @@ def data_prepare(
         raise BadInput("data prepare: name at least one recipe")
     recipes = [cell.recipe for name in names for cell in load_cells(name, profile, overrides=overrides)[1]]
     with only_json(as_json):
-        done = prepare(recipes, typer.echo)
+        prepared = prepare(recipes)
     if as_json:
-        typer.echo(json.dumps(done, indent=1))
+        typer.echo(json.dumps(prepared, indent=1))

@@ -1,7 +1,7 @@
 """What `remix data` shows: rows kept and dropped, lengths, pairs as text and as tokens."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sized
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from remix_toolkit import store
-from remix_toolkit.console import info, silence_libraries
+from remix_toolkit.console import info, silence_libraries, warn
 from remix_toolkit.data import hub, mixing, tasks, tulu
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.recipe.schema import Corpus, Recipe, Rows, Source
+from remix_toolkit.recipe.schema import Recipe, Rows, Source
 from remix_toolkit.stage import data
 
 if TYPE_CHECKING:
@@ -57,69 +57,63 @@ def list_catalog() -> list[dict[str, Any]]:
     return [{"name": name, **entry.model_dump()} for name, entry in catalog().items()]
 
 
-def prepare(recipes: list[Recipe], say: Any) -> list[dict[str, Any]]:
-    """Have on this machine all that the recipes read; `{name, rows, path}` of each source.
+def prepare(recipes: list[Recipe]) -> list[dict[str, Any]]:
+    """Have on this machine all data that the recipes read; `{name, rows, path}` of each source.
 
-    What is on the hub is fetched, NLTK's words too; what is local is checked. Raises BadInput, a line for each source
-    that cannot be had, or RunFailed where a stream broke.
+    Datasets of the hub and NLTK's words are downloaded, local files are read once. Raises BadInput with a line for each
+    source that cannot be had, RunFailed where a download broke off.
     """
-    wanted: dict[hub.Selection, str] = {}
-    local: dict[Rows, str] = {}
-    texts: dict[tuple[str, Corpus], None] = {}
-    vocabularies: dict[str, None] = {}
-    for stage in [stage for recipe in recipes for stage in recipe.stages.values()]:
-        for rows in (stage.data, *stage.recall):
-            if isinstance(rows, Source) and rows.path is None:
-                wanted.setdefault(tasks.hub_selection(rows), tasks.task_name(rows))
-            else:
-                local.setdefault(rows, tasks.describe(rows))
-        for name, corpus in stage.mix.corpora().items():
-            if corpus.path or getattr(corpus, "text", None):
-                texts[name, corpus] = None
-            else:
-                wanted.setdefault(mixing.hub_selection(name, corpus), name)
-        if stage.mix.random_words:
-            vocabularies[stage.mix.random_words.text] = None
-    for what, name in wanted.items():
-        about, kept = catalog()[name], hub.cached_source(what)
-        part = f"the first {what.first:,} rows of " if what.first else ""
-        state = f"here already, {kept['rows']:,} rows" if kept else "to fetch"
-        info(f"{name}: {part}{what.name} ({about.size}; licence {about.licence}): {state}")
-
-    done: list[dict[str, Any]] = []
-    missing: list[str] = []
-
-    def have(name: str, path: str | None, rows: int) -> None:
-        done.append({"name": name, "rows": rows, "path": path})
-        info(f"{name}: {rows:,} usable")
-
-    for task, name in local.items():
-        with _collected(missing):
-            have(name, getattr(task, "path", None), len(tasks.read_task(task, 0).pairs))
-    for name, corpus in texts:
-        path = corpus.path or getattr(corpus, "text", None)
-        with _collected(missing):
-            have(f"{name} ({path})", path, len(mixing.passage_texts(name, corpus)))
-    for text in vocabularies:
-        with _collected(missing):
-            have(f"random_words ({text})", text, len(mixing.vocabulary(text, fetch=True)))
-    for what, name in wanted.items():
-        if commit := hub.newer_commit(what):
-            hub.warn_newer_commit(what, commit)
-        with _collected(missing):
-            have(name, str(what.folder), sum(1 for _ in hub.read_rows(what)))
-    if missing:
-        raise BadInput("\n".join(missing))
-    return done
+    stages = [stage for recipe in recipes for stage in recipe.stages.values()]
+    downloads: dict[hub.Selection, str] = {}
+    sources: dict[tuple[str, str | None], Callable[[], Sized]] = {}  # name and path -> what reads the rows
+    for task in dict.fromkeys(task for stage in stages for task in (stage.data, *stage.recall)):
+        if isinstance(task, Source) and task.path is None:
+            downloads.setdefault(tasks.hub_selection(task), tasks.task_name(task))
+        else:
+            sources[tasks.describe(task), getattr(task, "path", None)] = partial(_usable_rows, task)
+    for name, corpus in dict.fromkeys(item for stage in stages for item in stage.mix.corpora().items()):
+        if path := corpus.path or getattr(corpus, "text", None):
+            sources[f"{name} ({path})", path] = partial(mixing.passage_texts, name, corpus)
+        else:
+            downloads.setdefault(mixing.hub_selection(name, corpus), name)
+    for words in [stage.mix.random_words for stage in stages if stage.mix.random_words]:
+        sources[f"random_words ({words.text})", words.text] = partial(mixing.vocabulary, words.text, download=True)
+    for selection, name in downloads.items():
+        _announce(name, selection)
+        sources[name, str(selection.folder)] = partial(_downloaded_rows, selection)
+    prepared, errors = [], []
+    for (name, path), read in sources.items():
+        try:
+            rows = len(read())
+        except BadInput as error:
+            errors.append(str(error))
+            continue
+        prepared.append({"name": name, "rows": rows, "path": path})
+        info(f"{name}: {rows:,} usable rows")
+    if errors:
+        raise BadInput("\n".join(errors))
+    return prepared
 
 
-@contextmanager
-def _collected(missing: list[str]) -> Iterator[None]:
-    """Say of each source what it needs, not of the first only."""
-    try:
-        yield
-    except BadInput as error:
-        missing.append(str(error))
+def _usable_rows(task: Rows) -> list[Pair]:
+    return tasks.read_task(task, 0).pairs
+
+
+def _downloaded_rows(selection: hub.Selection) -> range:
+    return range(sum(1 for _ in hub.read_rows(selection)))
+
+
+def _announce(name: str, selection: hub.Selection) -> None:
+    """Print what will be downloaded, or that it is here already and whether upstream has changed since."""
+    about, source = catalog()[name], hub.cached_source(selection)
+    part = f"the first {selection.first:,} rows of " if selection.first else ""
+    state = f"here already, {source.rows:,} rows" if source else "to download"
+    info(f"{name}: {part}{selection.name} ({about.size}; licence {about.licence}): {state}")
+    if commit := hub.newer_commit(selection):
+        warn(
+            f"{selection.hub} is now at {commit[:12]}; the rows on this machine are from an earlier commit and stay in "
+            f"use. To use the new ones, set revision: {commit[:12]} or delete {selection.folder}"
+        )
 
 
 # --- on the screen -----------------------------------------------------------------------------------------------
@@ -129,14 +123,13 @@ def print_data(shown: dict[str, Any]) -> None:
     """`remix data` for a person."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for part in shown.get("stages", [shown]):
-        counts = part["counts"]
         title = f"{part['stage']}: {part['task']}" if "stage" in part else part["task"]
         console.print(f"{title}, under profile {shown['profile']}", style="bold")
-        for line in _lines(counts):
+        for line in _lines(part["counts"]):
             console.print(f"  {line}")
         for pair in part["pairs"]:
             for user, assistant in pair.get("history", []):
-                console.print(f"  [{pair['source']}] {user!r} -> {assistant!r}, and on:")
+                console.print(f"  [{pair['source']}] {user!r} -> {assistant!r}, then:")
             console.print(f"  [{pair['source']}] {pair['prompt']!r} -> {pair['response']!r}")
             if "trained" in pair:
                 console.print(f"    trained on: {pair['trained']!r}")
@@ -147,26 +140,26 @@ def _lines(counts: dict[str, Any]) -> list[str]:
     read = counts["read"]
     taken = f"taken {counts['facts']}" + (f" and {counts['held_out']} held out" if counts.get("held_out") else "")
     lines = [f"rows: {read['rows']} read, {read['usable']} usable, {taken}"]
-    for what, why in (("dropped", read["dropped"]), ("left out", read["left_out"]), ("kept, with", read["noted"])):
-        lines += [f"  {what}: {n}, {reason}" for reason, n in why.items()]
-    if read["familiarity_unknown"]:
-        lines.append(f"  not asked yet: {read['familiarity_unknown']}, as if they qualified (`remix familiar` asks)")
+    for outcome, reasons in (("dropped", "dropped"), ("left out", "left_out"), ("kept, with", "noted")):
+        lines += [f"  {outcome}: {number}, {reason}" for reason, number in read[reasons].items()]
+    if unknown := read["familiarity_unknown"]:
+        lines.append(f"  familiarity not known yet: {unknown}, counted as qualified (`remix familiar` asks the model)")
     if read["exemplars"]:
         lines.append(f"  {read['exemplars']} are the few-shot prompt's exemplars")
-    lines += [f"  dropped: {n}, {reason}" for reason, n in counts["dropped"].items()]
+    lines += [f"  dropped: {number}, {reason}" for reason, number in counts["dropped"].items()]
     if counts.get("mixing"):
-        lines.append("mixing: " + " + ".join(f"{n} {source}" for source, n in counts["mixing"].items()))
+        lines.append("mixing: " + " + ".join(f"{number} {source}" for source, number in counts["mixing"].items()))
         overlap = counts["overlap"]
-        found = ", ".join(f"{n} {source}" for source, n in overlap["mixing_left_out"].items())
-        lines.append(f"  overlap: {overlap['facts']} facts looked for in it; left out for one: {found or 'none'}")
-    for facts, n in counts.get("overlap", {}).get("measured", {}).items():
-        lines.append(f"measured too: {facts}; {n} of its facts are in what this stage trains on")
-    percentiles = ", ".join(f"{p}%: {n}" for p, n in counts["length_percentiles"].items())
-    epoch = counts["tokens_per_epoch"]
+        left_out = ", ".join(f"{number} {source}" for source, number in overlap["mixing_left_out"].items()) or "none"
+        lines.append(f"  overlap: searched for {overlap['facts']} facts; left out because of one: {left_out}")
+    for facts, number in counts.get("overlap", {}).get("measured", {}).items():
+        lines.append(f"also measured: {facts}; {number} of its facts are in what this stage trains on")
+    percentiles = ", ".join(f"{p}%: {length}" for p, length in counts["length_percentiles"].items())
     lines.append(f"tokens per example, percentiles: {percentiles}")
     steps = f" in {counts['steps_per_epoch']} steps" if "steps_per_epoch" in counts else ""
-    padded = f"{epoch['without_padding']:,} without padding, {epoch['with_padding']:,} with"
-    lines.append(f"tokens per epoch{steps}: {padded}")
+    epoch = counts["tokens_per_epoch"]
+    padding = f"{epoch['without_padding']:,} without padding, {epoch['with_padding']:,} with"
+    lines.append(f"tokens per epoch{steps}: {padding}")
     return lines
 
 

@@ -1,30 +1,28 @@
-"""Datasets of the hub, read once and kept on this machine: a second run needs no network, and gets the same rows.
+"""Datasets of the hub, fetched once and then read from this machine: later runs need no network and get the same rows.
 
-    <HF_HOME>/remix-toolkit/<dataset>-<digest>/rows.jsonl     the columns and rows that are used, nothing else
-                                               source.json    the commit they came from, their number and checksum
+    <HF_HOME>/remix-toolkit/<dataset>-<hash>/rows.jsonl     the rows and columns that are used, nothing else
+                                             source.json    the commit they came from, their number and checksum
 
-Rows are streamed, so that of hundreds of gigabytes only the first documents are fetched. They are written to
-rows.partial; what broke half way goes on there. Only a complete fetch gets its source.json.
+Rows are streamed, so that of hundreds of gigabytes only the first documents are downloaded. A complete download has a
+source.json; one that broke off has none and begins anew the next time.
 """
 
 import errno
 import hashlib
 import json
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
+from pydantic import BaseModel
 
-from remix_toolkit.console import warn
-from remix_toolkit.data.files import first_line, read_whole_lines
+from remix_toolkit.console import info
+from remix_toolkit.data.files import Row, Rows, first_line
 from remix_toolkit.errors import BadInput, RunFailed, nearest
 
-MAX_WORDS = 4000  # of a document of generic text: it gives one passage, and documents may be whole books
+MAX_WORDS = 4000  # kept of a document of generic text: it makes one passage, and some documents are whole books
+PROGRESS_ROWS = 5000  # between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,12 @@ class Selection:
     columns: tuple[str, ...]
     first: int | None = None  # only the first rows
     data_dir: str | None = None  # a folder of the repository
-    instead: str = ""  # what to say where there is no network: which file to put where
+    instead: str = ""  # for messages: which local file does as well
 
     @property
     def name(self) -> str:
-        """As messages say it: dataset, configuration, split, revision."""
-        parts = [self.hub, self.config, self.split, self.revision]
-        return ", ".join(part for part in parts if part)
+        """As messages name it: dataset, configuration, split, revision."""
+        return ", ".join(part for part in (self.hub, self.config, self.split, self.revision) if part)
 
     @property
     def folder(self) -> Path:
@@ -56,194 +53,163 @@ class Selection:
         return Path(HF_HOME, "remix-toolkit", f"{self.hub.strip('/').replace('/', '--')}-{digest}")
 
 
-def read_rows(wanted: Selection) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) for every row, fetched first if need be. Raises BadInput or RunFailed."""
-    folder = fetch(wanted)
-    source = cached_source(wanted) or {}
-    if not (folder / "rows.jsonl").exists():
-        raise BadInput(f"{folder}: rows.jsonl is gone; delete that directory to fetch it again")
-    with (folder / "rows.jsonl").open("rb") as lines:
-        if hashlib.file_digest(lines, "sha256").hexdigest() != source["sha256"]:
-            raise BadInput(f"{folder}: rows.jsonl is not what was fetched; delete that directory to fetch it again")
-        lines.seek(0)
+class Source(BaseModel):
+    """source.json: where the rows came from."""
+
+    commit: str
+    rows: int
+    sha256: str  # of rows.jsonl
+
+
+def read_rows(selection: Selection) -> Rows:
+    """(where, row) of every row, downloaded first if need be. Raises BadInput or RunFailed."""
+    source, file = fetch(selection), selection.folder / "rows.jsonl"
+    if not file.exists() or _checksum(file) != source.sha256:
+        raise BadInput(f"{file}: is missing or not what was downloaded; delete {file.parent} to download it again")
+    with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
-            yield f"{wanted.hub}: row {number}", json.loads(line)
+            yield f"{selection.hub}: row {number}", json.loads(line)
 
 
-def cached_source(wanted: Selection) -> dict[str, Any] | None:
-    """The source.json of what is on this machine already, or None."""
-    file = wanted.folder / "source.json"
+def cached_source(selection: Selection) -> Source | None:
+    """Where the rows that are on this machine already came from; None if there are none. Raises BadInput if damaged."""
+    file = selection.folder / "source.json"
     try:
-        if not file.exists():
-            return None
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return {name: kept[name] for name in ("commit", "rows", "sha256")}
-    except (ValueError, TypeError, KeyError):
-        raise BadInput(f"{file}: is damaged; delete {file.parent} to fetch it again") from None
+        return Source.model_validate_json(file.read_bytes()) if file.exists() else None
+    except ValueError:
+        raise BadInput(f"{file}: is damaged; delete {file.parent} to download it again") from None
 
 
-def newer_commit(wanted: Selection) -> str | None:
-    """The hub's commit today, where it is another one than that of the rows kept here; None if not, or no network."""
-    kept = cached_source(wanted)
-    if kept is None:
-        return None
+def newer_commit(selection: Selection) -> str | None:
+    """The hub's commit today if the rows on this machine are from another; None without network or such rows."""
+    source = cached_source(selection)
     try:
-        commit = _commit(wanted)
-    except BadInput:
+        commit = _current_commit(selection) if source else None
+    except Exception:  # no network, or no access any more: the rows that are here stay in use
         return None
-    return commit if commit != kept["commit"] else None
+    return commit if source and commit != source.commit else None
 
 
-def fetch(wanted: Selection) -> Path:
-    """Have the rows on this machine; returns their folder. One process fetches, others wait for it.
+def fetch(selection: Selection) -> Source:
+    """Have the rows on this machine. One process downloads them, others wait for it.
 
     Raises BadInput where the dataset cannot be had (no such name, no access, no network), and RunFailed where its
-    stream breaks or ends early: what came so far is kept, and the same call goes on from there.
+    stream breaks off or ends early.
     """
-    folder = wanted.folder
-    if cached_source(wanted):
-        return folder
+    folder = selection.folder
+    if source := cached_source(selection):
+        return source
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be written ({error.strerror}); HF_HOME names another place") from None
+        raise BadInput(f"{folder}: cannot be written ({error.strerror}); set HF_HOME to another folder") from None
     with FileLock(folder / "lock"):
-        if not cached_source(wanted):
-            _fetch(wanted, folder)
-    return folder
+        return cached_source(selection) or _download(selection)
 
 
-def _fetch(wanted: Selection, folder: Path) -> None:
-    partial, begun = folder / "rows.partial", folder / "begun"
-    commit = _commit(wanted)
-    if not begun.exists() or begun.read_text(encoding="utf-8") != str(commit):
-        partial.unlink(missing_ok=True)  # begun at another commit, or never
-        begun.write_text(str(commit), encoding="utf-8")
-    whole = read_whole_lines(partial)
-    if partial.exists():
-        os.truncate(partial, len(whole))
-    have = whole.count(b"\n")
-    del whole
-    stream, total = _open(wanted, commit)
-    if have:
-        stream = stream.skip(have)
-        print(f"{wanted.hub}: goes on after {have:,} rows", flush=True)
-    count = have
-    shown = time.monotonic()
-    with partial.open("ab") as out:
-        try:
-            for row in islice(stream, None if wanted.first is None else wanted.first - have):
-                out.write(_line(wanted, row, count + 1))
-                count += 1
-                if time.monotonic() - shown > 5:
-                    shown = time.monotonic()
-                    print(f"{wanted.hub}: {count:,}{f' of {total:,}' if total else ''} rows", flush=True)
-        except (BadInput, OSError) as error:
-            if isinstance(error, BadInput) or error.errno == errno.ENOSPC:
-                raise
-            raise RunFailed(_broke(wanted, count, error)) from error
-        except Exception as error:  # a network that goes away ends in a dozen kinds
-            raise RunFailed(_broke(wanted, count, error)) from error
-        out.flush()
-        os.fsync(out.fileno())
+def _download(selection: Selection) -> Source:
+    commit, stream, total = _open_stream(selection)
+    draft, count = selection.folder / "rows.partial", 0
+    try:
+        with draft.open("wb") as out:
+            for count, row in enumerate(stream, start=1):
+                out.write(_as_line(selection, row, count))
+                if count % PROGRESS_ROWS == 0:
+                    info(f"{selection.hub}: {count:,}{f' of {total:,}' if total else ''} rows")
+    except Exception as error:  # a network that goes away shows in a dozen kinds of errors
+        if isinstance(error, BadInput) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise RunFailed(
+            f"hub dataset {selection.name}: the download broke off after {count:,} rows ({type(error).__name__}: "
+            f"{_without_token(first_line(error))}). The same command downloads it anew"
+        ) from error
     if count < (total or 1):
         raise RunFailed(
-            f"hub dataset {wanted.name}: its stream ended after {count:,} of {total or 'at least 1'} rows. "
-            f"Run again to go on from there{'; if it has no more, say so: documents or first' if wanted.first else ''}"
+            f"hub dataset {selection.name}: the stream ended after {count:,} of {total or 'at least 1'} rows. "
+            "The same command downloads it anew; if the dataset has no more rows, lower `documents` or `first`"
         )
-    with partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if total is None:
-        print(f"{wanted.hub}: its page does not say how many rows there are; {count:,} came", flush=True)
-    partial.replace(folder / "rows.jsonl")
-    source = {**asdict(wanted), "commit": commit, "rows": count, "sha256": digest}
-    source.pop("instead")
-    (folder / "source.partial").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
-    (folder / "source.partial").replace(folder / "source.json")
-    begun.unlink()
+    source = Source(commit=commit, rows=count, sha256=_checksum(draft))
+    described = {**asdict(selection), **source.model_dump()}
+    (selection.folder / "source.partial").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    draft.replace(selection.folder / "rows.jsonl")
+    (selection.folder / "source.partial").replace(selection.folder / "source.json")
+    return source
 
 
-def _line(wanted: Selection, row: dict[str, Any], number: int) -> bytes:
-    for column in wanted.columns:
+def _as_line(selection: Selection, row: Row, number: int) -> bytes:
+    """The selected columns as a line of JSON; of a document of generic text, its beginning."""
+    for column in selection.columns:
         if column not in row:
             raise BadInput(
-                f"{wanted.hub}: row {number}: no column {column!r}; {nearest(column, map(str, row))}. "
+                f"{selection.hub}: row {number}: no column {column!r}; {nearest(column, map(str, row))}. "
                 "Has the dataset changed? A `revision` pins it"
             )
-    kept = {column: row[column] for column in wanted.columns}
-    if wanted.first is not None and len(wanted.columns) == 1 and isinstance(row[wanted.columns[0]], str):
-        words = row[wanted.columns[0]].split(maxsplit=MAX_WORDS)
-        kept[wanted.columns[0]] = " ".join(words[:MAX_WORDS])
+    kept = {column: row[column] for column in selection.columns}
+    if selection.first is not None and len(kept) == 1:
+        ((column, text),) = kept.items()
+        if isinstance(text, str):
+            kept[column] = " ".join(text.split(maxsplit=MAX_WORDS)[:MAX_WORDS])
     try:
         return json.dumps(kept, ensure_ascii=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{wanted.hub}: row {number}: holds what is neither text, number nor list: {error}") from None
+        raise BadInput(
+            f"{selection.hub}: row {number}: has other values than texts, numbers and lists: {error}"
+        ) from None
 
 
-def _commit(wanted: Selection) -> str:
-    """The commit that the revision stands for today; for a dataset in a local folder, a hash of its files' dates."""
-    if Path(wanted.hub).is_dir():
-        files = sorted(f for f in Path(wanted.hub).rglob("*") if f.is_file())
-        dates = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        return hashlib.sha256(json.dumps(dates).encode()).hexdigest()
-    from huggingface_hub import HfApi
-
-    try:
-        return HfApi().dataset_info(wanted.hub, revision=wanted.revision, timeout=20).sha or ""
-    except Exception as error:
-        raise BadInput(_no_access(wanted, error)) from error
-
-
-def _open(wanted: Selection, commit: str) -> tuple[Any, int | None]:
-    """The stream and, as far as the dataset's card says it or only the first rows are wanted, its number of rows."""
+def _open_stream(selection: Selection) -> tuple[str, Iterable[Row], int | None]:
+    """Today's commit, its rows, and their number as far as the dataset's card or `first` says it."""
     from datasets import load_dataset
 
-    revision = wanted.revision if Path(wanted.hub).is_dir() else commit
     try:
+        commit = _current_commit(selection)
         stream = load_dataset(
-            wanted.hub,
-            wanted.config,
-            data_dir=wanted.data_dir,
-            split=wanted.split,
-            revision=revision,
+            selection.hub,
+            selection.config,
+            data_dir=selection.data_dir,
+            split=selection.split,
+            revision=selection.revision if Path(selection.hub).is_dir() else commit,
             streaming=True,
         )
     except Exception as error:
-        raise BadInput(_no_access(wanted, error)) from error
+        raise BadInput(f"hub dataset {selection.name}: cannot be loaded: {_reason(selection, error)}") from error
     splits = stream.info.splits or {}
-    known = splits[wanted.split].num_examples if wanted.split in splits else None
-    if wanted.first is None:
-        return stream, known or None
-    return stream, min(wanted.first, known) if known else wanted.first
+    total = (splits[selection.split].num_examples or None) if selection.split in splits else None
+    if selection.first is None:
+        return commit, stream, total
+    return commit, stream.take(selection.first), min(selection.first, total or selection.first)
 
 
-def _no_access(wanted: Selection, error: Exception) -> str:
+def _current_commit(selection: Selection) -> str:
+    """The commit that the revision stands for today; for a dataset in a local folder, a hash of its files' dates."""
+    if Path(selection.hub).is_dir():
+        files = sorted(file for file in Path(selection.hub).rglob("*") if file.is_file())
+        dates = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(json.dumps(dates).encode()).hexdigest()
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(selection.hub, revision=selection.revision, timeout=20).sha or ""
+
+
+def _reason(selection: Selection, error: Exception) -> str:
+    """Why a dataset cannot be loaded, and what helps."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    what = f"hub dataset {wanted.name}: cannot be loaded: "
-    causes = {type(e) for e in (error, error.__cause__, error.__context__)}
-    if GatedRepoError in causes:
-        what += (
-            f"it needs an account that has accepted its terms at https://huggingface.co/datasets/{wanted.hub}; "
-            "then `hf auth login`"
-        )
-    elif RepositoryNotFoundError in causes:
-        what += "there is no such dataset, or it is private: then `hf auth login`"
-    elif RevisionNotFoundError in causes:
-        what += f"it has no revision {wanted.revision!r}"
+    causes = (error, error.__cause__, error.__context__)
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        terms = f"https://huggingface.co/datasets/{selection.hub}"
+        reason = f"it needs an account that has accepted its terms at {terms}; then `hf auth login`"
+    elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        reason = "there is no such dataset, or it is private: then `hf auth login`"
+    elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+        reason = f"it has no revision {selection.revision!r}"
     else:
-        what += f"{type(error).__name__}: {_safe(first_line(error))}. Is the name right, is there a network?"
-    return what + (f" {wanted.instead}" if wanted.instead else " A local file works too: path=...")
+        text = _without_token(first_line(error))
+        reason = f"{type(error).__name__}: {text}. Is the name right, and is there a network?"
+    return f"{reason} {selection.instead}".rstrip()
 
 
-def _broke(wanted: Selection, count: int, error: Exception) -> str:
-    return (
-        f"hub dataset {wanted.name}: its stream broke after {count:,} rows ({type(error).__name__}: "
-        f"{_safe(first_line(error))}). The same command goes on from there"
-    )
-
-
-def _safe(text: str) -> str:
+def _without_token(text: str) -> str:
     """The text without the user's token, should an error have repeated it."""
     from huggingface_hub import get_token
 
@@ -251,9 +217,6 @@ def _safe(text: str) -> str:
     return text.replace(token, "***") if token else text
 
 
-def warn_newer_commit(wanted: Selection, commit: str) -> None:
-    """Say that upstream has changed since the rows were fetched."""
-    warn(
-        f"{wanted.hub} is at {commit[:12]} now; the rows kept here are of an earlier commit and stay in use. "
-        f"To use the new ones, say revision: {commit[:12]} or delete {wanted.folder}"
-    )
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
