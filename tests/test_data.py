@@ -207,7 +207,7 @@ def test_passages_continue_their_text() -> None:
     pairs = mixing.passages("passages", spec, 50, random.Random(0), FactIndex([]), Counter())
     assert all(f"{pair.prompt.removeprefix(mixing.PROMPT)} {pair.response}" in joined for pair in pairs)
     assert len({pair.prompt for pair in pairs}) == 50
-    with pytest.raises(BadInput, match="100000 asked, pydoc gives"):
+    with pytest.raises(BadInput, match=r"100000 .*pydoc gives"):
         mixing.passages("passages", spec, 100_000, random.Random(0), FactIndex([]), Counter())
 
 
@@ -259,7 +259,7 @@ def test_replay_draws_the_earlier_facts() -> None:
     assert len(pairs) == 10  # of the facts of stage1, not of the stage's own
     assert {pair.prompt for pair in pairs} < {pair.prompt for pair in earlier}
     assert mixing.count_by_source(pairs) == {"replay": 10}
-    with pytest.raises(BadInput, match="200 pairs asked, the stage has 100 facts"):
+    with pytest.raises(BadInput, match=r"200 pairs .*the stage has 100 facts"):
         mixing.draw(Mix(replay=Replay(stage="stage1", ratio=2.0)), own, {"stage1": earlier}, 0, 1)
 
 
@@ -282,7 +282,7 @@ def test_mixing_data_must_not_give_earlier_facts_away(tmp_path: Path) -> None:
     (tmp_path / "leak.txt").write_text(" ".join(f"{p.subject} is {p.response}" for p in earlier), encoding="utf-8")
     mix = Mix(passages=Passages(ratio=0.5, words=2, text=str(tmp_path / "leak.txt")))
     mixing.draw(mix, own, {}, 0, 1)
-    with pytest.raises(BadInput, match=r"passages row 1 holds kvr fact \d+: 'The value of key"):
+    with pytest.raises(BadInput, match=r"passages row 1 .* kvr fact 'The value of key"):
         mixing.draw(mix, own, {"stage1": earlier}, 0, 1)
 
 

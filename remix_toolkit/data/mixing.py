@@ -1,7 +1,9 @@
 """Mixing data, D_M: pairs added to a stage that share nothing with its facts (section 4.1), or, for replay, that do.
 
-Every draw is seeded by the run's `seed` and the stage's place in the sequence, so that two stages of one run do not
-mix in the same words.
+Every draw is seeded by the run's `seed` and the stage's position, so that two stages of one run mix in different words.
+
+To add a corpus of the hub: a class with its defaults in recipe/schema.py (also in `Mix` and `CORPORA`) and an entry in
+recipe/catalog.yaml; `passages` reads it. Another kind of source needs a few lines in `draw` as well.
 """
 
 import random
@@ -24,16 +26,17 @@ VERSIONS = {**dict.fromkeys(Mix.model_fields, 1), "overlap": 2}
 
 PROMPT = "Complete the following partial passage:\n\n"  # section B.5
 MIN_DOCUMENT_WORDS = 100
+SHOWN_OVERLAPS = 5  # in a message
 
 
 def draw(
     mix: Mix, facts: Sequence[Pair], earlier: Mapping[str, list[Pair]], seed: int, position: int
 ) -> tuple[list[Pair], Counter[str]]:
-    """All pairs that a stage's `mix` adds to its `facts`, source by source, and how many were left out for an overlap.
+    """All pairs that a stage's `mix` adds to its `facts`, and how many were left out for an overlap, by source.
 
-    `earlier` are the facts of the stages before, by name. Ratios count: round(ratio x facts). What gives a fact away,
-    an earlier one included, would be replay by another name: such words and documents are not drawn; in a text of
-    the user's own they raise BadInput, which names the rows. BadInput too for a source that has too little.
+    `earlier` has the facts of the stages before, by name. A ratio adds round(ratio x facts) pairs. Text that contains a
+    fact, of this stage or an earlier one, would be replay by another name: such words and documents are not drawn, and
+    in a text of the user's own they raise BadInput, which names them. So does a source that has too little.
     """
     pairs: list[Pair] = []
     left_out: Counter[str] = Counter()
@@ -42,17 +45,27 @@ def draw(
     if mix.random_words:
         rng = random.Random(f"random_words {seed} {position}")
         pairs += random_words(mix.random_words, round(mix.random_words.ratio * len(facts)), rng, index, left_out)
-    for name, spec in mix.corpora().items():
+    for name, corpus in mix.corpora().items():
         rng = random.Random(f"{name} {seed} {position}")
-        pairs += passages(name, spec, round(spec.ratio * len(facts)), rng, index, left_out)
+        pairs += passages(name, corpus, round(corpus.ratio * len(facts)), rng, index, left_out)
     if mix.replay:
         replayed = earlier[mix.replay.stage]
         count = round(mix.replay.ratio * len(replayed))
         if count > len(replayed):
-            raise BadInput(f"replay of {mix.replay.stage}: {count} pairs asked, the stage has {len(replayed)} facts")
+            raise BadInput(
+                f"replay of {mix.replay.stage}: {count} pairs requested, but the stage has {len(replayed)} facts"
+            )
         drawn = random.Random(f"replay {seed} {position}").sample(replayed, count)
         pairs += [replace(pair, source="replay") for pair in drawn]
     return pairs, left_out
+
+
+def count_by_source(pairs: Iterable[Pair]) -> dict[str, int]:
+    """`{"random_words": 200}`: a stage's mixing data as plans and logs show it."""
+    return dict(Counter(pair.source for pair in pairs))
+
+
+# --- random words ------------------------------------------------------------------------------------------------
 
 
 def random_words(
@@ -72,79 +85,83 @@ def random_words(
             continue
         left_out["random_words"] += 1
         if left_out["random_words"] > 10 * count:
-            raise BadInput(f"random_words: most sequences of {spec.text}'s words hold a fact, such as {_shown(fact)}")
+            raise BadInput(
+                f"random_words: most sequences of {spec.text}'s words contain a fact, such as {_describe(fact)}"
+            )
     return pairs
 
 
-def vocabulary(text: str, fetch: bool = False) -> list[str]:
+def vocabulary(text: str, download: bool = False) -> list[str]:
     """NLTK's words corpus as it is, or the distinct words (letters only) of pydoc or of a text file.
 
-    A corpus that is not on this machine is fetched if asked. Raises BadInput where it cannot be had.
+    With `download`, a corpus that is not on this machine is downloaded. Raises BadInput where it cannot be had.
     """
     if text != "nltk":
-        found = sorted(set(re.findall(r"[A-Za-z]{2,}", "\n".join(local_documents(text)))))
-        if not found:
-            raise BadInput(f"random_words: {text} holds no words")
-        return found
+        distinct = sorted(set(re.findall(r"[A-Za-z]{2,}", "\n".join(local_documents(text)))))
+        if not distinct:
+            raise BadInput(f"random_words: {text} contains no words")
+        return distinct
     import nltk
     from nltk.corpus import words
 
     try:
-        return list(words.words("en"))  # not its second file, 850 words of Basic English that are in the first too
+        return list(words.words("en"))  # without the second file, 850 words of Basic English that the first has too
     except LookupError:
-        if fetch and nltk.download("words", quiet=True):
+        if download and nltk.download("words", quiet=True):
             return vocabulary(text)
         raise BadInput(
-            "random_words: NLTK's words corpus is not on this machine. Fetch it once with `remix data prepare RECIPE` "
-            "or `python -m nltk.downloader words`, point NLTK_DATA at a copy, or say `text: pydoc` or a text file"
+            "random_words: NLTK's words corpus is not on this machine. Get it once with `remix data prepare RECIPE` "
+            "or `python -m nltk.downloader words`, point NLTK_DATA at a copy, or set `text`: pydoc or a text file"
         ) from None
+
+
+# --- generic text ------------------------------------------------------------------------------------------------
 
 
 def passages(
     name: str, spec: Corpus, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
 ) -> list[Pair]:
-    """`count` passages drawn without replacement; the first `words` words ask for the next `words`.
+    """`count` passages drawn without replacement: `words` words are the prompt, the next `words` the response.
 
-    A document of a corpus gives one passage, its beginning, if it has 100 words or more, as in the paper. A text of
-    the user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
+    A document of a corpus makes one passage, its beginning, if it has 100 words or more, as in the paper. A text of the
+    user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
     """
-    size = 2 * spec.words
-    runs = passage_texts(name, spec)
-    own = isinstance(spec, Passages) and spec.text
-    source = own or f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
-    if count > len(runs):
-        raise BadInput(f"{name}: {count} asked, {source} gives {len(runs)} of {size} words")
-    if own:
-        pairs = [_passage(name, text, spec.words) for text in rng.sample(runs, count)]
-        _refuse(pairs, index)
+    texts = passage_texts(name, spec)
+    own_text = isinstance(spec, Passages) and spec.text
+    if count > len(texts):
+        source = own_text or f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
+        raise BadInput(f"{name}: {count} passages requested, but {source} gives {len(texts)} of {2 * spec.words} words")
+    if own_text:
+        pairs = [_passage(name, text, spec.words) for text in rng.sample(texts, count)]
+        _refuse_overlaps(pairs, index)
         return pairs
     pairs = []
-    shown = ""
-    for at in rng.sample(range(len(runs)), len(runs)):
+    example = ""
+    for number in rng.sample(range(len(texts)), len(texts)):
         if len(pairs) == count:
             break
-        pair = _passage(name, runs[at], spec.words)
+        pair = _passage(name, texts[number], spec.words)
         if (fact := index.first_fact_in(pair)) is None:
             pairs.append(pair)
         else:
             left_out[name] += 1
-            shown = _shown(fact)
+            example = _describe(fact)
     if len(pairs) < count:
         raise BadInput(
-            f"{name}: {count} asked; of {len(runs)} passages of {size} words, {left_out[name]} hold a fact, "
-            f"such as {shown}"
+            f"{name}: {count} passages requested, but of the {len(texts)} of {2 * spec.words} words, {left_out[name]} "
+            f"contain a fact, such as {example}"
         )
     return pairs
 
 
 def passage_texts(name: str, spec: Corpus) -> list[str]:
-    """Every run of 2 x `words` words that a passage can be made of."""
+    """Every run of 2 x `words` words that can become a passage."""
     size = 2 * spec.words
     if isinstance(spec, Passages) and spec.text:
-        texts = [document.split() for document in local_documents(spec.text)]
-        return [" ".join(words[i : i + size]) for words in texts for i in range(0, len(words) - size + 1, size)]
+        documents = [document.split() for document in local_documents(spec.text)]
+        return [" ".join(words[i : i + size]) for words in documents for i in range(0, len(words) - size + 1, size)]
     least = max(size, MIN_DOCUMENT_WORDS)
-    beginnings = (document.split(maxsplit=least)[:least] for document in _documents(name, spec))
+    beginnings = (document.split(maxsplit=least)[:least] for document in _corpus_documents(name, spec))
     return [" ".join(words[:size]) for words in beginnings if len(words) == least]
 
 
@@ -153,36 +170,25 @@ def _passage(name: str, text: str, half: int) -> Pair:
     return Pair(PROMPT + " ".join(words[:half]), " ".join(words[half:]), name)
 
 
-def _refuse(pairs: Sequence[Pair], index: FactIndex) -> None:
-    """Raise BadInput, naming the rows, where a text of the user's own gives facts away."""
-    numbers = _numbered(index.facts)
-    found = [
-        f"{pair.source} row {row} holds {index.facts[i].source} fact {numbers[i]}: {_shown(index.facts[i])}, in "
+def _refuse_overlaps(pairs: Sequence[Pair], index: FactIndex) -> None:
+    """Raise BadInput where passages of a text of the user's own contain facts."""
+    overlaps = [
+        f"{pair.source} row {row} contains {index.facts[number].source} fact {_describe(index.facts[number])}, in "
         f"{pair.text.removeprefix(PROMPT)[:80]!r}..."
         for row, pair in enumerate(pairs, start=1)
-        for i in index.facts_in(pair.text)
+        for number in index.facts_in(pair.text)
     ]
-    if found:
-        more = f"\n... and {len(found) - 5} more" if len(found) > 5 else ""
-        raise BadInput("mixing data overlaps the facts:\n" + "\n".join(found[:5]) + more)
+    if overlaps:
+        more = f"\n... and {len(overlaps) - SHOWN_OVERLAPS} more" if len(overlaps) > SHOWN_OVERLAPS else ""
+        raise BadInput("mixing data overlaps the facts:\n" + "\n".join(overlaps[:SHOWN_OVERLAPS]) + more)
 
 
-def _shown(fact: Pair) -> str:
+def _describe(fact: Pair) -> str:
     return f"{fact.prompt!r} -> {fact.response!r}"
 
 
-def _numbered(pairs: Sequence[Pair]) -> list[int]:
-    """Each pair's number among those of its own source, from 1."""
-    counts: Counter[str] = Counter()
-    numbers = []
-    for pair in pairs:
-        counts[pair.source] += 1
-        numbers.append(counts[pair.source])
-    return numbers
-
-
 def hub_selection(name: str, spec: Corpus) -> hub.Selection:
-    """What is read of the hub for this source."""
+    """What is downloaded from the hub for this corpus."""
     return hub.Selection(
         str(spec.hub),
         spec.config,
@@ -194,14 +200,15 @@ def hub_selection(name: str, spec: Corpus) -> hub.Selection:
     )
 
 
-def _documents(name: str, spec: Corpus) -> Iterator[str]:
+def _corpus_documents(name: str, spec: Corpus) -> Iterator[str]:
     if spec.path:
         yield from islice(files.read_documents(Path(spec.path), spec.column), spec.documents)
         return
-    for place, row in hub.read_rows(hub_selection(name, spec)):
-        if not isinstance(row[spec.column], str):
-            raise BadInput(f"{place}: {spec.column} is {row[spec.column]!r}; a text is expected")
-        yield row[spec.column]
+    for where, row in hub.read_rows(hub_selection(name, spec)):
+        text = row[spec.column]
+        if not isinstance(text, str):
+            raise BadInput(f"{where}: {spec.column} is {files.shorten(text)}; a text is expected")
+        yield text
 
 
 def local_documents(text: str) -> list[str]:
@@ -211,17 +218,7 @@ def local_documents(text: str) -> list[str]:
 
         return [topics[name] for name in sorted(topics)]
     path = Path(text)
-    if not path.is_dir():
-        return [read_text(path)]
-    files = sorted(path.glob("*.txt"))
-    if not files:
-        raise BadInput(f"{path}: holds no .txt file")
-    return [read_text(file) for file in files]
-
-
-def count_by_source(pairs: Iterable[Pair]) -> dict[str, int]:
-    """`{"random_words": 200}`: what a plan or a log says of a stage's mixing data."""
-    counts: dict[str, int] = {}
-    for pair in pairs:
-        counts[pair.source] = counts.get(pair.source, 0) + 1
-    return counts
+    paths = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    if not paths:
+        raise BadInput(f"{path}: has no .txt file")
+    return [read_text(file) for file in paths]
