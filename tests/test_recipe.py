@@ -48,6 +48,11 @@ def recipe(tmp_path: Path) -> Path:
         ("1e", "1e"),
         ("true", True),
         ("no", "no"),
+        ("2024-01-01", "2024-01-01"),
+        ("12:30:00", "12:30:00"),
+        ("1_000", 1000),
+        ("~", None),
+        (".inf", float("inf")),
     ],
 )
 def test_numbers_are_numbers(text: str, value: object) -> None:
@@ -126,7 +131,9 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
         ("train.gradient_checkpointing=true", "activation_checkpointing now"),
         ("stages.stage2.train={learning_rte: 1}", "stages.stage2.train.learning_rte: no such SFTConfig field"),
         ("name=../x", "name: String should match"),
-        ("data_seed=2024-13-45", "not valid YAML"),
+        ("data_seed=2024-13-45", "valid integer"),
+        ("adapter={r: !!timestamp 2024-01-01}", "not valid YAML"),
+        ("stages={1: {data: {task: kvr}}}", "a key is one word"),
         ("train.bf16=true", "set `precision`"),
         ("train.model_init_kwargs={token: abc}", "holds a token"),
         ("train.hub_token=abc", "no token goes into a recipe"),

@@ -24,7 +24,7 @@ def assert_refused(cells, text: str, says: list[str]) -> None:
         ("arms: [a, b]\n", [":2: arms", "valid dictionary"]),
         ("arms:\n  a: {}\n  b: {}\n  a: {data_seed: 1}\n", [":5: arms.a: duplicate key, first set at", ":3"]),
         ("grid: {}\n", [":2: grid", "at least 1"]),
-        ("grid: {1: [a]}\n", [":2: grid.1", "valid string"]),
+        ("grid: {1: [a]}\n", [":2: grid", "a key is one word"]),
         ("set: {stages.stage1.data.task: [kvr]}\n", ["stages.stage1.data"]),
         ("arms: {a: {}}\nkeep: foo\n", [":3: keep: Input should be 'all'"]),
         ("arms: {a: {}}\nseeds: []\n", [":3: seeds", "at least 1"]),
