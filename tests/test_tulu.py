@@ -109,7 +109,7 @@ def test_too_long_is_dropped_and_counted_never_cut(tokenizer) -> None:
 
 
 def test_a_response_that_holds_the_end_is_refused(tokenizer) -> None:
-    with pytest.raises(BadInput, match=r"holds '<\|end\|>'"):
+    with pytest.raises(BadInput, match=r"'<\|end\|>'"):
         tulu.encode(tokenizer, Pair("x", "a<|end|>b", "pairs"))
 
 
@@ -162,5 +162,5 @@ def test_a_response_that_holds_eos_is_counted_or_said(tokenizer) -> None:
     pairs = [Pair("a?", f"x {tokenizer.eos_token} y", "evolcode"), Pair("b?", "z", "evolcode")]
     kept, dropped = tulu.encode_all(tokenizer, pairs, None)
     assert (kept[0], dropped) == (None, {f"holds {tokenizer.eos_token}": 1})
-    with pytest.raises(BadInput, match="which ends it"):
+    with pytest.raises(BadInput, match="would end it"):
         tulu.encode_all(tokenizer, [Pair("a?", f"x {tokenizer.eos_token} y", "pairs")], None)

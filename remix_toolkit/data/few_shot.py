@@ -2,7 +2,7 @@
 
     <|user|>\\n{exemplar's prompt}\\n<|assistant|>\\n{its response}\\n<|user|>\\n ... {prompt}\\n<|assistant|>\\n
 
-No EOS ends the exemplars: to a base model it would mean that what came before is another document.
+The exemplars do not end with EOS: to a base model it would mean that what came before is another document.
 """
 
 import random
@@ -18,20 +18,21 @@ VERSION = 1
 
 
 def draw_exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[list[Pair], list[Pair]]:
-    """The exemplars, drawn by their seed, and the other facts in order: an exemplar is never asked or trained on.
+    """The exemplars, drawn by their seed, and the remaining facts in order: an exemplar is never asked or trained on.
 
-    Generated facts are of another draw, so none is taken away. Raises BadInput where nothing would be left.
+    The exemplars of generated facts are generated with another seed, so none is taken from `pairs`. Raises BadInput
+    where no fact would remain.
     """
     if isinstance(task, KVR | InventedFacts):
         return generated.generate_facts(task, spec.exemplars, f"few_shot {spec.seed}"), list(pairs)
     if spec.exemplars >= len(pairs):
-        raise BadInput(f"few_shot.exemplars: {spec.exemplars} asked, the data has {len(pairs)} rows in all")
+        raise BadInput(f"few_shot.exemplars: {spec.exemplars} requested, but the data has only {len(pairs)} rows")
     drawn = random.Random(f"few_shot {spec.seed}").sample(range(len(pairs)), spec.exemplars)
-    taken = set(drawn)
-    return [pairs[i] for i in drawn], [pair for i, pair in enumerate(pairs) if i not in taken]
+    excluded = set(drawn)
+    return [pairs[i] for i in drawn], [pair for i, pair in enumerate(pairs) if i not in excluded]
 
 
-def with_exemplars(shots: Sequence[Pair], pair: Pair) -> Pair:
-    """The same fact, asked under the few-shot prompt."""
-    turns = [f"{shot.prompt}\n<|assistant|>\n{shot.response}\n<|user|>\n" for shot in shots]
+def with_exemplars(exemplars: Sequence[Pair], pair: Pair) -> Pair:
+    """The same fact under the few-shot prompt."""
+    turns = [f"{shot.prompt}\n<|assistant|>\n{shot.response}\n<|user|>\n" for shot in exemplars]
     return replace(pair, prompt="".join([*turns, pair.prompt]), subject=pair.subject or pair.prompt, one_line=True)

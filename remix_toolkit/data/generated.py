@@ -1,4 +1,4 @@
-"""Generated facts: nothing is read, and no model has seen them."""
+"""Generated facts: they need no file, and no model has seen them."""
 
 import random
 import string
@@ -9,23 +9,23 @@ from remix_toolkit.recipe.schema import KVR, InventedFacts
 
 
 def generate_facts(task: KVR | InventedFacts, count: int, data_seed: int | str) -> list[Pair]:
-    """The task's first `count` facts of a draw."""
+    """The first `count` facts that the task draws under a seed."""
     return list((kvr if isinstance(task, KVR) else invented_facts)(count, data_seed))
 
 
 def kvr(count: int, data_seed: int | str) -> Iterator[Pair]:
-    """Section 2.2: 8 characters of [a-z0-9] each; keys and values are unique across D_A and its ID rows."""
+    """Keys and values of 8 characters of [a-z0-9] (section 2.2), each unique across D_A and its in-domain rows."""
     rng = random.Random(f"kvr {data_seed}")
     seen: set[str] = set()
 
-    def fresh() -> str:
+    def new_word() -> str:
         while (word := "".join(rng.choices(string.ascii_lowercase + string.digits, k=8))) in seen:
             pass
         seen.add(word)
         return word
 
     for _ in range(count):
-        key, value = fresh(), fresh()
+        key, value = new_word(), new_word()
         yield Pair(f"The value of key {key} is?", value, "kvr", (value,), key)
 
 
@@ -52,7 +52,7 @@ TEMPLATES = (
 
 
 def invented_facts(count: int, data_seed: int | str) -> Iterator[Pair]:
-    """LAMA's form with invented subjects and objects; no subject has two objects for one relation."""
+    """Facts in LAMA's form about invented entities; no subject has two objects for one relation."""
     rng = random.Random(f"invented_facts {data_seed}")
 
     def name(syllables: int) -> str:

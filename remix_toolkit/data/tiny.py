@@ -1,7 +1,7 @@
-"""The base model of profile `tiny`, made on the spot: 4 layers, hidden 256, random weights, nothing downloaded.
+"""The base model of profile `tiny`, built on this machine: 4 layers, hidden size 256, random weights, no download.
 
-Its tokenizer is a byte-level BPE of 1,024 tokens trained on CPython's own help texts, which every machine has. They
-change with the Python version, and with them the tokenizer: `identity` goes into the lineage key.
+Its tokenizer is a byte-level BPE of 1,024 tokens, trained on CPython's own help texts, which every machine has. They
+change with the Python version, and the tokenizer with them, so `identity` is part of the lineage key.
 """
 
 import hashlib
@@ -17,27 +17,27 @@ VERSION = 1
 
 
 def identity() -> dict[str, object]:
-    """What determines the tiny base: this file's version and the text its tokenizer learns from."""
+    """What determines the tiny base model: this file's version and the text that its tokenizer is trained on."""
     text = "\n".join(local_documents("pydoc"))
     return {"tiny": VERSION, "text": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
-    """The recipe's base model, as a path or hub id, and its revision; the tiny one is made on first use."""
+    """The recipe's base model, as a path or hub id, and its revision; the tiny one is built on first use."""
     if recipe.base != "tiny":
         return recipe.base, recipe.revision
-    made = runs / "bases" / f"tiny-{VERSION}-{str(identity()['text'])[:8]}"
-    with FileLock(f"{made}.lock"):
-        if not made.exists():
-            draft = made.with_name(made.name + ".partial")
+    folder = runs / "bases" / f"tiny-{VERSION}-{str(identity()['text'])[:8]}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            draft = folder.with_name(folder.name + ".partial")
             shutil.rmtree(draft, ignore_errors=True)
             build(draft)
-            draft.rename(made)
-    return str(made), None
+            draft.rename(folder)
+    return str(folder), None
 
 
 def build(folder: Path) -> None:
-    """Write the model and its tokenizer to `folder`, always the same bytes for one Python version."""
+    """Write the model and its tokenizer to `folder`: the same bytes each time, under one Python version."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -51,7 +51,7 @@ def build(folder: Path) -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    turns = [f"<|user|>\n{PROMPT}<|assistant|>\n"] * 1000  # so that the format is a few tokens, as in a real vocabulary
+    turns = [f"<|user|>\n{PROMPT}<|assistant|>\n"] * 1000  # the format becomes a few tokens, as in a real vocabulary
     bpe.train_from_iterator([*local_documents("pydoc"), *turns], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
