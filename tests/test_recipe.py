@@ -1,17 +1,19 @@
 """Recipes: YAML as it is read, layers as they are merged, mistakes as they are told."""
 
-import dataclasses
 import json
 import re
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe import sft_fields
 from remix_toolkit.recipe.load import load_base, load_recipe, load_task
 from remix_toolkit.recipe.schema import json_schema
-from remix_toolkit.recipe.sft_fields import OURS, sft_fields
 from remix_toolkit.recipe.yaml_file import load_mapping, load_value
 
 GOOD = """\
@@ -124,8 +126,8 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
         ("stages.stage1.data.size=true", "valid integer"),
         ("stages.stage1.data.size.x=1", "is 100; it has no key 'x'"),
         ("stages.stage1.train.learning_rte=1", "did you mean 'learning_rate'?"),
-        ("stages.stage1.train.learning_rate=fast", "SFTConfig wants float"),
-        ("train.max_steps=0.5", "SFTConfig wants int"),
+        ("stages.stage1.train.learning_rate=fast", "SFTConfig expects float"),
+        ("train.max_steps=0.5", "SFTConfig expects int"),
         ("train.max_steps=-5", "or -1 for whole epochs"),
         ("train.save_total_limit=1", "at least 2"),
         ("train.gradient_checkpointing=true", "activation_checkpointing now"),
@@ -135,7 +137,7 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
         ("adapter={r: !!timestamp 2024-01-01}", "not valid YAML"),
         ("stages={1: {data: {task: kvr}}}", "a key is one word"),
         ("train.bf16=true", "set `precision`"),
-        ("train.model_init_kwargs={token: abc}", "holds a token"),
+        ("train.model_init_kwargs={token: abc}", "contains a token"),
         ("train.hub_token=abc", "no token goes into a recipe"),
         ("stages.stage1.stop={times: 3}", "stages.stage1.stop.loss_below: is missing"),
         (
@@ -250,11 +252,23 @@ def test_a_recipes_section_for_a_profile_of_ones_own(recipe: Path, tmp_path: Pat
     assert load_recipe(tmp_path / "facts.yaml", "tiny").stages["stage1"].data.size == 100
 
 
-def test_sft_fields_are_those_of_the_installed_sftconfig() -> None:
-    from trl.trainer.sft_config import SFTConfig
+def test_listed_fields_are_those_of_the_installed_sftconfig(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = sft_fields.installed_fields()
+    assert all(map(sft_fields.field_type, sft_fields.RESERVED))
+    listed = load_mapping(Path(sft_fields.__file__).with_suffix(".yaml"))[0]
+    if listed["versions"] == {package: version(package) for package in listed["versions"]}:
+        assert listed["fields"] == fields, "run: python -m remix_toolkit.recipe.sft_fields"
+    other = {"versions": {"trl": "0.1"}, "fields": {"learning_rate": "float"}}
+    monkeypatch.setattr(sft_fields, "_listed", lambda: other)  # a list made under another TRL
+    assert {name: sft_fields.field_type(name) for name in fields} == fields
+    assert sft_fields.field_type("learning_rte") is None
 
-    assert set(sft_fields()) == {field.name for field in dataclasses.fields(SFTConfig) if field.init}
-    assert set(OURS) <= set(sft_fields())
+
+def test_no_training_argument_is_checked_by_importing_trl() -> None:
+    code = "import sys; from remix_toolkit.recipe.load import load_recipe; load_recipe('kvr')\n"
+    code += "from remix_toolkit.recipe.sft_fields import train_mistake; assert train_mistake('learning_rte', 1)\n"
+    code += "assert not {'trl', 'transformers', 'torch'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.stem)

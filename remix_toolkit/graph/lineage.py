@@ -15,7 +15,7 @@ from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.data.tasks import facts_id, list_id, short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Recipe, Stage
-from remix_toolkit.recipe.sft_fields import sft_fields
+from remix_toolkit.recipe.sft_fields import field_type
 from remix_toolkit.store import GROWS, harness_id
 
 KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
@@ -172,7 +172,7 @@ def _train(stage: Stage) -> dict[str, Any]:
     kept = {field: value for field, value in stage.train.items() if field not in NOT_IN_KEY}
     init = dict(kept.pop("model_init_kwargs", None) or {})
     init.pop("attn_implementation", None)
-    kept = {f: float(v) if sft_fields()[f] == "float" and v is not None else v for f, v in kept.items()}
+    kept = {f: float(v) if field_type(f) == "float" and v is not None else v for f, v in kept.items()}
     return kept | ({"model_init_kwargs": init} if init else {})
 
 
