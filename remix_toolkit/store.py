@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from remix_toolkit.console import info, warn
-from remix_toolkit.data.tasks import short_hash
+from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.records import SAME, Results, merged, read_record, read_results
 

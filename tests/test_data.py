@@ -1,6 +1,5 @@
 """Tasks and mixing data: what they draw, that it is always the same, and what they refuse."""
 
-import hashlib
 import json
 import random
 from collections import Counter
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import real
 
-from remix_toolkit.data import generated, mixing, tasks
+from remix_toolkit.data import generated, identity, mixing, tasks
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
@@ -295,7 +294,7 @@ def test_overlap_with_a_key_or_a_value() -> None:
 def test_source_hash_follows_content_not_place(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").write_text("x")
-    assert tasks.hash_source(str(tmp_path / "a")) == tasks.hash_source(str(tmp_path / "b"))
+    assert identity.hash_source(str(tmp_path / "a")) == identity.hash_source(str(tmp_path / "b"))
     (tmp_path / "b").write_text("y")
-    assert tasks.hash_source(str(tmp_path / "a")) != tasks.hash_source(str(tmp_path / "b"))
-    assert hashlib.sha256(b"x").hexdigest() != tasks.hash_source(None)
+    assert identity.hash_source(str(tmp_path / "a")) != identity.hash_source(str(tmp_path / "b"))
+    assert identity.hash_source(str(tmp_path / "c")) == f"absent: {tmp_path / 'c'}"  # a plan's key, until it is there

@@ -8,13 +8,11 @@ a row to a Pair in factoid.py or instruction.py, and a line in FORMATS. Raise a 
 the same declaration: versions are part of the lineage key.
 """
 
-import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +26,8 @@ from remix_toolkit.recipe.schema import (
     KVR,
     TASKS,
     Factoid,
-    Instruction,
     InventedFacts,
     Pairs,
-    Recipe,
     Rows,
     Source,
     UltraChat,
@@ -183,77 +179,3 @@ def task_name(task: Rows) -> str:
 def is_factoid(task: Rows) -> bool:
     """Is recall measured on it? Instruction tasks report the loss on held-out rows instead."""
     return isinstance(task, Factoid)
-
-
-def source_declaration(task: Rows, data_seed: int) -> dict[str, Any]:
-    """What determines the task's rows, for the lineage key; a local file counts by its content, not by its path."""
-    rows = {"size", "start", "familiarity", "prompt", "held_out"}
-    declared = task.model_dump(exclude={*rows, "path"})
-    path = getattr(task, "path", None)
-    if path is not None:
-        declared = {key: value for key, value in declared.items() if key not in {"hub", "config", "revision"}}
-        declared["files"] = hash_source(path)  # which is what is read then
-    return {**declared, "data_seed": data_seed, "version": VERSIONS[task_name(task)]}
-
-
-def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
-    """What determines the rows that the recipe takes from the task."""
-    declared = {**source_declaration(task, recipe.data_seed), "size": task.size, "start": task.start}
-    if isinstance(task, Instruction) and task.size is None:
-        declared["held_out"] = task.held_out  # all rows but these are trained on
-    if isinstance(task, Factoid) and (task.familiarity or task.prompt != "plain"):
-        declared |= {"prompt": task.prompt, "few_shot": recipe.few_shot.model_dump()}
-        if task.familiarity:  # to the base model, or to that of a stage, named by its position
-            base = recipe.position(recipe.base_stage) if recipe.base_stage else None
-            declared |= {"familiarity": task.familiarity, "base_stage": base}
-    return declared
-
-
-def list_id(task: Rows, recipe: Recipe) -> str:
-    """The id of a list of facts in a recipe's `recall`: the task's name and a hash of the rows' declaration."""
-    return f"{task_name(task)}-{short_hash(declaration(task, recipe))[:8]}"
-
-
-def facts_id(recipe: Recipe, stage: str) -> str:
-    """The id of a stage's own facts, which depend on the stages before: what overlaps with those is left out."""
-    stages = list(recipe.stages.values())[: recipe.position(stage) + 1]
-    name = task_name(stages[-1].data)
-    declared = [declaration(stage.data, recipe) for stage in stages]
-    return f"{name}-{short_hash(declared[0] if len(declared) == 1 else declared)[:8]}"
-
-
-def short_hash(declared: Any) -> str:
-    """A hash of a declaration: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def hash_source(path: str | None, without: Collection[str] = ()) -> str | None:
-    """A hash of a local file, or of a folder's files except those named, for the lineage key; None for no path.
-
-    A path that does not exist gives `absent: <path>`: a plan can be made before all data is here, with keys that are
-    not yet those of a run. Whoever reads the data refuses a missing file.
-    """
-    if path is None:
-        return None
-    root = Path(path)
-    if not root.exists():
-        return f"absent: {path}"
-    if root.is_file():
-        return _hash(root, ((root, *_state(root)),))
-    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name not in without)
-    return _hash(root, tuple((file, *_state(file)) for file in files))
-
-
-def _state(file: Path) -> tuple[int, int]:
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns
-
-
-@cache  # the cells of a sweep read the same files, hundreds of times; size and date notice a change
-def _hash(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for file, size, _ in files:
-        total.update(f"{file.relative_to(root) if file != root else ''}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.data import few_shot, mixing, tasks, tiny, tulu
+from remix_toolkit.data import few_shot, identity, mixing, tasks, tiny, tulu
+from remix_toolkit.data.identity import facts_id, list_id, short_hash
 from remix_toolkit.data.mixing import local_documents
-from remix_toolkit.data.tasks import facts_id, list_id, short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import field_type
@@ -149,13 +149,13 @@ def base(recipe: Recipe) -> dict[str, Any]:
     if recipe.base == "tiny":
         return tiny.identity()
     if Path(recipe.base).exists():
-        return {"files": tasks.hash_source(recipe.base, without=GROWS)}
+        return {"files": identity.hash_source(recipe.base, without=GROWS)}
     return {"hub": recipe.base, "revision": recipe.revision}
 
 
 def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     declared = {
-        "data": tasks.declaration(stage.data, recipe),
+        "data": identity.declaration(stage.data, recipe),
         "mix": _mix(recipe, stage),
         "train": _train(stage),
         "stop": stage.stop.model_dump() if stage.stop else None,
@@ -188,7 +188,7 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         if text == "pydoc":
             spec["text"] = hashlib.sha256("\n".join(local_documents("pydoc")).encode()).hexdigest()
         elif text or path:
-            spec["text" if text else "path"] = text if text == "nltk" else tasks.hash_source(text or path)
+            spec["text" if text else "path"] = text if text == "nltk" else identity.hash_source(text or path)
         if source == "replay":
             spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
         sources[source] = {**spec, "version": mixing.VERSIONS[source]}
@@ -202,7 +202,7 @@ def split_folder(recipe: Recipe, task: Factoid, runs: Path) -> Path:
 
 def split_key(recipe: Recipe, task: Factoid) -> str:
     """A hash of what determines the verdicts: the model that is asked, the task's rows, the prompt."""
-    return tasks.short_hash(split_declaration(recipe, task))
+    return identity.short_hash(split_declaration(recipe, task))
 
 
 def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
     return {
         "base": {"stage": stage} if stage else base(recipe),
         "precision": recipe.precision,
-        "task": tasks.source_declaration(task, recipe.data_seed),
+        "task": identity.source_declaration(task, recipe.data_seed),
         "few_shot": recipe.few_shot.model_dump(),
         "versions": {"familiar": FAMILIAR_VERSION, "few_shot": few_shot.VERSION, "tulu": tulu.VERSION},
     }

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from remix_toolkit import store
-from remix_toolkit.data.tasks import short_hash
+from remix_toolkit.data.identity import short_hash
 from remix_toolkit.graph.jobs import Job
 from remix_toolkit.graph.sweep import Cell, Keep, load_sweep
 from remix_toolkit.recipe.load import find_recipe

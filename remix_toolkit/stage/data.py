@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_toolkit.data import few_shot, hub, mixing, tasks, tulu
+from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tasks import facts_id, list_id
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Instruction, Pairs, Recipe, Rows, Source, Stage
 from remix_toolkit.stage import familiar

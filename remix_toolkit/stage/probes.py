@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import store
 from remix_toolkit.console import info
+from remix_toolkit.data.identity import facts_id
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tasks import facts_id
 from remix_toolkit.data.tulu import Example, encode_all
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate import harness

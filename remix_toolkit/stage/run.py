@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
-from remix_toolkit.data.tasks import facts_id
+from remix_toolkit.data.identity import facts_id
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.errors import BadInput, Busy, RunFailed
