@@ -87,7 +87,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedP
 
 
 @pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where hub datasets are kept in this test."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "remix-toolkit"

@@ -55,14 +55,14 @@ def serve(patch: Patch, stop: int = 10, error: Exception | None = None, commit: 
     ],
 )
 def test_a_download_that_broke_off_leaves_nothing_and_can_be_run_again(
-    monkeypatch: Patch, kept: Path, error: Exception | None, message: str, commit: str
+    monkeypatch: Patch, hub_cache: Path, error: Exception | None, message: str, commit: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     serve(monkeypatch, 4, error)
     with pytest.raises(OSError if "Errno" in message else RunFailed, match=message):
         list(hub.read_rows(SELECTION))
-    assert hub.cached_source(SELECTION) is None
-    assert not [*kept.glob("*/source.json"), *kept.glob("*/rows.jsonl")]
+    assert hub.cached_download(SELECTION) is None
+    assert not [*hub_cache.glob("*/source.json"), *hub_cache.glob("*/rows.jsonl")]
     serve(monkeypatch, commit=commit)
     rows = [(f"some/dataset: row {number}", {"q": row["q"]}) for number, row in enumerate(ROWS, start=1)]
     assert list(hub.read_rows(SELECTION)) == rows
@@ -70,7 +70,7 @@ def test_a_download_that_broke_off_leaves_nothing_and_can_be_run_again(
     assert {file.name for file in SELECTION.folder.iterdir()} <= {"rows.jsonl", "source.json", "lock"}
     assert hub.newer_commit(SELECTION) is None
     serve(monkeypatch, commit="c3")
-    assert (hub.newer_commit(SELECTION), hub.cached_source(SELECTION).commit) == ("c3", commit)
+    assert (hub.newer_commit(SELECTION), hub.cached_download(SELECTION).commit) == ("c3", commit)
     assert list(hub.read_rows(SELECTION)) == rows
 
 
@@ -101,13 +101,13 @@ def test_threads_that_want_the_same_rows_download_them_once(monkeypatch: Patch) 
     assert all(result == results[0] and len(result) == 10 for result in results)
 
 
-def test_a_second_read_needs_no_source_and_notices_a_change(tmp_path: Path, kept: Path) -> None:
+def test_a_second_read_needs_no_source_and_notices_a_change(tmp_path: Path, hub_cache: Path) -> None:
     rows = [{"question": f"{n} + {n}?", "answer": f"{2 * n}\n#### {2 * n}"} for n in range(3)]
     folder = on_hub(tmp_path / "hub", rows, "main")
     first = read("gsm8k", f"hub={folder}")
     folder.rename(tmp_path / "gone")
     assert read("gsm8k", f"hub={folder}") == first
-    (stored,) = kept.glob("*/rows.jsonl")
+    (stored,) = hub_cache.glob("*/rows.jsonl")
     stored.write_text(stored.read_text().replace("#### 2", "#### 7"))
     damaged = f"{stored}: .*; delete {stored.parent} "
     with pytest.raises(BadInput, match=damaged):

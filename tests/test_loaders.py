@@ -148,7 +148,7 @@ def test_upstreams_rows_are_the_same_pairs_from_files_and_from_the_hub(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["knowledge_pile", "arxiv_pile", "fineweb"])
-def test_a_corpus_gives_the_beginnings_of_its_first_long_documents(tmp_path: Path, kept: Path, name: str) -> None:
+def test_a_corpus_gives_the_beginnings_of_its_first_long_documents(tmp_path: Path, hub_cache: Path, name: str) -> None:
     column = "content" if name == "knowledge_pile" else "text"
     lengths = (150, 99, 5000, 100, 0, 300)  # in words; the sixth document is not read
     rows = [{column: "  ".join(f"{n}w{i}" for i in range(length)), "id": n} for n, length in enumerate(lengths)]
@@ -158,7 +158,7 @@ def test_a_corpus_gives_the_beginnings_of_its_first_long_documents(tmp_path: Pat
     halves = [[" ".join(rows[n][column].split()[at : at + 20]) for at in (0, 20)] for n in (0, 2, 3)]
     assert sorted(drawn, key=lambda pair: pair.prompt) == [Pair(mixing.PROMPT + a, b, name) for a, b in halves]
     assert passages(name, 3, path=local, documents=5) == drawn
-    stored = [json.loads(line) for line in next(kept.glob("*/rows.jsonl")).read_text().splitlines()]
+    stored = [json.loads(line) for line in next(hub_cache.glob("*/rows.jsonl")).read_text().splitlines()]
     assert [len(row.pop(column).split()) for row in stored] == [150, 99, hub.MAX_WORDS, 100, 0]
     assert not any(stored)  # no other column
     for way in ({"hub": folder}, {"path": local}):
@@ -166,7 +166,7 @@ def test_a_corpus_gives_the_beginnings_of_its_first_long_documents(tmp_path: Pat
             passages(name, 4, documents=5, **way)
     with pytest.raises(RunFailed, match=r"after 6 of 7 rows.*no more rows, lower `documents`"):
         passages(name, 1, hub=folder, documents=7)
-    assert len(list(kept.glob("*/source.json"))) == 1
+    assert len(list(hub_cache.glob("*/source.json"))) == 1
 
 
 # --- real files --------------------------------------------------------------------------------------------------

@@ -105,9 +105,9 @@ def _downloaded_rows(selection: hub.Selection) -> range:
 
 def _announce(name: str, selection: hub.Selection) -> None:
     """Print what will be downloaded, or that it is here already and whether upstream has changed since."""
-    about, source = catalog()[name], hub.cached_source(selection)
+    about, download = catalog()[name], hub.cached_download(selection)
     part = f"the first {selection.first:,} rows of " if selection.first else ""
-    state = f"here already, {source.rows:,} rows" if source else "to download"
+    state = f"here already, {download.rows:,} rows" if download else "to download"
     info(f"{name}: {part}{selection.name} ({about.size}; licence {about.licence}): {state}")
     if commit := hub.newer_commit(selection):
         warn(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from remix_toolkit.data import files
-from remix_toolkit.data.files import Row, Rows, UnusableRow, clean_texts, get_text, get_value, parse_texts
+from remix_toolkit.data.files import LocatedRows, Row, UnusableRow, clean_texts, get_text, get_value, parse_texts
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.schema import LAMA, EntityQuestions, Pairs, PopQA, TriviaQA, WebQA
@@ -26,7 +26,7 @@ def distinct(answers: list[str]) -> tuple[str, ...]:
 # --- PopQA -------------------------------------------------------------------------------------------------------
 
 
-def read_popqa(task: PopQA) -> Rows:
+def read_popqa(task: PopQA) -> LocatedRows:
     """popQA.tsv."""
     return files.read_csv(Path(str(task.path)), "\t")
 
@@ -41,7 +41,7 @@ def popqa(row: Row) -> Pair:
 # --- TriviaQA ----------------------------------------------------------------------------------------------------
 
 
-def read_triviaqa(task: TriviaQA) -> Rows:
+def read_triviaqa(task: TriviaQA) -> LocatedRows:
     """The official JSON, an object whose Data is the array of questions; its keys are written as the hub's are."""
     path = Path(str(task.path))
     content = files.read_json(path)
@@ -79,7 +79,7 @@ def triviaqa(row: Row) -> Pair:
 # --- LAMA --------------------------------------------------------------------------------------------------------
 
 
-def read_lama(task: LAMA) -> Rows:
+def read_lama(task: LAMA) -> LocatedRows:
     """Relations in the order of the relations file, rows in each file's order, each with its relation's template."""
     root = Path(task.path)
     if not root.is_dir():
@@ -112,7 +112,7 @@ def lama(row: Row) -> Pair:
 # --- EntityQuestions and WebQuestions ----------------------------------------------------------------------------
 
 
-def read_entityquestions(task: EntityQuestions) -> Rows:
+def read_entityquestions(task: EntityQuestions) -> LocatedRows:
     """Relations in the order of their files' names, rows in each file's order, with the question's template if known.
 
     The folder may be the one that has train/, dev/ and test/, or the unpacked zip, which has them under dataset/.
@@ -146,7 +146,7 @@ def entityquestions(row: Row) -> Pair:
 WEBQA_FILES = {"train": ("trainmodel.json", "val.json", "devtest.json"), "test": ("test.json",)}  # 3,778 and 2,032 rows
 
 
-def read_webqa(task: WebQA) -> Rows:
+def read_webqa(task: WebQA) -> LocatedRows:
     """A file, or the folder with upstream's files; those of the train split are merged in the order of their ids."""
     root = Path(str(task.path))
     if not root.is_dir():
@@ -177,7 +177,7 @@ def _answers(row: Row) -> tuple[str, ...]:
 # --- the user's own ----------------------------------------------------------------------------------------------
 
 
-def read_pairs(task: Pairs) -> Rows:
+def read_pairs(task: Pairs) -> LocatedRows:
     """A file of the user's own, by its ending, or a folder that `datasets` saved."""
     path = Path(str(task.path))
     if path.is_dir():

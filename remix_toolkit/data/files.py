@@ -19,7 +19,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.yaml_file import open_text, read_text
 
 Row = dict[str, Any]
-Rows = Iterator[tuple[str, Row]]
+LocatedRows = Iterator[tuple[str, Row]]
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # all but tab and line feed; lone surrogates as well
 
@@ -106,7 +106,7 @@ def shorten(value: Any) -> str:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def read_csv(path: Path, delimiter: str) -> Rows:
+def read_csv(path: Path, delimiter: str) -> LocatedRows:
     """The rows below a header. Raises BadInput for a row that has more or fewer cells than the header."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
@@ -127,7 +127,7 @@ def read_csv(path: Path, delimiter: str) -> Rows:
         raise BadInput(f"{path}: line {reader.line_num}: {error}") from None
 
 
-def read_jsonl(path: Path, first: int | None = None) -> Rows:
+def read_jsonl(path: Path, first: int | None = None) -> LocatedRows:
     """One object a line; with `first`, only so many are read (a corpus may be larger than memory)."""
     with open_text(path) as lines:
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
@@ -139,7 +139,7 @@ def read_jsonl(path: Path, first: int | None = None) -> Rows:
             raise BadInput(f"{path}: is not UTF-8 text; save it as UTF-8") from None
 
 
-def read_json_array(path: Path) -> Rows:
+def read_json_array(path: Path) -> LocatedRows:
     """The objects of a JSON array."""
     rows = read_json(path)
     if not isinstance(rows, list):
@@ -171,7 +171,7 @@ def check_object(value: Any, where: str) -> Row:
     return value
 
 
-def read_dataset_folder(path: Path, split: str) -> Rows:
+def read_dataset_folder(path: Path, split: str) -> LocatedRows:
     """The rows of a dataset that `save_to_disk` wrote; of several splits, those of one."""
     from datasets import DatasetDict, load_from_disk
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from remix_toolkit.console import info
-from remix_toolkit.data.files import Row, Rows, first_line
+from remix_toolkit.data.files import LocatedRows, Row, first_line
 from remix_toolkit.errors import BadInput, RunFailed, nearest
 
 MAX_WORDS = 4000  # kept of a document of generic text: it makes one passage, and some documents are whole books
@@ -53,61 +53,61 @@ class Selection:
         return Path(HF_HOME, "remix-toolkit", f"{self.hub.strip('/').replace('/', '--')}-{digest}")
 
 
-class Source(BaseModel):
-    """source.json: where the rows came from."""
+class Download(BaseModel):
+    """A complete download, as source.json records it."""
 
     commit: str
     rows: int
     sha256: str  # of rows.jsonl
 
 
-def read_rows(selection: Selection) -> Rows:
+def read_rows(selection: Selection) -> LocatedRows:
     """(where, row) of every row, downloaded first if need be. Raises BadInput or RunFailed."""
-    source, file = fetch(selection), selection.folder / "rows.jsonl"
-    if not file.exists() or _checksum(file) != source.sha256:
+    download, file = fetch(selection), selection.folder / "rows.jsonl"
+    if not file.exists() or _checksum(file) != download.sha256:
         raise BadInput(f"{file}: is missing or not what was downloaded; delete {file.parent} to download it again")
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             yield f"{selection.hub}: row {number}", json.loads(line)
 
 
-def cached_source(selection: Selection) -> Source | None:
+def cached_download(selection: Selection) -> Download | None:
     """Where the rows that are on this machine already came from; None if there are none. Raises BadInput if damaged."""
     file = selection.folder / "source.json"
     try:
-        return Source.model_validate_json(file.read_bytes()) if file.exists() else None
+        return Download.model_validate_json(file.read_bytes()) if file.exists() else None
     except ValueError:
         raise BadInput(f"{file}: is damaged; delete {file.parent} to download it again") from None
 
 
 def newer_commit(selection: Selection) -> str | None:
     """The hub's commit today if the rows on this machine are from another; None without network or such rows."""
-    source = cached_source(selection)
+    download = cached_download(selection)
     try:
-        commit = _current_commit(selection) if source else None
+        commit = _current_commit(selection) if download else None
     except Exception:  # no network, or no access any more: the rows that are here stay in use
         return None
-    return commit if source and commit != source.commit else None
+    return commit if download and commit != download.commit else None
 
 
-def fetch(selection: Selection) -> Source:
+def fetch(selection: Selection) -> Download:
     """Have the rows on this machine. One process downloads them, others wait for it.
 
     Raises BadInput where the dataset cannot be had (no such name, no access, no network), and RunFailed where its
     stream breaks off or ends early.
     """
     folder = selection.folder
-    if source := cached_source(selection):
-        return source
+    if download := cached_download(selection):
+        return download
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written ({error.strerror}); set HF_HOME to another folder") from None
     with FileLock(folder / "lock"):
-        return cached_source(selection) or _download(selection)
+        return cached_download(selection) or _download(selection)
 
 
-def _download(selection: Selection) -> Source:
+def _download(selection: Selection) -> Download:
     commit, stream, total = _open_stream(selection)
     draft, count = selection.folder / "rows.partial", 0
     try:
@@ -128,12 +128,12 @@ def _download(selection: Selection) -> Source:
             f"hub dataset {selection.name}: the stream ended after {count:,} of {total or 'at least 1'} rows. "
             "The same command downloads it anew; if the dataset has no more rows, lower `documents` or `first`"
         )
-    source = Source(commit=commit, rows=count, sha256=_checksum(draft))
-    described = {**asdict(selection), **source.model_dump()}
+    download = Download(commit=commit, rows=count, sha256=_checksum(draft))
+    described = {**asdict(selection), **download.model_dump()}
     (selection.folder / "source.partial").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     draft.replace(selection.folder / "rows.jsonl")
     (selection.folder / "source.partial").replace(selection.folder / "source.json")
-    return source
+    return download
 
 
 def _as_line(selection: Selection, row: Row, number: int) -> bytes:

@@ -6,7 +6,7 @@ What is left out follows the choices of the paper's authors.
 from pathlib import Path
 
 from remix_toolkit.data import files
-from remix_toolkit.data.files import Row, Rows, UnusableRow, get_text, get_value, parse_texts, without_control
+from remix_toolkit.data.files import LocatedRows, Row, UnusableRow, get_text, get_value, parse_texts, without_control
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import APPS, GSM8K, MATH, EvolCode, UltraChat
@@ -14,7 +14,7 @@ from remix_toolkit.recipe.schema import APPS, GSM8K, MATH, EvolCode, UltraChat
 APPS_LEVELS = {"introductory", "interview"}  # the authors leave out the third, competition
 
 
-def read_lines(task: GSM8K | APPS | UltraChat) -> Rows:
+def read_lines(task: GSM8K | APPS | UltraChat) -> LocatedRows:
     """A .jsonl file with the hub's columns; of UltraChat, its first dialogues."""
     return files.read_jsonl(Path(str(task.path)), task.first if isinstance(task, UltraChat) else None)
 
@@ -27,7 +27,7 @@ def gsm8k(row: Row) -> Pair:
     return Pair(get_text(row, "question"), answer, "gsm8k")
 
 
-def read_math(task: MATH) -> Rows:
+def read_math(task: MATH) -> LocatedRows:
     """A .jsonl or .json of rows, or the MATH folder: a file per problem, in the order of types, then of numbers."""
     root = Path(str(task.path))
     if not root.is_dir():
@@ -45,7 +45,7 @@ def math(row: Row) -> Pair:
     return Pair(get_text(row, "problem"), get_text(row, "solution"), "math")
 
 
-def read_evolcode(task: EvolCode) -> Rows:
+def read_evolcode(task: EvolCode) -> LocatedRows:
     """A JSON array, or all those of a folder in the order of their names."""
     path = Path(str(task.path))
     arrays = sorted(path.glob("*.json")) if path.is_dir() else [path]

@@ -42,7 +42,7 @@ HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]+|#\d+);")
 class Format(NamedTuple):
     """How a task's rows are read, and what becomes of each."""
 
-    read_files: Callable[[Any], files.Rows]  # from the task, whose `path` is upstream's file or folder
+    read_files: Callable[[Any], files.LocatedRows]  # from the task, whose `path` is upstream's file or folder
     to_pair: Callable[..., Pair]  # from a row; raises UnusableRow or BadInput
     hub_columns: tuple[str, ...] = ()  # of the dataset on the hub, if there is one
 
@@ -120,7 +120,7 @@ def _merge(result: TaskRows, index: int, pair: Pair, same_response: bool) -> Non
     raise files.UnusableRow("asks the same as an earlier row")
 
 
-def _read_rows(task: Rows) -> files.Rows:
+def _read_rows(task: Rows) -> files.LocatedRows:
     path = getattr(task, "path", None)
     if path is None:
         assert isinstance(task, Source)

@@ -215,7 +215,7 @@ def _commits(stage: Stage) -> dict[str, str]:
     }
     if isinstance(stage.data, Source) and stage.data.path is None:
         slices[tasks.task_name(stage.data)] = tasks.hub_selection(stage.data)
-    kept = {name: hub.cached_source(wanted) for name, wanted in slices.items()}
+    kept = {name: hub.cached_download(wanted) for name, wanted in slices.items()}
     return {name: source.commit for name, source in kept.items() if source}
 
 
