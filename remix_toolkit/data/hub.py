@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from pydantic import BaseModel
@@ -36,7 +37,7 @@ class Selection:
     columns: tuple[str, ...]
     first: int | None = None  # only the first rows
     data_dir: str | None = None  # a folder of the repository
-    instead: str = ""  # for messages: which local file does as well
+    local_alternative: str = ""  # for messages: which local file does as well
 
     @property
     def name(self) -> str:
@@ -44,12 +45,16 @@ class Selection:
         return ", ".join(part for part in (self.hub, self.config, self.split, self.revision) if part)
 
     @property
+    def declaration(self) -> dict[str, Any]:
+        """What determines the rows, at a given commit."""
+        return {key: value for key, value in asdict(self).items() if key != "local_alternative"}
+
+    @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """The folder in which the download is kept."""
         from huggingface_hub.constants import HF_HOME
 
-        declared = {key: value for key, value in asdict(self).items() if key != "instead"}
-        digest = hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps(self.declaration, sort_keys=True).encode()).hexdigest()[:12]
         return Path(HF_HOME, "remix-toolkit", f"{self.hub.strip('/').replace('/', '--')}-{digest}")
 
 
@@ -129,7 +134,7 @@ def _download(selection: Selection) -> Download:
             "The same command downloads it anew; if the dataset has no more rows, lower `documents` or `first`"
         )
     download = Download(commit=commit, rows=count, sha256=_checksum(draft))
-    described = {**asdict(selection), **download.model_dump()}
+    described = {**selection.declaration, **download.model_dump()}
     (selection.folder / "source.partial").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     draft.replace(selection.folder / "rows.jsonl")
     (selection.folder / "source.partial").replace(selection.folder / "source.json")
@@ -206,7 +211,7 @@ def _reason(selection: Selection, error: Exception) -> str:
     else:
         text = _without_token(first_line(error))
         reason = f"{type(error).__name__}: {text}. Is the name right, and is there a network?"
-    return f"{reason} {selection.instead}".rstrip()
+    return f"{reason} {selection.local_alternative}".rstrip()
 
 
 def _without_token(text: str) -> str:

@@ -196,7 +196,7 @@ def hub_selection(name: str, spec: Corpus) -> hub.Selection:
         spec.revision,
         (spec.column,),
         spec.documents,
-        instead=local_alternative(name),
+        local_alternative=local_alternative(name),
     )
 
 

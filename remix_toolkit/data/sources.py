@@ -1,4 +1,4 @@
-"""The local files and folders that a recipe reads its data from, and what is said of those that are missing."""
+"""The local files and folders that a recipe reads its data from, and the message about those that are missing."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,5 +30,5 @@ def require_sources(stages: Iterable[Stage]) -> None:
 
 
 def missing(name: str, path: str) -> str:
-    """What is said of a path at which there is nothing: the file that a task or mixing source expects there."""
+    """The message about a path at which there is nothing, with the file that is expected there."""
     return f"{name}: {path}: no such file or directory; expected: {catalog()[name].local}"

@@ -95,7 +95,8 @@ def read_task(task: Rows, data_seed: int) -> TaskRows:
                 raise files.UnusableRow(f"an answer of more than {LONGEST_ANSWER} characters")
             index = first_of.setdefault((pair.history, pair.prompt), len(result.pairs))
             if index < len(result.pairs):
-                _merge(result, index, pair, same_response=isinstance(task, Pairs))
+                _accept_answers(result, index, pair, same_response=isinstance(task, Pairs))
+                raise files.UnusableRow("asks the same as an earlier row")
         except files.UnusableRow as reason:
             result.dropped[str(reason)] += 1
             continue
@@ -108,8 +109,11 @@ def read_task(task: Rows, data_seed: int) -> TaskRows:
     return result
 
 
-def _merge(result: TaskRows, index: int, pair: Pair, same_response: bool) -> None:
-    """Of two rows that ask the same, the first row's answer is trained on, and recall accepts those of both."""
+def _accept_answers(result: TaskRows, index: int, pair: Pair, same_response: bool) -> None:
+    """Of two rows that ask the same, the first row's answer is trained on, and recall accepts those of both.
+
+    Raises BadInput where their responses must be the same and are not.
+    """
     first = result.pairs[index]
     if same_response and first.response != pair.response:
         raise BadInput(
@@ -117,7 +121,6 @@ def _merge(result: TaskRows, index: int, pair: Pair, same_response: bool) -> Non
             f"{result.locations[index]}; a fact has one response"
         )
     result.pairs[index] = replace(first, answers=tuple(dict.fromkeys([*first.answers, *pair.answers])))
-    raise files.UnusableRow("asks the same as an earlier row")
 
 
 def _read_rows(task: Rows) -> files.LocatedRows:
@@ -131,7 +134,7 @@ def _read_rows(task: Rows) -> files.LocatedRows:
 
 
 def hub_selection(task: Source) -> hub.Selection:
-    """What is fetched of the hub for this task. Raises BadInput where it has neither a path nor a hub id."""
+    """What is downloaded from the hub for this task. Raises BadInput where it has neither a path nor a hub id."""
     name = task_name(task)  # type: ignore[arg-type]
     if not task.hub:
         raise BadInput(f"{name}: has neither `path` nor `hub`")
@@ -144,7 +147,7 @@ def hub_selection(task: Source) -> hub.Selection:
         own_columns or FORMATS[name].hub_columns,
         first=task.first if isinstance(task, UltraChat) else None,
         data_dir=task.data_dir if isinstance(task, APPS) else None,
-        instead=local_alternative(name),
+        local_alternative=local_alternative(name),
     )
 
 
