@@ -20,6 +20,10 @@ from typing import Any
 
 from remix_toolkit.store import sha256
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from forged import recall_record, stage_record
+
 SECONDS, MB = 20, 1000
 
 
@@ -94,16 +98,13 @@ def publish(runs: Path, stage: str, seed: int, key: str, right: dict[str, list[b
     """A stage's folder: all that a report reads of it."""
     folder = runs / "stages" / f"large-{stage}-seed{seed}-{key}"
     folder.mkdir(parents=True)
-    counts = {"facts": len(next(iter(right.values()))), "mixing": {}, "dropped": {}}
-    about = {"stage": stage, "key": key, "steps": 500, "seconds": 60.0, "epochs": 20.0, "last_loss": 1e-4}
-    (folder / "stage.json").write_text(json.dumps({**about, "counts": counts, "libraries": {}}), encoding="utf-8")
+    stage_record(stage, key, steps=500, seconds=60.0, epochs=20.0, last_loss=1e-4).write(folder / "stage.json")
     loss = "".join(f"{step},{step / 25},{4 / step},0.00005\n" for step in range(1, 501))
     (folder / "loss.csv").write_text(f"step,epoch,loss,learning_rate\n{loss}", encoding="utf-8")
     (folder / "recipe.yaml").write_text("name: large\nsource: recipes/kvr.yaml\n", encoding="utf-8")
     sealed = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in folder.iterdir()}
     (folder / "manifest.json").write_text(json.dumps({"files": sealed}), encoding="utf-8")
-    recall = {name: {"recall": 100 * sum(known) / len(known), "facts": len(known)} for name, known in right.items()}
-    (folder / "recall.json").write_text(json.dumps(recall), encoding="utf-8")
+    recall_record(right).write(folder / "recall.json")
     (folder / "recall.jsonl").write_text(rows, encoding="utf-8")
 
 

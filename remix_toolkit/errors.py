@@ -14,6 +14,10 @@ class RunFailed(Exception):
     """The input was fine and the work still could not be finished (a loss that diverged, a launcher that gave up)."""
 
 
+class MeasurementFailed(RunFailed):
+    """A published stage could not be measured in full. It stays; the same command measures what is missing."""
+
+
 class Busy(RunFailed):
     """Another run is at the same work; it can be done, or will be, later."""
 

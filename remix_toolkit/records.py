@@ -3,11 +3,10 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from remix_toolkit.errors import BadInput
 
@@ -33,49 +32,6 @@ class _Record(BaseModel):
     written: int = 0
 
 
-class _Counts(BaseModel):
-    facts: int | None = None
-    mixing: dict[str, int] = {}
-    dropped: dict[str, int] = {}
-
-
-class _About(BaseModel):
-    """Of stage.json, what is read of it; a loss may be no number, and that is said where it is shown."""
-
-    key: str
-    steps: int
-    counts: _Counts = _Counts()
-    declaration: dict[str, Any] = {}
-    libraries: dict[str, str] = {}
-    epochs: float | None = None
-    last_loss: float | None = None
-    seconds: FiniteFloat | None = None
-    sweep: str | None = None
-
-
-class _Recall(BaseModel):
-    recall: FiniteFloat
-    facts: int
-
-
-class _HeldOut(BaseModel):
-    rows: int
-    loss: FiniteFloat
-    accuracy: FiniteFloat | None = None
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a published stage's folder says was measured: recall.json, the steps of stage.json, held_out.json."""
-
-    recall: dict[str, dict[str, Any]]
-    steps: int
-    held_out: dict[str, Any] | None
-
-
-_RECALL = TypeAdapter(dict[str, _Recall])
-
-
 def read_record(file: Path) -> dict[str, Any]:
     """A run's record. Raises BadInput where it is none, FileNotFoundError where it is gone."""
     try:
@@ -85,24 +41,6 @@ def read_record(file: Path) -> dict[str, Any]:
         said = f"{file}: is no record of a run ({_wrong(error)}); the run's own command writes it anew"
         raise BadInput(said) from None
     return record
-
-
-def read_results(folder: Path) -> Results:
-    """What was measured of a published stage. Raises BadInput where one of its files is not as it should be."""
-    file = folder / "recall.json"
-    try:
-        recall = json.loads(file.read_text(encoding="utf-8"))
-        _RECALL.validate_python(recall, strict=True)
-        about = json.loads((file := folder / "stage.json").read_text(encoding="utf-8"))
-        _About.model_validate(about, strict=True)
-        held_out = None
-        if (file := folder / "held_out.json").exists():
-            held_out = json.loads(file.read_text(encoding="utf-8"))
-            _HeldOut.model_validate(held_out, strict=True)
-            held_out = {"accuracy": None, **held_out}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{file}: cannot be read ({_wrong(error)}): this stage is left out") from None
-    return Results(recall, about["steps"], held_out)
 
 
 def _wrong(error: OSError | ValueError) -> str:
@@ -153,12 +91,18 @@ def _text(record: dict[str, Any], more: list[Any]) -> str:
 # --- typed records: one class for each JSON file, used by whoever writes or reads it ----------------------------------
 
 R = TypeVar("R", bound="Record")
+Count = Annotated[int, Field(ge=0)]
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
-class Record(BaseModel):
+class Part(BaseModel):
+    """A part of a JSON file. Unknown fields and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ser_json_inf_nan="constants")
+
+
+class Record(Part):
     """The content of one JSON file. Unknown fields and other versions are refused: `read` says so with the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
 
     version: int = 1
 
@@ -166,7 +110,8 @@ class Record(BaseModel):
     def read(cls: type[R], file: Path) -> R:
         """The record in a file. Raises BadInput with the file, the field and what is wrong with it."""
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+            content = json.loads(text)
         except (OSError, ValueError) as error:
             raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
         current = cls.model_fields["version"].default
@@ -174,11 +119,16 @@ class Record(BaseModel):
             version = content.get("version", "none")
             raise BadInput(f"{file}: has format version {version}; this toolkit reads version {current}")
         try:
-            return cls.model_validate(content)
+            return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "the file"
             raise BadInput(f"{file}: {field}: {first['msg']}") from None
+
+    @classmethod
+    def read_if_exists(cls: type[R], file: Path) -> R | None:
+        """As `read`; None where there is no file."""
+        return cls.read(file) if file.exists() else None
 
     def write(self, file: Path) -> None:
         """Write the file in one step: a reader sees the old content or the new one, never a part."""
@@ -192,10 +142,8 @@ def write_text(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-class FileSeal(BaseModel):
+class FileSeal(Part):
     """Of one file of a published stage: its size and checksum."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bytes: int = Field(ge=0)
     sha256: str
@@ -213,19 +161,15 @@ class Pruned(Record):
     weights: list[str]
 
 
-class FactList(BaseModel):
+class FactList(Part):
     """One list of facts that is measured: its task, and a label that tells it from other lists of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     label: str
 
 
-class RunStage(BaseModel):
+class RunStage(Part):
     """One stage of a run: its key, and what the run measures after it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: str
     key: str = Field(pattern=r"^[0-9a-f]{16}$")
@@ -254,3 +198,87 @@ class RunRecord(Record):
     def keys(self) -> list[str]:
         """The keys of its stages, in order."""
         return [stage.key for stage in self.stages]
+
+
+class RowCounts(Part):
+    """How many rows a stage's task has, and how many were dropped or left out, by reason."""
+
+    rows: Count
+    usable: Count
+    dropped: dict[str, Count]
+    noted: dict[str, Count]
+    exemplars: Count
+    left_out: dict[str, Count]
+    familiarity_unknown: Count
+
+
+class OverlapCounts(Part):
+    """What the search for facts in the mixing data covered, and what it left out."""
+
+    facts: Count = Field(description="facts that were searched for in the mixing data")
+    mixing_left_out: dict[str, Count]
+    measured: dict[str, Count] = Field(description="list id -> its facts that this stage's own data contains")
+
+
+class EpochTokens(Part):
+    without_padding: Count
+    with_padding: Count
+
+
+class StageCounts(Part):
+    """The examples of a stage, counted when its data was built."""
+
+    facts: Count
+    held_out: Count
+    mixing: dict[str, Count] = Field(description="mixing source -> pairs")
+    examples: Count
+    dropped: dict[str, Count] = Field(description="reason -> pairs that were not trained on")
+    read: RowCounts
+    overlap: OverlapCounts
+    commits: dict[str, str] = Field(description="source -> its commit on the hub")
+    steps_per_epoch: Count
+    trained_tokens: Count = Field(description="tokens with a loss in one epoch")
+    tokens: Count
+    longest: Count = Field(description="tokens of the longest example")
+    length_percentiles: dict[str, Count]
+    tokens_per_epoch: EpochTokens
+
+
+class Fingerprints(Record):
+    """SHA-256 over a stage's pairs themselves, in order; a file of its own beside the checkpoints."""
+
+    facts: str
+    mixing: str
+
+
+class StageRecord(Record):
+    """stage.json: how a published stage came about."""
+
+    version: Literal[2] = 2
+    stage: str
+    key: Key
+    ancestors: list[Key] = Field(description="keys of the stages before it, the first stage first")
+    started_from: str = Field(description="directory or hub id of the model that it started from")
+    started_from_commit: str | None = Field(description="of a hub model")
+    counts: StageCounts
+    fingerprints: Fingerprints
+    steps: Count
+    steps_planned: Count
+    trained_tokens: Count = Field(description="tokens with a loss that all its steps saw")
+    epochs: Annotated[FiniteFloat, Field(ge=0)]
+    sweep: str | None = Field(description="the sweep that trained it")
+    stop_fired: bool
+    last_loss: float = Field(description="of the last optimizer step, in nats a token")
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    resumed_from: str | None = Field(description="the checkpoint from which its last run resumed")
+    processes: Annotated[int, Field(ge=1)]
+    device: str
+    precision: str
+    activation_checkpointing: bool
+    memory_estimated: Count | None = Field(description="bytes a device")
+    memory_peak: Count | None = Field(description="bytes of a GPU")
+    distributed: Literal["FSDP2", "DDP", "no"]
+    attention: str | None
+    python: str
+    libraries: dict[str, str] = Field(description="name -> version")
+    declaration: dict[str, Any] = Field(description="all that determines the weights; the key is its hash")

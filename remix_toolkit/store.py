@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,18 @@ from filelock import FileLock
 from remix_toolkit.console import info, warn
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
-from remix_toolkit.records import SAME, Results, merged, read_record, read_results
+from remix_toolkit.evaluate.measurements import FILES, measured
+from remix_toolkit.evaluate.records import HeldOutRecord, ListRecall, RecallRecord
+from remix_toolkit.records import SAME, StageRecord, merged, read_record
+
+__all__ = ["measured"]  # of a published stage
 
 MANIFEST = "manifest.json"
 AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
 RESTORED = "restored.json"  # its weights were deleted and trained again, for which sweep
 # Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
-GROWS = {"recall.json", "recall.jsonl", "held_out.json", "held_out.jsonl", "manifest.json", "restored.json"}
-GROWS |= {"lens.json", "interference.json", "perplexity.json", "lm_eval.json"}
+GROWS = {*FILES, "manifest.json", "restored.json"}
 
 NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's directory, which ends in its key
 
@@ -87,8 +91,9 @@ def is_pruned(folder: Path) -> bool:
 
 def made_by(folder: Path) -> str | None:
     """The sweep that trained the stage, if it was one; of deleted weights, the one that trained them again."""
-    file = folder / RESTORED if (folder / RESTORED).exists() else folder / "stage.json"
-    return read_json(file).get("sweep")  # type: ignore[no-any-return]
+    if (folder / RESTORED).exists():
+        return read_json(folder / RESTORED).get("sweep")  # type: ignore[no-any-return]
+    return StageRecord.read(folder / "stage.json").sweep
 
 
 def prune(folder: Path) -> None:
@@ -109,32 +114,6 @@ def remove(runs: Path, folder: Path) -> None:
     aside.parent.mkdir(parents=True, exist_ok=True)
     os.rename(folder, aside)
     shutil.rmtree(aside.parent)
-
-
-def measured(folder: Path) -> set[str]:
-    """What was measured of it: the ids of the lists of facts that were asked, and its probes; not what is gone."""
-    found = {*read_if_there(folder / "recall.json")}
-    found |= {f"lens {id_}" for id_ in read_if_there(folder / "lens.json")}
-    found |= {harness_id(task, of["limit"]) for task, of in read_if_there(folder / "lm_eval.json").items()}
-    if perplexity := read_if_there(folder / "perplexity.json"):
-        found.add(f"perplexity {perplexity['text']}")
-    if (folder / "interference.json").exists():
-        found.add("interference")
-    return found
-
-
-def harness_id(task: str, limit: int | None) -> str:
-    """A task of the harness, on so many rows, among what is measured."""
-    return f"lm_eval {task}" + ("" if limit is None else f" on {limit} rows")
-
-
-def verdicts(folder: Path) -> str:
-    """The lines of recall.jsonl that belong to a list in recall.json (a crash may have left others)."""
-    if not (folder / "recall.jsonl").exists():
-        return ""
-    known = measured(folder)
-    with (folder / "recall.jsonl").open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
-        return "".join(line for line in lines if json.loads(line)["list"] in known)
 
 
 def verify(folder: Path) -> None:
@@ -195,12 +174,6 @@ def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
         return False
     for name in names:
         (draft / name).replace(final / name)
-    known = measured(final)  # other lists than today's, perhaps
-    with (draft / "recall.jsonl").open(encoding="utf-8") as new:
-        added = [line for line in new if json.loads(line)["list"] not in known]
-    write_text(final / "recall.jsonl", verdicts(final) + "".join(added))
-    former_recall = read_if_there(final / "recall.json")
-    write_json(final / "recall.json", {**read_json(draft / "recall.json"), **former_recall})
     write_json(final / RESTORED, {"sweep": made_by(draft)})
     (final / PRUNED).unlink()
     return True
@@ -334,19 +307,35 @@ def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, 
                 "path": str(folders[key]),
             }
             for facts, task in stage["recall"].items():
-                if facts in results.recall:
-                    one = {name: results.recall[facts][name] for name in ("recall", "facts")}
+                if recall := results.recall.get(facts):
+                    one = {"recall": recall.recall, "facts": recall.facts}
                     own = facts == stage["own"]
                     found.append({**common, "task": task, "list": facts, **one, "own": own, "held_out": None})
             if results.held_out:
-                about = {"recall": None, "facts": 0, "own": True, "held_out": results.held_out}
-                found.append({**common, "task": stage["task"], **about})
+                held_out = results.held_out.model_dump(exclude={"version"})
+                found.append(
+                    {**common, "task": stage["task"], "recall": None, "facts": 0, "own": True, "held_out": held_out}
+                )
     return found
 
 
+@dataclass(frozen=True)
+class Results:
+    """What is shown of a published stage: its steps, recall by the id of a list of facts, the loss on held-out rows."""
+
+    steps: int
+    recall: dict[str, ListRecall]
+    held_out: HeldOutRecord | None
+
+
 def _results(folder: Path | None, warn: Callable[[str], object]) -> Results | None:
+    """The results of a stage; one that is damaged is handed to `warn` and left out."""
     try:
-        return read_results(folder) if sound(folder) and folder else None
+        if (folder := sound(folder)) is None:
+            return None
+        recall = RecallRecord.read_if_exists(folder / "recall.json")
+        held_out = HeldOutRecord.read_if_exists(folder / "held_out.json")
+        return Results(StageRecord.read(folder / "stage.json").steps, recall.lists if recall else {}, held_out)
     except BadInput as error:
-        warn(str(error))
+        warn(f"{error}: this stage is left out")
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from conftest import ROOT
+from forged import recall_record, stage_record
 
 from remix_toolkit import store
 from remix_toolkit.graph.lineage import labels, lineage, run_record
@@ -43,24 +44,23 @@ def run(
         (folder / "model.safetensors").write_bytes(b"weights")
         stage = resolved.stages[node.stage]
         mixing = {source: 40 for source, spec in stage.mix if spec is not None}
-        result = {"stage": node.stage, "key": node.key, "ancestors": node.ancestors, "declaration": node.declaration}
-        result |= {"counts": {"facts": 20, "mixing": mixing, "commits": {}, "dropped": {}}, "steps": len(losses)}
-        result |= {"epochs": 2.0, "last_loss": losses[-1], "trained_tokens": 99, "device": "cpu", "processes": 1}
-        result |= {"started_from": str(runs), "sweep": None, "seconds": 1.5, "stop_fired": False, "python": "3.11.7"}
-        store.write_json(folder / "stage.json", result | {"libraries": {"torch": "2.13.0", "trl": "1.16.0"}})
+        about = {"counts": {"facts": 20, "mixing": mixing}, "steps": len(losses), "last_loss": losses[-1]}
+        about |= {"started_from": str(runs), "libraries": {"torch": "2.13.0", "trl": "1.16.0"}, "seconds": 1.5}
+        about |= {"ancestors": list(node.ancestors), "declaration": node.declaration, "trained_tokens": 99}
+        stage_record(node.stage, node.key, **about).write(folder / "stage.json")
         declared = resolved.model_dump(mode="json", exclude_none=True)
         store.write_text(folder / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
         rows = [f"{step},{step / 2},{loss},0.001\n" for step, loss in enumerate(losses, start=1)]
         store.write_text(folder / "loss.csv", "step,epoch,loss,learning_rate\n" + "".join(rows))
-        recall, lines = {}, []
+        outcomes, lines = {}, []
         for id_, task in labels(resolved, node.position).items():
             right = [knows(node.stage, task, row) for row in range(20)]
-            recall[id_] = {"recall": 5.0 * sum(right), "facts": 20, "correct": sum(right), "settled_by": {}}
+            outcomes[id_] = right
             for row, correct in enumerate(right):
                 answer = gold.format(row=row)
                 line = {"list": id_, "prompt": prompt.format(row=row, task=task), "gold": [answer], "correct": correct}
                 lines.append({**line, "prediction": answer if correct else "other", "prediction_complete": correct})
-        store.write_json(folder / "recall.json", recall)
+        recall_record(outcomes).write(folder / "recall.json")
         store.write_text(
             folder / "recall.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         )

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from forged import recall_record, stage_record
 
 from remix_toolkit import store
+from remix_toolkit.evaluate.records import HeldOutRecord
 from remix_toolkit.report.group import Group, groups
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.verdicts import Answers
@@ -18,7 +20,6 @@ from remix_toolkit.report.verdicts import Answers
 RECIPE = "name: {recipe}\nsource: recipes/ablations/../kvr.yaml\nprofile: tiny\n"
 HALF = [[1, 0] * 20, [1, 1, 0, 0] * 10, [1, 1, 1, 0, 0, 0, 0, 1] * 5]  # 50% at each of three seeds
 FEW = [[1] * 4 + [0] * 36, [1] * 2 + [0] * 38, [1] * 6 + [0] * 34]  # 10, 5, 15%: 10.0 in the mean
-LIBRARIES = {"torch": "2.13.0", "remix-toolkit": "0.1.0"}
 
 
 def prompts(many: int) -> list[str]:
@@ -53,26 +54,21 @@ def write_run(
         key = hashlib.sha256(repr((recipe, arm, profile, seed, overrides, place, stage)).encode()).hexdigest()[:16]
         folder = runs / "stages" / f"made-{stage}-seed{seed}-{key}"
         folder.mkdir(parents=True)
-        lines, summary = [], {}
+        lines = []
         for task, outcomes in lists.items():
-            summary[f"{task}-1"] = {"recall": 100 * sum(outcomes) / len(outcomes), "facts": len(outcomes)}
             for n, (prompt, correct) in enumerate(zip(asked or prompts(len(outcomes)), outcomes, strict=False)):
                 gold = f"v{n}"
                 row = {"list": f"{task}-1", "prompt": prompt, "correct": bool(correct), "gold": [gold]}
                 lines.append(json.dumps({**row, "prediction": gold if correct else f"{said} {n}"}, ensure_ascii=False))
-        stage_json = {"stage": stage, "key": key, "steps": 4, "seconds": 9.0, "epochs": 2.0, "last_loss": 0.01}
-        stage_json |= {"counts": {"facts": 8, "mixing": {"random_words": 16}, "dropped": {}}, "libraries": LIBRARIES}
-        stage_json |= {"python": "3.11.7", "device": "cpu", "sweep": None, **about}
-        (folder / "stage.json").write_text(json.dumps(stage_json), encoding="utf-8")
+        stage_record(stage, key, **about).write(folder / "stage.json")
         (folder / "recipe.yaml").write_text(RECIPE.format(recipe=recipe), encoding="utf-8")
         losses = "".join(f"{step},{step / 2},{1 / step},0.001\n" for step in range(1, 5))
         (folder / "loss.csv").write_text(f"step,epoch,loss,learning_rate\n{losses}", encoding="utf-8")
         if not lists:
-            held_out = {"rows": 8, "loss": 1.25, "tokens": 64, "accuracy": 50.0}
-            (folder / "held_out.json").write_text(json.dumps(held_out), encoding="utf-8")
+            HeldOutRecord(rows=8, loss=1.25, tokens=64, accuracy=50.0).write(folder / "held_out.json")
         sealed = {file.name: {"bytes": file.stat().st_size, "sha256": ""} for file in folder.iterdir()}
         (folder / "manifest.json").write_text(json.dumps({"files": sealed}), encoding="utf-8")
-        (folder / "recall.json").write_text(json.dumps(summary), encoding="utf-8")
+        recall_record({f"{task}-1": outcomes for task, outcomes in lists.items()}).write(folder / "recall.json")
         (folder / "recall.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         folders[stage] = folder
         mine = {f"{task}-1": task for task in lists}

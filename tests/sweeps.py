@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from forged import recall_record, stage_record
 
 from remix_toolkit import store
 from remix_toolkit.cli.main import main
+from remix_toolkit.evaluate.records import PerplexityRecord
 from remix_toolkit.graph.jobs import Job
 from remix_toolkit.graph.sweep import Cell, load_cells
 
@@ -69,16 +71,17 @@ def publish(
     runs: Path, job: Job, pruned: bool = False, measured: set[str] | None = None, sweep: str | None = None
 ) -> Path:
     """Publish a stage as training does, with as much in it as is looked at here; if it is there, measure it anew."""
-    recall: dict[str, dict] = {id_: {} for id_ in (job.lists if measured is None else measured)}
+    ids = job.lists if measured is None else measured
     folder = runs / "stages" / f"mine-{job.name}-seed0-{job.key}"
     if not folder.exists():
         draft = store.work_dir(store.open_store(runs), job.key) / "draft"
         draft.mkdir(parents=True)
         (draft / "model.safetensors").write_bytes(b"weights")
-        store.write_json(draft / "stage.json", {"sweep": sweep})
-        store.write_json(draft / "recall.json", recall)
+        stage_record(job.name, job.key, sweep=sweep).write(draft / "stage.json")
         store.publish(runs, draft, folder.name)
-    store.write_json(folder / "recall.json", recall)
+    recall_record({id_: [1] for id_ in ids if not id_.startswith("perplexity")}).write(folder / "recall.json")
+    if any(id_.startswith("perplexity") for id_ in ids):
+        PerplexityRecord(perplexity=9.0, tokens=9, text="docstrings").write(folder / "perplexity.json")
     if pruned and not store.is_pruned(folder):
         store.prune(folder)
     return folder

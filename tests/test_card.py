@@ -10,6 +10,7 @@ import made
 import pytest
 import yaml
 from conftest import ROOT
+from forged import lens_record
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from sweeps import command
@@ -17,6 +18,7 @@ from sweeps import command
 from remix_toolkit import store
 from remix_toolkit.data.tulu import prompt_ids
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, HeldOutRecord, PerplexityRecord
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.report.card import card, fenced
@@ -196,19 +198,15 @@ def test_a_profile_of_ones_own_is_among_the_files_that_are_needed(runs: Path, tm
 
 def test_probes_and_held_out_rows(runs: Path) -> None:
     beside = {
-        "held_out.json": '{"rows": 20, "loss": 1.25, "tokens": 400, "accuracy": 55.0}',
-        "perplexity.json": '{"perplexity": 12.5, "tokens": 1000, "text": "pydoc"}',
-        "lens.json": '{"kvr-1": {"facts": 20, "first_layer": NaN}}',
-        "lm_eval.json": json.dumps(
-            {
-                "arc_easy": {
-                    "version": "0.4.9",
-                    "limit": 8,
-                    "metrics": {"acc": 0.375, "acc_stderr": "N/A", "alias": "arc"},
-                },
-                "/home/alice/mine.yaml": {"version": "0.4.9", "limit": None, "metrics": {"exact_match": 0.5}},
+        "held_out.json": HeldOutRecord(rows=20, loss=1.25, tokens=400, accuracy=55.0).model_dump_json(),
+        "perplexity.json": PerplexityRecord(perplexity=12.5, tokens=1000, text="pydoc").model_dump_json(),
+        "lens.json": lens_record("kvr-1", first_layer=None).model_dump_json(),
+        "lm_eval.json": HarnessRecord(
+            tasks={
+                "arc_easy": HarnessResult(version="0.4.9", limit=8, metrics={"acc": 0.375, "acc_stderr": 0.1}),
+                "/home/alice/mine.yaml": HarnessResult(version="0.4.9", limit=None, metrics={"exact_match": 0.5}),
             }
-        ),
+        ).model_dump_json(),
     }
     first, second = made.run(runs, beside=beside)
     text = card(second)
@@ -218,26 +216,22 @@ def test_probes_and_held_out_rows(runs: Path) -> None:
     assert lines == ["- lm-eval arc\\_easy acc: 0.375", "- lm-eval mine exact\\_match: 0.5"]
     assert "Not measured: how safe it is." in text
     assert "alice" not in text + as_json(of_stage(second))
-    for damaged in ('{"arc": 1}', "[]", '{"arc": {}}'):
+    for damaged in ('{"arc": 1}', "[]", '{"version": 1, "tasks": {"arc": {}}}'):
         (second / "lm_eval.json").write_text(damaged, encoding="utf-8")
         with pytest.raises(BadInput, match="results cannot be read"):
             card(second)
     (second / "lm_eval.json").write_text(beside["lm_eval.json"], encoding="utf-8")
     said = json.loads(as_json(of_stage(second)), parse_constant=pytest.fail)  # NaN is no JSON
-    assert said["stages"][1]["probes"]["lens"] == {"kvr-1": {"facts": 20, "first_layer": None}}
+    assert said["stages"][1]["probes"]["lens"]["lists"]["kvr-1"]["first_layer"] is None
     assert said["stages"][0]["held_out"]["loss"] == 1.25
-    recall = store.read_json(first / "recall.json")
-    (id_,) = recall
-    for value in (None, float("nan")):
-        (first / "recall.json").write_text(json.dumps({id_: {**recall[id_], "recall": value}}), encoding="utf-8")
-        assert tables(card(first).split("---\n", 2)[2])[0][1] == [
-            "stage1",
-            "-",
-            "loss 1.250 on 20 rows, 55.0% of the results right",
-        ]
-    (first / "recall.json").write_text("{", encoding="utf-8")
-    with pytest.raises(BadInput, match="results cannot be read"):
-        of_stage(first)
+    recall = (first / "recall.json").read_text(encoding="utf-8")
+    for damaged in (recall.replace("100.0", "null"), recall.replace("100.0", "NaN"), "{"):
+        assert damaged != recall
+        (first / "recall.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(BadInput, match="results cannot be read"):
+            of_stage(first)
+    (first / "recall.json").unlink()  # published, not measured yet
+    assert tables(card(first).split("---\n", 2)[2])[0][1][1] != "100.0"
 
 
 def test_results_are_in_their_schema(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,8 @@ import made
 import pytest
 from sweeps import command
 
-from remix_toolkit import store
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord
 from remix_toolkit.report.compare import compare
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
@@ -139,14 +139,13 @@ def test_two_stores(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
 
 
 def test_retention_curves_and_held_out_rows(runs: Path, monkeypatch, capsys) -> None:
-    id_ = next(iter(store.read_json(made.run(runs, seed=9)[0] / "recall.json")))
+    id_ = next(iter(RecallRecord.read(made.run(runs, seed=9)[0] / "recall.json").lists))
 
     def beside(recalls: list[float], loss: float) -> dict[str, str]:
         points = [{"step": n, "epoch": n / 2, "list": id_, "recall": r} for n, r in enumerate(recalls)]
-        held_out = {"rows": 20, "loss": loss, "tokens": 99, "accuracy": None}
         return {
             "retention.jsonl": "".join(json.dumps(p) + "\n" for p in points),
-            "held_out.json": json.dumps(held_out),
+            "held_out.json": HeldOutRecord(rows=20, loss=loss, tokens=99, accuracy=None).model_dump_json(),
         }
 
     made.run(runs, arm="none", beside=beside([100, 96, 50, 20], 2.5))

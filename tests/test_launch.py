@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, SMALL
 
 from remix_toolkit import store
+from remix_toolkit.evaluate.records import RecallRecord
 
 WAIT_S = 300
 LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=20"]  # 40 steps of stage1, a checkpoint at every second one
@@ -254,9 +255,9 @@ def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(here, runs
     lines = [json.loads(line) for line in (folder / "retention.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert lines[0]["recall"] == 100.0
-    (measured,) = [r for id_, r in store.read_json(folder / "recall.json").items() if id_ == lines[-1]["list"]]
-    assert lines[-1]["recall"] == measured["recall"] < 100.0
-    assert lines[-1]["right"].count("1") == measured["correct"]
+    measured = RecallRecord.read(folder / "recall.json").lists[lines[-1]["list"]]
+    assert lines[-1]["recall"] == measured.recall < 100.0
+    assert lines[-1]["right"].count("1") == measured.correct
     store.verify(folder)  # it is part of what is published
     here("show", "--runs", runs, "--curves", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

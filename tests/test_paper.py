@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from forged import lens_record
 from printed import paper_claims
 from sweeps import shipped
 
@@ -401,8 +402,8 @@ def test_layers_are_judged_by_the_logit_lens_where_models_were_probed(tmp_path: 
     for entry in entries:
         if entry["path"]:
             early = "random" in entry["arm"]
-            lens = {entry["list"]: {"first_layer": 10.0 if early else 20.0, "spread": 8.0 if early else 3.0}}
-            (Path(entry["path"]) / "lens.json").write_text(json.dumps(lens))
+            lens = lens_record(entry["list"], first_layer=10.0 if early else 20.0, spread=8.0 if early else 3.0)
+            lens.write(Path(entry["path"]) / "lens.json")
             damaged = Path(entry["path"]) / "lens.json"
     assert "one seed has no interval" in claim(entries, "earlier_layers").why
     found = claim(entries + again, "earlier_layers")

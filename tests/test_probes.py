@@ -1,5 +1,6 @@
 """Probes: the lens ends in the model's own output; gradients predict what a small step does; both in a recipe."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from transformers import (
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.evaluate.interference import _angles, _norm, _parts, displacement, gram, groups_of, interference
-from remix_toolkit.evaluate.lens import lens, summary
+from remix_toolkit.evaluate.lens import lens, summarize
+from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.perplexity import passages, perplexity
 from remix_toolkit.evaluate.recall import trained_logits
-from remix_toolkit.recipe.load import load_task
+from remix_toolkit.evaluate.records import InterferenceRecord, LensRecord, PerplexityRecord, RecallRecord
+from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.stage.train import load_model
 
 FACTS = tasks.load_rows(load_task("kvr", ["size=12"]), 0)
@@ -43,16 +46,16 @@ def test_the_lens_ends_in_what_the_model_says(config, tokenizer) -> None:
     changes = {"n_layer": 3, "n_embd": 32, "n_head": 4} if config is GPT2Config else {}
     model = small(config, **changes)
     seen = lens(model, tokenizer, FACTS)
-    assert seen["layers"] == 3
+    assert seen.layers == 3
     examples = [tulu.encode(tokenizer, fact) for fact in FACTS]
     with torch.no_grad():
         logits, targets = trained_logits(model, tokenizer, examples)
     answer = (targets != -100) & (targets != tokenizer.eos_token_id)
     right = logits.float().softmax(-1)[answer].gather(-1, targets[answer].unsqueeze(-1)).squeeze(-1)
-    assert seen["tokens"] == int(answer.sum())
-    assert seen["probability"][-1] == pytest.approx(float(right.mean()), rel=1e-5)
+    assert seen.tokens == int(answer.sum())
+    assert seen.probability[-1] == pytest.approx(float(right.mean()), rel=1e-5)
     ranks = (logits[answer] > logits[answer].gather(-1, targets[answer].unsqueeze(-1))).sum(-1) + 1
-    assert seen["top10"][-1] == pytest.approx(100 * float((ranks <= 10).float().mean()), abs=1)
+    assert seen.top10[-1] == pytest.approx(100 * float((ranks <= 10).float().mean()), abs=1)
 
 
 def test_architectures_that_the_lens_cannot_read_are_refused(tokenizer) -> None:
@@ -66,24 +69,24 @@ def test_batches_do_not_change_what_the_lens_sees(tiny_base, tokenizer) -> None:
     model = load_model(str(tiny_base), None, "fp32", {})
     one, all_ = lens(model, tokenizer, FACTS, batch_size=1), lens(model, tokenizer, FACTS)
     for name in ("top10", "occurrence", "first", "median_rank", "probability"):
-        assert one[name] == pytest.approx(all_[name], abs=1e-4)
-    assert sum(position["tokens"] for position in all_["positions"]) == all_["tokens"]
+        assert getattr(one, name) == pytest.approx(getattr(all_, name), abs=1e-4)
+    assert sum(position.tokens for position in all_.positions) == all_.tokens
 
 
 def test_the_lens_is_summed_up_as_in_figure_4() -> None:
     # Three tokens, three layers: one seen in the last two, one in the last, one never.
     ranks = np.array([[400, 10, 1], [50, 11, 2], [99, 98, 97]])
-    seen = summary(ranks, np.full((3, 3), 0.5), [1, 1, 2])
-    assert seen["top10"] == pytest.approx([0, 100 / 3, 200 / 3])
-    assert seen["occurrence"] == pytest.approx([0, 1 / 3, 2 / 3])
-    assert seen["first"] == pytest.approx([0, 1 / 3, 1 / 3])
-    assert seen["first_layer"] == 2.5
-    assert seen["never"] == pytest.approx(100 / 3)
-    assert seen["layers_per_token"] == 1
-    assert seen["spread"] == pytest.approx(np.exp(-(1 / 3 * np.log(1 / 3) + 2 / 3 * np.log(2 / 3))))
-    assert [position["median_rank"] for position in seen["positions"]] == [[225, 10.5, 1.5], [99, 98, 97]]
-    nowhere = summary(np.full((2, 3), 11), np.zeros((2, 3)), [1, 1])
-    assert (nowhere["first_layer"], nowhere["never"], nowhere["spread"]) == (None, 100, 0)
+    seen = summarize(3, ranks, np.full((3, 3), 0.5), [1, 1, 2])
+    assert seen.top10 == pytest.approx([0, 100 / 3, 200 / 3])
+    assert seen.occurrence == pytest.approx([0, 1 / 3, 2 / 3])
+    assert seen.first == pytest.approx([0, 1 / 3, 1 / 3])
+    assert seen.first_layer == 2.5
+    assert seen.never == pytest.approx(100 / 3)
+    assert seen.layers_per_token == 1
+    assert seen.spread == pytest.approx(np.exp(-(1 / 3 * np.log(1 / 3) + 2 / 3 * np.log(2 / 3))))
+    assert [position.median_rank for position in seen.positions] == [[225, 10.5, 1.5], [99, 98, 97]]
+    nowhere = summarize(2, np.full((2, 3), 11), np.zeros((2, 3)), [1, 1])
+    assert (nowhere.first_layer, nowhere.never, nowhere.spread) == (None, 100, 0)
 
 
 def encoded(tokenizer, facts):
@@ -93,10 +96,17 @@ def encoded(tokenizer, facts):
 def test_a_small_step_changes_the_loss_as_the_gradient_says(tokenizer) -> None:
     model, data = small(LlamaConfig), encoded(tokenizer, FACTS)
     found = interference(model, tokenizer, {"a": data, "b": data}, parts=4)
-    assert found["groups"]["whole"]["a.b"]["cosine"] == pytest.approx(1, abs=1e-6)
-    assert {"whole", "layer 1", "layer 3", "q_proj", "down_proj", "embed_tokens", "lm_head", "norms"} <= found[
-        "groups"
-    ].keys()
+    assert found.groups["whole"]["a.b"].cosine == pytest.approx(1, abs=1e-6)
+    assert {
+        "whole",
+        "layer 1",
+        "layer 3",
+        "q_proj",
+        "down_proj",
+        "embed_tokens",
+        "lm_head",
+        "norms",
+    } <= found.groups.keys()
 
     after = small(LlamaConfig)
     for part in _parts(data, 4):  # one step of gradient descent on the mean over the parts
@@ -108,12 +118,12 @@ def test_a_small_step_changes_the_loss_as_the_gradient_says(tokenizer) -> None:
         for parameter in after.parameters():
             parameter -= 1e-4 * parameter.grad
     found = interference(model, tokenizer, {"a": data, "b": encoded(tokenizer, OTHERS)}, after, parts=4)
-    change = found["loss_after"] - found["loss_before"]
+    change = found.loss_after - found.loss_before
     assert change < 0
-    assert found["predicted"] == pytest.approx(change, rel=0.02)
-    assert found["predicted"] == pytest.approx(-1e-4 * found["norms"]["a"]["norm"] ** 2, rel=1e-3)
-    assert found["predicted_low"] <= found["predicted"] <= found["predicted_high"]
-    assert found["displacement"]["whole"]["norm"] == pytest.approx(1e-4 * found["norms"]["a"]["norm"], rel=1e-3)
+    assert found.predicted == pytest.approx(change, rel=0.02)
+    assert found.predicted == pytest.approx(-1e-4 * found.norms["a"].norm ** 2, rel=1e-3)
+    assert found.predicted_low <= found.predicted <= found.predicted_high
+    assert found.displacement["whole"].norm == pytest.approx(1e-4 * found.norms["a"].norm, rel=1e-3)
 
 
 def test_inner_products_by_group_add_up() -> None:
@@ -132,14 +142,14 @@ def test_inner_products_by_group_add_up() -> None:
 def test_noise_is_called_noise() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(8, 1000))
-    assert _norm(noise @ noise.T)["noise"]
+    assert _norm(noise @ noise.T).noise
     shared = noise + rng.normal(size=1000)
     found = _norm(shared @ shared.T)
-    assert not found["noise"]
-    assert found["signal"] < found["norm"]
+    assert not found.noise
+    assert found.signal < found.norm
     both = np.vstack([noise, shared])
     angle = _angles(both @ both.T, {"a": slice(0, 8), "b": slice(8, 16)})["a.b"]
-    assert (angle["cosine"], angle["low"], angle["high"]) == (None, None, None)
+    assert (angle.cosine, angle.low, angle.high) == (None, None, None)
 
 
 @pytest.mark.parametrize(("signal", "cosine"), [(0.3, 0.8), (1.0, 0.8), (0.5, -0.9), (0.5, 0.0)])
@@ -151,9 +161,9 @@ def test_the_cosine_is_that_of_what_the_parts_share_and_lies_in_its_interval(sig
         b = cosine * a + np.sqrt(1 - cosine**2) * b
         parts = np.vstack([signal * one + rng.normal(size=(8, 1000)) / 1000**0.5 for one in (a, b)])
         angle = _angles(parts @ parts.T, rows)["a.b"]
-        assert angle["low"] <= angle["cosine"] <= angle["high"]
-        covered += angle["low"] <= cosine <= angle["high"]
-        seen.append(angle["cosine"])
+        assert angle.low <= angle.cosine <= angle.high
+        covered += angle.low <= cosine <= angle.high
+        seen.append(angle.cosine)
     assert np.mean(seen) == pytest.approx(cosine, abs=0.05)
     assert covered >= 16
 
@@ -175,8 +185,8 @@ def test_perplexity_is_that_of_the_tokens(tokenizer, tmp_path) -> None:
     found = perplexity(model, tokenizer, str(text))
     ids = [tokenizer.bos_token_id, *tokenizer("word " * 49 + "word", add_special_tokens=False)["input_ids"]]
     loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss
-    assert found["tokens"] == 2 * (len(ids) - 1)
-    assert found["perplexity"] == pytest.approx(float(loss.exp()), rel=1e-5)
+    assert found.tokens == 2 * (len(ids) - 1)
+    assert found.perplexity == pytest.approx(float(loss.exp()), rel=1e-5)
     assert len(passages("docstrings")) == 16
     text.write_text("too little")
     passages.cache_clear()
@@ -204,41 +214,73 @@ def test_a_recipe_asks_for_probes_and_a_published_stage_is_probed_later(here, ru
     assert not (first / "model.safetensors").exists()
     (stage,) = (runs / "stages").glob("*-stage2-*")
     weights = (stage / "model.safetensors").stat().st_mtime_ns
-    assert json.loads((stage / "perplexity.json").read_text())["perplexity"] > 1
+    assert PerplexityRecord.read(stage / "perplexity.json").perplexity > 1
     assert not (stage / "lens.json").exists()
     out = here("run", recipe, "--runs", runs, "stages.stage2.probe=[lens, interference]").stdout
     assert (stage / "model.safetensors").stat().st_mtime_ns == weights
     assert (first / "model.safetensors").exists()
     assert "gradients of stage1 and stage2: cosine" in out
-    seen = json.loads((stage / "lens.json").read_text())
-    assert seen.keys() == json.loads((stage / "recall.json").read_text()).keys()
-    found = json.loads((stage / "interference.json").read_text())
-    assert found["of"] == {"a": "stage1", "b": "stage2", "m": "mixing"}
-    assert found["groups"]["whole"].keys() == {"a.b", "a.m", "b.m"}
+    seen = LensRecord.read(stage / "lens.json").lists
+    assert seen.keys() == RecallRecord.read(stage / "recall.json").lists.keys()
+    found = InterferenceRecord.read(stage / "interference.json")
+    assert found.sources == {"a": "stage1", "b": "stage2", "m": "mixing"}
+    assert found.groups["whole"].keys() == {"a.b", "a.m", "b.m"}
     lenses = here("probe", "lens", stage, "--task", "kvr", "size=16", "--json", "--plot", tmp_path / "lens.svg").stdout
     assert (tmp_path / "lens.svg").read_text().startswith("<?xml")
     (alone,) = json.loads(lenses)
-    assert alone["top10"] == pytest.approx(next(of for id_, of in seen.items() if id_.startswith("kvr"))["top10"])
+    assert alone["top10"] == pytest.approx(next(one for id_, one in seen.items() if id_.startswith("kvr")).top10)
     shown = here("probe", "interference", stage, "--a", "kvr size=16", "--b", "invented_facts size=16", "--parts", 4)
     assert "loss on A" not in shown.stdout  # nothing was trained after it
 
 
-def test_what_goes_wrong_in_a_probe_does_not_take_the_stage_with_it(here, runs, tmp_path, monkeypatch) -> None:
+def test_a_measurement_that_fails_stops_no_stage_and_is_tried_again(here, runs, tmp_path, monkeypatch) -> None:
+    recipe = tmp_path / "probed.yaml"
+    recipe.write_text(RECIPE)
+    line = ["run", recipe, "--runs", runs, "stages.stage1.probe=[lens]", "stages.stage2.probe=[interference]"]
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("remix_toolkit.evaluate.lens.lens", broken)
+        patched.setattr("remix_toolkit.evaluate.recall.recall", broken)
+        done = here(*line, check=False)
+    assert done.returncode == 1
+    for failed in (
+        "stage1 is published",
+        "recall (RuntimeError: out of memory); lens (RuntimeError",
+        "stage2 is published",
+    ):
+        assert failed in done.stderr
+    assert "Traceback" in done.stderr  # what nobody expected is shown whole
+    first, second = sorted((runs / "stages").iterdir())
+    weights = (second / "model.safetensors").stat().st_mtime_ns
+    assert {file.name for file in (*first.iterdir(), *second.iterdir())} >= {"perplexity.json", "interference.json"}
+    assert not (first / "lens.json").exists()
+    assert not (first / "recall.json").exists()
+    out = here(*line).stdout
+    assert out.count("already published, reused") == 2
+    assert (second / "model.safetensors").stat().st_mtime_ns == weights
+    for folder in (first, second):
+        assert is_measured(load_recipe(recipe, "tiny", line[4:]), folder.name.split("-")[1], folder)
+
+
+def test_a_full_disk_ends_a_measurement_at_once(here, runs, tmp_path, monkeypatch) -> None:
     recipe = tmp_path / "probed.yaml"
     recipe.write_text(RECIPE)
 
-    def broken(*_: object) -> None:
-        raise RunFailed("out of memory")
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "recall.json")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("remix_toolkit.stage.run.examine", broken)
-        done = here("run", recipe, "--runs", runs, "--stage", "stage1", "stages.stage1.probe=[lens]", check=False)
-    assert done.returncode == 1
-    (stage,) = (runs / "stages").iterdir()
-    assert (stage / "recall.json").exists()
-    out = here("run", recipe, "--runs", runs, "--stage", "stage1", "stages.stage1.probe=[lens]").stdout
-    assert "already published, reused" in out
-    assert (stage / "lens.json").exists()
+    monkeypatch.setattr("remix_toolkit.evaluate.recall.recall", full)
+    done = here("run", recipe, "--runs", runs, "stages.stage1.train.num_train_epochs=1", check=False)
+    assert (done.returncode, "the disk is full" in done.stderr) == (1, True)
+    assert len(list((runs / "stages").iterdir())) == 1
+
+
+def test_data_that_cannot_be_measured_is_refused_before_training(here, runs, tmp_path) -> None:
+    recipe = tmp_path / "probed.yaml"
+    recipe.write_text(RECIPE)
     few = ["stages.stage1.data.size=3", "global_batch_size=3", "stages.stage2.probe=[interference]"]
     done = here("run", recipe, "--runs", runs, *few, check=False)
     assert done.returncode == 2

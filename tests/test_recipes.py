@@ -8,7 +8,9 @@ from conftest import ROOT
 
 from remix_toolkit import store
 from remix_toolkit.data.tulu import load_tokenizer
+from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.evaluate.recall import percent, recall
+from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import labels
 from remix_toolkit.graph.sweep import Cell, load_sweep
@@ -65,7 +67,7 @@ def test_every_task_and_every_arm_of_every_sweep(subtests, runs: Path, tmp_path:
                 assert last
                 wanted = labels(cell.recipe, cell.nodes[-1].position)
                 assert wanted
-                assert wanted.keys() <= store.measured(last)
+                assert wanted.keys() <= measured(last)
 
 
 def test_recall_changes_when_the_weights_change(runs: Path, tiny_base: Path, monkeypatch) -> None:
@@ -82,8 +84,8 @@ def test_recall_changes_when_the_weights_change(runs: Path, tiny_base: Path, mon
     tokenizer = load_tokenizer(str(folder))
     facts = build_all(cell.recipe, ["stage1"], tokenizer, runs)["stage1"].facts
     trained, base = (load_model(str(source), None, "fp32", {}) for source in (folder, tiny_base))
-    (measured,) = store.read_json(folder / "recall.json").values()
-    assert percent(recall(trained, tokenizer, facts)) == measured["recall"] == 100.0
+    (recorded,) = RecallRecord.read(folder / "recall.json").lists.values()
+    assert percent(recall(trained, tokenizer, facts)) == recorded.recall == 100.0
     assert percent(recall(base, tokenizer, facts)) == 0.0
     for weight, other in zip(trained.parameters(), base.parameters(), strict=True):
         weight.data.lerp_(other.data, 0.7)

@@ -15,9 +15,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from forged import interference_record, lens_record
 from stores import FEW, HALF, group_of, once, prompts, write_arms, write_run
 
 from remix_toolkit import store
+from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, PerplexityRecord
 from remix_toolkit.report.facts import facts_of
 from remix_toolkit.report.group import groups
 from remix_toolkit.report.page import named, write_report
@@ -78,18 +80,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(runs: Path) -> None:
-    lens = {
-        "kvr-1": {"occurrence": [0.25, 0.75], "first_layer": 1.5, "never": 2.0, "layers_per_token": 1.2, "spread": 1.6}
-    }
-    angle = {"cosine": -0.25, "low": -0.5, "high": 0.125, "inner": -1.0}
-    angles = {"of": "stage1", "groups": {"whole": {"a.b": angle}}, "norms": {"b": {"noise": True}}}
-    angles |= {"loss_before": 0.5, "loss_after": 2.5, "predicted": 1.75}
+    arc = HarnessResult(version="0.4", limit=8, metrics={"acc": 0.375})
     curve = [{"step": n, "epoch": n / 2, "list": "kvr-1", "recall": 100 - 20 * n} for n in range(4)]
     files = {
-        "lens.json": json.dumps(lens),
-        "interference.json": json.dumps(angles),
-        "perplexity.json": json.dumps({"perplexity": 12.5, "tokens": 9, "text": "pydoc"}),
-        "lm_eval.json": json.dumps({"arc": {"version": "0.4", "limit": 8, "metrics": {"acc": 0.375}}}),
+        "lens.json": lens_record("kvr-1").model_dump_json(),
+        "interference.json": interference_record().model_dump_json(),
+        "perplexity.json": PerplexityRecord(perplexity=12.5, tokens=9, text="pydoc").model_dump_json(),
+        "lm_eval.json": HarnessRecord(tasks={"arc": arc}).model_dump_json(),
         "retention.jsonl": "".join(json.dumps(line) + "\n" for line in curve),
     }
     write_arms(runs, {"none": FEW, "random": HALF}, files=files, overrides=["stages.stage1.mix={a: 1}", "b='c d'"])
@@ -288,7 +285,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
     write_run(tmp_path, "none", 0, both)
     folders = write_run(tmp_path, "none", 1, both)
     (folders["stage2"] / "loss.csv").write_text("cut off")  # not what was published
-    nan = write_run(tmp_path, "nan", 0, both, last_loss=float("nan"), files={"lens.json": '{"kvr-1": {"spread": 1}}'})
+    nan = write_run(tmp_path, "nan", 0, both, last_loss=float("nan"), files={"lens.json": '{"version": 1}'})
     loss = nan["stage2"] / "loss.csv"
     loss.write_text(loss.read_text().replace("1.0,0.001", "nan,0.001"))
     pruned = write_run(tmp_path, "pruned", 0, both)["stage2"]
@@ -318,10 +315,10 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
         "nan, seed 0: the loss of stage2 is no number at 1 steps, first at step 1",
         "weights deleted, results kept: stage2 of pruned",
         "recall.jsonl: cannot be read (FileNotFoundError",
-        "lens.json: cannot be read (KeyError: 'occurrence')",
+        "lens.json: lists: Field required",
         "begun: nothing is measured yet",
         "recipe.yaml: cannot be read (while parsing",
-        "stage.json: cannot be read (key: Field required): this stage is left out",
+        "stage.json: has format version none; this toolkit reads version 2: this stage is left out",
     ):
         assert wrong in said, wrong
     assert capsys.readouterr().err.count("is not the file that was published") == 1

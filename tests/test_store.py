@@ -1,15 +1,18 @@
 """Lineage keys, and a store in which a stage is complete or absent."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from forged import recall_record, stage_record
 from stores import write_run
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.lineage import NOT_IN_KEY, lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.sft_fields import field_type
@@ -71,14 +74,15 @@ KEY = "0123456789abcdef"
 
 
 def published(runs: Path, lists: str = "A", weights: bytes = b"weights", recipe: str = "r") -> Path:
-    """A stage with recall of some lists, each with one verdict."""
+    """A published stage, with recall of some lists if it had none."""
     draft = store.work_dir(store.open_store(runs), KEY) / "draft"
     draft.mkdir(parents=True)
     (draft / "model.safetensors").write_bytes(weights)
-    store.write_json(draft / "stage.json", {"sweep": recipe})
-    store.write_json(draft / "recall.json", {name: {"recall": 100.0} for name in lists})
-    store.write_text(draft / "recall.jsonl", "".join(json.dumps({"list": name}) + "\n" for name in lists))
-    return store.publish(runs, draft, f"{recipe}-stage1-seed0-{KEY}")
+    stage_record("stage1", KEY, sweep=recipe).write(draft / "stage.json")
+    folder = store.publish(runs, draft, f"{recipe}-stage1-seed0-{KEY}")
+    if not (folder / "recall.json").exists():
+        recall_record({name: [1] for name in lists}).write(folder / "recall.json")
+    return folder
 
 
 def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
@@ -115,19 +119,17 @@ def test_weights_are_deleted_once_by_whoever_comes_first(tmp_path: Path) -> None
 def test_weights_come_back_beside_all_that_was_measured(tmp_path: Path, capsys) -> None:
     folder = published(tmp_path, "AX")
     store.prune(folder)
-    assert published(tmp_path, "AB", recipe="another") == folder  # found by its key
+    assert published(tmp_path, recipe="another") == folder  # found by its key
     assert not store.is_pruned(folder)
     store.verify(folder)
     assert store.made_by(folder) == "another"  # which may delete them again
-    assert store.measured(folder) == {"A", "X", "B"}
-    lines = (folder / "recall.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["list"] for line in lines] == ["A", "X", "B"]
+    assert measured(folder) == {"A", "X"}
     assert list((tmp_path / "stages").iterdir()) == [folder]
     assert not capsys.readouterr().out
 
     store.prune(folder)
     assert published(tmp_path, "B", weights=b"changed") == folder
-    assert store.measured(folder) == {"B"}  # what was measured of other weights would not be theirs
+    assert measured(folder) == {"B"}  # what was measured of other weights would not be theirs
     assert "trained again, to other weights than the deleted ones" in capsys.readouterr().out
 
 
@@ -198,20 +200,37 @@ def test_runs_of_the_same_weights_are_one_arm(tmp_path: Path) -> None:
     ("file", "text", "said"),
     [
         ("held_out.json", '{"rows": 8', "held_out.json: cannot be read (JSONDecodeError"),
-        ("held_out.json", "{}", "held_out.json: cannot be read (rows: Field required)"),
-        ("recall.json", "[]", "recall.json: cannot be read (Input should be a valid dict"),
-        ("recall.json", '{"kvr-1": {"recall": null, "facts": 2}}', "kvr-1.recall: Input should be a valid number"),
-        ("recall.json", '{"kvr-1": {"recall": NaN, "facts": 2}}', "kvr-1.recall: Input should be a finite number"),
-        ("stage.json", '{"key": "k", "steps": 4, "counts": null}', "counts: Input should be"),
-        ("stage.json", '{"key": "k", "steps": 4, "libraries": null}', "libraries: Input should be"),
-        ("stage.json", '{"key": "k", "steps": 4, "seconds": NaN}', "seconds: Input should be a finite number"),
+        ("held_out.json", '{"version": 1, "rows": 8}', "held_out.json: loss: Field required"),
+        ("recall.json", "[]", "recall.json: the file: Input should be"),
+        ("recall.json", ("recall", "null"), "recall.json: lists.kvr-1.recall: Input should be a valid number"),
+        ("recall.json", ("recall", "NaN"), "recall.json: lists.kvr-1.recall: Input should be a finite number"),
+        (
+            "recall.json",
+            ("recall", "101"),
+            "recall.json: lists.kvr-1.recall: Input should be less than or equal to 100",
+        ),
+        ("recall.json", ("facts", '"2"'), "recall.json: lists.kvr-1.facts: Input should be a valid integer"),
+        ("recall.json", ("version", "7"), "recall.json: has format version 7; this toolkit reads version 1"),
+        ("stage.json", ("counts", "null"), "stage.json: counts: Input should be"),
+        ("stage.json", ("libraries", "null"), "stage.json: libraries: Input should be"),
+        ("stage.json", ("seconds", "NaN"), "stage.json: seconds: Input should be a finite number"),
+        ("stage.json", ("steps", '4, "more": 1'), "stage.json: more: Extra inputs are not permitted"),
+        ("stage.json", '{"key": "k", "steps": 4}', "stage.json: has format version none; this toolkit reads version 2"),
         ("manifest.json", "[]", "manifest.json is missing or unreadable"),
     ],
 )
-def test_a_damaged_stage_is_left_out_and_said(tmp_path: Path, file: str, text: str, said: str) -> None:
+def test_a_damaged_stage_is_left_out_and_said(tmp_path: Path, file: str, text: str | tuple, said: str) -> None:
+    """The text of the file, or one of its fields and what is written there."""
     damaged = write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}})[
         "stage2"
     ]
+    if isinstance(text, tuple):
+        field, value = text
+        whole = (damaged / file).read_text(encoding="utf-8")
+        text = re.sub(
+            rf'^( +"{field}": )(\{{.*?\n \}}|[^,\n]+)', rf"\g<1>{value}", whole, flags=re.DOTALL | re.MULTILINE
+        )
+        assert text != whole
     (damaged / file).write_text(text, encoding="utf-8")
     manifest = store.read_json(damaged / "manifest.json") if file == "stage.json" else None
     if manifest:

@@ -1,6 +1,5 @@
 """What is examined: a model directory or hub id, and the rows of a task."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from remix_toolkit.data import few_shot, mixing, tasks, tulu
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, FewShot, Mix, Rows
+from remix_toolkit.records import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,32 +58,33 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
     """`{model, task, recall, facts, correct}` of any model directory or hub id."""
     facts = facts_of(task, data_seed)
     loaded, tokenizer = load(model)
-    from remix_toolkit.evaluate.recall import percent, recall, row
+    from remix_toolkit.evaluate.recall import percent, recall, verdict_record
 
     verdicts = recall(loaded, tokenizer, facts)
     if details:
-        store.write_text(details, "".join(json.dumps(row(v), ensure_ascii=False) + "\n" for v in verdicts))
+        rows = (verdict_record(tasks.task_name(task), index, verdict) for index, verdict in enumerate(verdicts))
+        write_text(details, "".join(f"{row.model_dump_json()}\n" for row in rows))
     correct = sum(v.correct for v in verdicts)
     what = {"model": model, "task": tasks.task_name(task)}
     return {**what, "recall": percent(verdicts), "facts": len(facts), "correct": correct}
 
 
 def lens_of(models: Sequence[str], task: Rows, data_seed: int) -> list[dict[str, Any]]:
-    """Of each model: `{model, task}` and what `lens.lens` returns."""
+    """Of each model: `{model, task}` and the fields of a LensResult."""
     facts = facts_of(task, data_seed)
     from remix_toolkit.evaluate.lens import lens
 
     found = []
     for model in models:
         loaded, tokenizer = load(model)
-        found.append({"model": model, "task": tasks.task_name(task), **lens(loaded, tokenizer, facts)})
+        found.append({"model": model, "task": tasks.task_name(task), **lens(loaded, tokenizer, facts).model_dump()})
     return found
 
 
 def interference_of(
     model: str, data: Mapping[str, Rows], mix: Mix | None, after: str | None, data_seed: int, parts: int
 ) -> dict[str, Any]:
-    """`{model, after, of}` and what `interference.interference` returns; D_M is drawn for D_B as a stage draws it."""
+    """`{model, after}` and the fields of an InterferenceRecord; D_M is drawn for D_B as a stage draws it."""
     pairs = {name: rows_of(task, data_seed) for name, task in data.items()}
     if mix:
         pairs["m"], _ = mixing.draw(mix, pairs["b"], {"stage1": pairs["a"]}, seed=0, position=1)
@@ -92,5 +93,6 @@ def interference_of(
     from remix_toolkit.evaluate.interference import interference
 
     examples = {name: [tulu.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
-    of = {name: tasks.task_name(task) for name, task in data.items()}
-    return {"model": model, "after": after, "of": of, **interference(loaded, tokenizer, examples, later, parts)}
+    sources = {name: tasks.task_name(task) for name, task in data.items()}
+    record = interference(loaded, tokenizer, examples, later, parts, sources)
+    return {"model": model, "after": after, **record.model_dump(exclude={"version"}, exclude_none=False)}

@@ -115,7 +115,7 @@ def print_interference(found: dict[str, Any]) -> None:
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     table = Table(title=f"gradients at {found['model']}: cosine [95% interval over {found['parts']} parts]")
     pairs = list(found["groups"]["whole"])
-    moved = found.get("displacement", {})
+    moved = found["displacement"] or {}
     for column in ("weights", *(pair.upper().replace(".", " and ") for pair in pairs), *(["moved"] if moved else [])):
         table.add_column(column, justify="left" if column == "weights" else "right")
     for group, angles in found["groups"].items():

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.records import HarnessResult
 from remix_toolkit.recipe.yaml_file import load_mapping
 
 
@@ -23,27 +23,27 @@ def check_installed(tasks: Sequence[str]) -> None:
 
 def harness(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], limit: int | None
-) -> dict[str, Any]:
-    """`{task: {version, limit, metrics: {name: value}}}` of the harness's tasks, or of YAML files of your own.
+) -> dict[str, HarnessResult]:
+    """Results by task: of the harness's own tasks, or of tasks that a YAML file declares.
 
     Raises BadInput for a task that the harness does not know.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    found = {}
+    results: dict[str, HarnessResult] = {}
     loaded = HFLM(pretrained=model, tokenizer=tokenizer)
     for task in tasks:
         declared = load_mapping(Path(task))[0] if task.endswith((".yaml", ".yml")) else task
         try:
-            results = simple_evaluate(model=loaded, tasks=[declared], limit=limit, bootstrap_iters=1000)["results"]
+            answers = simple_evaluate(model=loaded, tasks=[declared], limit=limit, bootstrap_iters=1000)["results"]
         except KeyError as error:
             raise BadInput(f"evaluate.lm_eval: {task}: the harness has no such task ({error})") from error
         metrics = {
-            name.removesuffix(",none"): value
-            for result in results.values()
-            for name, value in result.items()
+            name.removesuffix(",none"): float(value)
+            for answer in answers.values()
+            for name, value in answer.items()
             if isinstance(value, float | int)
         }
-        found[task] = {"version": version("lm_eval"), "limit": limit, "metrics": metrics}
-    return found
+        results[task] = HarnessResult(version=version("lm_eval"), limit=limit, metrics=metrics)
+    return results

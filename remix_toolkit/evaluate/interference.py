@@ -13,7 +13,6 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +23,10 @@ from remix_toolkit.data.tulu import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.held_out import loss_sum
 from remix_toolkit.evaluate.recall import trained_logits
+from remix_toolkit.evaluate.records import Angle, Displacement, GradientNorm, InterferenceRecord
 
 PARTS = 8  # gradients of each data set; all of them are in the machine's memory at once
-LEAST = 4  # of fewer parts, noise cannot be told from what they share
+MIN_PARTS = 4  # with fewer, noise cannot be told from what the parts share
 DRAWS = 2000
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 TOKENS = 2048  # that go through the model at once, with all activations kept
@@ -41,53 +41,61 @@ def interference(
     data: Mapping[str, Sequence[Example]],
     after: PreTrainedModel | None = None,
     parts: int = PARTS,
-) -> dict[str, Any]:
-    """How gradients of the data sets stand to one another at the model; `data` maps `a`, `b` and perhaps `m` to them.
+    sources: Mapping[str, str] | None = None,
+) -> InterferenceRecord:
+    """How the gradients of the data sets stand to one another at the model; `data` has `a`, `b` and perhaps `m`.
 
-    `groups`: for `whole`, each layer and each kind of weight, and each pair such as `a.b`: the `cosine` of the
-    gradients with its 95% interval `low`, `high` (bootstrap over parts; all three None where a gradient cannot be told
-    from noise there), and the inner product `inner`. `norms`: per data set, of the whole model: the `norm` of the mean
-    gradient, `signal`, the norm of what the parts share, and `noise`: True where that cannot be told from zero.
-
-    With the model `after` later training: `displacement` per group (`norm`, and `relative` to the weights'), the loss
-    on D_A before and after, and the change `predicted` to first order, (theta_after - theta) . grad L_A, with interval.
+    The record's intervals are bootstraps over parts. With the model `after` later training, it also has how far that
+    moved the weights, the loss on D_A before and after, and the change that is predicted to first order:
+    (theta_after - theta) . grad L_A. `sources` says what the data sets are, for the record.
 
     Memory: a gradient of the whole model for each part of each data set, and the displacement in fp32, on the CPU. Both
     models may come on the CPU; where one is on a device, the gradients are taken there, and `after` is moved off it.
     Raises BadInput for fewer than 4 parts, a data set of fewer examples than parts, or an `after` with other weights.
     """
-    if parts < LEAST:
-        raise BadInput(f"interference: {parts} parts asked, and noise cannot be told from fewer than {LEAST}")
+    if parts < MIN_PARTS:
+        raise BadInput(f"interference: {parts} parts asked, and noise cannot be told from fewer than {MIN_PARTS}")
     for name, examples in data.items():
         if len(examples) < parts:
             raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
     cut = {name: _parts(examples, parts) for name, examples in data.items()}
     moved: dict[str, torch.Tensor] | None = None
-    result: dict[str, Any] = {"parts": parts, "examples": {name: sum(map(len, of)) for name, of in cut.items()}}
+    displaced: dict[str, Displacement] | None = None
+    loss_after: float | None = None
     if after is not None:
         device = after.device
-        result["loss_after"] = float(np.mean([_mean_loss(after, tokenizer, part) for part in cut["a"]]))
+        loss_after = float(np.mean([_mean_loss(after, tokenizer, part) for part in cut["a"]]))
         moved = displacement(model, after)
-        result["displacement"] = _lengths(model, moved)
+        displaced = _lengths(model, moved)
         after.to("cpu")  # type: ignore[arg-type]
         model.to(device)  # type: ignore[arg-type]
     gradients: Gradients = []
     losses: dict[str, list[float]] = {}
-    for name, of in cut.items():
-        for part in of:
+    for name, examples_by_part in cut.items():
+        for part in examples_by_part:
             loss, gradient = _gradient(model, tokenizer, part)
             losses.setdefault(name, []).append(loss)
             gradients.append(gradient)
     products = gram(gradients, moved)
     rows = {name: slice(n * parts, (n + 1) * parts) for n, name in enumerate(data)}
-    result["norms"] = {name: _norm(products["whole"][at, at]) for name, at in rows.items()}
-    result["groups"] = {group: _angles(matrix, rows) for group, matrix in products.items()}
+    predicted = low = high = None
     if moved is not None:
         along = products["whole"][rows["a"], -1]  # each part's gradient along the displacement
-        low, high = np.percentile(_draws(parts, 0) @ along, [2.5, 97.5])
-        result |= {"loss_before": float(np.mean(losses["a"])), "predicted": float(along.mean())}
-        result |= {"predicted_low": float(low), "predicted_high": float(high)}
-    return result
+        predicted = float(along.mean())
+        low, high = map(float, np.percentile(_draws(parts, 0) @ along, [2.5, 97.5]))
+    return InterferenceRecord(
+        sources=dict(sources or {}),
+        parts=parts,
+        examples={name: sum(map(len, examples_by_part)) for name, examples_by_part in cut.items()},
+        norms={name: _norm(products["whole"][at, at]) for name, at in rows.items()},
+        groups={group: _angles(matrix, rows) for group, matrix in products.items()},
+        displacement=displaced,
+        loss_before=None if moved is None else float(np.mean(losses["a"])),
+        loss_after=loss_after,
+        predicted=predicted,
+        predicted_low=low,
+        predicted_high=high,
+    )
 
 
 def _parts(examples: Sequence[Example], parts: int) -> list[list[Example]]:
@@ -132,25 +140,25 @@ def _shared(matrix: Matrix, weights: Matrix) -> Matrix:
     apart = matrix - np.diag(np.diag(matrix))
     pairs = 1 - (weights**2).sum(axis=1)
     sums = np.einsum("di,ij,dj->d", weights, apart, weights)
-    found: Matrix = np.divide(sums, pairs, out=np.full(len(weights), np.nan), where=pairs > 1e-9)
-    return found
+    squares: Matrix = np.divide(sums, pairs, out=np.full(len(weights), np.nan), where=pairs > 1e-9)
+    return squares
 
 
-def _norm(matrix: Matrix) -> dict[str, Any]:
-    """The mean gradient's norm; that of what its parts share; can that be told from zero?"""
+def _norm(matrix: Matrix) -> GradientNorm:
+    """The mean gradient's norm, and that of what its parts share."""
     parts = len(matrix)
     (signal,) = _shared(matrix, np.full((1, parts), 1 / parts))
-    return {
-        "norm": float(np.sqrt(matrix.mean())),
-        "signal": float(np.sqrt(max(signal, 0.0))),
-        "noise": bool(np.nanpercentile(_shared(matrix, _draws(parts, 0)), 2.5) <= 0),
-    }
+    return GradientNorm(
+        norm=float(np.sqrt(matrix.mean())),
+        signal=float(np.sqrt(max(signal, 0.0))),
+        noise=bool(np.nanpercentile(_shared(matrix, _draws(parts, 0)), 2.5) <= 0),
+    )
 
 
-def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, dict[str, float | None]]:
+def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, Angle]:
     """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of one group's gradients."""
-    found: dict[str, dict[str, float | None]] = {}
-    noise = {name: _norm(matrix[at, at])["noise"] for name, at in rows.items()}
+    angles: dict[str, Angle] = {}
+    noise = {name: _norm(matrix[at, at]).noise for name, at in rows.items()}
     for x, y in combinations(rows, 2):
         xx, xy, yy = matrix[rows[x], rows[x]], matrix[rows[x], rows[y]], matrix[rows[y], rows[y]]
         parts = len(xx)
@@ -160,31 +168,31 @@ def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, dict[str, fl
             cosine = float(_cosines(xx, xy, yy, flat, flat)[0])
             drawn = _cosines(xx, xy, yy, _draws(parts, 1), _draws(parts, 2))
             low, high = map(float, np.nanpercentile(drawn, [2.5, 97.5]))
-        found[f"{x}.{y}"] = {"cosine": cosine, "low": low, "high": high, "inner": float(xy.mean())}
-    return found
+        angles[f"{x}.{y}"] = Angle(cosine=cosine, low=low, high=high, inner=float(xy.mean()))
+    return angles
 
 
 def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix:
     """For each row of weights of the parts of both, within [-1, 1]; NaN where a length cannot be taken."""
     one, other = _shared(xx, u), _shared(yy, v)
     squares = np.where((one > 0) & (other > 0), one * other, np.nan)
-    found: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
-    return found
+    cosines: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
+    return cosines
 
 
-def _lengths(model: PreTrainedModel, moved: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
-    """How far each group of weights went."""
+def _lengths(model: PreTrainedModel, moved: dict[str, torch.Tensor]) -> dict[str, Displacement]:
+    """How far each group of weights moved."""
     squares: dict[str, list[float]] = {}
     weights = dict(model.named_parameters())
     for name, step in moved.items():
-        went, were = float(step.square().sum()), float(weights[name].detach().float().square().sum())
+        moved_square, weight_square = (float(w.square().sum()) for w in (step, weights[name].detach().float()))
         for group in groups_of(name):
             sums = squares.setdefault(group, [0.0, 0.0])
-            sums[0] += went
-            sums[1] += were
+            sums[0] += moved_square
+            sums[1] += weight_square
     return {
-        group: {"norm": step**0.5, "relative": (step / of) ** 0.5 if of else 0.0}
-        for group, (step, of) in squares.items()
+        group: Displacement(norm=step**0.5, relative=(step / weight) ** 0.5 if weight else 0.0)
+        for group, (step, weight) in squares.items()
     }
 
 

@@ -17,6 +17,7 @@ from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tulu import Example, encode
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.evaluate.recall import batches, padded
+from remix_toolkit.evaluate.records import LensPosition, LensResult
 
 BATCH = 64
 TOP = 10
@@ -26,34 +27,27 @@ CLOSE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}  # rela
 
 def lens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], batch_size: int = BATCH
-) -> dict[str, Any]:
-    """Where the right tokens show, of `layers` layers, over `tokens` answer tokens of `facts` facts.
+) -> LensResult:
+    """At which layers the gold answers' tokens show.
 
-    Per layer: `top10`, the percentage of tokens that are among the ten likeliest; `median_rank` (1 is the likeliest);
-    `probability`, the mean; `occurrence`, the layer's share of all appearances in the top ten (figure 4); `first`, the
-    share of tokens that appear there first. `first_layer` is the mean of the layer of first appearance (from 1; None
-    where no token ever appears), `never` the percentage that never do, `layers_per_token` in how many layers a token
-    appears on average, and `spread` over how many layers the appearances are spread (the exponential of the entropy of
-    `occurrence`). `positions` has the first three once more for each position in the answer.
-
-    Raises BadInput where the architecture has no final norm that is known, RunFailed where the last layer, seen this
-    way, is not the model's own output.
+    Raises BadInput where the architecture has no final norm that is known, RunFailed where the last layer, projected
+    this way, is not the model's own output.
     """
     model.eval()
     ranks: list[torch.Tensor] = []
     probabilities: list[torch.Tensor] = []
-    places: list[int] = []
+    positions: list[int] = []
     by_length = sorted((encode(tokenizer, fact) for fact in facts), key=lambda e: len(e.input_ids))
     for rows in batches(by_length, batch_size):
-        rank, probability, place = _look(model, tokenizer, rows)
+        rank, probability, position = _project_layers(model, tokenizer, rows)
         ranks.append(rank)
         probabilities.append(probability)
-        places += place
-    return {"facts": len(facts), **summary(torch.cat(ranks).numpy(), torch.cat(probabilities).numpy(), places)}
+        positions += position
+    return summarize(len(facts), torch.cat(ranks).numpy(), torch.cat(probabilities).numpy(), positions)
 
 
 @torch.no_grad()
-def _look(
+def _project_layers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Of each answer token of a batch: its rank and probability at each layer, (tokens, layers), and its position."""
@@ -80,15 +74,15 @@ def _look(
         right = logits.gather(-1, gold)
         ranks.append((logits > right).sum(dim=-1).add(1).cpu())
         probabilities.append((right.squeeze(-1) - logits.logsumexp(dim=-1)).exp().cpu())
-    place = [k for at in answers for k in range(1, len(at) + 1)]
-    return torch.stack(ranks, dim=1), torch.stack(probabilities, dim=1), place
+    positions = [k for at in answers for k in range(1, len(at) + 1)]
+    return torch.stack(ranks, dim=1), torch.stack(probabilities, dim=1), positions
 
 
 def final_norm(model: PreTrainedModel) -> torch.nn.Module:
     """The norm between the last layer and the output head. Raises BadInput where there is none of a known name."""
     for name in FINAL_NORMS:
-        if isinstance(found := getattr(model.base_model, name, None), torch.nn.Module):
-            return found
+        if isinstance(module := getattr(model.base_model, name, None), torch.nn.Module):
+            return module
     raise BadInput(
         f"{type(model).__name__}: the lens finds no final norm in it (one of {', '.join(FINAL_NORMS)} is expected)"
     )
@@ -100,47 +94,51 @@ def _softcapped(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _check_last(model: PreTrainedModel, hidden: torch.Tensor, norm: Any, head: Any, own: torch.Tensor) -> None:
-    """The last layer through norm and head must be what the model itself says at the last position."""
-    seen = _softcapped(model, head(norm(hidden[:, -1:])).float())
-    apart = float((seen - own.float()).abs().max() / own.float().abs().max().clamp_min(1e-30))
-    if apart > CLOSE[own.dtype]:
+def _check_last(model: PreTrainedModel, hidden: torch.Tensor, norm: Any, head: Any, logits: torch.Tensor) -> None:
+    """The last layer through norm and head must give the model's own logits at the last position."""
+    projected = _softcapped(model, head(norm(hidden[:, -1:])).float())
+    difference = float((projected - logits.float()).abs().max() / logits.float().abs().max().clamp_min(1e-30))
+    if difference > CLOSE[logits.dtype]:
         raise RunFailed(
             f"{type(model).__name__}: the last layer through norm and output head differs from the model's own logits "
-            f"(by {apart:.1e} of the largest): the lens cannot read this architecture"
+            f"(by {difference:.1e} of the largest): the lens cannot read this architecture"
         )
 
 
-def summary(ranks: NDArray[Any], probabilities: NDArray[Any], places: Sequence[int]) -> dict[str, Any]:
-    """What `lens` returns, from each token's rank and probability at each layer, both (tokens, layers)."""
-    shown = ranks <= TOP
-    ever = shown.any(axis=1)
-    first = shown.argmax(axis=1)[ever]  # from 0
+def summarize(facts: int, ranks: NDArray[Any], probabilities: NDArray[Any], positions: Sequence[int]) -> LensResult:
+    """The result over all tokens, from each token's rank and probability at each layer, both (tokens, layers)."""
+    in_top = ranks <= TOP
+    ever = in_top.any(axis=1)
+    first = in_top.argmax(axis=1)[ever]  # from 0
     layers = ranks.shape[1]
-    occurrence = shown.sum(axis=0) / max(int(shown.sum()), 1)
-    some = occurrence[occurrence > 0]
-    position = np.array(places)
-    return {
-        "tokens": len(ranks),
-        "layers": layers,
+    occurrence = in_top.sum(axis=0) / max(int(in_top.sum()), 1)
+    positive = occurrence[occurrence > 0]
+    position = np.array(positions)
+    return LensResult(
+        facts=facts,
+        tokens=len(ranks),
+        layers=layers,
         **_by_layer(ranks, probabilities),
-        "occurrence": occurrence.tolist(),
-        "first": (np.bincount(first, minlength=layers) / len(ranks)).tolist(),
-        "first_layer": float(first.mean() + 1) if len(first) else None,
-        "never": 100.0 * float((~ever).mean()),
-        "layers_per_token": float(shown.sum(axis=1).mean()),
-        "spread": float(np.exp(-(some * np.log(some)).sum())) if len(some) else 0.0,
-        "positions": [
-            {"position": int(at), "tokens": int((position == at).sum())}
-            | _by_layer(ranks[position == at], probabilities[position == at])
+        occurrence=occurrence.tolist(),
+        first=(np.bincount(first, minlength=layers) / len(ranks)).tolist(),
+        first_layer=float(first.mean() + 1) if len(first) else None,
+        never=100.0 * float((~ever).mean()),
+        layers_per_token=float(in_top.sum(axis=1).mean()),
+        spread=float(np.exp(-(positive * np.log(positive)).sum())) if len(positive) else 0.0,
+        positions=[
+            LensPosition(
+                position=int(at),
+                tokens=int((position == at).sum()),
+                **_by_layer(ranks[position == at], probabilities[position == at]),
+            )
             for at in np.unique(position)
         ],
-    }
+    )
 
 
 def _by_layer(ranks: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, list[float]]:
     return {
         "top10": (100.0 * (ranks <= TOP).mean(axis=0)).tolist(),
         "median_rank": np.median(ranks, axis=0).tolist(),
-        "probability": probabilities.mean(axis=0).tolist(),
+        "probability": probabilities.mean(axis=0).clip(0, 1).tolist(),
     }

@@ -4,28 +4,28 @@ import math
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit.data.tulu import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.held_out import loss_sum
+from remix_toolkit.evaluate.records import PerplexityRecord
 from remix_toolkit.recipe.yaml_file import read_text
 
 PASSAGES, WORDS = 16, 50
 MODULES = ("argparse", "cmd", "configparser", "json", "pdb", "re", "sched", "statistics")  # imported anyway, or light
 
 
-def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Any]:
-    """`{perplexity, tokens, text}` over the text's passages, each by itself: plain text, no Tulu turns.
+def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> PerplexityRecord:
+    """Perplexity over the text's passages, each by itself: plain text, no Tulu turns.
 
     `text` is as `evaluate.text` has it. Raises BadInput for a text of less than one passage.
     """
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = [tokenizer(passage, add_special_tokens=False)["input_ids"] for passage in passages(text)]
     total, tokens = loss_sum(model, tokenizer, [Example([*bos, *row], [*([-100] * len(bos)), *row]) for row in ids])
-    return {"perplexity": math.exp(total / tokens), "tokens": tokens, "text": text}
+    return PerplexityRecord(perplexity=math.exp(total / tokens), tokens=tokens, text=text)
 
 
 @cache

@@ -8,7 +8,7 @@ still possible.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from transformers import (
@@ -21,6 +21,7 @@ from transformers import (
 
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tulu import Example, encode, prompt_ids
+from remix_toolkit.evaluate.records import VerdictRecord
 
 T = TypeVar("T")
 
@@ -70,16 +71,18 @@ def recall(
     return [verdicts[i] for i in range(len(facts))]
 
 
-def row(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as a line of recall.jsonl."""
-    return {
-        "prompt": verdict.pair.prompt,
-        "correct": verdict.correct,
-        "prediction": verdict.prediction,
-        "prediction_complete": verdict.complete,
-        "settled_by": verdict.settled_by,
-        "gold": verdict.pair.answers,
-    }
+def verdict_record(list_id: str, index: int, verdict: Verdict) -> VerdictRecord:
+    """A verdict on the fact with this index in its list, as a line of recall.jsonl."""
+    return VerdictRecord(
+        list=list_id,
+        fact=index,
+        prompt=verdict.pair.prompt,
+        correct=verdict.correct,
+        prediction=verdict.prediction,
+        prediction_complete=verdict.complete,
+        settled_by=verdict.settled_by,
+        gold=verdict.pair.answers,
+    )
 
 
 def percent(verdicts: Sequence[Verdict]) -> float:

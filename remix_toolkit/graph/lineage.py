@@ -14,9 +14,10 @@ from remix_toolkit.data import few_shot, identity, mixing, tasks, tiny, tulu
 from remix_toolkit.data.identity import facts_id, list_id, short_hash
 from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import requested
 from remix_toolkit.recipe.schema import Factoid, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import field_type
-from remix_toolkit.store import GROWS, harness_id
+from remix_toolkit.store import GROWS
 
 KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
 
@@ -108,14 +109,8 @@ def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str]
 
 
 def measurements(recipe: Recipe, position: int) -> set[str]:
-    """All that a recipe asks of a stage, as `store.measured` has it: the ids of its lists, and its probes."""
-    lists, probe = labels(recipe, position).keys(), list(recipe.stages.values())[position].probe
-    asked = {*lists, *(harness_id(task, recipe.evaluate.limit) for task in recipe.evaluate.lm_eval)}
-    if recipe.evaluate.text != "docstrings":  # that is measured with the rest, and no reason to train anything again
-        asked.add(f"perplexity {recipe.evaluate.text}")
-    if "lens" in probe:
-        asked |= {f"lens {id_}" for id_ in lists}
-    return asked | ({"interference"} if "interference" in probe else set())
+    """The ids of all that a recipe asks to be measured of a stage, as `store.measured` has them."""
+    return requested(recipe, list(recipe.stages)[position])
 
 
 def labels(recipe: Recipe, position: int) -> dict[str, str]:

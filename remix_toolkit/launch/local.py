@@ -6,7 +6,8 @@ from pathlib import Path
 from remix_toolkit import store
 from remix_toolkit.data import tasks
 from remix_toolkit.data.sources import require_sources
-from remix_toolkit.errors import RunFailed
+from remix_toolkit.errors import MeasurementFailed, RunFailed
+from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.lineage import Node, lineage, measurements, run_record
 from remix_toolkit.graph.prune import still_due
@@ -31,10 +32,9 @@ def run(
     require_sources(recipe.stages[node.stage] for node in nodes)
     store.open_store(runs)
     devices.check(recipe)
-    from remix_toolkit.stage.measure import is_measured
     from remix_toolkit.stage.run import prepare, run_stage
 
-    id_ = ""
+    id_, failures = "", list[str]()
     known = recipe.position(recipe.base_stage) + 1 if recipe.base_stage else 0
     if known:
         for node in nodes[known:]:  # at least that they can be read; the rest is checked once base_stage is there
@@ -48,17 +48,25 @@ def run(
                 done = store.find(runs, node.key)
                 loaded = node.key in wanted
                 whole = done and not (loaded and store.is_pruned(done))
-                there = done and whole and is_measured(recipe, node, data[node.stage], done)
+                there = done and whole and is_measured(recipe, node.stage, done)
                 if there or not recipe.accelerate_config:
-                    run_stage(recipe, node, data[node.stage], runs, loaded)
+                    try:
+                        run_stage(recipe, node, data[node.stage], runs, loaded)
+                    except MeasurementFailed as error:  # the stage is published: the next one can start from it
+                        failures.append(str(error))
                 else:
                     line = devices.command(recipe, node, devices.stage(file, overrides or [], recipe, runs))
                     if code := subprocess.run(line, check=False).returncode:
-                        raise RunFailed(f"{node.stage}: accelerate launch ended with exit code {code}; see above")
+                        failure = f"{node.stage}: accelerate launch ended with exit code {code}; see above"
+                        if store.find(runs, node.key) is None:
+                            raise RunFailed(failure)
+                        failures.append(failure)
                 record = run_record(recipe, nodes[: node.position + 1], arm or recipe.name, overrides or [])
                 (id_,) = store.record_runs(runs, [record])
     except KeyboardInterrupt:
         raise RunFailed("stopped; the same command goes on from the last checkpoint") from None
+    if failures:
+        raise MeasurementFailed("\n".join(failures))
     return id_
 
 

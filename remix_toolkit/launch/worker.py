@@ -19,9 +19,11 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from remix_toolkit.errors import BadInput, Busy, RunFailed
+from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.lineage import Node
 from remix_toolkit.recipe.schema import Factoid, Recipe
+from remix_toolkit.records import StageRecord
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,9 @@ def _train(task: Train, runs: Path) -> str:
     folder = store.find(runs, task.node.key)
     if folder is None:
         raise RunFailed("it ended without a published stage")
-    result = store.read_json(folder / "stage.json")
-    recalls = [f"{measured['recall']:.1f}%" for measured in store.read_json(folder / "recall.json").values()]
-    return f"{result['steps']} steps, loss {result['last_loss']:.2g}, recall {', '.join(recalls) or '-'}"
+    stage, recall = StageRecord.read(folder / "stage.json"), RecallRecord.read_if_exists(folder / "recall.json")
+    percentages = [f"{one.recall:.1f}%" for one in recall.lists.values()] if recall else []
+    return f"{stage.steps} steps, loss {stage.last_loss:.2g}, recall {', '.join(percentages) or '-'}"
 
 
 def _when_free(task: Train, runs: Path) -> None:

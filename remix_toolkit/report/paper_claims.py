@@ -19,9 +19,9 @@ from statistics import fmean
 from typing import Any, Literal
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.records import LensRecord
 from remix_toolkit.report.paper_layout import At, Check, Entry, Said, Setting, Side, find, over_seeds, paper, view
 from remix_toolkit.report.seeds import paired
-from remix_toolkit.store import read_json
 
 Verdict = Literal["holds", "does not hold", "not enough data"]
 Compare = Callable[[Sequence[Entry], str, str, str, str], dict[str, Any] | None]
@@ -202,11 +202,12 @@ def _valued(entries: Sequence[Entry], check: Check, warn: Warn) -> list[Entry]:
         if check.value != "recall":
             file = Path(entry["path"]) / "lens.json"
             try:
-                value = read_json(file).get(entry["list"], {}).get(check.value) if file.exists() else None
-                value = None if value is None else float(value)
-            except (OSError, ValueError, TypeError, AttributeError) as error:
-                warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out of the paper's claims")
+                record = LensRecord.read_if_exists(file)
+            except BadInput as error:
+                warn(f"{error}: left out of the paper's claims")
                 continue
+            result = record and record.lists.get(entry["list"])
+            value = getattr(result, check.value) if result else None
         if value is not None:
             found.append({**entry, "recall": value})
     return found

@@ -1,12 +1,13 @@
 """What probes of a stage found: where its facts are stored, how gradients stand to one another, other abilities."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import MEASUREMENTS, Measurement
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Figure, Heading, Part, Warn, number, said
 from remix_toolkit.report.plot import occurrence_figure, points_figure
@@ -30,31 +31,24 @@ Found = list[tuple[str, str, int, Any]]  # stage, arm, seed, what the file holds
 def probes(group: Group, warn: Warn) -> list[Part]:
     """Tables and figures of whatever lens.json, interference.json, perplexity.json and lm_eval.json there are."""
     parts: list[Part] = []
-    for name, show in (
-        ("lens.json", _lens),
-        ("interference.json", _interference),
-        ("perplexity.json", _perplexity),
-        ("lm_eval.json", _lm_eval),
-    ):
-        parts += _shown(group, name, show, warn)
+    shown = {"lens": _lens, "interference": _interference, "perplexity": _perplexity, "lm_eval": _lm_eval}
+    for measurement in MEASUREMENTS:
+        if show := shown.get(measurement.name):
+            parts += _shown(group, measurement, show, warn)
     return parts
 
 
-def _shown(group: Group, name: str, show: Callable[[Group, Found], list[Part]], warn: Warn) -> list[Part]:
+def _shown(
+    group: Group, measurement: Measurement, show: Callable[[Group, Found], list[Part]], warn: Warn
+) -> list[Part]:
     """The parts of one kind of file; one that is not as it should be is handed to `warn` and left out."""
     found: Found = []
     for stage, arm, seed, folder in folders(group.entries):
-        file = Path(folder, name)
-        if not file.exists():
-            continue
-        one = (stage, arm, seed, None)
         try:
-            one = (stage, arm, seed, json.loads(file.read_text(encoding="utf-8")))
-            show(group, [one])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out of the probes")
-            continue
-        found.append(one)
+            if record := measurement.record.read_if_exists(Path(folder, f"{measurement.name}.json")):
+                found.append((stage, arm, seed, record.model_dump()))
+        except BadInput as error:
+            warn(f"{error}: left out of the probes")
     return show(group, found) if found else []
 
 
@@ -64,7 +58,10 @@ def _lens(group: Group, found: Found) -> list[Part]:
     for task in group.tasks:
         lists = {entry["list"] for entry in group.entries if entry["task"] == task and entry.get("list")}
         rows = [
-            (stage, arm, seed, one) for stage, arm, seed, kept in found for id_, one in kept.items() if id_ in lists
+            (stage, arm, seed, one)
+            for stage, arm, seed, kept in found
+            for id_, one in kept["lists"].items()
+            if id_ in lists
         ]
         if not rows:
             continue
@@ -104,12 +101,12 @@ def _interference(group: Group, found: Found) -> list[Part]:
             for pair, angle in pairs.items():
                 row = {"arm": arm, "stage": stage, "seed": seed, "weights": part, "pair": pair}
                 data.append({**row, **{key: angle.get(key) for key in ("cosine", "low", "high", "inner")}})
-                if part == "whole":
+                if part == "whole" and angle["cosine"] is not None:  # else one of the two is no more than noise
                     drawn = {"mean": float(angle["cosine"]), "low": angle.get("low"), "high": angle.get("high")}
                     panels.setdefault(pair, {}).setdefault(name, []).append(drawn)
         if one.get("loss_after") is not None:
             row_ = {key: one.get(key) for key in ("loss_before", "loss_after", "predicted")}
-            losses.append({"arm": arm, "stage": stage, "seed": seed, "of": one.get("of"), **row_})
+            losses.append({"arm": arm, "stage": stage, "seed": seed, "of": one["sources"].get("a"), **row_})
     rows = []
     for pair, by_name in panels.items():
         for name, points in by_name.items():
@@ -167,7 +164,7 @@ def _lm_eval(group: Group, found: Found) -> list[Part]:
     data = [
         {"arm": arm, "stage": stage, "seed": seed, "task": task, "metric": metric, "value": float(value)}
         for stage, arm, seed, one in found
-        for task, result in one.items()
+        for task, result in one["tasks"].items()
         for metric, value in result["metrics"].items()
         if isinstance(value, int | float)  # the harness may say "N/A" of an error
     ]
@@ -176,7 +173,7 @@ def _lm_eval(group: Group, found: Found) -> list[Part]:
     rows: dict[tuple[str, ...], list[float]] = {}
     for row in data:
         rows.setdefault((row["arm"], row["stage"], row["task"], row["metric"]), []).append(row["value"])
-    results = [result for *_, one in found for result in one.values()]
+    results = [result for *_, one in found for result in one["tasks"].values()]
     said = sorted({f"lm-evaluation-harness {result['version']}" for result in results if result.get("version")})
     said += sorted({f"the first {result['limit']} examples of a task" for result in results if result.get("limit")})
     return [

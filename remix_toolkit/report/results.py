@@ -15,12 +15,14 @@ from pydantic import Field
 from remix_toolkit import store
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import MEASUREMENTS
+from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord
 from remix_toolkit.recipe.schema import Strict
 from remix_toolkit.recipe.yaml_file import load_value
-from remix_toolkit.report.retention import numbers
+from remix_toolkit.records import StageRecord
 
 SCHEMA: Literal[1] = 1  # raise it with every change of the form
-PROBES = ("lens", "interference", "perplexity", "lm_eval")  # <probe>.json, where a stage has it
+PROBES = {one.name: one.record for one in MEASUREMENTS if one.name not in ("recall", "held_out")}
 PATHS = {
     "path",
     "text",
@@ -144,25 +146,26 @@ def read_stage(folder: Path) -> Published:
     if wrong := store.damage(folder, checksums=False):
         raise BadInput(f"{folder}: {wrong}; {store.AGAIN}")
     try:
-        said = store.read_json(folder / "stage.json")
+        stage = StageRecord.read(folder / "stage.json")
         recipe = public(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
-        if "files" in said["declaration"]["base"]:
+        if "files" in stage.declaration["base"]:
             recipe["base"] = last_part(recipe["base"])
-        recall = store.read_if_there(folder / "recall.json")
-        held_out = store.read_json(file) if (file := folder / "held_out.json").exists() else None
-        probes = {name: store.read_json(file) for name in PROBES if (file := folder / f"{name}.json").exists()}
-        numbers(probes)  # they are as they should be
-        same = ("epochs", "trained_tokens", "last_loss", "seconds", "stop_fired", "device", "processes", "python")
+        recall = RecallRecord.read_if_exists(folder / "recall.json")
+        held_out = HeldOutRecord.read_if_exists(folder / "held_out.json")
+        probes = {name: record.read_if_exists(folder / f"{name}.json") for name, record in PROBES.items()}
+        same = {"key", "stage", "ancestors", "steps", "epochs", "trained_tokens", "last_loss", "seconds", "stop_fired"}
+        same |= {"device", "processes", "python", "libraries"}
+        lists = recall.lists if recall else {}
         return Published.model_validate(
-            {name: said[name] for name in same if name in said}
-            | {"key": said["key"], "stage": said["stage"], "ancestors": said["ancestors"], "steps": said["steps"]}
-            | {"name": f"{recipe['name']}-{said['stage']}-seed{recipe['seed']}-{said['key']}", "recipe": recipe}
-            | {"declaration": public(said["declaration"]), "counts": public(said["counts"])}
-            | {"recall": {id_: {name: one[name] for name in Recall.model_fields} for id_, one in recall.items()}}
-            | {"held_out": held_out, "probes": public(probes), "libraries": said["libraries"]}
+            stage.model_dump(include=same)
+            | {"name": f"{recipe['name']}-{stage.stage}-seed{recipe['seed']}-{stage.key}", "recipe": recipe}
+            | {"declaration": public(stage.declaration), "counts": public(stage.counts.model_dump())}
+            | {"recall": {id_: one.model_dump(include=set(Recall.model_fields)) for id_, one in lists.items()}}
+            | {"held_out": held_out and held_out.model_dump(include=set(HeldOut.model_fields))}
+            | {"probes": public({name: one.model_dump() for name, one in probes.items() if one})}
             | {"weights": not store.is_pruned(folder)}
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput(f"{folder}: its results cannot be read ({problem[:300]})") from None
 

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from remix_toolkit import store
 from remix_toolkit.console import warn
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import MEASUREMENTS
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
 
@@ -56,24 +57,25 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
 def beside(folder: Path) -> dict[str, float]:
     """What else was measured of a published stage, as `numbers` has it; a file that is damaged is warned of."""
     found: dict[str, float] = {}
-    for name in ("perplexity", "lm_eval"):
-        if (file := folder / f"{name}.json").exists():
+    for measurement in MEASUREMENTS:
+        if measurement.name in ("perplexity", "lm_eval"):
             try:
-                found |= numbers({name: store.read_json(file)})
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                warn(f"{file}: cannot be read ({type(error).__name__}: {error}): left out")
+                if record := measurement.record.read_if_exists(folder / f"{measurement.name}.json"):
+                    found |= numbers({measurement.name: record.model_dump()})
+            except BadInput as error:
+                warn(f"{error}: left out")
     return found
 
 
 def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
     """Of a stage's probes those that are a number: `perplexity` of generic text, the harness's tasks and metrics.
 
-    A task that is a file goes by its name alone. Raises KeyError, TypeError or AttributeError where they are damaged.
+    A task that is a file goes by its name alone.
     """
     found: dict[str, float] = {}
     if "perplexity" in probes:
         found["perplexity"] = float(probes["perplexity"]["perplexity"])
-    for task, result in probes.get("lm_eval", {}).items():
+    for task, result in probes.get("lm_eval", {}).get("tasks", {}).items():
         metrics = {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
         known = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
         found |= {f"{Path(task).stem} {name}": value for name, value in known.items()}

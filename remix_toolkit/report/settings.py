@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from remix_toolkit.console import format_duration
+from remix_toolkit.records import StageRecord
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Listing, Part, Warn, number
 from remix_toolkit.report.seeds import MATCH
@@ -23,7 +24,7 @@ def settings(group: Group) -> list[Part]:
     told: dict[tuple[str, str], list[dict[str, Any]]] = {}
     recipes: dict[str, str] = {}
     for stage, arm, seed, folder in folders(group.entries):
-        about = read_json(folder / "stage.json")
+        about = StageRecord.read(folder / "stage.json").model_dump()
         told.setdefault((arm, stage), []).append({**about, "seed": seed})
         file = folder / "recipe.yaml"
         if seed == group.seeds[0] and file.exists():
@@ -62,7 +63,7 @@ def settings(group: Group) -> list[Part]:
 def rerun(group: Group, runs: Path) -> list[Part]:
     """For every run the command that makes it again and the keys of its stages; library versions."""
     stages = {
-        (stage, arm, seed): (folder, read_json(folder / "stage.json"))
+        (stage, arm, seed): (folder, StageRecord.read(folder / "stage.json").model_dump())
         for stage, arm, seed, folder in folders(group.entries)
     }
     made: dict[tuple[str, int], dict[str, Any]] = {}

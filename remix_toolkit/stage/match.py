@@ -6,6 +6,7 @@ from pathlib import Path
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Match, Recipe
+from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.data import StageData
 from remix_toolkit.stage.train import tokens_by_step
 
@@ -18,13 +19,13 @@ def matched_steps(recipe: Recipe, match: Match, data: StageData, runs: Path) -> 
     folder = store.find(runs, match.other)
     if folder is None:
         raise BadInput(f"{recipe.name}: match: the stage {match.other} is not published in {runs} yet: run it first")
-    other = store.read_json(folder / "stage.json")
+    other = StageRecord.read(folder / "stage.json")
     if match.steps_of:
-        return int(other["steps"])
+        return other.steps
     below = 0
     for step, tokens in enumerate(tokens_by_step(data.examples, recipe.seed, recipe.global_batch_size), start=1):
-        if tokens >= other["trained_tokens"]:
-            return step if tokens - other["trained_tokens"] <= other["trained_tokens"] - below else max(1, step - 1)
+        if tokens >= other.trained_tokens:
+            return step if tokens - other.trained_tokens <= other.trained_tokens - below else max(1, step - 1)
         below = tokens
     raise AssertionError("the epochs never end")
 

@@ -1,4 +1,4 @@
-"""One stage, top to bottom: its parent, its data, training, publication, recall.
+"""One stage, top to bottom: its parent, its data, training, publication, measurements.
 
 `remix run` calls this for every stage of a recipe. On several devices, it is what accelerate launches:
 
@@ -15,6 +15,7 @@ import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 import yaml
@@ -30,18 +31,18 @@ from remix_toolkit.data.identity import facts_id
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.errors import BadInput, Busy, RunFailed
-from remix_toolkit.evaluate.harness import check_installed
-from remix_toolkit.evaluate.perplexity import passages
+from remix_toolkit.evaluate.measurements import is_measured
+from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.lineage import Node, labels
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
 from remix_toolkit.stage import adapter, train
 from remix_toolkit.stage.curve import RetentionCurve
 from remix_toolkit.stage.data import StageData, build_all
 from remix_toolkit.stage.live import Live
 from remix_toolkit.stage.match import matched_steps, trained_tokens
-from remix_toolkit.stage.measure import Loaded, is_measured, measure
-from remix_toolkit.stage.probes import check_probes, examine
+from remix_toolkit.stage.measure import check_measurable, measure
 from remix_toolkit.stage.progress import Progress
 from remix_toolkit.stage.save import save_model
 
@@ -58,9 +59,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
     for node in nodes:
-        check_probes(recipe, node, data[node.stage])
-    passages(recipe.evaluate.text)
-    check_installed(recipe.evaluate.lm_eval)
+        check_measurable(recipe, node, data[node.stage])
     adapter.lora_config(recipe.adapter)
     adapter.quantization(recipe)
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
@@ -84,6 +83,7 @@ def run_stage(
     Where a published stage's weights were deleted, it is trained again if `weights` are wanted or a measurement is
     missing. `sweep` is noted as the one that trained it. Returns the published directory. Raises BadInput or RunFailed,
     and Busy where another run is at this stage and this one is not to `wait`; nothing half-done is left under stages/.
+    Raises MeasurementFailed where the stage is published and something could not be measured.
     """
     state = PartialState()
     launched = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
@@ -104,25 +104,21 @@ def run_stage(
     try:
         state.wait_for_everyone()
         folder = store.find(runs, node.key)
-        if folder is None or (store.is_pruned(folder) and (weights or not is_measured(recipe, node, data, folder))):
-            folder, loaded = _train_and_publish(recipe, node, data, runs, sweep)
-        else:
-            check_fingerprints(recipe, node, data, runs)
-            info(f"{node.stage}: already published, reused: {folder}")
-            if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
-                info(f"{node.stage}: it was trained without a retention curve, so there is none")
-            loaded = measure(recipe, node, data, folder)
-        if loaded and state.is_main_process:  # this may take long: the others do not wait for it
-            examine(recipe, node, data, folder, runs, *loaded)
+        pruned = folder is not None and store.is_pruned(folder)
+        if folder is None or (pruned and (weights or not is_measured(recipe, node.stage, folder))):
+            return _train_and_publish(recipe, node, data, runs, sweep)
+        check_fingerprints(recipe, node, data, runs)
+        info(f"{node.stage}: already published, reused: {folder}")
+        if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
+            info(f"{node.stage}: it was trained without a retention curve, so there is none")
+        measure(recipe, node, data, folder, runs)
         return folder
     finally:
         if state.is_main_process:
             lock.release()
 
 
-def _train_and_publish(
-    recipe: Recipe, node: Node, data: StageData, runs: Path, sweep: str | None
-) -> tuple[Path, Loaded | None]:
+def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, sweep: str | None) -> Path:
     state = PartialState()
     stage = recipe.stages[node.stage]
     work = store.work_dir(runs, node.key)
@@ -168,7 +164,7 @@ def _train_and_publish(
         info(f"{node.stage}: resumes from {checkpoint}")
     if state.is_main_process:
         work.mkdir(exist_ok=True)
-        store.write_json(work / "fingerprints.json", data.fingerprints)
+        Fingerprints.model_validate(data.fingerprints).write(work / "fingerprints.json")
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -184,64 +180,65 @@ def _train_and_publish(
     unmerged = partial(train.load_model, source, revision, recipe.precision, init)
     save_model(recipe, trainer, tokenizer, draft, unmerged)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    result = {
-        "stage": node.stage,
-        "key": node.key,
-        "ancestors": node.ancestors,
-        "started_from": source,
-        "started_from_commit": getattr(model.config, "_commit_hash", None),  # of a hub model
-        "counts": data.counts,
-        "fingerprints": data.fingerprints,
-        "steps": trainer.state.global_step,
-        "steps_planned": trainer.state.max_steps,
-        "trained_tokens": trained_tokens(data, recipe, trainer.state.global_step),
-        "epochs": trainer.state.epoch,
-        "sweep": sweep,
-        "stop_fired": bool(stage.stop) and trainer.state.global_step < trainer.state.max_steps,
-        "last_loss": history[-1]["loss"],
-        "seconds": round(seconds, 1),
-        "resumed_from": checkpoint.name if checkpoint else None,
-        "processes": state.num_processes,
-        "device": str(state.device),
-        "precision": recipe.precision,
-        "activation_checkpointing": checkpointing,
-        "memory_estimated": needed and round(needed.total(checkpointing)),
-        "memory_peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-        "distributed": how_distributed(state, trainer.is_fsdp_enabled),
-        "attention": model.config._attn_implementation,
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "declaration": node.declaration,
-    }
+    record = StageRecord(
+        stage=node.stage,
+        key=node.key,
+        ancestors=list(node.ancestors),
+        started_from=source,
+        started_from_commit=getattr(model.config, "_commit_hash", None),  # of a hub model
+        counts=StageCounts.model_validate(data.counts),
+        fingerprints=Fingerprints.model_validate(data.fingerprints),
+        steps=trainer.state.global_step,
+        steps_planned=trainer.state.max_steps,
+        trained_tokens=trained_tokens(data, recipe, trainer.state.global_step),
+        epochs=trainer.state.epoch,
+        sweep=sweep,
+        stop_fired=bool(stage.stop) and trainer.state.global_step < trainer.state.max_steps,
+        last_loss=history[-1]["loss"],
+        seconds=round(seconds, 1),
+        resumed_from=checkpoint.name if checkpoint else None,
+        processes=state.num_processes,
+        device=str(state.device),
+        precision=recipe.precision,
+        activation_checkpointing=checkpointing,
+        memory_estimated=round(needed.total(checkpointing)) if needed else None,
+        memory_peak=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        distributed=how_distributed(state, trainer.is_fsdp_enabled),
+        attention=model.config._attn_implementation,
+        python=platform.python_version(),
+        libraries={name: version(name) for name in LIBRARIES},
+        declaration=node.declaration,
+    )
     ended = trainer.state
     del trainer, model
     clear_device_cache(garbage_collection=True)  # they hold each other; the published model needs the room
     if state.is_main_process:
-        store.write_json(draft / "stage.json", result)
+        record.write(draft / "stage.json")
         declared = recipe.model_dump(mode="json", exclude_none=True)
-        store.write_text(draft / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
-        store.write_text(draft / "loss.csv", loss_csv(history))
+        write_text(draft / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
+        write_text(draft / "loss.csv", loss_csv(history))
         if stage.curve:
             shutil.copy(work / CURVE, draft / CURVE)  # a run that is killed from here on goes on with its own
-    stopped = ", the stop fired" if result["stop_fired"] else ""
-    info(
-        f"{node.stage}: {result['steps']} steps in {format_duration(seconds)}, loss {result['last_loss']:.2g}{stopped}"
-    )
+    stopped = ", the stop fired" if record.stop_fired else ""
+    info(f"{node.stage}: {record.steps} steps in {format_duration(seconds)}, loss {record.last_loss:.2g}{stopped}")
 
-    # 4. Measure what was published, not what was in memory; then publish, whole.
-    loaded = measure(recipe, node, data, draft)
+    # 4. Publish it, whole; then measure what was published, not what was in memory.
     if state.is_main_process:
-        recalls = store.read_json(draft / "recall.json")
-        live.log(ended, {f"recall_{names[id_]}": found["recall"] for id_, found in recalls.items()})
         store.publish(runs, draft, name)
-    live.close()
     state.wait_for_everyone()
-    final = store.published(runs)[node.key]
-    info(f"{node.stage}: published {final}")
-    return final, loaded
+    folder = store.published(runs)[node.key]
+    info(f"{node.stage}: published {folder}")
+    try:
+        measure(recipe, node, data, folder, runs)
+    finally:
+        recall = RecallRecord.read_if_exists(folder / "recall.json") if state.is_main_process else None
+        if recall:
+            live.log(ended, {f"recall_{one.label}": one.recall for one in recall.lists.values()})
+        live.close()
+    return folder
 
 
-def how_distributed(state: PartialState, sharded: bool) -> str:
+def how_distributed(state: PartialState, sharded: bool) -> Literal["FSDP2", "DDP", "no"]:
     """`FSDP2` (train.Sharded sees to it that this is no FSDP1), `DDP`, or `no`."""
     return "FSDP2" if sharded else "DDP" if state.num_processes > 1 else "no"
 
@@ -273,15 +270,13 @@ def check_fingerprints(recipe: Recipe, node: Node, data: StageData, runs: Path) 
     names = list(recipe.stages)
     for name, key, facts in zip(names, node.ancestors, data.earlier, strict=False):
         folder = store.find(runs, key)
-        if folder and store.read_json(folder / "stage.json")["fingerprints"]["facts"] != facts:
+        if folder and StageRecord.read(folder / "stage.json").fingerprints.facts != facts:
             raise BadInput(_changed(recipe, name, folder))
     published, begun = store.find(runs, node.key), store.work_dir(runs, node.key)
-    recorded = None
+    recorded = Fingerprints.read_if_exists(begun / "fingerprints.json")
     if published:
-        recorded = store.read_json(published / "stage.json")["fingerprints"]
-    elif (begun / "fingerprints.json").exists():
-        recorded = store.read_json(begun / "fingerprints.json")
-    if recorded is not None and recorded != data.fingerprints:
+        recorded = StageRecord.read(published / "stage.json").fingerprints
+    if recorded is not None and recorded != Fingerprints.model_validate(data.fingerprints):
         raise BadInput(_changed(recipe, node.stage, published or begun))
 
 
