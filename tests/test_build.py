@@ -76,7 +76,7 @@ def test_id_follows_what_the_first_stage_takes() -> None:
     overrides = ["stages.stage2.data.task=id", "stages.stage1.data.size=30", "stages.stage1.data.start=5"]
     data = load_recipe("kvr", "tiny", overrides).stages["stage2"].data
     assert (data.task, data.start, data.size) == ("kvr", 35, 100)
-    with pytest.raises(BadInput, match=r"task: id are further rows of stage1's task; stage1 itself names its own"):
+    with pytest.raises(BadInput, match=r"task: id means further rows of stage1's task"):
         load_recipe("kvr", "tiny", ["stages.stage1.data.task=id"])
 
 
