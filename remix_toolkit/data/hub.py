@@ -209,7 +209,7 @@ def _reason(selection: Selection, error: Exception) -> str:
     elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
         reason = f"it has no revision {selection.revision!r}"
     else:
-        text = _without_token(first_line(error))
+        text = _without_token(first_line(error)).rstrip(".")
         reason = f"{type(error).__name__}: {text}. Is the name right, and is there a network?"
     return f"{reason} {selection.local_alternative}".rstrip()
 

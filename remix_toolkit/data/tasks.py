@@ -160,8 +160,8 @@ def select_rows(task: Rows, pairs: Sequence[Pair], kind: str = "", note: str = "
     """
     end = len(pairs) if task.size is None else task.start + task.size
     if end > len(pairs) or task.start >= len(pairs):
-        requested = f"rows {task.start} to {end}" if task.start else f"{end} rows"
-        raise BadInput(f"{describe(task)}: {kind}{requested} requested,{note} but the data has {len(pairs)}")
+        requested = f"{kind}rows {task.start} to {end}" if task.start else f"{end} {kind}rows"
+        raise BadInput(f"{describe(task)}: {requested} requested,{note} but the data has {len(pairs)}")
     return list(pairs[task.start : end])
 
 
