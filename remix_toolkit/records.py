@@ -260,6 +260,7 @@ class StageRecord(Record):
     ancestors: list[Key] = Field(description="keys of the stages before it, the first stage first")
     started_from: str = Field(description="directory or hub id of the model that it started from")
     started_from_commit: str | None = Field(description="of a hub model")
+    parent_weights: dict[str, str] | None = Field(description="file -> SHA-256 of the stage before; none: a base model")
     counts: StageCounts
     fingerprints: Fingerprints
     steps: Count

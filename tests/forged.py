@@ -34,6 +34,7 @@ def stage_record(stage: str, key: str, **changes: Any) -> StageRecord:
         "ancestors": [],
         "started_from": "runs/bases/tiny",
         "started_from_commit": None,
+        "parent_weights": None,
         "fingerprints": {"facts": "f" * 64, "mixing": "e" * 64},
         "steps": 4,
         "steps_planned": 4,

@@ -7,7 +7,7 @@ from typing import Any
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.retention import FLOOR, remembered
-from remix_toolkit.report.seeds import aggregate, compared, missing, named, paired, sweeps, unlearned
+from remix_toolkit.report.seeds import aggregate, compared, missing, named, paired, retrained, sweeps, unlearned
 from remix_toolkit.report.tables import slug
 from remix_toolkit.report.verdicts import Answers
 
@@ -89,7 +89,7 @@ class Group:
         """What a reader must know before any number is believed."""
         last, there = self.stages[-1], {(row["arm"], row["stage"], row["task"]) for row in self.means}
         apart = [arm for arm in self.arms if not any((arm, last, task) in there for task in self.tasks)]
-        lines = [*missing(self.means), *unlearned(self.entries)]
+        lines = [*missing(self.means), *unlearned(self.entries), *retrained(self.entries)]
         if apart and self.tasks:
             asked = f"{_list(self.tasks)} after {last}"
             lines.append(f"{_list(apart)}: not in the answer, as nothing is measured of {asked}")

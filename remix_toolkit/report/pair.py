@@ -13,7 +13,7 @@ import yaml
 from remix_toolkit.report import verdicts
 from remix_toolkit.report.results import read_stage, until
 from remix_toolkit.report.retention import FLOOR, premise
-from remix_toolkit.report.seeds import paired
+from remix_toolkit.report.seeds import other_parents, paired
 from remix_toolkit.report.series import read_curves, read_losses
 
 Entry = dict[str, Any]
@@ -44,6 +44,8 @@ def pair(a: list[Entry], b: list[Entry], one_each: bool) -> dict[str, Any]:
             found["notes"].append(f"{label}: no seed in common, so nothing is compared")
         for seed in shared:
             at = {"stage": label, "seed": seed}
+            if why := other_parents({"path": folders[0][seed]}, {"path": folders[1][seed]}):
+                found["notes"].append(f"{label}, seed {seed}: facts are not compared: {why}")
             _went(found, at, folders[0][seed], folders[1][seed])
     last = [side[shared[0] if shared else min(side)] for side in folders]  # of the seeds, one stands for all
     found["settings"], found["made_with"] = _settings(*last), _made_with(*last)

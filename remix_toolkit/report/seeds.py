@@ -7,11 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from remix_toolkit.graph.ancestry import retrained_ancestor
 from remix_toolkit.report.retention import FLOOR, premise, remembered
 from remix_toolkit.report.verdicts import Answers, known
 
@@ -87,6 +89,8 @@ def paired(
     only the first, `c` only the second. It takes the seeds of one fact as independent, which they are not quite: read
     the interval beside it. Of several comparisons, none is corrected for the others.
 
+    Seeds under which the two descend from other weights of one stage are left out, see `other_parents`.
+
     None if there is no such seed or fact. Raises ValueError where the entries of the arms are of several recipes or
     profiles, or those of one arm of several overrides (choose before), and BadInput where a recall.jsonl is unreadable.
     """
@@ -101,6 +105,7 @@ def paired(
         sides.append(mine[0] if mine else {})
     left, right = sides
     shared = {seed: left[seed]["list"] for seed in left if seed in right and left[seed]["list"] == right[seed]["list"]}
+    shared = {seed: facts for seed, facts in shared.items() if not other_parents(left[seed], right[seed])}
     if not shared:
         return None
     (facts, _) = Counter(shared.values()).most_common(1)[0]  # a recipe edited between seeds: the list most of them had
@@ -126,6 +131,29 @@ def paired(
     result |= {"of_first": 100.0 * float(a.mean()), "of_second": 100.0 * float(b.mean())}
     result |= {"by_seed": (100.0 * delta.mean(axis=1)).tolist()}
     return {**result, "p": mcnemar(lost, gained), "b": lost, "c": gained}
+
+
+def other_parents(one: Entry, other: Entry) -> str | None:
+    """Why two stages cannot be compared fact by fact: one that both descend from was trained again, to other weights.
+
+    Raises BadInput where their records cannot be read.
+    """
+    key = retrained_ancestor(Path(one["path"]), Path(other["path"]))
+    return key and f"the stage {key}, from which both descend, was trained again in between, to other weights"
+
+
+def retrained(entries: Sequence[Entry]) -> list[str]:
+    """A line per arm and seed that cannot be compared with the first arm for that reason."""
+    by_arm: dict[tuple[str, str], dict[int, Entry]] = {}
+    for (_, arm, _, _, stage, _), by_seed in _groups(entries).items():
+        by_arm.setdefault((stage, arm), {}).update(by_seed)
+    lines = []
+    for (stage, arm), by_seed in by_arm.items():
+        first = next(by_seed for (at, _), by_seed in by_arm.items() if at == stage)
+        for seed in by_seed.keys() & first.keys():
+            if why := other_parents(first[seed], by_seed[seed]):
+                lines.append(f"{arm}, seed {seed}: {stage} is not compared with the first arm's: {why}")
+    return lines
 
 
 def compared(entries: Sequence[Entry], known: Known = known) -> list[Entry]:
@@ -208,7 +236,7 @@ def print_seeds(
             rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
             mine = named(mine)
             _print_means(console, title, rows)
-            for line in [*missing(rows), *unlearned(mine)]:
+            for line in [*missing(rows), *unlearned(mine), *retrained(mine)]:
                 console.print(line)
             for task in remembered(mine):
                 _print_paired(console, title, task, _against_first(mine, task, known))

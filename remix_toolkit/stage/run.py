@@ -34,6 +34,7 @@ from remix_toolkit.errors import BadInput, Busy, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph import memory
+from remix_toolkit.graph.ancestry import weights
 from remix_toolkit.graph.lineage import Node, labels
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
@@ -185,6 +186,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
         key=node.key,
         ancestors=list(node.ancestors),
         started_from=source,
+        parent_weights=weights(Path(source)) if node.ancestors else None,
         started_from_commit=getattr(model.config, "_commit_hash", None),  # of a hub model
         counts=StageCounts.model_validate(data.counts),
         fingerprints=Fingerprints.model_validate(data.fingerprints),

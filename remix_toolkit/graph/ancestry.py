@@ -1,0 +1,41 @@
+"""From which weights a published stage descends: its key names its ancestors, not the bits that they were trained to.
+
+Where a stage was trained again (after its directory was deleted, or its weights were) and came out with other bits, the
+stages that started from the former ones are the children of another model, though the keys are the same.
+"""
+
+from pathlib import Path
+
+from remix_toolkit.records import StageRecord
+from remix_toolkit.store import MANIFEST, read_if_there
+
+Weights = dict[str, str]  # file -> SHA-256
+
+
+def weights(folder: Path) -> Weights:
+    """The weights' files of a published stage, as its manifest has them; none where there is no manifest."""
+    files = read_if_there(folder / MANIFEST).get("files", {})
+    return {name: seal["sha256"] for name, seal in files.items() if name.endswith(".safetensors")}
+
+
+def lineage_weights(folder: Path) -> dict[str, Weights]:
+    """The weights of a published stage and of those that it descends from, by key, as far back as is recorded."""
+    record = StageRecord.read_if_exists(folder / "stage.json")
+    known = {record.key: weights(folder)} if record else {}
+    while record and record.parent_weights is not None:
+        parent_key = record.ancestors[-1]
+        known[parent_key] = record.parent_weights
+        parent = next(folder.parent.glob(f"*-{parent_key}"), None)
+        if parent is None or weights(parent) != record.parent_weights:
+            break  # what is published under that key now is not the parent, and has other ancestors perhaps
+        record = StageRecord.read(parent / "stage.json")
+    return known
+
+
+def retrained_ancestor(a: Path, b: Path) -> str | None:
+    """The key of a stage from which both published stages descend, but from other weights each; None if there is none.
+
+    Raises BadInput where a record of one of them cannot be read.
+    """
+    of_a, of_b = lineage_weights(a), lineage_weights(b)
+    return next((key for key, files in of_a.items() if key in of_b and of_b[key] != files), None)
