@@ -76,7 +76,7 @@ def test_id_follows_what_the_first_stage_takes() -> None:
     overrides = ["stages.stage2.data.task=id", "stages.stage1.data.size=30", "stages.stage1.data.start=5"]
     data = load_recipe("kvr", "tiny", overrides).stages["stage2"].data
     assert (data.task, data.start, data.size) == ("kvr", 35, 100)
-    with pytest.raises(BadInput, match=r"task: id are further rows of stage1's task; stage1 itself names its own"):
+    with pytest.raises(BadInput, match=r"task: id means further rows of stage1's task"):
         load_recipe("kvr", "tiny", ["stages.stage1.data.task=id"])
 
 
@@ -141,7 +141,7 @@ def test_a_users_own_repeat_of_an_earlier_fact_is_refused(tmp_path: Path, tokeni
     assert len(build_all(load_recipe("kvr", "tiny", stages), ["stage2"], tokenizer, runs)["stage2"].facts) == 2
 
 
-def test_documents_that_hold_facts_are_not_drawn(tmp_path: Path, tokenizer, runs: Path) -> None:
+def test_documents_that_contain_facts_are_not_drawn(tmp_path: Path, tokenizer, runs: Path) -> None:
     """Of a corpus, which nobody can edit, such documents are left out and counted; they are never trained on."""
     facts = build_all(load_recipe("kvr", "tiny"), ["stage1"], tokenizer, runs)["stage1"].facts
     documents = [f"the key {fact.subject} is told " + "and so on " * 40 for fact in facts[:30]]
@@ -200,7 +200,7 @@ def test_list_and_prepare(here, tmp_path: Path) -> None:
     assert "Traceback" not in missing.stderr + both
 
 
-def test_data_of_a_recipe_says_what_becomes_of_its_rows(here, runs: Path) -> None:
+def test_data_of_a_recipe_shows_what_becomes_of_its_rows(here, runs: Path) -> None:
     paths = [f"paths.{name}={REAL_DATA / LOCAL[name]}" for name in ("popqa", "gsm8k")]
     real(LOCAL["popqa"])
     line = ["popqa", *paths, "stages.stage2.data.task=gsm8k", "stages.stage1.mix={random_words: {ratio: 2}}"]
@@ -274,7 +274,7 @@ def test_held_out_rows_are_not_those_of_an_earlier_stage(tmp_path: Path, tokeniz
     assert len({lineage(load_recipe("kvr", "tiny", [data]))[0].key for data in sized}) == 1  # only measured
 
 
-def test_what_is_said_on_the_command_line_stays(tmp_path: Path) -> None:
+def test_what_the_command_line_sets_stays(tmp_path: Path) -> None:
     def second(*overrides: str):
         return load_recipe("kvr", "tiny", [f"stages.stage2.data.{override}" for override in overrides]).stages["stage2"]
 

@@ -230,7 +230,7 @@ QLORA = ["adapter={r: 4}", "quantization={load_in_4bit: true}"]
         (["run", "kvr", "stages.stage1.mix={random_words: {ratio: -1}}"], "greater than or equal to 0"),
         (["run", "kvr", "train.max_length=5"], "max_length 5 drops all 100 pairs"),
         (["run", "kvr", "stages.stage1.data.size=20"], "20 examples are fewer than one batch of 32"),
-        (["run", "kvr", "stages.stage2.mix={replay: {stage: stage1, ratio: 3}}"], "300 pairs asked"),
+        (["run", "kvr", "stages.stage2.mix={replay: {stage: stage1, ratio: 3}}"], "300 pairs"),
         (["run", "kvr", "stages.stage2.data={task: pairs, path: nowhere.csv}"], "nowhere.csv: no such file"),
         (["run", "kvr", "stages.stage2.mix={passages: {ratio: 2, text: nowhere.txt}}"], "nowhere.txt: no such file"),
         (["run", "kvr", "train.report_to=nonesuch"], "SFTTrainer refuses"),

@@ -31,7 +31,7 @@ def test_kvr_is_unique_across_its_id_rows() -> None:
     assert load("kvr", "size=10", "start=1995")[:5] == facts[-5:]
 
 
-def test_invented_facts_say_one_thing_of_each_subject_and_relation() -> None:
+def test_invented_facts_have_one_object_for_each_subject_and_relation() -> None:
     facts = load("invented_facts", "size=2000")
     assert len({pair.prompt for pair in facts}) == 2000
     assert len({pair.prompt.replace(pair.subject, "[X]") for pair in facts}) == len(generated.TEMPLATES)
@@ -137,7 +137,7 @@ def test_pairs_mistakes_name_the_row(tmp_path: Path, name: str, content: str, me
         load("pairs", f"path={tmp_path / name}")
 
 
-def test_pairs_from_what_is_no_file(tmp_path: Path) -> None:
+def test_pairs_paths_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("prompt,response\nÄ,1\n".encode("latin-1"))
     for path, message in [
         (tmp_path / "none.csv", "no such file"),
@@ -276,7 +276,7 @@ def test_overlap_with_facts(text: str, overlaps: bool) -> None:
     assert FactIndex(FACTS).first_fact_in(pair) == (FACTS[0] if overlaps else None)
 
 
-def test_mixing_data_must_not_give_earlier_facts_away(tmp_path: Path) -> None:
+def test_mixing_data_must_not_contain_earlier_facts(tmp_path: Path) -> None:
     earlier, own = load("kvr", "size=10"), load("invented_facts", "size=10")
     (tmp_path / "leak.txt").write_text(" ".join(f"{p.subject} is {p.response}" for p in earlier), encoding="utf-8")
     mix = Mix(passages=Passages(ratio=0.5, words=2, text=str(tmp_path / "leak.txt")))
@@ -291,7 +291,7 @@ def test_overlap_with_a_key_or_a_value() -> None:
         assert FactIndex(facts).first_fact_in(Pair("so", f"it is {word}.", "passages")) == facts[1]
 
 
-def test_source_hash_follows_content_not_place(tmp_path: Path) -> None:
+def test_a_source_is_hashed_by_its_content_not_its_path(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").write_text("x")
     assert identity.hash_source(str(tmp_path / "a")) == identity.hash_source(str(tmp_path / "b"))

@@ -236,7 +236,7 @@ def test_a_mistake_in_one_arms_data_is_found_before_anything_is_trained(remix, r
     more = "  wrong: {stages.stage2.mix: {replay: {stage: stage1, ratio: 3}}}\n"
     refused = remix("sweep", sweep_of(tmp_path, "none", more=more), "--runs", runs, *SMALL, check=False)
     assert refused.returncode == 2
-    assert "arm wrong: kvr, stage2: replay of stage1: 48 pairs asked" in refused.stderr.replace("chain", "kvr")
+    assert "arm wrong: kvr, stage2: replay of stage1: 48 pairs" in refused.stderr.replace("chain", "kvr")
     assert not list((runs / "stages").iterdir())
 
 

@@ -116,7 +116,7 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
         ("stages.stage1.data.sise=3", "stages.stage1.data.sise: unknown key; did you mean 'size'?"),
         ("stages.stage3.data.size=3", "no stage 'stage3'; did you mean"),
         ("stages.stage1.data.task=popqq", "unknown task 'popqq'; did you mean 'popqa'?"),
-        ("stages.stage1.data={size: 3}", "says no task"),
+        ("stages.stage1.data={size: 3}", "stages.stage1.data: names no task; valid: kvr, "),
         ("stages.stage1.mix.random_word.ratio=1", "unknown key; did you mean 'random_words'?"),
         ("stages.stage1.mix.random_words.ratio=-1", "greater than or equal to 0"),
         ("stages.stage1.mix.random_words.ratio=.nan", "finite number"),
@@ -157,7 +157,7 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
         ("train.per_device_train_batch_size=0", "a number greater than 0"),
         ("train.num_train_epochs=-1", "a number greater than 0"),
         ("stages.stage1.train.learning_rate=.nan", "a number greater than 0"),
-        ("profile=llama3-8b", "say it as --profile llama3-8b"),
+        ("profile=llama3-8b", "--profile llama3-8b"),
         ("train=fast", "valid dictionary"),
         ("stages.stage1.data.task={{ task }}", "a key is one word"),
     ],
@@ -187,7 +187,7 @@ def test_mistakes_in_overrides(recipe: Path, override: str, message: str) -> Non
         (3, "    data: \0", "not valid YAML"),
         (7, "      - 1", "mine.yaml:6: stages.stage1.train"),
         (11, "  tinny:", "mine.yaml:11: profiles.tinny: no such profile; did you mean 'tiny'"),
-        (1, "profile: tiny\nstages:", "mine.yaml:1: profile: say it on the command line"),
+        (1, "profile: tiny\nstages:", "mine.yaml:1: profile: choose it on the command line"),
         (1, "arms: {}\nstages:", "run it with `remix sweep`"),
     ],
 )
@@ -241,6 +241,37 @@ def test_mistakes_in_a_profile_of_ones_own(tmp_path: Path, content: str, message
     with pytest.raises(BadInput) as caught:
         load_base(str(tmp_path / "mine.yaml"))
     assert message in str(caught.value)
+
+
+LAMA_SECOND = """\
+stages:
+  stage1: {data: {task: kvr, size: 5}}
+  stage2:
+    data: {task: lama, size: 5}
+    recall: [{task: entityquestions, path: EQ}, {task: entityquestions}]
+"""
+
+
+def test_a_path_is_asked_for_where_its_stage_is(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(LAMA_SECOND, encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        load_recipe(file)
+    data, recall = str(caught.value).splitlines()
+    assert re.search(r"mine.yaml:4: stages.stage2.data.path: is missing; expected: data.zip of .*LAMA", data)
+    assert re.search(r"mine.yaml:5: stages.stage2.recall.1.path: is missing; expected: .*EntityQuestions", recall)
+    assert load_recipe(file, until="stage1").stages["stage2"].data.path is None
+    with pytest.raises(BadInput, match="no stage 'stage9'"):
+        load_recipe(file, until="stage9")
+    with pytest.raises(BadInput, match=r"path: is missing; expected: data\.zip"):
+        load_task("lama", [])
+
+
+def test_an_anchor_is_a_copy(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("stages: {one: {data: &data {task: kvr, size: 5}}, two: {data: *data}}", encoding="utf-8")
+    resolved = load_recipe(file, "tiny", ["stages.two.data.size=9"])
+    assert [stage.data.size for stage in resolved.stages.values()] == [5, 9]
 
 
 def test_a_recipes_section_for_a_profile_of_ones_own(recipe: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_mistakes_in_a_sweep_name_the_place_and_what_is_right(cells, text: str, 
         ("profile: tinny\narms:\n  a: {}\n", [":4: arm a", "no profile 'tinny'; did you mean 'tiny'?"]),
         (
             "arms:\n  a:\n    stages.stage1.curve: {epochs: 1}\n",
-            [":3: arm a", ":4: ", "shows the facts of earlier stages, and this is the first one"],
+            [":3: arm a", ":4: ", "stages.stage1.curve: measures the facts of earlier stages"],
         ),
         (
             "arms:\n  a:\n    stages.stage2.curve: {epochs: 1, steps: 3}\n",
@@ -125,11 +125,11 @@ def test_mistakes_in_a_cell_name_its_arm(cells, text: str, says: list[str]) -> N
         ),
         (
             ["a: {}", "b:", "  stages.stage1.match: {steps_of: a}", "  stages.stage1.stop: {loss_below: 0.1}"],
-            [":4: arm b", ":5: ", "says how long this stage trains, and so does its stop"],
+            [":4: arm b", ":5: ", "sets how long this stage trains, and so does its stop"],
         ),
         (
             ["a: {}", "b:", "  stages.stage1.match: {steps_of: a}", "  stages.stage1.train.max_steps: 3"],
-            [":4: arm b", ":5: ", "says how long this stage trains, and so does its train.max_steps"],
+            [":4: arm b", ":5: ", "sets how long this stage trains, and so does its train.max_steps"],
         ),
         (
             ["a: {}", "b:", "  stages.stage1.match: {steps_of: a, tokens_of: a}"],
@@ -186,7 +186,7 @@ def test_a_mistake_that_is_inherited_is_named_where_it_stands(cells, write_sweep
         (["plan", "kvr", "stages.stage1.data.size=10"], "10 examples are fewer than one batch of 32"),
         (["plan", "kvr", "accelerate_config=none.yaml"], "none.yaml: no such file"),
         (["plan", "kvr", "stages.stage1.recall=3"], "valid list"),
-        (["plan", "kvr", "stages.stage1.data.size='100'", "stages.stage2.data.task=id"], "task: id are the rows after"),
+        (["plan", "kvr", "stages.stage1.data.size='100'", "stages.stage2.data.task=id"], "id means the rows after"),
         (["sweep", "demo", "--slurm", "cluster.yaml"], "that takes --launcher slurm"),
         (["sweep", "demo", "--launcher", "slurm", "--jobs", "2"], "--jobs and --plot are for --launcher local"),
         (["sweep", "demo", "--keep", "leafs"], "--keep leafs: keep: no stage 'leafs'; did you mean 'leaves'?"),

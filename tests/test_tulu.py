@@ -108,7 +108,7 @@ def test_too_long_is_dropped_and_counted_never_cut(tokenizer) -> None:
         tulu.encode_all(tokenizer, pairs, max_length=3)
 
 
-def test_a_response_that_holds_the_end_is_refused(tokenizer) -> None:
+def test_a_response_that_contains_eos_is_refused(tokenizer) -> None:
     with pytest.raises(BadInput, match=r"'<\|end\|>'"):
         tulu.encode(tokenizer, Pair("x", "a<|end|>b", "pairs"))
 
@@ -158,7 +158,7 @@ def test_a_dialogue_is_what_the_chat_template_writes(tokenizer) -> None:
     assert tokenizer.apply_chat_template(chat)["input_ids"] == tulu.encode(tokenizer, DIALOGUE).input_ids
 
 
-def test_a_response_that_holds_eos_is_counted_or_said(tokenizer) -> None:
+def test_an_upstream_response_that_contains_eos_is_dropped_and_counted(tokenizer) -> None:
     pairs = [Pair("a?", f"x {tokenizer.eos_token} y", "evolcode"), Pair("b?", "z", "evolcode")]
     kept, dropped = tulu.encode_all(tokenizer, pairs, None)
     assert (kept[0], dropped) == (None, {f"holds {tokenizer.eos_token}": 1})

@@ -46,7 +46,7 @@ def run(
     from remix_toolkit.recipe.load import load_recipe
 
     overrides = [*(overrides or []), *([f"accelerate_config={json.dumps(accelerate)}"] if accelerate else [])]
-    resolved = load_recipe(recipe, profile, overrides, seed)
+    resolved = load_recipe(recipe, profile, overrides, seed, until=stage)
     from remix_toolkit.launch.local import run as run_recipe
 
     run = run_recipe(resolved, runs, recipe, stage, overrides=overrides)

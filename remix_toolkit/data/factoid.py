@@ -81,7 +81,7 @@ def triviaqa(row: Row) -> Pair:
 
 def read_lama(task: LAMA) -> LocatedRows:
     """Relations in the order of the relations file, rows in each file's order, each with its relation's template."""
-    root = Path(task.path)
+    root = Path(str(task.path))
     if not root.is_dir():
         raise BadInput(f"{root}: is not a directory; lama needs LAMA's unpacked folder")
     relations = next((f for f in (root / "relations.jsonl", root / "LAMA_relations.jsonl") if f.exists()), None)
@@ -117,7 +117,7 @@ def read_entityquestions(task: EntityQuestions) -> LocatedRows:
 
     The folder may be the one that has train/, dev/ and test/, or the unpacked zip, which has them under dataset/.
     """
-    root = Path(task.path)
+    root = Path(str(task.path))
     if not root.is_dir():
         raise BadInput(f"{root}: is a file; entityquestions needs the unpacked folder, with train/, dev/ and test/")
     splits = {folder.name: folder for folder in (*root.glob("dataset/*"), *root.glob("*")) if folder.is_dir()}

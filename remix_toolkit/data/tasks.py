@@ -21,6 +21,7 @@ from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.sources import missing
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import local_alternative
+from remix_toolkit.recipe.check import missing_path
 from remix_toolkit.recipe.schema import (
     APPS,
     KVR,
@@ -125,11 +126,12 @@ def _accept_answers(result: TaskRows, index: int, pair: Pair, same_response: boo
 
 def _read_rows(task: Rows) -> files.LocatedRows:
     path = getattr(task, "path", None)
-    if path is None:
-        assert isinstance(task, Source)
+    if path is None and isinstance(task, Source):
         return hub.read_rows(hub_selection(task))
-    if not Path(path).exists():
-        raise BadInput(missing(task_name(task), path))
+    if mistake := missing_path(task):
+        raise BadInput(f"{task_name(task)}: path: {mistake}")
+    if not Path(str(path)).exists():
+        raise BadInput(missing(task_name(task), str(path)))
     return FORMATS[task_name(task)].read_files(task)
 
 

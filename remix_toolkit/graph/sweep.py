@@ -26,7 +26,8 @@ from pydantic import Field
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.graph.lineage import Node, lineage
 from remix_toolkit.recipe.check import validate
-from remix_toolkit.recipe.load import SWEEP_KEYS, Setting, check_sections, find_recipe, load_recipe, parse_override
+from remix_toolkit.recipe.draft import Setting
+from remix_toolkit.recipe.load import SWEEP_KEYS, check_sections, find_recipe, load_recipe, parse_override
 from remix_toolkit.recipe.schema import Recipe, Strict
 from remix_toolkit.recipe.yaml_file import Locations, dotted, load_mapping
 

@@ -1,145 +1,138 @@
-"""Mistakes in a recipe as messages: place, key, what is wrong, what would be right."""
+"""What is refused in a recipe, as messages: file and line, key, what is wrong, what would be right."""
 
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.recipe.schema import (
-    CORPORA,
-    TASKS,
-    Curve,
-    Factoid,
-    FewShot,
-    Match,
-    Mix,
-    RandomWords,
-    Recipe,
-    Replay,
-    Rows,
-    Stage,
-    Stop,
-)
+from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe, Rows, Source
 from remix_toolkit.recipe.sft_fields import train_mistake
-from remix_toolkit.recipe.yaml_file import Locations, dotted
+from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, locate
 
 M = TypeVar("M", bound=BaseModel)
+Mistake = tuple[Key, str]
 
 
-def validate(model: type[M], tree: dict[str, Any], where: Locations, origin: str) -> M:
-    """The tree as a model. Raises BadInput with a line per mistake: place, key, what is wrong, what is right."""
+def validate(model: type[M], tree: dict[str, Any], locations: Locations, origin: str) -> M:
+    """The tree as a model. Raises BadInput with a line for each mistake; `origin` is named where no line is known."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        mistakes = [_mistake(item, model, tree, where, origin) for item in error.errors()]
-        raise BadInput("\n".join(dict.fromkeys(mistakes))) from None
+        mistakes = [_mistake(item, model, tree) for item in error.errors()]
+    raise _bad_input(mistakes, locations, origin)
 
 
-def _mistake(item: Any, model: type[BaseModel], tree: Any, where: Locations, origin: str) -> str:
-    """One of pydantic's errors as a line of ours: place, key, what is wrong, what is right."""
-    path: list[str | int] = []
-    node = tree
-    for part in item["loc"]:  # pydantic puts a union's chosen tag into the path; the user's file has no such key
-        if isinstance(node, dict) and part not in node and (part in TASKS or part != item["loc"][-1]):
-            continue
-        if isinstance(part, str) and "[" in part:  # `literal['all','none']`: one of the kinds that a key may be
-            continue
-        path.append(part)
-        node = node.get(part) if isinstance(node, dict) else _item(node, part)
-    if item["type"] == "union_tag_invalid":
-        path.append("task")
-    key = dotted(tuple(path))
-    place = next((where[p] for p in (tuple(path[:n]) for n in range(len(path), -1, -1)) if p in where), origin)
-    kind, context = item["type"], item.get("ctx", {})
+def check_recipe(recipe: Recipe, locations: Locations, origin: str) -> None:
+    """Refuse what no field's type can: wrong `train` fields, parts that contradict each other, unknown names."""
+    if mistakes := list(_recipe_mistakes(recipe, locations)):
+        raise _bad_input(mistakes, locations, origin)
+
+
+def check_paths(recipe: Recipe, until: str | None, locations: Locations, origin: str) -> None:
+    """Refuse data without a path where only a local copy exists, in the stages up to `until` (all, if that is None)."""
+    end = len(recipe.stages) if until is None else recipe.position(until) + 1
+    mistakes: list[Mistake] = []
+    for name, stage in list(recipe.stages.items())[:end]:
+        listed: list[tuple[Key, Rows]] = [(("data",), stage.data)]
+        listed += [(("recall", index), rows) for index, rows in enumerate(stage.recall)]
+        mistakes += [(("stages", name, *key, "path"), what) for key, rows in listed if (what := missing_path(rows))]
+    if mistakes:
+        raise _bad_input(mistakes, locations, origin)
+
+
+def missing_path(rows: Rows) -> str | None:
+    """What is wrong if these rows have no `path` and are not on the hub either, or None."""
+    if isinstance(rows, Source) or getattr(rows, "path", "") is not None:
+        return None
+    return f"is missing; expected: {catalog()[rows.task].local}"  # type: ignore[attr-defined]
+
+
+def _bad_input(mistakes: list[Mistake], locations: Locations, origin: str) -> BadInput:
+    lines = [f"{locate(locations, key, origin)}: {dotted(key)}: {message}" for key, message in mistakes]
+    return BadInput("\n".join(dict.fromkeys(lines)))
+
+
+def _mistake(error: Any, model: type[BaseModel], tree: Any) -> Mistake:
+    """One of pydantic's errors as a key of the user's file and a message."""
+    key: list[str | int] = []
+    kind, loc, node = error["type"], error["loc"], tree
+    for part in loc:  # between the keys, pydantic names the member of a union: a task, `list[str]`
+        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node))):
+            key.append(part)
+            node = node[part]
     if kind == "extra_forbidden":
-        return f"{place}: {key}: unknown key; {nearest(path[-1], _fields_at(model, item['loc'][:-1]))}"
+        return tuple(key), f"unknown key; {nearest(loc[-1], _fields_at(model, loc[:-1]))}"
     if kind == "missing":
-        task = next((part for part in item["loc"] if part in TASKS), model.__name__.lower())
-        expected = f"; expected: {catalog()[task].local}" if path[-1] == "path" and task in catalog() else ""
-        return f"{place}: {key}: is missing{expected}"
+        return (*key, loc[-1]), "is missing"
     if kind == "union_tag_invalid":
-        return f"{place}: {key}: unknown task {context['tag']!r}; {nearest(context['tag'], TASKS)}"
+        tag = error["ctx"]["tag"]
+        return (*key, "task"), f"unknown task {tag!r}; {nearest(tag, TASKS)}"
     if kind == "union_tag_not_found":
-        return f"{place}: {key}: says no task; valid: {', '.join(TASKS)}"
-    return f"{place}: {key}: {item['msg'].removeprefix('Value error, ')} (it is {item['input']!r})"
-
-
-def _item(node: Any, part: str | int) -> Any:
-    return node[part] if isinstance(node, list) and isinstance(part, int) and part < len(node) else None
+        return tuple(key), f"names no task; valid: {', '.join(TASKS)}"
+    return tuple(key), f"{error['msg'].removeprefix('Value error, ')} (it is {error['input']!r})"
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
     """The keys that are valid where pydantic met an unknown one."""
-    types: dict[str, type[BaseModel]] = {
-        "stages": Stage,
-        "data": Rows,
-        "recall": Rows,
-        "mix": Mix,
-        "random_words": RandomWords,
-        **CORPORA,
-        "replay": Replay,
-        "stop": Stop,
-        "match": Match,
-        "curve": Curve,
-        "few_shot": FewShot,
-        **TASKS,
-    }
-    for part in reversed(loc):
-        if part in types:
-            return set(types[str(part)].model_fields)
-    return set(model.model_fields)
+    models = [model]
+    for part in loc:
+        if part in TASKS and all(issubclass(model, Rows) for model in models):  # which of the tasks these rows are of
+            models = [TASKS[str(part)]]
+        else:
+            fields = [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]
+            models = [below for field in fields for below in _models_in(field.annotation)] or models
+    return {name for model in models for name in model.model_fields}
 
 
-def check_stages(recipe: Recipe, where: Locations, origin: str) -> None:
-    """What no single field's type can say: `train` against SFTConfig, the adapter, replay's stage, texts and hubs."""
-    mistakes: list[str] = []
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
-    def wrong(path: tuple[str | int, ...], what: str) -> None:
-        place = next((where[p] for p in (path, path[:-1], path[:1]) if p in where), origin)
-        mistakes.append(f"{place}: {dotted(path)}: {what}")
 
-    for name, stage in recipe.stages.items():
-        for field, value in stage.train.items():
-            if what := train_mistake(field, value):
-                own = ("stages", name, "train", field)
-                wrong(own if own in where else ("train", field), what)
-        for number, rows in enumerate(stage.recall):
-            if not isinstance(rows, Factoid):
-                wrong(
-                    ("stages", name, "recall", number, "task"),
-                    "instructions have no recall; the stage that trains on them reports the loss on held-out rows",
-                )
-        if stage.match and (stage.stop or stage.train.get("max_steps", -1) != -1):
-            other = "stop" if stage.stop else "train.max_steps"
-            wrong(
-                ("stages", name, "match"), f"says how long this stage trains, and so does its {other}: set it to null"
-            )
-        if stage.curve and recipe.position(name) == 0:
-            wrong(("stages", name, "curve"), "shows the facts of earlier stages, and this is the first one")
-        first = next(iter(recipe.stages.values())).data
-        if "interference" in stage.probe and (recipe.position(name) == 0 or not isinstance(first, Factoid)):
-            wrong(("stages", name, "probe"), "interference is with the facts of a first stage: say it in a later one")
-        if stage.mix.replay:
-            earlier = list(recipe.stages)[: recipe.position(name)]
-            if stage.mix.replay.stage not in earlier:
-                wrong(
-                    ("stages", name, "mix", "replay", "stage"),
-                    f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}",
-                )
+def _recipe_mistakes(recipe: Recipe, locations: Locations) -> Iterator[Mistake]:
+    for field, value in recipe.train.items():
+        if mistake := train_mistake(field, value):
+            yield ("train", field), mistake
+    for name in recipe.stages:
+        yield from _stage_mistakes(recipe, name, locations)
     if recipe.quantization and not recipe.adapter:
-        wrong(("quantization",), "trains nothing without an `adapter`: quantized weights stay as they are")
+        yield ("quantization",), "trains nothing without an `adapter`: quantized weights do not change"
     sources = {*TASKS, *CORPORA}
     for name in recipe.paths.keys() - sources:
-        wrong(("paths", name), f"no such task or source; {nearest(name, sources)}")
-    if recipe.base_stage is not None:
-        if recipe.base_stage not in recipe.stages:
-            wrong(("base_stage",), f"no stage {recipe.base_stage!r}; {nearest(recipe.base_stage, recipe.stages)}")
-        else:
-            for name in list(recipe.stages)[: recipe.position(recipe.base_stage) + 1]:
-                for rows in (recipe.stages[name].data, *recipe.stages[name].recall):
-                    if isinstance(rows, Factoid) and rows.familiarity:
-                        what = f"what is familiar is known only after {recipe.base_stage}, the base_stage"
-                        wrong(("stages", name, "data", "familiarity"), what)
-    if mistakes:
-        raise BadInput("\n".join(dict.fromkeys(mistakes)))
+        yield ("paths", name), f"no such task or source; {nearest(name, sources)}"
+    if recipe.base_stage is None:
+        return
+    if recipe.base_stage not in recipe.stages:
+        yield ("base_stage",), f"no stage {recipe.base_stage!r}; {nearest(recipe.base_stage, recipe.stages)}"
+        return
+    for name in list(recipe.stages)[: recipe.position(recipe.base_stage) + 1]:
+        for rows in (recipe.stages[name].data, *recipe.stages[name].recall):
+            if isinstance(rows, Factoid) and rows.familiarity:
+                message = f"which facts are familiar is known only after {recipe.base_stage}, the base_stage"
+                yield ("stages", name, "data", "familiarity"), message
+
+
+def _stage_mistakes(recipe: Recipe, name: str, locations: Locations) -> Iterator[Mistake]:
+    stage, path = recipe.stages[name], ("stages", name)
+    earlier = list(recipe.stages)[: recipe.position(name)]
+    for field, value in stage.train.items():
+        if mistake := train_mistake(field, value):
+            key = (*path, "train", field)
+            yield key if key in locations else ("train", field), mistake
+    for index, rows in enumerate(stage.recall):
+        if not isinstance(rows, Factoid):
+            message = "instructions have no recall; the stage that trains on them reports the loss on held-out rows"
+            yield (*path, "recall", index, "task"), message
+    if stage.match and (stage.stop or stage.train.get("max_steps", -1) != -1):
+        other = "stop" if stage.stop else "train.max_steps"
+        yield (*path, "match"), f"sets how long this stage trains, and so does its {other}: set that to null"
+    if stage.curve and not earlier:
+        yield (*path, "curve"), "measures the facts of earlier stages, and this is the first one"
+    if "interference" in stage.probe and not (earlier and isinstance(recipe.stages[earlier[0]].data, Factoid)):
+        yield (*path, "probe"), "interference is with the facts of a first stage: ask for it in a later one"
+    if stage.mix.replay and stage.mix.replay.stage not in earlier:
+        message = f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}"
+        yield (*path, "mix", "replay", "stage"), message

@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.load import find_recipe, load_recipe
+from remix_toolkit.recipe.draft import KEPT_WITH_A_NEW_TASK
+from remix_toolkit.recipe.load import find_recipe, resolve
 from remix_toolkit.recipe.schema import Recipe, Rows
 from remix_toolkit.recipe.yaml_file import read_text
 
 NOT_SETTINGS = {"name", "source", "profile", "seed"}  # recorded beside the settings
-KEPT_WITH_A_NEW_TASK = ("size", "start", "familiarity", "prompt")  # which load_recipe keeps where only the task changes
 _ABSENT = object()  # equal to no value of a recipe
 
 
@@ -127,7 +127,7 @@ def _resolves(recipe: Recipe, settings: Mapping[str, Any]) -> bool:
     """Do these settings make this recipe of its file?"""
     given = [(key, value, f"{key} of {recipe.name}") for key, value in settings.items()]
     try:
-        other = load_recipe(recipe.source, recipe.profile, settings=given, seed=recipe.seed)
+        other, _ = resolve(recipe.source, recipe.profile, (), recipe.seed, given)
     except BadInput:
         return False
     same = {"name": recipe.name, "source": recipe.source}
@@ -137,7 +137,7 @@ def _resolves(recipe: Recipe, settings: Mapping[str, Any]) -> bool:
 @cache
 def _declared(file: str, profile: str, text: str) -> Recipe:
     """The recipe of a file alone; `text` is what the file holds now."""
-    return load_recipe(file, profile)
+    return resolve(file, profile, (), None, ())[0]
 
 
 def _one_line(value: Any) -> str:

@@ -1,13 +1,13 @@
-"""A recipe, a profile and the command line's overrides, merged into one checked declaration.
+"""A recipe, a profile and settings, merged into one checked declaration.
 
     recipe = load_recipe("recipes/kvr.yaml", profile="tiny", overrides=["stages.stage1.data.size=50"], seed=0)
 
-Layers, each over the one before: the profile (base model, precision, batch, training arguments), the recipe, the
-recipe's own `profiles: {<profile>: ...}` section, the overrides. Nothing heavy is imported here.
+The layers, each over the one before: the profile (base model, precision, batch, training arguments), the recipe, the
+recipe's own `profiles: {<profile>: ...}` section, the settings of a sweep and of the command line. Nothing heavy is
+imported here.
 """
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -17,12 +17,13 @@ import yaml
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import shipped
-from remix_toolkit.recipe.check import check_stages, validate
+from remix_toolkit.recipe.check import check_paths, check_recipe, missing_path, validate
+from remix_toolkit.recipe.draft import Draft, Setting, with_defaults
 from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
-from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value
+from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value, locate
 
 SWEEP_KEYS = {"recipe", "arms", "grid", "extends"}  # a file with one of these is a sweep
-Setting = tuple[str, Any, str]  # a dotted key, its value, and where that was said, as messages name it
+PROFILES = Path(str(resources.files("remix_toolkit.recipe.profiles")))
 
 
 def load_recipe(
@@ -31,50 +32,52 @@ def load_recipe(
     overrides: Sequence[str] | None = None,
     seed: int | None = None,
     settings: Sequence[Setting] = (),
+    until: str | None = None,
 ) -> Recipe:
     """Merge a recipe (a file, or the name of one in recipes/), a profile and overrides (`stages.stage1.data.size=50`).
 
-    `settings` are a sweep's; they come before the overrides.
-
-    Raises BadInput, each mistake with its file, line and key, and what would be right.
+    `settings` are a sweep's; they come before the overrides. With `until`, the data of the stages behind that one may
+    lack its `path`. Raises BadInput, each mistake with its file, line and key, and what would be right.
     """
-    path = find_recipe(recipe)
-    body, where = load_mapping(path)
-    base, base_where = load_profile(profile)
-    sections = body.pop("profiles", None) or {}
-    mix_defaults = base.pop("mix")
-    for key in SWEEP_KEYS & body.keys():
-        raise BadInput(f"{where[(key,)]}: this is a sweep, not a recipe: run it with `remix sweep`")
-    if "profile" in body:
-        raise BadInput(f"{where[('profile',)]}: profile: say it on the command line, --profile {body['profile']}")
+    resolved, locations = resolve(recipe, profile, overrides, seed, settings)
+    check_paths(resolved, until, locations, resolved.source)
+    return resolved
 
-    common = body.pop("train", None) or {}
-    tree: dict[str, Any] = {"name": path.stem, **base, **body, "profile": profile, "source": str(path)}
-    where = {**base_where, **where}
-    tree["train"] = {**base["train"], **common} if isinstance(common, dict) else common
-    for dotted_key, value in _section(sections, profile, path, where):
-        _set(tree, where, dotted_key, value, where.get(("profiles", Path(profile).stem, dotted_key), str(path)))
-    said: set[str] = set()
-    for dotted_key, value, origin in [*settings, *map(parse_override, overrides or [])]:
-        _set(tree, where, dotted_key, value, origin, said)
-    if tree.get("base") != base["base"] and tree.get("parameters") == base.get("parameters"):
-        tree.pop("parameters", None)  # the profile's own base has as many; of another one that is not known
-    if seed is not None:
-        tree["seed"] = seed
+
+def resolve(
+    recipe: str | Path,
+    profile: str,
+    overrides: Sequence[str] | None,
+    seed: int | None,
+    settings: Sequence[Setting],
+) -> tuple[Recipe, Locations]:
+    """`load_recipe`, whatever data has no `path`; also where each key was set."""
+    path = find_recipe(recipe)
+    file, file_locations = load_mapping(path)
+    base, base_locations = load_profile(profile)
+    mix_defaults = base.pop("mix")
+    sections = file.pop("profiles", None) or {}
+    for key in SWEEP_KEYS & file.keys():
+        raise BadInput(f"{file_locations[(key,)]}: {key}: this is a sweep, not a recipe: run it with `remix sweep`")
+    if "profile" in file:
+        origin = file_locations[("profile",)]
+        raise BadInput(f"{origin}: profile: choose it on the command line, --profile {file['profile']}")
+
+    draft = Draft({"name": path.stem, **base}, dict(base_locations), str(path))
+    draft.merge(file, file_locations)
+    draft.apply(_section_settings(sections, profile, path, file_locations))
+    draft.apply([*settings, *map(parse_override, overrides or [])])
+
+    tree = draft.tree
+    tree |= {"profile": profile, "source": str(path)} | ({} if seed is None else {"seed": seed})
+    if tree["base"] != base["base"] and tree.get("parameters") == base.get("parameters"):
+        tree["parameters"] = None  # they are those of the profile's base
     if isinstance(config := tree.get("accelerate_config"), str):
         tree["accelerate_config"] = str(shipped.locate(config, "accelerate_configs") or config)
-
-    _in_domain(tree, where, str(path))
-    for name, stage in tree["stages"].items() if isinstance(tree.get("stages"), dict) else ():
-        if isinstance(stage, dict):
-            own = ("stages", name, "train")
-            for field in stage["train"] if isinstance(stage.get("train"), dict) else ():
-                where.setdefault((*own, field), where.get(own, str(path)))  # not the profile's place, if it is wrong
-            _with_paths(stage, tree.get("paths"))
-            _with_defaults(stage, tree["train"], mix_defaults)
-    checked = validate(Recipe, tree, where, str(path))
-    check_stages(checked, where, str(path))
-    return checked
+    draft.complete(mix_defaults)
+    resolved = validate(Recipe, tree, draft.locations, str(path))
+    check_recipe(resolved, draft.locations, str(path))
+    return resolved, draft.locations
 
 
 def freeze(recipe: Recipe) -> str:
@@ -83,23 +86,26 @@ def freeze(recipe: Recipe) -> str:
 
 
 def read_resolved(file: Path) -> Recipe:
-    """A recipe that was resolved and written down: nothing is merged into it, and it is checked like any other.
+    """A recipe that was resolved and written to a file: nothing is merged into it, and it is checked like any other.
 
-    Relative paths in it are meant from the folder in which it was resolved. Raises BadInput, with file, line and key.
+    Its relative paths start from the folder in which it was resolved. Raises BadInput, with file, line and key.
     """
-    tree, where = load_mapping(file)
-    recipe = validate(Recipe, tree, where, str(file))
-    check_stages(recipe, where, str(file))
+    tree, locations = load_mapping(file)
+    recipe = validate(Recipe, tree, locations, str(file))
+    check_recipe(recipe, locations, str(file))
     return recipe
 
 
 def parse_override(override: str) -> Setting:
-    """`stages.stage1.data.size=50` taken apart. Raises BadInput."""
-    dotted_key, equals, text = override.partition("=")
+    """The key, the value and the name in messages of an override such as `stages.stage1.data.size=50`.
+
+    Raises BadInput.
+    """
+    key, equals, text = override.partition("=")
     origin = f"override {override!r}"
-    if not equals or not dotted_key:
+    if not equals or not key:
         raise BadInput(f"{origin}: write it as key=value, such as stages.stage1.data.size=100")
-    return dotted_key, load_value(text, origin), origin
+    return key, load_value(text, origin), origin
 
 
 def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
@@ -119,171 +125,67 @@ def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
 
 
 def load_profile(profile: str) -> tuple[dict[str, Any], Locations]:
-    """The settings of a profile: one of the package by name, or the user's own by path. Raises BadInput."""
+    """The keys of a profile: one of the package by its name, or the user's own by its path. Raises BadInput."""
     if not profile.endswith(".yaml") and profile not in profile_names():
         raise BadInput(f"no profile {profile!r}; {nearest(profile, profile_names())} or a .yaml file of your own")
-    named = Path(str(resources.files("remix_toolkit.recipe.profiles")), f"{profile}.yaml")
-    path = Path(profile) if profile.endswith(".yaml") else named
-    settings, where = load_mapping(path)
-    validate(Profile, settings, where, str(path))
-    return {"train": {}, "mix": {}, **settings}, where
+    path = Path(profile) if profile.endswith(".yaml") else PROFILES / f"{profile}.yaml"
+    settings, locations = load_mapping(path)
+    validate(Profile, settings, locations, str(path))
+    return {"train": {}, "mix": {}, **settings}, locations
 
 
 def profile_names() -> set[str]:
     """The profiles of the package."""
-    return {p.stem for p in Path(str(resources.files("remix_toolkit.recipe.profiles"))).glob("*.yaml")}
+    return {file.stem for file in PROFILES.glob("*.yaml")}
 
 
 def load_base(profile: str) -> Recipe:
-    """The profile's own settings as a recipe of one stage: which base model and tokenizer it stands for."""
-    settings, where = load_profile(profile)
-    settings.pop("mix")
+    """The profile as a recipe of one stage, for what depends on the base model and its tokenizer alone."""
+    settings, locations = load_profile(profile)
+    del settings["mix"]
     stages = {"stage1": {"data": {"task": "kvr"}}}
-    return validate(Recipe, {"name": "base", **settings, "profile": profile, "stages": stages}, where, profile)
+    return validate(Recipe, {"name": "base", **settings, "profile": profile, "stages": stages}, locations, profile)
 
 
 def load_task(task: str, overrides: list[str]) -> Rows:
-    """A task by name with its settings as overrides, as `remix data popqa path=... size=200` gives them."""
+    """A task by its name, its keys as overrides: `remix data popqa path=... size=200`. Raises BadInput."""
     if task not in TASKS:
         raise BadInput(f"no task {task!r}; {nearest(task, TASKS)}")
-    tree: dict[str, Any] = {"task": task}
-    where: Locations = {}
-    for key, value, origin in map(parse_override, overrides):
-        where[(key,)] = origin
-        tree[key] = value
-    return validate(TASKS[task], tree, where, f"task {task}")
+    settings = [parse_override(override) for override in overrides]
+    tree = {"task": task, **{key: value for key, value, _ in settings}}
+    locations: Locations = {(key,): origin for key, _, origin in settings}
+    rows = validate(TASKS[task], tree, locations, f"task {task}")
+    if mistake := missing_path(rows):
+        raise BadInput(f"task {task}: path: {mistake}")
+    return rows
 
 
 def load_mix(source: str, profile: str) -> Mix:
-    """One mixing source by name, or with settings (`passages={words: 20}`), at a ratio of 1 unless that is said."""
+    """One mixing source by its name, or with options (`passages={words: 20}`), at a ratio of 1 unless that is given."""
     defaults = load_profile(profile)[0]["mix"]
-    name, settings, origin = parse_override(source) if "=" in source else (source, {}, f"mix {source!r}")
+    name, options, origin = parse_override(source) if "=" in source else (source, {}, f"mix {source!r}")
     if name not in Mix.model_fields or name == "replay":
-        raise BadInput(f"no mixing source {name!r}; {nearest(name, set(Mix.model_fields) - {'replay'})}")
-    if not isinstance(settings, dict):
-        raise BadInput(f"{origin}: settings in braces are expected, such as {name}={{words: 20}}")
-    return validate(Mix, {name: {"ratio": 1, **_source(settings, defaults.get(name, {}))}}, {(name,): origin}, origin)
+        raise BadInput(f"no mixing source {name!r}; {nearest(name, Mix.model_fields.keys() - {'replay'})}")
+    if not isinstance(options, dict):
+        raise BadInput(f"{origin}: options in braces are expected, such as {name}={{words: 20}}")
+    mix = {name: {"ratio": 1, **with_defaults(options, defaults.get(name, {}))}}
+    return validate(Mix, mix, {(name,): origin}, origin)
 
 
-def check_sections(sections: Any, profile: str, path: Path, where: Locations) -> None:
+def check_sections(sections: Any, profile: str, path: Path, locations: Locations) -> None:
     """`profiles:` maps names of profiles to mappings; a name that is nearly one is a mistake. Raises BadInput."""
     if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
-        raise BadInput(f"{where[('profiles',)]}: profiles: maps a profile's name to dotted keys and their values")
-    for name in sections:
-        place = where.get(("profiles", name), str(path))
-        if name not in profile_names() | {profile} and get_close_matches(name, profile_names(), cutoff=0.7):
-            raise BadInput(f"{place}: profiles.{name}: no such profile; {nearest(name, profile_names())}")
+        raise BadInput(f"{locations[('profiles',)]}: profiles: maps a profile's name to dotted keys and their values")
+    known = profile_names()
+    for name in sections.keys() - known - {profile}:
+        if get_close_matches(name, known, cutoff=0.7):
+            origin = locate(locations, ("profiles", name), str(path))
+            raise BadInput(f"{origin}: profiles.{name}: no such profile; {nearest(name, known)}")
 
 
-def _section(sections: Any, profile: str, path: Path, where: Locations) -> list[tuple[str, Any]]:
-    """The recipe's own settings for this profile: dotted keys, as on the command line."""
-    own = Path(profile).stem  # a profile of the user's own is a file
-    check_sections(sections, own, path, where)
-    for name, section in sections.items():
-        if wrong := [key for key in section if not isinstance(key, str)]:
-            place = where.get(("profiles", name), str(path))
-            raise BadInput(f"{place}: profiles.{name}: {wrong[0]!r} is no dotted key")
-    return list(sections.get(own, {}).items())
-
-
-def _set(
-    tree: dict[str, Any], where: Locations, dotted_key: str, value: Any, origin: str, said: set[str] | None = None
-) -> None:
-    """Set one dotted key; a stage must be there already, an optional mapping such as `mix` is made on the way.
-
-    `train.<field>` holds for every stage, whatever a stage said before. `said` are the keys that a sweep or the command
-    line set so far: they stay where a task is switched.
-    """
-    if said is not None:
-        said.add(dotted_key)
-    *parents, last = dotted_key.split(".")
-    if dotted_key == "profile":
-        raise BadInput(f"{origin}: profile: say it as --profile {value}")
-    if dotted_key == "train" and isinstance(value, dict):
-        for field, one in value.items():
-            _set(tree, where, f"train.{field}", one, origin, said)
-        return
-    if parents == ["train"] and isinstance(tree.get("stages"), dict):
-        for stage in tree["stages"].values():  # said for all stages, later than what a stage says of itself
-            if isinstance(stage, dict) and isinstance(stage.get("train"), dict):
-                stage["train"].pop(last, None)
-    node = tree
-    for depth, part in enumerate(parents):
-        if parents[:depth] == ["stages"] and part not in node:
-            raise BadInput(f"{origin}: no stage {part!r}; {nearest(part, node)}")
-        if node.get(part) is None:
-            node[part] = {}
-            where[tuple(parents[: depth + 1])] = origin
-        node = node[part]
-        if not isinstance(node, dict):
-            raise BadInput(f"{origin}: {'.'.join(parents[: depth + 1])} is {node!r}; it has no key {last!r}")
-    if parents == ["stages"] and last not in node:
-        raise BadInput(f"{origin}: no stage {last!r}; {nearest(last, node)}")
-    if last == "task" and node.get("task") != value:  # another task: nothing that says where the former one is stays
-        known = TASKS[value].model_fields if isinstance(value, str) and value in TASKS else {"size"}
-        for key in node.keys() - ({"size", "start", "familiarity", "prompt"} & set(known)):
-            if ".".join((*parents, key)) not in (said or ()):  # what was said for the new one stays
-                del node[key]
-    node[last] = deepcopy(value)
-    replaced = (*parents, last)
-    for path in [path for path in where if path[: len(replaced)] == replaced]:
-        del where[path]
-    where[replaced] = origin
-
-
-def _in_domain(tree: dict[str, Any], where: Locations, origin: str) -> None:
-    """`task: id` is the first stage's own task, from the row after its last: as many rows, if not said otherwise."""
-    stages = tree.get("stages")
-    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
-        return  # said when the tree is checked
-    names = list(stages)
-    first = stages[names[0]].get("data") if names else None
-    for name in names:
-        stage = stages[name]
-        recall = stage.get("recall")
-        listed = recall if isinstance(recall, list) else []  # anything else is said when the tree is checked
-        for place, rows in [("data", stage.get("data")), *(("recall", one) for one in listed)]:
-            if not isinstance(rows, dict) or rows.get("task") != "id":
-                continue
-            at = where.get(("stages", name, place, "task"), origin)
-            if rows is first or not isinstance(first, dict) or str(first.get("task")) not in TASKS:
-                raise BadInput(f"{at}: task: id are further rows of {names[0]}'s task; {names[0]} itself names its own")
-            size = first.get("size", TASKS[first["task"]].model_fields["size"].default)
-            if not isinstance(size, int) or not isinstance(first.get("start", 0), int):
-                raise BadInput(f"{at}: task: id are the rows after {names[0]}'s last; say {names[0]}'s data.size")
-            own = {key: value for key, value in rows.items() if key != "task"}
-            rows |= {**first, "start": first.get("start", 0) + size, "size": size, **own}
-
-
-def _with_paths(stage: dict[str, Any], paths: Any) -> None:
-    """Give tasks and corpora that say no source the local one that the recipe names in `paths`."""
-    paths = paths if isinstance(paths, dict) else {}
-    recall, mix = stage.get("recall"), stage.get("mix")
-    for rows in (stage.get("data"), *(recall if isinstance(recall, list) else [])):
-        if isinstance(rows, dict) and str(rows.get("task")) in paths and not rows.keys() & {"path", "hub"}:
-            rows["path"] = paths[rows["task"]]
-        if isinstance(rows, dict) and isinstance(rows.get("path"), str):
-            rows["path"] = shipped.here_or_shipped(rows["path"])
-    for source, own in mix.items() if isinstance(mix, dict) else ():
-        if isinstance(own, dict) and source in paths and not own.keys() & {"path", "hub", "text"}:
-            own["path"] = paths[source]
-
-
-def _with_defaults(stage: dict[str, Any], train: Any, mix_defaults: dict[str, Any]) -> None:
-    """Put the profile's and the recipe's common settings under a stage's own."""
-    if isinstance(train, dict) and isinstance(stage.get("train") or {}, dict):
-        stage["train"] = {**train, **(stage.get("train") or {})}
-    if stage.get("mix") is None:
-        stage["mix"] = {}
-    if stage.get("recall") is None:
-        stage["recall"] = []
-    for source, own in stage["mix"].items() if isinstance(stage["mix"], dict) else ():
-        if isinstance(own, dict):
-            stage["mix"][source] = _source(own, mix_defaults.get(source, {}))
-
-
-def _source(own: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A mixing source's settings over the profile's, of which those of the text's origin go with the text."""
-    if own.keys() & {"text", "hub", "path"}:
-        defaults = {key: value for key, value in defaults.items() if key == "words"}
-    return {**defaults, **own}
+def _section_settings(sections: Any, profile: str, path: Path, locations: Locations) -> list[Setting]:
+    """The settings that the recipe has for this profile."""
+    name = Path(profile).stem  # a profile of the user's own is a file
+    check_sections(sections, name, path, locations)
+    settings = sections.get(name, {}).items()
+    return [(key, value, locate(locations, ("profiles", name, key), str(path))) for key, value in settings]

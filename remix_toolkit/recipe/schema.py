@@ -80,12 +80,16 @@ class TriviaQA(Factoid, Source):
 
 class LAMA(Factoid):
     task: Literal["lama"]
-    path: str = Field(description="the unpacked LAMA directory: relations.jsonl and TREx/P*.jsonl; it is on no hub")
+    path: str | None = Field(
+        None, description="the unpacked LAMA directory: relations.jsonl and TREx/P*.jsonl; the hub does not have it"
+    )
 
 
 class EntityQuestions(Factoid):
     task: Literal["entityquestions"]
-    path: str = Field(description="the unpacked directory, with train/, dev/ and test/; it is on no hub")
+    path: str | None = Field(
+        None, description="the unpacked directory, with train/, dev/ and test/; the hub does not have it"
+    )
     split: str = "train"
 
 

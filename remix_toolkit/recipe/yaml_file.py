@@ -1,7 +1,6 @@
 """YAML as recipes need it: `1e-4` is a number, `no` and dates are words, duplicate keys are refused, lines kept."""
 
 import re
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
@@ -41,16 +40,16 @@ def load_mapping(path: Path) -> tuple[dict[str, Any], Locations]:
 
     Raises BadInput for a file that is missing, empty, not a mapping, or that has duplicate keys or other types.
     """
-    value, locations = deepcopy(_load_cached(read_text(path), str(path)))
+    value, locations = _load_cached(read_text(path), str(path))
     if not isinstance(value, dict):
         what = "is empty" if value is None else f"is a {type(value).__name__}"
         raise BadInput(f"{path}:1: {what}; a mapping of keys to values is expected")
-    return value, locations
+    return _copy(value), dict(locations)
 
 
 def load_value(text: str, origin: str) -> Any:
     """One value as YAML (`4`, `1e-4`, `{passages: {ratio: 2}}`); `origin` names it in messages. Raises BadInput."""
-    return _load(text, origin)[0]
+    return _copy(_load(text, origin)[0])
 
 
 def _load(text: str, origin: str) -> tuple[Any, Locations]:
@@ -60,7 +59,7 @@ def _load(text: str, origin: str) -> tuple[Any, Locations]:
         node = loader.get_single_node()
         if node is None:
             return None, locations
-        _locate(node, (), origin, locations)
+        _walk(node, (), origin, locations)
         return loader.construct_document(node), locations
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -74,12 +73,12 @@ def _load(text: str, origin: str) -> tuple[Any, Locations]:
 _load_cached = cache(_load)  # a sweep reads its recipe and its profile for every cell
 
 
-def _locate(node: yaml.Node, path: Key, origin: str, locations: Locations) -> None:
+def _walk(node: yaml.Node, path: Key, origin: str, locations: Locations) -> None:
     """Note where each key and item is, and refuse duplicate keys, of which YAML readers silently keep the last."""
     locations.setdefault(path, f"{origin}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _locate(item, (*path, index), origin, locations)
+            _walk(item, (*path, index), origin, locations)
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         line = f"{origin}:{key.start_mark.line + 1}"
         if key.tag not in (TAG + "str", TAG + "merge"):
@@ -88,7 +87,19 @@ def _locate(node: yaml.Node, path: Key, origin: str, locations: Locations) -> No
         if below in locations:
             raise BadInput(f"{line}: {dotted(below)}: duplicate key, first set at {locations[below]}")
         locations[below] = line
-        _locate(value, below, origin, locations)
+        _walk(value, below, origin, locations)
+
+
+def _copy(value: Any) -> Any:
+    """A copy in which nothing is shared: an anchor's mapping may be changed where it is used and not elsewhere."""
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def locate(locations: Locations, path: Key, default: str) -> str:
+    """Where a key was set, or the nearest key above it; `default` where none of them is known."""
+    return next((locations[path[:n]] for n in range(len(path), -1, -1) if path[:n] in locations), default)
 
 
 def dotted(path: Key) -> str:
