@@ -65,15 +65,8 @@ def hash_source(path: str, without: Collection[str] = ()) -> str:
     root = Path(path)
     if not root.exists():
         return f"absent: {path}"
-    if root.is_file():
-        return _hash(root, ((root, *_state(root)),))
-    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name not in without)
-    return _hash(root, tuple((file, *_state(file)) for file in files))
-
-
-def _state(file: Path) -> tuple[int, int]:
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns
+    files = sorted(f for f in root.rglob("*") if f.is_file() and f.name not in without) if root.is_dir() else [root]
+    return _hash(root, tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
 
 
 @cache  # the cells of a sweep read the same files, hundreds of times; size and date notice a change
