@@ -11,16 +11,8 @@ from remix_toolkit.data import tasks, tulu
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Stop
-from remix_toolkit.stage import train
-from remix_toolkit.stage.train import (
-    EndWithoutSave,
-    Order,
-    StopBelow,
-    build_trainer,
-    last_checkpoint,
-    load_model,
-    sft_config,
-)
+from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, StopBelow
+from remix_toolkit.stage.train import Order, build_trainer, last_checkpoint, load_model, sft_config
 
 FACTS = [
     *tasks.load_rows(load_task("kvr", ["size=11"]), 0),
@@ -142,6 +134,6 @@ def test_only_whole_checkpoints_are_used(tiny_base, tokenizer, tmp_path) -> None
     assert last_checkpoint(tmp_path).name == "checkpoint-2"
     (tmp_path / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
     assert last_checkpoint(tmp_path).name == "checkpoint-1"
-    (tmp_path / "checkpoint-1" / train.COMPLETE).unlink()
+    (tmp_path / "checkpoint-1" / COMPLETE).unlink()
     assert last_checkpoint(tmp_path) is None
     assert not list(tmp_path.glob("checkpoint-*"))  # what cannot be used is gone, so it is not counted as one to keep

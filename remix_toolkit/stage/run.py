@@ -39,12 +39,11 @@ from remix_toolkit.graph.lineage import Node, labels
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
 from remix_toolkit.stage import adapter, train
+from remix_toolkit.stage.callbacks import Progress
 from remix_toolkit.stage.curve import RetentionCurve
 from remix_toolkit.stage.data import StageData, build_all
 from remix_toolkit.stage.live import Live
-from remix_toolkit.stage.match import matched_steps, trained_tokens
 from remix_toolkit.stage.measure import check_measurable, measure
-from remix_toolkit.stage.progress import Progress
 from remix_toolkit.stage.save import save_model
 
 CURVE = "retention.jsonl"
@@ -139,7 +138,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     init = {"trust_remote_code": args.trust_remote_code, **(stage.train.get("model_init_kwargs") or {})}
     args.model_init_kwargs = None
     if stage.match:
-        args.max_steps = matched_steps(recipe, stage.match, data, runs)
+        args.max_steps = train.matched_steps(recipe, stage.match, data.examples, runs)
     name = f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}"
     args.run_name = args.run_name or name
     tokenizer = load_tokenizer(source, revision, args.trust_remote_code)
@@ -192,7 +191,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
         fingerprints=Fingerprints.model_validate(data.fingerprints),
         steps=trainer.state.global_step,
         steps_planned=trainer.state.max_steps,
-        trained_tokens=trained_tokens(data, recipe, trainer.state.global_step),
+        trained_tokens=train.trained_tokens(recipe, data.examples, trainer.state.global_step),
         epochs=trainer.state.epoch,
         sweep=sweep,
         stop_fired=bool(stage.stop) and trainer.state.global_step < trainer.state.max_steps,

@@ -1,23 +1,21 @@
-"""Training one stage with TRL's SFTTrainer: the model, the paper's loss and order, the stop, safe checkpoints.
+"""Training one stage with TRL's SFTTrainer: the model, its settings, the paper's loss and order, safe checkpoints.
 
-What TRL does, TRL does. Ours are four small things: the loss is transformers' own with the output head on trained
-positions only; the order is new each epoch, whole global batches, the same for any number of processes; the stop
-below a loss; and a mark on each complete checkpoint.
+What TRL does is left to TRL. Four small things differ: the loss is transformers' own, with the output head on trained
+positions only; the order is new each epoch, in whole global batches, and the same for any number of processes; training
+stops below a loss; and each complete checkpoint is marked (the last two are in callbacks.py).
 """
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import (
     AutoModelForCausalLM,
@@ -29,15 +27,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from remix_toolkit import store
 from remix_toolkit.data.tulu import Example
-from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.recipe.schema import Recipe, Stage, Stop
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe.schema import Match, Recipe, Stage
+from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter
-
-if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState
-
-COMPLETE = "complete.json"  # written into a checkpoint last: its files and their sizes
+from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete, Sharded, StopBelow
 
 
 def load_model(source: str, revision: str | None, precision: str, init: dict[str, Any]) -> PreTrainedModel:
@@ -113,7 +109,7 @@ def sft_config(
 
 
 def fsdp_asked() -> bool:
-    """Did the launcher's config say FSDP?"""
+    """Does the launcher's config ask for FSDP?"""
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
@@ -155,6 +151,31 @@ def tokens_by_step(examples: Sequence[Example], seed: int, global_batch: int) ->
         for at in range(0, len(tokens) // global_batch * global_batch, global_batch):
             seen += sum(tokens[i] for i in order[at : at + global_batch])
             yield seen
+
+
+def trained_tokens(recipe: Recipe, examples: Sequence[Example], steps: int) -> int:
+    """How many tokens with a loss so many optimizer steps see."""
+    by_step = tokens_by_step(examples, recipe.seed, recipe.global_batch_size)
+    return next(islice(by_step, steps - 1, None))
+
+
+def matched_steps(recipe: Recipe, match: Match, examples: Sequence[Example], runs: Path) -> int:
+    """The optimizer steps of a compute-matched control: as many as another stage took, or as give it as many tokens.
+
+    Raises BadInput where the other stage is not published yet.
+    """
+    folder = store.find(runs, match.other)
+    if folder is None:
+        raise BadInput(f"{recipe.name}: match: the stage {match.other} is not published in {runs} yet: run it first")
+    other = StageRecord.read(folder / "stage.json")
+    if match.steps_of:
+        return other.steps
+    before = 0
+    for step, tokens in enumerate(tokens_by_step(examples, recipe.seed, recipe.global_batch_size), start=1):
+        if tokens >= other.trained_tokens:
+            return step if tokens - other.trained_tokens <= other.trained_tokens - before else max(1, step - 1)
+        before = tokens
+    raise AssertionError("the epochs never end")
 
 
 class StageTrainer(SFTTrainer):
@@ -231,72 +252,6 @@ def build_trainer(
     return trainer
 
 
-# --- callbacks ---------------------------------------------------------------------------------------------------
-
-
-class StopBelow(TrainerCallback):
-    """End training once the loss was under a threshold at `times` optimizer steps, not necessarily in a row.
-
-    The count is read from the trainer's own log, which a checkpoint keeps: a resumed stage goes on counting.
-    """
-
-    def __init__(self, stop: Stop) -> None:
-        self.stop = stop
-        self.count = 0
-
-    def on_train_begin(self, args: Any, state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
-        self.count = sum(entry.get("loss", math.inf) < self.stop.loss_below for entry in state.log_history)
-
-    def on_log(self, args: Any, state: "TrainerState", control: "TrainerControl", logs: Any = None, **_: Any) -> None:
-        if (logs or {}).get("loss", math.inf) < self.stop.loss_below:
-            self.count += 1
-            if self.count >= self.stop.times:
-                control.should_training_stop = True
-
-
-class EndWithoutSave(TrainerCallback):
-    """A loss that is not finite ends the run at once; a stage's last step writes no checkpoint.
-
-    transformers takes one step more when it resumes from the checkpoint of a last step. The last model is published
-    anyway, and a crash before that resumes from the checkpoint before.
-    """
-
-    def on_log(self, args: Any, state: "TrainerState", control: "TrainerControl", logs: Any = None, **_: Any) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise RunFailed(f"the loss became {loss} at step {state.global_step}; a lower train.learning_rate may help")
-        if control.should_training_stop:
-            control.should_save = False
-
-    def on_epoch_end(self, args: Any, state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
-        if control.should_training_stop:
-            control.should_save = False
-
-
-class Sharded(TrainerCallback):
-    """Refuse to train where FSDP was asked for and accelerate started something else."""
-
-    def on_train_begin(self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
-        if not any(isinstance(parameter, DTensor) for parameter in kwargs["model"].parameters()):
-            raise RunFailed(
-                "FSDP was asked for, and the weights are not sharded: accelerate started "
-                f"{PartialState().distributed_type.value} on {PartialState().num_processes} processes"
-            )
-
-
-class MarkComplete(TrainerCallback):
-    """transformers writes a checkpoint file by file; one that has this mark, and all its files, is whole."""
-
-    def on_save(self, args: Any, state: "TrainerState", control: "TrainerControl", **_: Any) -> None:
-        PartialState().wait_for_everyone()  # each process writes its own random state
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-            sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
-            partial = folder / f"{COMPLETE}.partial"
-            partial.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-            partial.rename(folder / COMPLETE)
-
-
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; incomplete ones (a crash in the middle of writing) are deleted.
 
@@ -308,8 +263,7 @@ def last_checkpoint(folder: Path) -> Path | None:
             if not _is_complete(checkpoint):
                 shutil.rmtree(checkpoint)
     state.wait_for_everyone()
-    found = {int(checkpoint.name.removeprefix("checkpoint-")): checkpoint for checkpoint in folder.glob("checkpoint-*")}
-    return found[max(found)] if found else None
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
 def _is_complete(checkpoint: Path) -> bool:
