@@ -23,13 +23,13 @@ def locate(name: str | Path, folder: str) -> Path | None:
     if path.suffix != ".yaml" and not path.is_absolute():
         file = Path(f"{path}.yaml")
         candidates = [path, folder / file, file, PACKAGE / folder / file]
-    return next((file for file in candidates if file.exists() and not file.is_dir()), None)
+    return next((file for file in candidates if os.path.exists(file) and not os.path.isdir(file)), None)
 
 
 def here_or_shipped(path: str) -> str:
     """A path to a data file, unchanged unless only the package has such a file: then the path to that one."""
     shipped = in_package(Path(path))
-    return str(shipped) if not Path(path).exists() and shipped.exists() else path
+    return str(shipped) if not os.path.exists(path) and os.path.exists(shipped) else path
 
 
 def siblings(path: Path) -> list[Path]:

@@ -64,7 +64,10 @@ def _load(text: str, origin: str) -> tuple[Any, Locations]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise BadInput(f"{origin}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a character that YAML does not allow; `!!int x`
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadInput(f"{origin}:{line}: not valid YAML: the character {text[error.position]!r}") from None
+    except ValueError as error:  # `!!int x`
         raise BadInput(f"{origin}: not valid YAML: {error}") from None
     except RecursionError:
         raise BadInput(f"{origin}: not valid YAML: nested too deeply, or an alias that contains itself") from None
@@ -104,7 +107,7 @@ def locate(locations: Locations, path: Key, default: str) -> str:
 
 def dotted(path: Key) -> str:
     """`('stages', 'stage1', 'mix')` as the user writes it: `stages.stage1.mix`."""
-    return ".".join(map(str, path))
+    return ".".join(str(part) if str(part).isprintable() else ascii(part)[1:-1] for part in path)
 
 
 def open_text(path: Path) -> TextIO:
