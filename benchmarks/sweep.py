@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from remix_toolkit.graph.sweep import load_sweep
+from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.store import published, sha256
 
 SMALL = ["stages.stage1.train.max_steps=30", "stages.stage2.train.max_steps=20", "train.save_strategy=no"]
@@ -40,7 +41,7 @@ def main() -> int:
         for number, cell in enumerate(cells):
             runs = Path(folder, str(number))
             options_ = ["--runs", str(runs), "--seed", str(cell.recipe.seed), "--profile", cell.recipe.profile]
-            alone += timed("run", cell.file, *options_, *cell.overrides)
+            alone += timed("run", cell.recipe.source, *options_, *as_overrides(cell.record().settings))
             different += any(shared[key] != checksum for key, checksum in weights(runs).items())
     found = {
         "sweep": options.sweep,

@@ -1,94 +1,13 @@
-"""What a store's records and results have to hold to be read, and which records are of the same weights."""
+"""One typed record for each JSON file of a store, used by whoever writes or reads it, tests included."""
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from remix_toolkit.errors import BadInput
-
-SAME = ("recipe", "arm", "profile", "seed", "overrides")
-
-
-class _Stage(BaseModel):
-    stage: str
-    key: str
-    task: str
-    own: str
-    recall: dict[str, str]
-
-
-class _Record(BaseModel):
-    recipe: str
-    arm: str
-    place: str = ""
-    profile: str
-    seed: int
-    overrides: list[str]
-    stages: list[_Stage] = Field(min_length=1)
-    written: int = 0
-
-
-def read_record(file: Path) -> dict[str, Any]:
-    """A run's record. Raises BadInput where it is none, FileNotFoundError where it is gone."""
-    try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        _Record.model_validate(record, strict=True)
-    except ValueError as error:
-        said = f"{file}: is no record of a run ({_wrong(error)}); the run's own command writes it anew"
-        raise BadInput(said) from None
-    return record
-
-
-def _wrong(error: OSError | ValueError) -> str:
-    """The first thing that is wrong, in one line."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return ": ".join([*filter(None, [".".join(map(str, first["loc"]))]), first["msg"]])
-    return f"{type(error).__name__}: {error}"
-
-
-def merged(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records, in their order, those of the same stages under one arm and seed as one: the same weights.
-
-    Overrides that are in no key (how often a checkpoint is saved, where data lies, what is measured) make a record of
-    their own, but no other model. The newest is kept, with all that was measured, and its overrides stand for the
-    others' under every seed.
-    """
-    runs: dict[str, list[dict[str, Any]]] = {}
-    newest: dict[str, dict[str, Any]] = {}  # overrides of an arm -> a record whose overrides stand for them
-    for record in records:
-        runs.setdefault(_text(record, [record["seed"], [stage["key"] for stage in record["stages"]]]), []).append(
-            record
-        )
-
-    def stands(record: dict[str, Any]) -> dict[str, Any]:
-        while (other := newest.get(_text(record, record["overrides"]), record)) is not record:
-            record = other
-        return record
-
-    for same in runs.values():
-        for record in same[:-1]:
-            if _text(old := stands(record), old["overrides"]) != _text(new := stands(same[-1]), new["overrides"]):
-                newest[_text(old, old["overrides"])] = new
-    found = []
-    for same in runs.values():
-        stages = [
-            {**stage, "recall": {id_: name for record in same for id_, name in record["stages"][at]["recall"].items()}}
-            for at, stage in enumerate(same[-1]["stages"])
-        ]
-        found.append({**same[-1], "overrides": stands(same[-1])["overrides"], "stages": stages})
-    return sorted(found, key=lambda record: int(record.get("written", 0)))
-
-
-def _text(record: dict[str, Any], more: list[Any]) -> str:
-    return json.dumps([*(record.get(name, "") for name in ("recipe", "arm", "profile", "place")), more])
-
-
-# --- typed records: one class for each JSON file, used by whoever writes or reads it ----------------------------------
 
 R = TypeVar("R", bound="Record")
 Count = Annotated[int, Field(ge=0)]
@@ -191,6 +110,7 @@ class RunRecord(Record):
     seed: int
     source: str = ""  # the recipe file
     settings: dict[str, Any]  # dotted keys in which the resolved recipe differs from its file under the profile
+    overrides: dict[str, Any]  # of these, what the command line changed; the rest is the sweep's
     stages: list[RunStage] = Field(min_length=1)
     written: int = 0  # when, in nanoseconds: the newest of two records of one run counts
 

@@ -1,10 +1,11 @@
-"""runs/: published stages, each complete or absent.
+"""runs/: published stages, each complete or absent, and which runs they belong to.
 
+    runs/store.json                               the format of the store
     runs/stages/<recipe>-<stage>-seed<S>-<key>/   a plain model directory, with stage.json, recipe.yaml, loss.csv,
                                                   recall.json, recall.jsonl and manifest.json beside the weights
                                                   (pruned.json, and no weights, where a sweep deleted those)
     runs/records/<run>.json                       which stages a run of a recipe consists of
-    runs/sweeps/<sweep>/                          what a sweep does: state.json, and a log of each stage
+    runs/sweeps/<sweep>/                          what a sweep does: state.json, and a folder for each job
     runs/work/<key>/                              checkpoints of a stage in training; gone once it is published
     runs/bases/                                   the tiny base model
 
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
 
@@ -30,32 +31,51 @@ from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import FILES, measured
 from remix_toolkit.evaluate.records import HeldOutRecord, ListRecall, RecallRecord
-from remix_toolkit.records import SAME, StageRecord, merged, read_record
+from remix_toolkit.recipe.difference import as_overrides
+from remix_toolkit.recipe.identity import identity_settings
+from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord, write_text
 
 __all__ = ["measured"]  # of a published stage
 
 MANIFEST = "manifest.json"
-AGAIN = "`remix store verify --remove` takes it away, and the same command then trains the stage anew"
+AGAIN = "`remix store verify --remove` removes it, and the same command then trains the stage again"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
-RESTORED = "restored.json"  # its weights were deleted and trained again, for which sweep
+
 # Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
-GROWS = {*FILES, "manifest.json", "restored.json"}
+GROWS = {*FILES, "manifest.json", "pruned.json"}
 
 NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's directory, which ends in its key
 
 
+class Store(Record):
+    """store.json: the format of everything else in the store."""
+
+    version: Literal[2] = 2
+
+
 def open_store(runs: Path) -> Path:
-    """Make the runs directory if need be. Raises BadInput if nothing can be written there."""
+    """Make the runs directory if need be. Raises BadInput if nothing can be written there, or for an older store."""
+    check_format(runs)
     try:
         for folder in ("stages", "records", "work", "bases", "sweeps"):
             (runs / folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=runs / "work"):
             pass
+        if not (runs / "store.json").exists():
+            Store().write(runs / "store.json")
     except OSError as error:
         raise BadInput(
             f"{runs}: cannot be used as the runs directory: {error.strerror}; set --runs (or RUNS=)"
         ) from None
     return runs
+
+
+def check_format(runs: Path) -> None:
+    """Refuse a store that an earlier version of the toolkit wrote: its stages would be read wrongly, or not at all."""
+    if (runs / "store.json").exists():
+        Store.read(runs / "store.json")
+    elif any((runs / "records").glob("*.json")) or published(runs):
+        raise BadInput(f"{runs}: was written by an earlier version of this toolkit; use another --runs (or RUNS=)")
 
 
 def work_dir(runs: Path, key: str) -> Path:
@@ -90,9 +110,7 @@ def is_pruned(folder: Path) -> bool:
 
 
 def made_by(folder: Path) -> str | None:
-    """The sweep that trained the stage, if it was one; of deleted weights, the one that trained them again."""
-    if (folder / RESTORED).exists():
-        return read_json(folder / RESTORED).get("sweep")  # type: ignore[no-any-return]
+    """The sweep that trained the stage, if it was one."""
     return StageRecord.read(folder / "stage.json").sweep
 
 
@@ -101,9 +119,9 @@ def prune(folder: Path) -> None:
 
     Two sweeps may come to it at the same moment, or one after a crash: the second one only finishes it.
     """
-    weights = [name for name in read_json(folder / MANIFEST)["files"] if name.endswith(".safetensors")]
+    weights = [name for name in Manifest.read(folder / MANIFEST).files if name.endswith(".safetensors")]
     if not is_pruned(folder):
-        write_json(folder / PRUNED, {"weights": weights})
+        Pruned(weights=weights).write(folder / PRUNED)
     for name in weights:
         (folder / name).unlink(missing_ok=True)
 
@@ -125,19 +143,18 @@ def verify(folder: Path) -> None:
 def damage(folder: Path, checksums: bool) -> str | None:
     """What is wrong with a published stage's files, in words; None if they are as they were published."""
     try:
-        manifest = read_json(folder / MANIFEST)["files"]
-        files: dict[str, tuple[int, str]] = {name: (one["bytes"], one["sha256"]) for name, one in manifest.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} is missing or unreadable"
-    for name, (size, checksum) in files.items():
+        files = Manifest.read(folder / MANIFEST).files
+    except BadInput as error:
+        return str(error)
+    for name, seal in files.items():
         file = folder / name
         try:
-            same = file.stat().st_size == size and not (checksums and sha256(file) != checksum)
+            intact = file.stat().st_size == seal.bytes and not (checksums and sha256(file) != seal.sha256)
         except FileNotFoundError:
-            if is_pruned(folder) and name in read_json(folder / PRUNED)["weights"]:  # by a sweep just now, perhaps
+            if is_pruned(folder) and name in Pruned.read(folder / PRUNED).weights:  # perhaps by a sweep just now
                 continue
             return f"{name} is missing"
-        if not same:
+        if not intact:
             return f"{name} is not the file that was published (its checksum differs)"
     return None
 
@@ -145,38 +162,22 @@ def damage(folder: Path, checksums: bool) -> str | None:
 def publish(runs: Path, draft: Path, name: str) -> Path:
     """Seal a draft directory with a manifest of checksums and move it to stages/ in one step.
 
-    Over a stage of that key, whatever its name, whose weights were deleted: if these weights are the same, they are put
-    back. If not, that stage and all that was measured of it makes room, and that is said.
+    A stage with that key, whatever its name, whose weights were deleted makes room, and so does all that was measured
+    of it: training again may have come out with other bits.
     """
     files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in GROWS)
-    manifest = {str(f.relative_to(draft)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files}
-    write_json(draft / MANIFEST, {"files": manifest})
+    seals = {str(f.relative_to(draft)): FileSeal(bytes=f.stat().st_size, sha256=sha256(f)) for f in files}
+    Manifest(files=seals).write(draft / MANIFEST)
     for file in [*files, draft / MANIFEST]:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    final = published(runs).get(name.rpartition("-")[2], runs / "stages" / name)
-    if final.exists() and _restore(draft, final, manifest):
-        shutil.rmtree(draft.parent, ignore_errors=True)
-        return final
-    if final.exists():  # not to the same bits: all that was measured is of the former weights
-        info(f"{final}: trained again, to other weights than the deleted ones: its former results are replaced")
-        os.rename(final, draft.with_name("former"))
+    final = runs / "stages" / name
+    if former := published(runs).get(name.rpartition("-")[2]):
+        info(f"{former}: its weights had been deleted; it is replaced, and measured again")
+        os.rename(former, draft.with_name("former"))
     os.rename(draft, final)
     shutil.rmtree(draft.parent, ignore_errors=True)
     return final
-
-
-def _restore(draft: Path, final: Path, manifest: dict[str, Any]) -> bool:
-    """Put weights back beside the results that they once had. False where they are others."""
-    former = read_json(final / MANIFEST)["files"]
-    names = read_json(final / PRUNED)["weights"]
-    if any(manifest.get(name) != former[name] for name in names):
-        return False
-    for name in names:
-        (draft / name).replace(final / name)
-    write_json(final / RESTORED, {"sweep": made_by(draft)})
-    (final / PRUNED).unlink()
-    return True
 
 
 def sha256(file: Path) -> str:
@@ -189,133 +190,122 @@ def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def read_if_there(file: Path) -> dict[str, Any]:
-    """A file's JSON; nothing where there is no file."""
-    return read_json(file) if file.exists() else {}
-
-
 def write_json(file: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a file in one step: beside it, then over it."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+# --- runs: which stages each consists of ---------------------------------------------------------------------------
 
 
-# --- runs and their recall ---------------------------------------------------------------------------------------
+def record_runs(runs: Path, records: Sequence[RunRecord]) -> None:
+    """Write down which stages some runs consist of.
 
-
-def record_runs(runs: Path, records: Sequence[dict[str, Any]]) -> list[str]:
-    """Note which stages some runs of recipes consist of; returns the runs' ids, the key of the last stage of each.
-
-    A run of stage1 alone and one of stage1 and stage2, of one recipe with the same overrides, are one run: the longer
+    A run of stage1 alone and one of stage1 and stage2, of one recipe, arm, profile and seed, are one run: the longer
     record stays, with all that was measured.
     """
-    ids = []
     with FileLock(runs / "records" / ".lock"):
-        known: dict[str, list[Path]] = {}  # runs of one recipe, arm, ... -> their files
+        known: dict[str, dict[Path, RunRecord]] = {}
         for file in (runs / "records").glob("*.json"):
-            known.setdefault(_same(read_record(file)), []).append(file)
+            record = RunRecord.read(file)
+            known.setdefault(_identity(record), {})[file] = record
         for record in records:
-            ids.append(_record(runs, record, known))
-    return ids
+            _record(runs, record, known.setdefault(_identity(record), {}))
 
 
-def _same(record: dict[str, Any]) -> str:
-    return json.dumps([record[name] for name in SAME], sort_keys=True)
+def _identity(record: RunRecord) -> str:
+    return short_hash([record.recipe, record.arm, record.grid_point, record.profile, record.seed])
 
 
-def _record(runs: Path, record: dict[str, Any], known: dict[str, list[Path]]) -> str:
-    keys = [stage["key"] for stage in record["stages"]]
-    former: list[Path] = []
-    for file in known.get(_same(record), []):
-        other = read_json(file)
-        others = [stage["key"] for stage in other["stages"]]
-        shorter = min(len(keys), len(others))
-        if keys[:shorter] != others[:shorter]:
-            continue
-        measured = {stage["key"]: stage["recall"] for stage in other["stages"]}
-        probed = {stage["key"]: stage.get("also", []) for stage in other["stages"]}
-        stages = record["stages"] + other["stages"][len(keys) :]
-        stages = [
-            {
-                **stage,
-                "recall": {**measured.get(stage["key"], {}), **stage["recall"]},
-                "also": sorted({*probed.get(stage["key"], []), *stage.get("also", [])}),
-            }
-            for stage in stages
-        ]
-        record = {**record, "stages": stages}
-        former.append(file)
-    record["written"] = time.time_ns()
-    run = str(record["stages"][-1]["key"])
-    name = "--".join([*(str(record[name]) for name in SAME[:4]), short_hash(record["overrides"]), run])
-    written = runs / "records" / f"{name.replace('/', '_')}.json"
-    write_json(written, record)
-    for file in former:
-        if file != written:
+def _record(runs: Path, record: RunRecord, known: dict[Path, RunRecord]) -> None:
+    """Write one record; `known` holds those of the same recipe, arm, profile and seed, and this one afterwards."""
+    longer = {file: other for file, other in known.items() if other.keys[: len(record.keys)] == record.keys}
+    if longer := {file: other for file, other in longer.items() if len(other.keys) > len(record.keys)}:
+        for file, other in longer.items():
+            known[file] = _merge(other, record)
+            known[file].write(file)
+        return
+    for file, other in list(known.items()):
+        if record.keys[: len(other.keys)] == other.keys:
+            record = _merge(record, other)
+            del known[file]
             file.unlink()
-    known[_same(record)] = [written, *(file for file in known.get(_same(record), []) if file not in former)]
-    return run
+    record = record.model_copy(update={"written": time.time_ns()})
+    recipe = re.sub(r"[^\w.+-]", "_", record.recipe)
+    file = runs / "records" / f"{recipe}-seed{record.seed}-{_identity(record)[:8]}-{record.keys[-1]}.json"
+    record.write(file)
+    known[file] = record
 
 
-def records(runs: Path, warn: Callable[[str], object] | None = None) -> list[dict[str, Any]]:
+def _merge(record: RunRecord, other: RunRecord) -> RunRecord:
+    """The record, with all that another one of the same stages, or of the first of them, measures besides."""
+    measured = {stage.key: stage for stage in other.stages}
+    stages = []
+    for stage in record.stages:
+        same = measured.get(stage.key, stage)
+        ids = sorted({*same.measurements, *stage.measurements})
+        stages.append(stage.model_copy(update={"lists": {**same.lists, **stage.lists}, "measurements": ids}))
+    return record.model_copy(update={"stages": stages})
+
+
+def records(runs: Path, warn: Callable[[str], object] | None = None) -> list[RunRecord]:
     """Every run's record, in the order in which they were written.
 
-    One that cannot be read is handed to `warn` and left out; without that it raises BadInput, for whoever deletes
+    One that cannot be read is handed to `warn` and left out; without `warn` it raises BadInput, for whoever deletes
     what no record needs.
     """
+    check_format(runs)
     found = []
     for file in sorted((runs / "records").glob("*.json")):
         try:
-            found.append(read_record(file))
+            found.append(RunRecord.read(file))
         except BadInput as error:
             if warn is None:
                 raise
             warn(str(error))
-    return sorted(found, key=lambda record: int(record.get("written", 0)))
+    return sorted(found, key=lambda record: record.written)
 
 
 def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, Any]]:
-    """What is published, one entry per measured task of each run's stages; recall in percent, facts their number.
+    """What is published, one entry per measured list of each run's stages; recall in percent, facts their number.
 
     An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
-    `run` is the run's id; runs come in the order in which they ended, those of the same weights as one. A damaged stage
-    or record is left out, with a warning.
+    `run` is the key of the run's last stage; `settings` are all of the run's, `overrides` those that the command line
+    changed and that determine weights, as `key=value`. Runs come in the order in which they ended. A damaged stage or
+    record is left out, with a warning.
     """
     found: list[dict[str, Any]] = []
     folders = published(runs)
     read: dict[str, Results | None] = {}  # once, however many runs a stage is part of
-    for record in merged(records(runs, warn)):
-        for stage in record["stages"]:
-            key = stage["key"]
+    for record in records(runs, warn):
+        for stage in record.stages:
+            key = stage.key
             if key not in read:
                 read[key] = _results(folders.get(key), warn)
             if (results := read[key]) is None:
                 continue
             common = {
-                **{name: record[name] for name in SAME},
-                "place": record.get("place", ""),
-                "run": record["stages"][-1]["key"],
-                "stage": stage["stage"],
+                "recipe": record.recipe,
+                "arm": record.arm,
+                "profile": record.profile,
+                "seed": record.seed,
+                "settings": record.settings,
+                "overrides": as_overrides(identity_settings(record.overrides)),
+                "grid_point": record.grid_point,
+                "run": record.keys[-1],
+                "stage": stage.stage,
                 "steps": results.steps,
                 "key": key,
                 "path": str(folders[key]),
             }
-            for facts, task in stage["recall"].items():
-                if recall := results.recall.get(facts):
-                    one = {"recall": recall.recall, "facts": recall.facts}
-                    own = facts == stage["own"]
-                    found.append({**common, "task": task, "list": facts, **one, "own": own, "held_out": None})
+            for id_, listed in stage.lists.items():
+                if recall := results.recall.get(id_):
+                    row = {"task": listed.label, "list": id_, "recall": recall.recall, "facts": recall.facts}
+                    found.append({**common, **row, "own": id_ == stage.trained, "held_out": None})
             if results.held_out:
                 held_out = results.held_out.model_dump(exclude={"version"})
-                found.append(
-                    {**common, "task": stage["task"], "recall": None, "facts": 0, "own": True, "held_out": held_out}
-                )
+                row = {"task": stage.task, "recall": None, "facts": 0, "own": True}
+                found.append({**common, **row, "held_out": held_out})
     return found
 
 

@@ -10,8 +10,9 @@ from conftest import ROOT
 from forged import recall_record, stage_record
 
 from remix_toolkit import store
-from remix_toolkit.graph.lineage import labels, lineage, run_record
+from remix_toolkit.graph.lineage import fact_lists, lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.records import write_text
 
 TWENTY = ["stages.stage1.data.size=20", "stages.stage2.data.size=20"]
 Knows = Callable[[str, str, int], bool]  # (stage, task, row) -> is it answered right?
@@ -49,11 +50,12 @@ def run(
         about |= {"ancestors": list(node.ancestors), "declaration": node.declaration, "trained_tokens": 99}
         stage_record(node.stage, node.key, **about).write(folder / "stage.json")
         declared = resolved.model_dump(mode="json", exclude_none=True)
-        store.write_text(folder / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
+        write_text(folder / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
         rows = [f"{step},{step / 2},{loss},0.001\n" for step, loss in enumerate(losses, start=1)]
-        store.write_text(folder / "loss.csv", "step,epoch,loss,learning_rate\n" + "".join(rows))
+        write_text(folder / "loss.csv", "step,epoch,loss,learning_rate\n" + "".join(rows))
         outcomes, lines = {}, []
-        for id_, task in labels(resolved, node.position).items():
+        for id_, listed in fact_lists(resolved, node.position).items():
+            task = listed.label
             right = [knows(node.stage, task, row) for row in range(20)]
             outcomes[id_] = right
             for row, correct in enumerate(right):
@@ -61,12 +63,10 @@ def run(
                 line = {"list": id_, "prompt": prompt.format(row=row, task=task), "gold": [answer], "correct": correct}
                 lines.append({**line, "prediction": answer if correct else "other", "prediction_complete": correct})
         recall_record(outcomes).write(folder / "recall.json")
-        store.write_text(
-            folder / "recall.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        )
+        write_text(folder / "recall.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         for name, text in (beside or {}).items():
-            store.write_text(folder / name, text)
+            write_text(folder / name, text)
         draft(folder)
         store.publish(runs, folder, f"{resolved.name}-{node.stage}-seed{seed}-{node.key}")
-    store.record_runs(runs, [run_record(resolved, nodes, arm, said)])
+    store.record_runs(runs, [run_record(resolved, nodes, arm)])
     return [store.published(runs)[node.key] for node in nodes]

@@ -13,6 +13,8 @@ from forged import recall_record, stage_record
 
 from remix_toolkit import store
 from remix_toolkit.evaluate.records import HeldOutRecord
+from remix_toolkit.recipe.load import parse_override
+from remix_toolkit.records import FactList, FileSeal, Manifest, RunRecord, RunStage
 from remix_toolkit.report.group import Group, groups
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.verdicts import Answers
@@ -34,7 +36,7 @@ def write_run(
     recipe: str = "sizes",
     profile: str = "tiny",
     overrides: Sequence[str] = (),
-    place: str = "",
+    grid_point: str = "",
     asked: Sequence[str] | None = None,
     said: str = "wrong",
     files: Mapping[str, str] | None = None,
@@ -46,12 +48,12 @@ def write_run(
     A stage without tasks is one of instructions. `files` are put beside the last stage's, `begun` are stages that the
     run has yet to train. Returns the stages' folders.
     """
-    (runs / "records").mkdir(parents=True, exist_ok=True)
-    folders, record, tasks = {}, [], []
+    store.open_store(runs)
+    folders, record, tasks = {}, list[RunStage](), []
     for stage, lists in known.items():
         own = next((task for task in lists if task not in tasks), None)
         tasks += [task for task in lists if task not in tasks]
-        key = hashlib.sha256(repr((recipe, arm, profile, seed, overrides, place, stage)).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((recipe, arm, profile, seed, overrides, grid_point, stage)).encode()).hexdigest()[:16]
         folder = runs / "stages" / f"made-{stage}-seed{seed}-{key}"
         folder.mkdir(parents=True)
         lines = []
@@ -66,23 +68,30 @@ def write_run(
         (folder / "loss.csv").write_text(f"step,epoch,loss,learning_rate\n{losses}", encoding="utf-8")
         if not lists:
             HeldOutRecord(rows=8, loss=1.25, tokens=64, accuracy=50.0).write(folder / "held_out.json")
-        sealed = {file.name: {"bytes": file.stat().st_size, "sha256": ""} for file in folder.iterdir()}
-        (folder / "manifest.json").write_text(json.dumps({"files": sealed}), encoding="utf-8")
+        seals = {file.name: FileSeal(bytes=file.stat().st_size, sha256="") for file in folder.iterdir()}
+        Manifest(files=seals).write(folder / "manifest.json")
         recall_record({f"{task}-1": outcomes for task, outcomes in lists.items()}).write(folder / "recall.json")
         (folder / "recall.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         folders[stage] = folder
-        mine = {f"{task}-1": task for task in lists}
+        measured = {f"{task}-1": FactList(task=task, label=task) for task in lists}
+        trained = own or "gsm8k"
         record.append(
-            {"stage": stage, "key": key, "own": f"{own or 'gsm8k'}-1", "task": own or "gsm8k", "recall": mine}
+            RunStage(
+                stage=stage,
+                key=key,
+                task=trained,
+                trained=f"{trained}-1",
+                lists=measured,
+                measurements=sorted(measured),
+            )
         )
     for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
-    record += [{"stage": name, "key": "0" * 16, "own": "", "task": "", "recall": {}} for name in begun]
-    at = {"recipe": recipe, "arm": arm, "place": place, "profile": profile, "seed": seed, "overrides": list(overrides)}
-    name = hashlib.sha256(repr(sorted(at.items(), key=str)).encode()).hexdigest()
-    written = len(list((runs / "records").iterdir()))
-    whole = json.dumps({**at, "stages": record, "written": written})
-    (runs / "records" / f"{name}.json").write_text(whole, encoding="utf-8")
+    record += [RunStage(stage=n, key="0" * 16, task="", trained="", lists={}, measurements=[]) for n in begun]
+    settings = {key: value for key, value, _ in map(parse_override, overrides)}
+    common = {"settings": settings, "overrides": settings, "stages": record}
+    run = RunRecord(recipe=recipe, arm=arm, grid_point=grid_point, profile=profile, seed=seed, **common)
+    store.record_runs(runs, [run])
     return folders
 
 

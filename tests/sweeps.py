@@ -70,14 +70,18 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) ->
 def publish(
     runs: Path, job: Job, pruned: bool = False, measured: set[str] | None = None, sweep: str | None = None
 ) -> Path:
-    """Publish a stage as training does, with as much in it as is looked at here; if it is there, measure it anew."""
-    ids = job.lists if measured is None else measured
-    folder = runs / "stages" / f"mine-{job.name}-seed0-{job.key}"
+    """Publish the stage of a train or measure job as training does, with as much in it as is looked at here.
+
+    If it is there, it is measured anew: by default, all that a measure job asks for, and nothing for a train job.
+    """
+    assert job.node
+    ids = job.requested if measured is None else measured
+    folder = runs / "stages" / f"mine-{job.name}-seed0-{job.node.key}"
     if not folder.exists():
-        draft = store.work_dir(store.open_store(runs), job.key) / "draft"
+        draft = store.work_dir(store.open_store(runs), job.node.key) / "draft"
         draft.mkdir(parents=True)
         (draft / "model.safetensors").write_bytes(b"weights")
-        stage_record(job.name, job.key, sweep=sweep).write(draft / "stage.json")
+        stage_record(job.name, job.node.key, sweep=sweep).write(draft / "stage.json")
         store.publish(runs, draft, folder.name)
     recall_record({id_: [1] for id_ in ids if not id_.startswith("perplexity")}).write(folder / "recall.json")
     if any(id_.startswith("perplexity") for id_ in ids):

@@ -22,7 +22,7 @@ from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, HeldOut
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.report.card import card, fenced
-from remix_toolkit.report.results import Results, _override, as_json, json_schema, of_stage, of_store, public
+from remix_toolkit.report.results import Results, _public_setting, as_json, json_schema, of_stage, of_store, public
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
 
@@ -148,8 +148,8 @@ def test_paths_are_known_wherever_they_stand() -> None:
         "/home/alice/t.yaml": 1,
     }
     assert public(relative) == {"base": "x", "hub": "..", "of": ["a.csv", "c.csv"], "t.yaml": 1}
-    assert _override("base=../alice/x") == 'base="x"'
-    assert _override("stages.stage1.data.path=[a/b.csv, ../alice/c.csv]").endswith('=["b.csv", "c.csv"]')
+    assert _public_setting("base", "../alice/x") == "x"
+    assert _public_setting("stages.stage1.data.path", ["a/b.csv", "../alice/c.csv"]) == ["b.csv", "c.csv"]
     assert public({"/a/t.yaml": 1, "/b/t.yaml": 2}) == {"t.yaml": 1, "t.yaml (1)": 2}  # both are kept
     said = {
         "path": "../alice/a.csv",
@@ -242,7 +242,7 @@ def test_results_are_in_their_schema(runs: Path, capsys: pytest.CaptureFixture[s
     again = Results.model_validate_json(as_json(whole))
     assert again == whole
     said = json.loads(as_json(whole))
-    assert said["schema"] == 1
+    assert said["schema"] == 2
     fields = json_schema()["$defs"]["Published"]
     assert set(fields["required"]) < set(said["stages"][0]) == set(fields["properties"])
     assert [len(stage["ancestors"]) for stage in said["stages"]] == [0, 0, 1, 1]

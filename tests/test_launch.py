@@ -88,7 +88,7 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(remix, runs: Path, tmp
     assert published(runs) == dict.fromkeys(weights(runs), 1)
     resumed = [store.read_json(file)["resumed_from"] for file in runs.glob("stages/*/stage.json")]
     assert sum(one is not None for one in resumed) == 2
-    assert "[3/3]" in done.stdout
+    assert "[6/6]" in done.stdout
     curves = [sorted(f.read_text(encoding="utf-8") for f in r.glob("stages/*/loss.csv")) for r in (runs, whole)]
     assert curves[0] == curves[1]
     shown = [json.loads(remix("show", "--runs", place, "--json").stdout) for place in (runs, whole)]
@@ -106,14 +106,14 @@ def test_a_killed_stage_takes_only_what_starts_from_it(remix, runs: Path, tmp_pa
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1, err
     assert "failed: stage1 (none, seed 0): its process ended with exit code -9 (killed)" in err
-    assert "and 1 that start from them were left out" in err
+    assert "and 3 that start from them were left out" in err
     assert "stage2 (none, seed 0): left out" in out
     assert {entry["arm"] for entry in json.loads(remix("show", "--runs", runs, "--json").stdout)} == {"random"}
     status = remix("sweep", sweep, "--runs", runs, *LONGER, "--status").stdout
-    assert "does not run: 0 running, 0 waiting, 2 done, 1 failed, 1 left out" in status
+    assert "does not run: 0 running, 0 waiting, 4 done, 1 failed, 3 left out" in status
     again = remix("sweep", sweep, "--runs", runs, *LONGER)
     assert "resumes from" in next(runs.glob("sweeps/*/log.txt")).read_text(encoding="utf-8")
-    assert "[4/4]" in again.stdout
+    assert "[8/8]" in again.stdout
 
 
 def test_two_sweeps_on_one_store_train_each_stage_once(runs: Path, tmp_path: Path) -> None:
@@ -137,13 +137,16 @@ def test_stopped_by_hand_and_cancelled(remix, runs: Path, tmp_path: Path) -> Non
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "failed: stopped; the same command goes on" in err) == (1, True), err
     assert "Traceback" not in err
-    assert "does not run: 0 running, 2 waiting" in remix("sweep", *line, "--status").stdout
+    assert "does not run: 0 running, 4 waiting" in remix("sweep", *line, "--status").stdout
 
     process = begin(*line, "stages.stage2.train.num_train_epochs=400")  # as many other ones as it takes to look
     until(lambda: checkpoints(runs, "stage2"), "no checkpoint")
     status = remix("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--status").stdout
-    assert f"runs, process {process.pid}: 1 running, 0 waiting, 1 done" in status
-    assert "is told to stop" in remix("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--cancel").stdout
+    assert f"runs, process {process.pid}: 1 running, 1 waiting, 2 done" in status
+    assert (
+        f"asked process {process.pid} to stop"
+        in remix("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--cancel").stdout
+    )
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "failed: stopped" in err) == (1, True), err
 
@@ -229,7 +232,7 @@ def test_a_full_disk_in_the_middle(remix, small_disk: Path, tmp_path: Path) -> N
     assert "Traceback" not in full.stderr
     assert not list((small_disk / "stages").iterdir())
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
-    assert "[2/2]" in remix(*line).stdout
+    assert "[4/4]" in remix(*line).stdout
 
 
 def test_a_mistake_in_one_arms_data_is_found_before_anything_is_trained(remix, runs: Path, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from printed import paper_claims
 from sweeps import shipped
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.graph.lineage import run_record
 from remix_toolkit.graph.sweep import Cell
+from remix_toolkit.recipe.difference import as_overrides
+from remix_toolkit.recipe.identity import identity_settings
 from remix_toolkit.report import paper_layout
 from remix_toolkit.report.paper import Claim, Table, claims, section, shown, tables
 from remix_toolkit.report.paper_layout import paper, view
@@ -35,17 +36,18 @@ def measured(cells: Iterable[Cell], recall: Recall, folder: Path | None = None, 
     """
     entries = []
     for cell in cells:
-        record = run_record(cell.recipe, cell.nodes, cell.arm, cell.overrides, cell.place)
-        about = {name: record[name] for name in ("recipe", "arm", "place", "profile", "seed", "overrides")}
-        for stage in record["stages"]:
-            for facts, task in stage["recall"].items():
-                mine = facts == stage["own"]
+        record = cell.record()
+        about = {name: getattr(record, name) for name in ("recipe", "arm", "grid_point", "profile", "seed")}
+        about["overrides"] = as_overrides(identity_settings(record.overrides))
+        for stage in record.stages:
+            for facts, listed in stage.lists.items():
+                mine = facts == stage.trained
                 known = own if mine else recall(cell)
-                row = about | {"run": record["stages"][-1]["key"], "stage": stage["stage"], "key": stage["key"]}
-                row |= {"steps": 9, "path": "", "task": task, "list": facts, "recall": known, "facts": FACTS}
+                row = about | {"run": record.keys[-1], "stage": stage.stage, "key": stage.key}
+                row |= {"steps": 9, "path": "", "task": listed.label, "list": facts, "recall": known, "facts": FACTS}
                 row |= {"own": mine, "held_out": None}
                 if folder and not mine:
-                    place = folder / f"{stage['key']}-{len(entries)}"
+                    place = folder / f"{stage.key}-{len(entries)}"
                     place.mkdir()
                     lines = [
                         {"list": facts, "prompt": f"{n}?", "correct": n < known * FACTS / 100} for n in range(FACTS)
@@ -197,7 +199,7 @@ def test_another_model_or_changed_settings_never_stand_beside_the_papers_numbers
     entries = measured(some("table2", "tiny"), lambda cell: 20.0)
     changed = measured(some("table2", place="kvr, lama", seeds=[0]), lambda cell: 30.0)
     for entry in changed:
-        entry["overrides"] = [*entry["overrides"], "paths.lama=there", "base=another/model"]
+        entry["overrides"] = [*entry["overrides"], "base=another/model"]
     twice = measured(some("table2", place="kvr, webqa", arm="random / -", seeds=[0]), lambda cell: 35.0)
     for entry in twice:  # more than the arm mixes in
         entry["overrides"] = [*entry["overrides"], "stages.stage1.mix={random_words: {ratio: 4}}"]
@@ -222,16 +224,15 @@ def test_another_model_or_changed_settings_never_stand_beside_the_papers_numbers
 
 
 def test_where_files_are_and_how_many_processes_train_changes_nothing() -> None:
-    entries = measured(some("table2", place="kvr, lama", arm="- / -", seeds=[0, 1]), lambda cell: 30.0)
-    for entry in entries:
-        said = [
-            f"paths.lama=there{entry['seed']}",
-            "accelerate_config=one.yaml",
-            "train.save_steps=0.5",
-            "stages.stage2.curve={}",
-        ]
-        entry["overrides"] = [*entry["overrides"], *said]
-    assert cell_of(table(entries, "table2", "llama3-8b"), "kvr", "- / -", "lama").n == 2
+    overrides = {
+        "paths.lama": "there",
+        "accelerate_config": "one.yaml",
+        "train.save_steps": 0.5,
+        "stages.stage2.curve.epochs": 1,
+        "stages.stage2.train.padding_free": True,
+    }
+    assert identity_settings(overrides) == {}
+    assert identity_settings(overrides | {"base": "another/model"}) == {"base": "another/model"}
 
 
 def test_a_stage_that_did_not_learn_its_own_facts_is_named_below_the_table() -> None:

@@ -33,6 +33,11 @@ def shipped_plan(name: str, profile: str | None = None) -> dict[str, Any]:
         return plan(shipped(name, profile), "all", NOWHERE)
 
 
+def training(made: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a plan, in their order."""
+    return [job for job in made["order"] if job["kind"] == "train"]
+
+
 # --- the shipped sweeps --------------------------------------------------------------------------------------------
 
 
@@ -46,7 +51,7 @@ def test_table_2_is_planned_without_its_data_or_anything_heavy(remix) -> None:
     assert made["absent"] == [path for path in ("data/EntityQuestions", "data/LAMA") if not (ROOT / path).exists()]
     assert made["seconds"] < 20
     kinds = [job["kind"] for job in made["order"]]
-    assert (kinds.count("stage"), kinds.count("split"), made["splits"]) == (513, 5, 5)
+    assert [kinds.count(kind) for kind in ("train", "measure", "split")] == [513, 513, made["splits"]] == [513, 513, 5]
     assert not (ROOT / NOWHERE).exists()  # a plan writes nothing
     imported = set(done.stderr.split())
     assert "remix_toolkit.graph.plan" in imported
@@ -67,7 +72,7 @@ def test_shipped_sweeps_plan_under_their_own_profile_and_small(file: Path) -> No
         for job in made["order"]:
             assert set(job["needs"]) <= before
             assert len(job["runs"]) == len(set(job["runs"]))  # a run wants an answer once
-            assert job["kind"] == "split" or job["steps"] > 0
+            assert job["kind"] != "train" or job["steps"] > 0
             before.add(job["key"])
         if profile:
             assert made["profiles"] == [profile]
@@ -122,7 +127,7 @@ def test_tables_and_figures_share_their_stages() -> None:
 )
 def test_steps_follow_from_the_declaration(overrides: list[str], steps: list[int | None]) -> None:
     made = plan(load_cells(KVR, overrides=overrides)[1], "all", NOWHERE)
-    assert [job["steps"] for job in made["order"]] == steps
+    assert [job["steps"] for job in training(made)] == steps
     assert made["steps"] == (None if None in steps else sum(steps))
     assert (made["tokens"] is None, made["flops"] is None) == (None in steps, None in steps)
 
@@ -132,7 +137,7 @@ def test_rows_of_a_file_of_ones_own_are_counted(tmp_path: Path) -> None:
     (tmp_path / "facts.csv").write_text(f"prompt,response\n{rows}", encoding="utf-8")
     own = [f"stages.stage1.data={{task: pairs, path: {tmp_path / 'facts.csv'}}}"]
     made = plan(load_cells(KVR, overrides=own)[1], "all", NOWHERE)
-    assert [job["steps"] for job in made["order"]] == [60 * (70 // 32), 150]
+    assert [job["steps"] for job in training(made)] == [60 * (70 // 32), 150]
 
 
 def test_a_matched_stage_takes_the_others_steps_or_tokens(cells) -> None:
@@ -150,7 +155,7 @@ def test_a_matched_stage_takes_the_others_steps_or_tokens(cells) -> None:
 @pytest.mark.parametrize("mixing", ["random_words: {ratio: 2, words: 50}", "passages: {ratio: 1, words: 5}"])
 def test_steps_of_equal_tokens_are_nearly_what_a_run_will_take(cells, tmp_path: Path, tokenizer, mixing: str) -> None:
     found = cells(f"arms: {{a: {{stages.stage1.mix: {{{mixing}}}}}, b: {{stages.stage1.match: {{tokens_of: a}}}}}}\n")
-    planned = [job["steps"] for job in plan(found, "all", NOWHERE)["order"] if job["name"] == "stage1"]
+    planned = [job["steps"] for job in training(plan(found, "all", NOWHERE)) if job["name"] == "stage1"]
     a, b = (build_all(find(found, arm).recipe, ["stage1"], tokenizer, tmp_path)["stage1"] for arm in "ab")
     tokens = [d.counts["trained_tokens"] / d.counts["examples"] for d in (a, b)]
     assert planned[1] == pytest.approx(planned[0] * tokens[0] / tokens[1], rel=0.2)
@@ -171,7 +176,7 @@ def test_hours_follow_from_flops_and_those_from_tokens() -> None:
     assert made["gpu_hours"] == pytest.approx(made["flops"] / (989e12 * 0.4) / 3600)
     assert slower["gpu_hours"] == pytest.approx(4 * made["gpu_hours"])
     assert made["flops"] == pytest.approx(sum(job["flops"] for job in made["order"]))
-    assert made["tokens"] == sum(job["tokens"] for job in made["order"] if job["kind"] == "stage")
+    assert made["tokens"] == sum(job["tokens"] for job in made["order"] if job["kind"] == "train")
     trained = 6 * 8.03e9 * made["tokens"]
     assert trained < made["flops"] < 1.1 * trained  # questions cost little
 
@@ -180,18 +185,18 @@ def test_published_stages_are_not_planned_again(cells, tmp_path: Path) -> None:
     found = cells(SHARED)
     made = plan(found, "none", tmp_path)
     assert (made["stages_published"], made["stages_to_train"]) == (0, 4)
-    first, second, *_ = graph(found).values()
-    publish(tmp_path, first)
-    publish(tmp_path, second)
+    measure, measure_second, *_ = (job for job in graph(found).values() if job.kind == "measure")
+    publish(tmp_path, measure)
+    publish(tmp_path, measure_second)
     less = plan(found, "none", tmp_path)
     assert (less["runs"], less["stages_requested"], less["stages_distinct"]) == (3, 6, 4)
     assert (less["stages_published"], less["stages_to_train"]) == (2, 2)
-    assert [job["to_do"] for job in less["order"]] == [False, False, True, True]
-    assert less["steps"] == sum(job["steps"] for job in less["order"][2:]) < made["steps"]
+    assert [job["to_do"] for job in training(less)] == [False, False, True, True]
+    assert less["steps"] == sum(job["steps"] for job in training(less)[2:]) < made["steps"]
     assert less["tokens"] < made["tokens"]
     assert less["flops"] < made["flops"]
-    assert draw(less, "mermaid").count(":::published") == draw(less, "dot").count("style=dashed") == 2
-    publish(tmp_path, first, pruned=True)
+    assert draw(less).count(":::published") == 2
+    publish(tmp_path, measure, pruned=True)
     assert plan(found, "none", tmp_path)["stages_to_train"] == 3
 
 
@@ -204,18 +209,16 @@ def test_nothing_is_known_of_a_base_of_unknown_size(cells) -> None:
 # --- for a person --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["mermaid", "dot"])
 @pytest.mark.parametrize("name", ["familiar_facts", "recipes/demo.yaml", "recipes/ablations/three_stages.yaml"])
-def test_a_drawing_has_every_job_and_every_edge(monkeypatch, capsys, how: str, name: str) -> None:
+def test_a_drawing_has_every_stage_and_split_and_every_edge(monkeypatch, capsys, name: str) -> None:
     _, out, _ = command(monkeypatch, capsys, "plan", name, "--json", "--runs", NOWHERE)
     made = json.loads(out)
-    code, drawn, _ = command(monkeypatch, capsys, "plan", name, "--graph", how, "--runs", NOWHERE)
-    assert (code, drawn) == (0, draw(made, how) + "\n")
-    node, edge = (r"^  (\w{16})\[", r"^  (\w+) --> (\w+)$")
-    if how == "dot":
-        node, edge = (r'^  "(\w{16})" \[', r'^  "(\w+)" -> "(\w+)";$')
-    assert re.findall(node, drawn, re.M) == [job["key"] for job in made["order"]]
-    assert re.findall(edge, drawn, re.M) == [(need, job["key"]) for job in made["order"] for need in job["needs"]]
+    code, drawn, _ = command(monkeypatch, capsys, "plan", name, "--graph", "mermaid", "--runs", NOWHERE)
+    assert (code, drawn) == (0, draw(made) + "\n")
+    jobs = [job for job in made["order"] if job["kind"] != "measure"]
+    assert re.findall(r"^  (\w{16})\[", drawn, re.M) == [job["key"] for job in jobs]
+    edges = [(need, job["key"]) for job in jobs for need in job["needs"]]
+    assert re.findall(r"^  (\w+) --> (\w+)$", drawn, re.M) == edges
 
 
 def test_a_plan_on_the_screen_says_what_it_costs(monkeypatch, capsys) -> None:

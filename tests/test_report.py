@@ -20,6 +20,7 @@ from stores import FEW, HALF, group_of, once, prompts, write_arms, write_run
 
 from remix_toolkit import store
 from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, PerplexityRecord
+from remix_toolkit.records import Manifest, Pruned
 from remix_toolkit.report.facts import facts_of
 from remix_toolkit.report.group import groups
 from remix_toolkit.report.page import named, write_report
@@ -155,8 +156,8 @@ def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
         "0",
         "--runs",
         str(made.parent),
-        "stages.stage1.mix={a: 1}",
-        "b='c d'",
+        'stages.stage1.mix={"a": 1}',
+        'b="c d"',
     ]
     assert shlex.split(rows[0]["command"]) == line
     keys = dict(part.split("=") for part in rows[0]["stages and their keys"].split())
@@ -207,7 +208,7 @@ def test_what_was_said_is_whole_in_the_csv_and_a_beginning_is_shown_as_one(tmp_p
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     for arm in NASTY[:3]:
         known = {"stage1": {"kvr": [1] * len(NASTY)}, "stage2": {"kvr": [0] * len(NASTY), "lama": [1]}}
-        nasty = {"recipe": "../<b>r</b>", "place": "&amp;", "overrides": ["a='; rm -rf /'"], "said": NASTY[0]}
+        nasty = {"recipe": "../<b>r</b>", "grid_point": "&amp;", "overrides": ["a='; rm -rf /'"], "said": NASTY[0]}
         write_run(tmp_path, arm, 0, known, asked=NASTY, **nasty)
     file = write_report(tmp_path, tmp_path / "report", None)
     assert file
@@ -292,12 +293,12 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
     manifest = json.loads((pruned / "manifest.json").read_text())
     manifest["files"]["model.safetensors"] = {"bytes": 1, "sha256": ""}
     (pruned / "manifest.json").write_text(json.dumps(manifest))
-    (pruned / "pruned.json").write_text('{"weights": ["model.safetensors"]}')
+    Pruned(weights=["model.safetensors"]).write(pruned / "pruned.json")
     (write_run(tmp_path, "unread", 0, both)["stage2"] / "recall.jsonl").unlink()
     write_run(tmp_path, "begun", 0, {}, begun=["stage1"])
     old = write_run(tmp_path, "old", 0, both)["stage1"]  # as another version wrote it
     (old / "stage.json").write_text('{"stage": "stage1"}')
-    (old / "manifest.json").write_text('{"files": {}}')
+    Manifest(files={}).write(old / "manifest.json")
     damaged = write_run(tmp_path, "recipe", 0, both)["stage2"]
     text = "name: [unclosed\nsource: x\n"
     (damaged / "recipe.yaml").write_text(text)
@@ -346,7 +347,7 @@ def test_mistakes(tmp_path: Path, here) -> None:
     assert (code, "cannot be written" in said) == (2, True)
     (tmp_path / "records" / "cut.json").write_text("{")
     code, said = ends(tmp_path)
-    assert (code, "cut.json: is no record of a run" in said) == (0, True)
+    assert (code, "cut.json: cannot be read" in said) == (0, True)
 
 
 def test_the_command_loads_no_torch(tmp_path: Path) -> None:

@@ -117,14 +117,6 @@ def test_missing_seeds() -> None:
     assert aggregate([]) == []
 
 
-def test_an_arm_matched_with_another_is_one_arm_under_all_seeds() -> None:
-    """A sweep names the stage that `match` means by its key, which is another for each seed."""
-    said = [f'stages.stage1.match={{"steps_of":"{digit * 16}"}}' for digit in "0a"]
-    (row,) = aggregate([entry(10, 0, overrides=["a=1", said[0]]), entry(20, 1, overrides=["a=1", said[1]])])
-    assert (row["seeds"], row["overrides"]) == ([0, 1], ["a=1", 'stages.stage1.match={"steps_of":"..."}'])
-    assert len(aggregate([entry(10, n, overrides=[f'a="{digit * 16}"']) for n, digit in enumerate("0a")])) == 2
-
-
 @pytest.mark.parametrize(
     ("b", "c", "p"),
     [

@@ -59,10 +59,10 @@ def test_a_chain_with_a_shared_parent_requeued_in_the_middle(remix, slurm, sweep
     (tmp_path / "cluster.yaml").write_text("partition: low\ntime: 30\nsetup: echo on $(hostname)\n", encoding="utf-8")
     line = ["sweep", sweep, "--runs", runs, *LONGER]
     queued = remix(*line, "--launcher", "slurm", "--slurm", tmp_path / "cluster.yaml", env=slurm)
-    assert "3 jobs are with SLURM" in queued.stdout
+    assert "6 jobs are with SLURM" in queued.stdout
     jobs = ask(slurm, "squeue", "-h", "-o", "%i %j %E").splitlines()
-    first = next(job.split()[0] for job in jobs if " stage1-" in job)
-    assert sum(f"afterok:{first}" in job for job in jobs) == 2
+    first = next(job.split()[0] for job in jobs if " train-stage1-" in job)
+    assert sum(f"afterok:{first}" in job for job in jobs) == 3  # two children, and the job that measures it
 
     until(lambda: list(runs.glob("work/*/checkpoints/checkpoint-*/complete.json")), "no checkpoint")
     ask(slurm, "scontrol", "requeue", first)
@@ -72,11 +72,11 @@ def test_a_chain_with_a_shared_parent_requeued_in_the_middle(remix, slurm, sweep
     until(lambda: not ask(slurm, "squeue", "-h"), f"it does not end: {ask(slurm, 'squeue')}")
 
     status = remix(*line, "--status", env=slurm).stdout
-    assert "3 done, 0 failed" in status, status
+    assert "6 done, 0 failed" in status, status
     assert weights(runs) == weights(here)
     stage1 = store.read_json(next(runs.glob("stages/*stage1*/stage.json")))
     assert stage1["resumed_from"].startswith("checkpoint-")
-    log = next(runs.glob(f"sweeps/*/{stage1['key']}.log")).read_text(encoding="utf-8")
+    log = next(runs.glob(f"sweeps/*/jobs/{stage1['key']}/log.txt")).read_text(encoding="utf-8")
     assert log.count("on ") >= 2
     assert "resumes from" in log
     done = remix(*line, "--launcher", "slurm", env=slurm)
@@ -90,20 +90,20 @@ def test_a_job_over_its_time_and_one_cancelled(remix, slurm, sweep, runs, tmp_pa
     remix(*line, "--launcher", "slurm", "--slurm", tmp_path / "short.yaml", env=slurm)
     until(lambda: not ask(slurm, "squeue", "-h"), "the time limit does not end it")
     status = remix(*line, "--status", env=slurm).stdout
-    assert "1 failed, 2 left out" in status, status
+    assert "1 failed, 5 left out" in status, status
     assert "is TIMEOUT; see" in status
 
     (tmp_path / "held.yaml").write_text("setup: sleep 200\n", encoding="utf-8")
     for _ in range(2):  # the second time nothing is queued twice
         queued = remix(*line, "--launcher", "slurm", "--slurm", tmp_path / "held.yaml", env=slurm)
-        assert "3 jobs are with SLURM" in queued.stdout
-        assert len(ask(slurm, "squeue", "-h").splitlines()) == 3
-    assert "3 jobs taken off SLURM's queue" in remix(*line, "--cancel", env=slurm).stdout
+        assert "6 jobs are with SLURM" in queued.stdout
+        assert len(ask(slurm, "squeue", "-h").splitlines()) == 6
+    assert "6 jobs taken off SLURM's queue" in remix(*line, "--cancel", env=slurm).stdout
     until(lambda: not ask(slurm, "squeue", "-h"), "scancel does not end it")
 
     remix(*line, "--launcher", "slurm", env=slurm)
     until(lambda: not ask(slurm, "squeue", "-h"), "it does not end")
-    assert "3 done, 0 failed" in remix(*line, "--status", env=slurm).stdout
+    assert "6 done, 0 failed" in remix(*line, "--status", env=slurm).stdout
     assert len(list((runs / "stages").iterdir())) == 3
 
 
@@ -117,7 +117,7 @@ def test_slurm_refuses(remix, slurm, sweep, runs, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("dependency: singleton\n", "dependency: is set for each job"), ("gpus: [1, 2]\n", "gpus: one value is expected")],
+    [("dependency: singleton\n", "dependency: the sweep sets it"), ("gpus: [1, 2]\n", "gpus: one value is expected")],
 )
 def test_mistakes_in_the_clusters_file(remix, sweep, runs, tmp_path, content: str, message: str) -> None:
     (tmp_path / "wrong.yaml").write_text(content, encoding="utf-8")
@@ -133,7 +133,7 @@ def test_mistakes_in_the_clusters_file(remix, sweep, runs, tmp_path, content: st
 def test_the_clusters_file_is_handed_on_as_it_is_written(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("time: 12:00:00\nexclusive: true\nnice: 010\nsetup: |\n  module load x\n", encoding="utf-8")
-    options, setup = slurm_launcher._options(file)
+    options, setup = slurm_launcher._read_options(file)
     assert slurm_launcher._flags(options) == ["--time=12:00:00", "--exclusive", "--nice=010"]
     assert setup == "module load x\n"
 

@@ -12,6 +12,7 @@ from sweeps import CONTROL, FACTS, RANDOM, find, keys, shipped
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_cells, load_sweep
+from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.load import load_recipe
 
 
@@ -24,8 +25,8 @@ def sizes(cell: Cell) -> tuple[int | None, ...]:
 
 
 def resolves_again(cell: Cell) -> bool:
-    """Do the overrides that are recorded of a run give the same stages?"""
-    again = load_recipe(cell.file, cell.recipe.profile, cell.overrides, cell.recipe.seed)
+    """Do the settings that are recorded of a run give the same stages?"""
+    again = load_recipe(cell.recipe.source, cell.recipe.profile, as_overrides(cell.record().settings), cell.recipe.seed)
     return [node.key for node in lineage(again)] == [node.key for node in cell.nodes]
 
 
@@ -51,7 +52,7 @@ def test_arms_are_named_by_their_place_in_the_grid(cells) -> None:
     assert names(found)[-1] == "popqa, webqa, random"
     assert len(found) == len(names(found)) == 8
     last = found[-1].recipe
-    assert (found[-1].file, last.name) == (f"{recipes}/popqa.yaml", "mine")
+    assert (last.source, last.name) == (f"{recipes}/popqa.yaml", "mine")
     assert [stage.data.task for stage in last.stages.values()] == ["popqa", "webqa"]
     assert last.stages["stage1"].mix.random_words.ratio == 2
 
@@ -94,7 +95,7 @@ def test_a_profile_may_be_an_axis(cells) -> None:
     assert not keys(found[:1]) & keys(found[1:])
     assert all(resolves_again(cell) for cell in found)
     assert [(cell.arm, cell.recipe.profile) for cell in cells(text, "mistral-7b")] == [("a", "mistral-7b")]
-    with pytest.raises(BadInput, match="arm tiny, a: says profile tiny; run it without --profile llama3-8b"):
+    with pytest.raises(BadInput, match="arm tiny, a: has profile tiny; run it without --profile llama3-8b"):
         cells(text, "llama3-8b")  # no cell is trained under another one's name
 
 
@@ -158,7 +159,8 @@ def test_the_command_lines_overrides_come_last(cells) -> None:
     for cell in cells(text, overrides=own):
         assert (sizes(cell)[1], cell.recipe.data_seed) == (9, 2)
         assert cell.recipe.stages["stage1"].train["learning_rate"] == 7e-4
-        assert cell.overrides[-3:] == [*own[:2], "stages.stage1.train.learning_rate=0.0007"]
+        overrides = {"data_seed": 2, "stages.stage1.train.learning_rate": 7e-4, "stages.stage2.data.size": 9}
+        assert cell.record().overrides == overrides
         assert resolves_again(cell)
     assert {sizes(cell) for cell in cells(text, overrides=["stages.stage1.data.size=16"])} == {(16, 8)}
 
@@ -191,7 +193,7 @@ def test_a_name_beyond_ascii_is_recorded_as_it_is(cells, tmp_path: Path) -> None
         (tmp_path / f"{name}.csv").write_text("prompt,response\na,1\nb,2\n", encoding="utf-8")
         file = json.dumps(str(tmp_path / f"{name}.csv"), ensure_ascii=False)
         (cell,) = cells(f"arms: {{a: {{stages.stage1.data: {{task: pairs, path: {file}}}}}}}\n")
-        assert resolves_again(cell), cell.overrides
+        assert resolves_again(cell), cell.record().settings
 
 
 @pytest.mark.parametrize(

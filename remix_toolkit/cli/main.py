@@ -26,6 +26,7 @@ from remix_toolkit.cli.probe import probe
 from remix_toolkit.cli.recipes import gallery
 from remix_toolkit.cli.report import reading, store_app
 from remix_toolkit.errors import BadInput, RunFailed, exit_on_error
+from remix_toolkit.stage.command import stage as stage_command
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Teach a model facts that stay."
@@ -49,12 +50,16 @@ def run(
     resolved = load_recipe(recipe, profile, overrides, seed, until=stage)
     from remix_toolkit.launch.local import run as run_recipe
 
-    run = run_recipe(resolved, runs, recipe, stage, overrides=overrides)
+    record = run_recipe(resolved, runs, stage)
     from remix_toolkit import store
     from remix_toolkit.report.retention import print_matrices
 
-    own = [entry for entry in store.entries(runs) if (entry["run"], entry["arm"]) == (run, resolved.name)]
-    print_matrices([entry for entry in own if entry["overrides"] == overrides])
+    names = ("recipe", "arm", "profile", "seed", "run")
+    run_of = (record.recipe, record.arm, record.profile, record.seed, record.keys[-1])
+    print_matrices([entry for entry in store.entries(runs) if tuple(entry[name] for name in names) == run_of])
+
+
+app.command("stage")(stage_command)
 
 
 @app.command()
@@ -67,12 +72,12 @@ def plan(
     jobs: JobsAtOnce = None,
     utilization: Annotated[float, typer.Option(min=0.01, max=1, help="of the GPUs' peak, for the hours")] = 0.4,
     tflops: Annotated[float, typer.Option(min=0.001, help="a GPU's peak; an H100's is the default")] = 989.0,
-    graph: Annotated[str | None, typer.Option(help="print the graph of stages: mermaid or dot")] = None,
+    graph: Annotated[str | None, typer.Option(help="print the graph of stages: mermaid")] = None,
     as_json: Json = False,
 ) -> None:
     """What a sweep will train, once, and what that costs: nothing is loaded."""
-    if graph not in (None, "mermaid", "dot"):
-        raise BadInput(f"--graph {graph}: mermaid or dot")
+    if graph not in (None, "mermaid"):
+        raise BadInput(f"--graph {graph}: mermaid")
     from time import perf_counter
 
     from remix_toolkit.cli.print_plan import draw, print_plan
@@ -86,7 +91,7 @@ def plan(
     absent = absent_sources(stage for cell in cells for stage in cell.recipe.stages.values())
     made |= {"absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}
     if graph:
-        typer.echo(draw(made, graph))
+        typer.echo(draw(made))
     elif as_json:
         typer.echo(json.dumps(made, indent=1))
     else:
@@ -121,35 +126,36 @@ def sweep(
     picture(plot, "--plot")
     from remix_toolkit.launch.state import Command
 
-    command = Command(sweep, profile, seed, overrides or [])
+    command = Command(sweep=sweep, profile=profile, seeds=seed, overrides=overrides or [])
     if status or cancel:
-        from remix_toolkit.launch.status import stop, tell
+        from remix_toolkit.launch.status import show_status, stop
 
-        return stop(command, runs) if cancel else tell(command, runs)
+        return stop(command, runs) if cancel else show_status(command, runs)
     from remix_toolkit import store
     from remix_toolkit.data.sources import require_sources
-    from remix_toolkit.graph.sweep import check_keep, keep_of, load_sweep, stages_of
-    from remix_toolkit.launch.sweep import failures, record, run_sweep
+    from remix_toolkit.graph.sweep import check_keep, load_sweep, parse_keep, stage_names
+    from remix_toolkit.launch.sweep import failures, run_sweep
 
     declared, cells = load_sweep(sweep, profile, seed, overrides)
+    kept = declared.keep if keep is None else parse_keep(keep)
+    check_keep(kept, stage_names(cells), f"--keep {keep}")
     require_sources(stage for cell in cells for stage in cell.recipe.stages.values())
-    kept = declared.keep if keep is None else keep_of(keep)
-    check_keep(kept, stages_of(cells), f"--keep {keep}")
     store.open_store(runs)
     if retrain_damaged:
         from remix_toolkit.cli.print_store import verify
 
         verify(runs, remove=True, keys={node.key for cell in cells for node in cell.nodes})
-    mine = record(cells, runs)
+    records = [cell.record() for cell in cells]
+    store.record_runs(runs, records)  # all of them: what is published is shown, and what is missing too
     if launcher == "slurm":
         from remix_toolkit.launch.slurm import submit
 
-        queued = sum(bool(entry.job_id) for entry in submit(command, cells, kept, runs, slurm).jobs.values())
+        queued = sum(bool(job.job_id) for job in submit(command, cells, kept, runs, slurm).jobs.values())
         return typer.echo(f"{queued} jobs are with SLURM; the same command with --status says how far they are")
     state = run_sweep(command, cells, kept, runs, jobs)
     from remix_toolkit.cli.print_sweep import print_sweep
 
-    print_sweep(declared, cells, mine, store.entries(runs), plot)
+    print_sweep(declared, records, store.entries(runs), plot)
     if failed := failures(state):
         raise RunFailed(failed)
 

@@ -1,4 +1,4 @@
-"""A plan for a person, and its graph as mermaid or dot."""
+"""A plan for a person, and its graph for Mermaid."""
 
 from typing import Any
 
@@ -35,11 +35,11 @@ def print_plan(made: dict[str, Any]) -> None:
     for path in made["absent"]:
         table.add_row("not here yet", path)
     console.print(table)
-    todo = [job for job in made["order"] if job["to_do"]]
+    todo = [job for job in made["order"] if job["to_do"] and job["kind"] != "measure"]
     for job in todo[:SHOWN]:
         steps = f"{job['steps']} steps" if job["steps"] else ""
         more = f" and {len(job['runs']) - 1} more" if len(job["runs"]) > 1 else ""
-        what = "ask" if job["kind"] == "split" else job["name"]
+        what = "split" if job["kind"] == "split" else job["name"]
         console.print(
             f"  {what:8} {job['task']:16} {steps:12} {job['runs'][0]}{more}", no_wrap=True, overflow="ellipsis"
         )
@@ -62,17 +62,13 @@ def size(value: float | None) -> str:
     return f"{value:.3g} TB"
 
 
-def draw(made: dict[str, Any], how: str) -> str:
-    """The graph of jobs; published ones are drawn otherwise than those to do."""
-    lines = ["flowchart LR"] if how == "mermaid" else ["digraph stages {", "  rankdir=LR; node [shape=box];"]
-    for job in made["order"]:
-        label = f"{job['name']}: {job['task']}" if job["kind"] == "stage" else f"which {job['task']} are known?"
+def draw(made: dict[str, Any]) -> str:
+    """The graph of stages and splits for Mermaid; what is published is drawn dashed."""
+    lines = ["flowchart LR"]
+    drawn = [job for job in made["order"] if job["kind"] != "measure"]
+    for job in drawn:
+        label = f"{job['name']}: {job['task']}" if job["kind"] == "train" else f"which {job['task']} are known?"
         label = f"{label}, {job['runs'][0]}".replace('"', "'")
-        if how == "mermaid":
-            lines.append(f'  {job["key"]}["{label}"]' + ("" if job["to_do"] else ":::published"))
-            lines += [f"  {need} --> {job['key']}" for need in job["needs"]]
-        else:
-            style = "" if job["to_do"] else ", style=dashed"
-            lines.append(f'  "{job["key"]}" [label="{label}"{style}];')
-            lines += [f'  "{need}" -> "{job["key"]}";' for need in job["needs"]]
-    return "\n".join([*lines, "  classDef published stroke-dasharray: 4" if how == "mermaid" else "}"])
+        lines.append(f'  {job["key"]}["{label}"]' + ("" if job["to_do"] else ":::published"))
+        lines += [f"  {need} --> {job['key']}" for need in job["needs"]]
+    return "\n".join([*lines, "  classDef published stroke-dasharray: 4"])

@@ -14,12 +14,12 @@ from remix_toolkit.console import info
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import prune
 from remix_toolkit.graph.sweep import Keep, check_keep
-from remix_toolkit.launch.state import wanted_elsewhere
+from remix_toolkit.launch.state import needed_elsewhere
 
 
 def listed(runs: Path) -> list[dict[str, Any]]:
     """A row for each published stage, the largest first: `{key, path, bytes, weights, runs, sweep}`."""
-    used = Counter(stage["key"] for record in store.records(runs) for stage in record["stages"])
+    used = Counter(key for record in store.records(runs) for key in record.keys)
     rows = [
         {
             "key": key,
@@ -64,8 +64,8 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
 
 def delete_spare(runs: Path, keep: Keep, dry_run: bool) -> None:
     """Delete the weights that no run needs any more, or only name them."""
-    check_keep(keep, {stage["stage"] for record in store.records(runs) for stage in record["stages"]}, "--keep")
-    spare = prune.spare_of_all(runs, keep, wanted_elsewhere(runs, None)) if _there(runs) else {}
+    check_keep(keep, {stage.stage for record in store.records(runs) for stage in record.stages}, "--keep")
+    spare = prune.spare_in_store(runs, keep, needed_elsewhere(runs, None)) if _there(runs) else {}
     freed = 0
     for folder in spare.values():
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -137,6 +137,6 @@ def store_prune(
 ) -> None:
     """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
     from remix_toolkit.cli.print_store import delete_spare
-    from remix_toolkit.graph.sweep import keep_of
+    from remix_toolkit.graph.sweep import parse_keep
 
-    delete_spare(runs, keep_of(keep), dry_run)
+    delete_spare(runs, parse_keep(keep), dry_run)

@@ -6,16 +6,17 @@ stages that started from the former ones are the children of another model, thou
 
 from pathlib import Path
 
-from remix_toolkit.records import StageRecord
-from remix_toolkit.store import MANIFEST, read_if_there
+from remix_toolkit.records import Manifest, StageRecord
+from remix_toolkit.store import MANIFEST
 
 Weights = dict[str, str]  # file -> SHA-256
 
 
 def weights(folder: Path) -> Weights:
     """The weights' files of a published stage, as its manifest has them; none where there is no manifest."""
-    files = read_if_there(folder / MANIFEST).get("files", {})
-    return {name: seal["sha256"] for name, seal in files.items() if name.endswith(".safetensors")}
+    manifest = Manifest.read_if_exists(folder / MANIFEST)
+    files = manifest.files if manifest else {}
+    return {name: seal.sha256 for name, seal in files.items() if name.endswith(".safetensors")}
 
 
 def lineage_weights(folder: Path) -> dict[str, Weights]:

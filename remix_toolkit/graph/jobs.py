@@ -1,44 +1,60 @@
-"""The graph of a sweep: every stage that some run needs, once, and what it waits for.
+"""The graph of a sweep: what has to be done, each piece once, and what it waits for.
 
-Besides stages there are splits: which facts of a task the base model knows is asked once, before the first stage that
-needs to know. Nothing is loaded here; keys are hashes of declarations.
+There are three kinds of jobs. `train` makes one stage, whatever the number of runs that share it. `measure` measures a
+published stage; nothing waits for it. `split` asks the base model which facts of a task it knows, before the first
+stage that needs to know. Nothing is loaded here; keys are hashes of declarations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from remix_toolkit.data import tasks
 from remix_toolkit.graph.lineage import Node, measurements, split_key
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.schema import Factoid
 
+Kind = Literal["train", "measure", "split"]
+
 
 @dataclass
 class Job:
-    """A stage to train, or a split to ask for, and which jobs come before it."""
+    """One piece of a sweep's work."""
 
-    key: str
-    name: str  # for a person: the stage's, or the task's
-    cell: Cell  # the first run that wants it
-    node: Node | None  # of a stage
-    needs: tuple[str, ...]  # keys
-    runs: list[str] = field(default_factory=list)  # the arms that want it, with their seeds
-    lists: set[str] = field(default_factory=set)  # what to measure after it: ids of lists of facts, probes
-    also: list[Cell] = field(default_factory=list)  # further runs, which measure lists that those before do not
-    task: Factoid | None = None  # of a split: the rows asked for
-    rows: int | None = 0  # of a split: how many have to qualify; None: all are asked
+    key: str  # of the stage (of a measure job: with a suffix) or of the split
+    kind: Kind
+    name: str  # the stage's, or the task's
+    cells: list[Cell]  # a stage is trained for the first; each of a measure job's asks for something of its own
+    needs: set[str]  # keys of the jobs that come before this one
+    loads: set[str]  # keys of the stages whose weights it loads
+    node: Node | None = None  # of a stage
+    runs: list[str] = field(default_factory=list)  # the arms that need it, with their seeds
+    requested: set[str] = field(default_factory=set)  # of a measure job: ids of measurements
+    task: Factoid | None = None  # of a split
+    rows: int | None = 0  # of a split: how many rows have to qualify; None: all are asked
+
+
+class Loading(Protocol):
+    """A job as far as weights are concerned: one of the graph, or one of a sweep's state on disk."""
 
     @property
-    def parent(self) -> str | None:
-        """The key of the stage whose model this one starts from."""
-        return self.node.ancestors[-1] if self.node and self.node.ancestors else None
+    def kind(self) -> Kind: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def loads(self) -> Collection[str]: ...
+
+
+def measure_key(stage: str) -> str:
+    """The key of the job that measures the stage with this key."""
+    return f"{stage}-measure"
 
 
 def graph(cells: Sequence[Cell]) -> dict[str, Job]:
     """All jobs by key, in an order in which they can run.
 
-    A stage's children follow it before another stage of its generation begins, so that its weights are needed for the
-    shortest time.
+    A stage's descendants follow it before another stage of its generation begins, so that its weights are needed for
+    the shortest time.
     """
     first: dict[str, int] = {}
     for cell in cells:
@@ -47,46 +63,70 @@ def graph(cells: Sequence[Cell]) -> dict[str, Job]:
     jobs: dict[str, Job] = {}
     for cell in sorted(cells, key=lambda cell: [first[node.key] for node in cell.nodes]):
         _add(jobs, cell)
+    for job in jobs.values():
+        job.needs &= jobs.keys()  # a match may name a stage of another sweep
+    position = {key: number for number, key in enumerate(jobs)}
     ordered: dict[str, Job] = {}
 
-    def put(key: str) -> None:
-        if key in jobs and key not in ordered:  # a match may name a stage of another sweep
-            for need in jobs[key].needs:
-                put(need)
+    def append(key: str) -> None:
+        if key not in ordered:
+            for need in sorted(jobs[key].needs, key=position.__getitem__):
+                append(need)
             ordered[key] = jobs[key]
 
     for key in jobs:
-        put(key)
-    for job in ordered.values():
-        job.needs = tuple(need for need in job.needs if need in ordered)
+        append(key)
     return ordered
+
+
+def loaders(jobs: Mapping[str, Loading]) -> dict[str, set[str]]:
+    """Each stage's key -> the keys of the jobs that load its weights."""
+    found: dict[str, set[str]] = {key: set() for key, job in jobs.items() if job.kind == "train"}
+    for key, job in jobs.items():
+        for stage in found.keys() & set(job.loads):
+            found[stage].add(key)
+    return found
 
 
 def _add(jobs: dict[str, Job], cell: Cell) -> None:
     recipe = cell.recipe
-    base = recipe.position(recipe.base_stage) if recipe.base_stage else -1
     run = f"{cell.arm}, seed {recipe.seed}"
+    base_stage = cell.nodes[recipe.position(recipe.base_stage)].key if recipe.base_stage else None
     for node in cell.nodes:
         stage = recipe.stages[node.stage]
-        needs = list(node.ancestors[-1:])
-        for task in (stage.data, *stage.recall):
-            if isinstance(task, Factoid) and task.familiarity:
-                needs.append(_add_split(jobs, cell, task, cell.nodes[base].key if base >= 0 else None, run))
+        parent = set(node.ancestors[-1:])
+        train = jobs.setdefault(node.key, Job(node.key, "train", node.stage, [cell], set(), set(), node))
+        measure = jobs.setdefault(
+            measure_key(node.key), Job(measure_key(node.key), "measure", node.stage, [], {node.key}, {node.key}, node)
+        )
+        train.needs |= parent
+        train.loads |= parent
         if stage.match:
-            needs.append(stage.match.other)
-        job = jobs.setdefault(node.key, Job(node.key, node.stage, cell, node, tuple(dict.fromkeys(needs))))
-        job.needs = tuple(dict.fromkeys([*job.needs, *needs]))  # another run may measure more after this stage
-        job.runs.append(run)
-        if more := measurements(recipe, node.position) - job.lists:
-            job.also += [cell] if cell is not job.cell else []
-            job.lists |= more
+            train.needs.add(stage.match.other)
+        for job, listed in ((train, [stage.data]), (measure, stage.recall)):
+            for task in listed:
+                if isinstance(task, Factoid) and task.familiarity:
+                    split = _add_split(jobs, cell, task, base_stage, run)
+                    job.needs.add(split.key)
+                    job.loads |= split.loads  # more rows may have to be asked than the split did
+        requested = measurements(recipe, node.position)
+        if "interference" in requested:
+            measure.needs |= parent
+            measure.loads |= parent
+        if requested - measure.requested or not measure.cells:
+            measure.cells.append(cell)
+            measure.requested |= requested
+        for job in (train, measure):
+            job.runs.append(run)
 
 
-def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base: str | None, run: str) -> str:
+def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base_stage: str | None, run: str) -> Job:
     key = split_key(cell.recipe, task)
-    job = jobs.setdefault(key, Job(key, tasks.task_name(task), cell, None, (base,) if base else (), task=task))
-    wanted = None if task.size is None else task.start + task.size
-    job.rows = None if wanted is None or job.rows is None else max(job.rows, wanted)
-    if run not in job.runs:  # it may have two lists of one task
+    asked = {base_stage} if base_stage else set()
+    job = jobs.setdefault(key, Job(key, "split", tasks.task_name(task), [cell], set(asked), set(asked), task=task))
+    rows = None if task.size is None else task.start + task.size
+    if rows is None or (job.rows is not None and rows > job.rows):
+        job.rows, job.cells, job.task = rows, [cell], task  # the cell that asks for the most
+    if run not in job.runs:  # a recipe may have two lists of one task
         job.runs.append(run)
-    return key
+    return job

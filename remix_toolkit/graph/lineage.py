@@ -15,38 +15,17 @@ from remix_toolkit.data.identity import facts_id, list_id, short_hash
 from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import requested
-from remix_toolkit.recipe.schema import Factoid, Recipe, Stage
+from remix_toolkit.recipe.difference import settings_of
+from remix_toolkit.recipe.identity import NOT_IN_KEY
+from remix_toolkit.recipe.schema import Factoid, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import field_type
+from remix_toolkit.records import FactList, RunRecord, RunStage
 from remix_toolkit.store import GROWS
 
 KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
 
 TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
 FAMILIAR_VERSION = 1  # raise it when familiar.py gives other verdicts for the same declaration
-
-# Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
-NOT_IN_KEY = {
-    "per_device_train_batch_size",  # the global batch is in the key
-    "padding_free",
-    "activation_checkpointing",
-    "activation_checkpointing_kwargs",
-    "activation_offloading",
-    "report_to",
-    "run_name",
-    "project",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "torch_compile",
-    "dataloader_num_workers",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
-    "log_level",
-    "log_level_replica",
-    "log_on_each_node",
-    "logging_first_step",
-    "ddp_timeout",
-}
 
 
 @dataclass(frozen=True)
@@ -85,27 +64,35 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
     return nodes
 
 
-def run_record(recipe: Recipe, nodes: list[Node], arm: str, overrides: list[str], place: str = "") -> dict[str, Any]:
-    """Which stages this run consists of, and which lists of facts are measured after each, under which name."""
-    return {
-        "recipe": recipe.name,
-        "arm": arm,
-        "place": place,
-        "profile": recipe.profile,
-        "seed": recipe.seed,
-        "overrides": overrides,
-        "stages": [
-            {
-                "stage": node.stage,
-                "key": node.key,
-                "own": facts_id(recipe, node.stage),
-                "task": tasks.task_name(recipe.stages[node.stage].data),
-                "recall": labels(recipe, node.position),
-                "also": sorted(measurements(recipe, node.position) - labels(recipe, node.position).keys()),
-            }
+def run_record(
+    recipe: Recipe, nodes: list[Node], arm: str, grid_point: str = "", overrides: dict[str, Any] | None = None
+) -> RunRecord:
+    """Which stages this run consists of, and which lists of facts are measured after each.
+
+    `overrides` are the settings that the command line changed; without a sweep, all of them.
+    """
+    settings = settings_of(recipe)
+    return RunRecord(
+        recipe=recipe.name,
+        arm=arm,
+        grid_point=grid_point,
+        profile=recipe.profile,
+        seed=recipe.seed,
+        source=recipe.source,
+        settings=settings,
+        overrides=settings if overrides is None else overrides,
+        stages=[
+            RunStage(
+                stage=node.stage,
+                key=node.key,
+                task=tasks.task_name(recipe.stages[node.stage].data),
+                trained=facts_id(recipe, node.stage),
+                lists=fact_lists(recipe, node.position),
+                measurements=sorted(measurements(recipe, node.position)),
+            )
             for node in nodes
         ],
-    }
+    )
 
 
 def measurements(recipe: Recipe, position: int) -> set[str]:
@@ -113,10 +100,10 @@ def measurements(recipe: Recipe, position: int) -> set[str]:
     return requested(recipe, list(recipe.stages)[position])
 
 
-def labels(recipe: Recipe, position: int) -> dict[str, str]:
-    """The lists of facts measured after a stage: id -> the task's name.
+def fact_lists(recipe: Recipe, position: int) -> dict[str, FactList]:
+    """The lists of facts measured after a stage, by id: those of all stages so far, and those that it names itself.
 
-    Where a recipe has two lists of one task, the stage or the rows stand beside the name.
+    A label is the task's name; where a recipe has two lists of one task, the stage or the rows stand beside the name.
     """
     lists: dict[str, tuple[str, str]] = {}  # id -> the task, and what tells it from another list of that task
     trained: list[str] = []
@@ -125,18 +112,24 @@ def labels(recipe: Recipe, position: int) -> dict[str, str]:
         lists.setdefault(trained[-1], (tasks.task_name(stage.data), f" of {name}"))
     for stage in recipe.stages.values():
         for task in stage.recall:
-            rows = f"[{task.start}:{'' if task.size is None else task.start + task.size}]"
-            file = f" of {Path(path).name}" if (path := getattr(task, "path", None)) else ""
-            known = f" {task.familiarity}" if isinstance(task, Factoid) and task.familiarity else ""
-            asked = ", few-shot" if isinstance(task, Factoid) and task.prompt == "few_shot" else ""
-            lists.setdefault(list_id(task, recipe), (tasks.task_name(task), known + rows + file + asked))
+            lists.setdefault(list_id(task, recipe), (tasks.task_name(task), _details(task)))
     names = [task for task, _ in lists.values()]
-    labels = {id_: task + (other if names.count(task) > 1 else "") for id_, (task, other) in lists.items()}
+    labels = {id_: task + (details if names.count(task) > 1 else "") for id_, (task, details) in lists.items()}
     taken = list(labels.values())
     labels = {id_: label if taken.count(label) == 1 else f"{label} ({id_})" for id_, label in labels.items()}
     stages = list(recipe.stages.values())[: position + 1]
-    own = [id_ for id_, stage in zip(trained, stages, strict=False) if tasks.is_factoid(stage.data)]
-    return {id_: labels[id_] for id_ in [*own, *(list_id(task, recipe) for task in stages[position].recall)]}
+    measured = [id_ for id_, stage in zip(trained, stages, strict=False) if tasks.is_factoid(stage.data)]
+    measured += [list_id(task, recipe) for task in stages[position].recall]
+    return {id_: FactList(task=lists[id_][0], label=labels[id_]) for id_ in measured}
+
+
+def _details(task: Rows) -> str:
+    """What tells a list of a recipe's `recall` from others of its task: ` unfamiliar[0:100] of facts.csv, few-shot`."""
+    rows = f"[{task.start}:{'' if task.size is None else task.start + task.size}]"
+    file = f" of {Path(path).name}" if (path := getattr(task, "path", None)) else ""
+    familiarity = f" {task.familiarity}" if isinstance(task, Factoid) and task.familiarity else ""
+    prompt = ", few-shot" if isinstance(task, Factoid) and task.prompt == "few_shot" else ""
+    return familiarity + rows + file + prompt
 
 
 def base(recipe: Recipe) -> dict[str, Any]:

@@ -6,11 +6,10 @@ the allocator's rounding and what the libraries take for themselves, for which a
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from remix_toolkit.graph.devices import launch_of
 from remix_toolkit.recipe.schema import Recipe, Shape
-from remix_toolkit.recipe.yaml_file import load_mapping
 
 GB = 1e9
 SPARE = 0.1  # of a device's memory
@@ -41,7 +40,8 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     shape, train = recipe.shape, recipe.stages[stage].train
     if shape is None or recipe.parameters is None:
         return None
-    sharded, processes = launched or _sharding(recipe)
+    launch = launch_of(recipe)
+    sharded, processes = launched or (launch.fsdp, launch.processes)
     share = processes if sharded else 1
     base = recipe.parameters
     adapter = _adapter_weights(recipe.adapter, shape) if recipe.adapter else 0.0
@@ -123,11 +123,3 @@ def _adapter_weights(adapter: dict[str, Any], shape: Shape) -> float:
 def _quantized(quantization: dict[str, Any]) -> float:
     """Bytes of a quantized weight with its share of the scales and of what stays in 16 bits."""
     return 0.7 if quantization.get("load_in_4bit") else 1.2
-
-
-def _sharding(recipe: Recipe) -> tuple[bool, int]:
-    """Is it FSDP, and over how many processes in all?"""
-    if recipe.accelerate_config is None or not Path(recipe.accelerate_config).exists():
-        return False, 1
-    config = load_mapping(Path(recipe.accelerate_config))[0]
-    return config.get("distributed_type") == "FSDP", int(config.get("num_processes", 1))

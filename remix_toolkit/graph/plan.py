@@ -14,7 +14,7 @@ from remix_toolkit.data import tasks
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import devices, memory
 from remix_toolkit.graph.jobs import Job, graph
-from remix_toolkit.graph.prune import peak, to_do
+from remix_toolkit.graph.prune import due, peak
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Pairs, Recipe, Rows, Stage
@@ -25,9 +25,9 @@ CHARACTERS_PER_TOKEN = {"tiny": 2.4}
 FORMAT = 12  # tokens of the Tulu format around a pair
 EOS = 1  # the token that ends a response
 WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
-ASKS = 42  # characters of the prompt before a passage
-LONGEST = 1.5  # an example of facts is at most so many times as long as their mean
-SHOTS = 6  # pairs in a few-shot prompt
+INSTRUCTION = 42  # characters of the prompt before a passage
+LONGEST = 1.5  # the longest example of facts, in means
+FEW_SHOT_PAIRS = 6  # pairs in a few-shot prompt
 
 
 def plan(
@@ -39,15 +39,14 @@ def plan(
     tflops: float = TFLOPS,
 ) -> dict[str, Any]:
     """The whole plan, as `remix plan --json` prints it."""
-    for recipe in {(cell.recipe.accelerate_config, str(cell.recipe.adapter)): cell.recipe for cell in cells}.values():
-        devices.check(recipe)
+    devices.check_all(cell.recipe for cell in cells)
     jobs = graph(cells)
-    todo = to_do(jobs, runs)
+    todo = due(jobs, runs)
     cost = costs(jobs)
-    stages = {key: job for key, job in jobs.items() if job.node}
+    stages = {key: job for key, job in jobs.items() if job.kind == "train"}
     training = [key for key in stages if key in todo]
     flops = _sum(cost[key].flops for key in todo)
-    on_gpus = all(job.cell.recipe.base != "tiny" for job in jobs.values())
+    on_gpus = all(job.cells[0].recipe.base != "tiny" for job in jobs.values())
     return {
         "name": cells[0].recipe.name,
         "profiles": sorted({cell.recipe.profile for cell in cells}),
@@ -58,7 +57,7 @@ def plan(
         "stages_distinct": len(stages),
         "stages_published": len(stages) - len(training),
         "stages_to_train": len(training),
-        "splits": len(jobs) - len(stages),
+        "splits": sum(job.kind == "split" for job in jobs.values()),
         "steps": _sum(cost[key].steps for key in training),
         "tokens": _sum(cost[key].tokens for key in training),
         "flops": flops,
@@ -66,17 +65,17 @@ def plan(
         "utilization": utilization,
         "tflops": tflops,
         "memory": _memory(stages),
-        "devices_per_stage": sorted({devices.count(job.cell.recipe) for job in stages.values()}),
+        "devices_per_stage": sorted({devices.count(job.cells[0].recipe) for job in stages.values()}),
         "disk_peak_bytes": peak(jobs, todo, keep, at_once),
         "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
         "keep": keep,
         "order": [
             {
                 "key": key,
-                "kind": "stage" if job.node else "split",
+                "kind": job.kind,
                 "name": job.name,
-                "task": tasks.task_name(job.cell.recipe.stages[job.name].data) if job.node else job.name,
-                "needs": list(job.needs),
+                "task": job.name if job.task else tasks.task_name(job.cells[0].recipe.stages[job.name].data),
+                "needs": sorted(job.needs, key=list(jobs).index),
                 "runs": job.runs,
                 "to_do": key in todo,
                 "steps": cost[key].steps,
@@ -98,7 +97,8 @@ def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
     """Of the stage that takes the most: bytes on each of its devices, and whether that fits; None if not known."""
     found = []
     for job in stages.values():
-        recipe, pairs = job.cell.recipe, _pairs(job.cell.recipe, job.cell.recipe.stages[job.name])
+        recipe = job.cells[0].recipe
+        pairs = _pairs(recipe, recipe.stages[job.name])
         if pairs is None or recipe.device_gb is None:
             continue
         train, instructions = recipe.stages[job.name].train, not tasks.is_factoid(recipe.stages[job.name].data)
@@ -114,7 +114,7 @@ def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
     total, checkpointing, needed, job, device_gb = max(found, key=lambda one: one[0])
     return {
         "stage": f"{job.name} ({job.runs[0]})",
-        "precision": job.cell.recipe.precision,
+        "precision": job.cells[0].recipe.precision,
         "bytes": round(total),
         "parts": {name: round(value) for name, value in asdict(needed).items()},
         "activation_checkpointing": checkpointing,
@@ -138,14 +138,16 @@ def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
     """Each job's cost, in the graph's order."""
     found: dict[str, Cost] = {}
     for key, job in jobs.items():
-        found[key] = _stage(job, found) if job.node else _split(job)
+        if job.kind == "train":
+            found[key] = _training(job, found)
+        else:
+            found[key] = _measuring(job) if job.kind == "measure" else _split(job)
     return found
 
 
-def _stage(job: Job, before: dict[str, Cost]) -> Cost:
-    recipe = job.cell.recipe
-    assert job.node
-    stage = recipe.stages[job.node.stage]
+def _training(job: Job, before: dict[str, Cost]) -> Cost:
+    recipe = job.cells[0].recipe
+    stage = recipe.stages[job.name]
     pairs = _pairs(recipe, stage)
     if pairs is None:
         return Cost(None, None, None)
@@ -167,21 +169,26 @@ def _stage(job: Job, before: dict[str, Cost]) -> Cost:
     elif stage.train.get("max_steps", -1) > 0:
         steps = stage.train["max_steps"]
     tokens = None if steps is None else round(steps * batch * length)
-    asked = 0.0
-    for rows in [recipe.stages[name].data for name in list(recipe.stages)[: job.node.position + 1]]:
-        asked += (rows.size or 0) * _tokens(recipe, rows) if tasks.is_factoid(rows) else 0
-    asked += sum((rows.size or 0) * _tokens(recipe, rows) for rows in stage.recall)
-    weights = recipe.parameters
-    flops = weights and tokens and weights * (6 * tokens + 2 * asked)
+    flops = recipe.parameters and tokens and 6 * recipe.parameters * tokens
     return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
 
 
+def _measuring(job: Job) -> Cost:
+    """One pass over all facts that are asked; other measurements are small beside it."""
+    recipe = job.cells[0].recipe
+    names = list(recipe.stages)[: recipe.position(job.name) + 1]
+    lists = [recipe.stages[name].data for name in names if tasks.is_factoid(recipe.stages[name].data)]
+    lists += recipe.stages[job.name].recall
+    tokens = sum((rows.size or 0) * _tokens(recipe, rows) for rows in lists)
+    return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
+
+
 def _split(job: Job) -> Cost:
-    recipe = job.cell.recipe
+    recipe = job.cells[0].recipe
     assert job.task
     if job.rows is None:
         return Cost(None, None, None)
-    tokens = job.rows * SHOTS * _tokens(recipe, job.task)  # if all qualify; more are asked where some do not
+    tokens = job.rows * FEW_SHOT_PAIRS * _tokens(recipe, job.task)  # if all qualify; more are asked where some do not
     return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
 
 
@@ -195,10 +202,10 @@ def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | Non
         words = stage.mix.random_words
         length = WORD.get(words.text, 8.0)  # the words of a vocabulary are longer than those of its text
         half = words.words * length
-        pairs.append((round(words.ratio * size), _of(recipe, ASKS + 2 * half), EOS + _of(recipe, half, 0)))
+        pairs.append((round(words.ratio * size), _of(recipe, INSTRUCTION + 2 * half), EOS + _of(recipe, half, 0)))
     for corpus in stage.mix.corpora().values():
         half = corpus.words * WORD["text"]
-        pairs.append((round(corpus.ratio * size), _of(recipe, ASKS + 2 * half), EOS + _of(recipe, half, 0)))
+        pairs.append((round(corpus.ratio * size), _of(recipe, INSTRUCTION + 2 * half), EOS + _of(recipe, half, 0)))
     if stage.mix.replay:
         replayed = recipe.stages[stage.mix.replay.stage].data
         if (facts := _size(replayed)) is None:

@@ -1,66 +1,170 @@
-"""One job of a sweep in a process of its own, as a cluster's scheduler starts it:
+"""One job of a sweep: in a warm worker process, or in a process of its own as a cluster's scheduler starts it:
 
     python -m remix_toolkit.launch.job runs/sweeps/<sweep> <key>
 
-The sweep is resolved again from what its state.json says; a job whose key is not among its jobs any more is refused.
+Everything it needs stands in the sweep's folder: the job's resolved recipes and the state of the sweep.
 """
 
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from remix_toolkit import store
-from remix_toolkit.errors import BadInput, RunFailed, exit_on_error
-from remix_toolkit.graph import devices, prune
-from remix_toolkit.graph.jobs import Job, graph
-from remix_toolkit.graph.prune import to_do, users
-from remix_toolkit.launch.state import State, end_of, load, wanted_elsewhere
-from remix_toolkit.launch.worker import Ask, Task, Train, do
+from remix_toolkit.errors import BadInput, Busy, RunFailed, exit_on_error
+from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.graph import devices
+from remix_toolkit.graph.jobs import Kind
+from remix_toolkit.graph.prune import spare
+from remix_toolkit.launch.state import Outcome, SweepState, frozen, load, needed_elsewhere, outcome_file
+from remix_toolkit.recipe.load import read_resolved
+from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.records import StageRecord
 
 
-def task_of(key: str, jobs: dict[str, Job], waiting: set[str], sweep: str, runs: Path, wait: bool) -> Task:
-    """What a worker is told of a job. A stage's weights are wanted if a job that is `waiting` loads them."""
-    job = jobs[key]
-    recipe = job.cell.recipe
-    if job.node is None:
-        assert job.task
-        return Ask(recipe, job.task, job.rows)
-    weights = bool(users(jobs)[key] & waiting)
-    cells = [job.cell, *job.also]
-    commands = [devices.stage(cell.file, cell.overrides, cell.recipe, runs) for cell in cells]
-    return Train([cell.recipe for cell in cells], job.node, weights, sweep, commands, wait)
+@dataclass(frozen=True)
+class JobTask:
+    """What a process is given to do: `remix stage FILE --key KEY` for each of the resolved recipes."""
+
+    kind: Kind
+    key: str  # of the stage or the split
+    recipes: list[Path]
+    sweep: str  # its id
+    wait: bool  # for another run that is at this stage; else the job ends busy
 
 
-def delete_spare(jobs: dict[str, Job], done: Collection[str], state: State, folder: Path, runs: Path) -> None:
+def task_of(state: SweepState, folder: Path, key: str, wait: bool) -> JobTask:
+    """The task of one job of a sweep."""
+    job = state.jobs[key]
+    stage = key.removesuffix("-measure") if job.kind == "measure" else key
+    return JobTask(job.kind, stage, frozen(folder, key), state.id, wait)
+
+
+def run_job(task: JobTask, runs: Path) -> str:
+    """Do one job; returns what came out, in a line. Raises BadInput, RunFailed or Busy."""
+    from remix_toolkit.stage.command import run_key
+
+    for file in task.recipes:
+        recipe = read_resolved(file)
+        if recipe.accelerate_config is None or task.kind == "split":
+            run_key(recipe, task.key, runs, None if task.kind == "split" else task.kind, task.sweep, task.wait)
+        else:
+            _wait_until_free(task, runs)
+            _launch(recipe, file, task, runs)
+    return _summary(task, runs)
+
+
+def _summary(task: JobTask, runs: Path) -> str:
+    if task.kind == "split":
+        return ""
+    folder = store.find(runs, task.key)
+    if folder is None:
+        raise RunFailed("it ended without a published stage")
+    if task.kind == "train":
+        stage = StageRecord.read(folder / "stage.json")
+        return f"{stage.steps} steps, loss {stage.last_loss:.2g}"
+    recall = RecallRecord.read_if_exists(folder / "recall.json")
+    return f"recall {', '.join(f'{one.recall:.1f}%' for one in recall.lists.values()) or '-'}" if recall else ""
+
+
+def _wait_until_free(task: JobTask, runs: Path) -> None:
+    """Wait here for another run at this stage: under a launcher, one waiting process would block the others."""
+    try:
+        with FileLock(runs / "work" / f"{task.key}.lock", timeout=-1 if task.wait else 0):
+            return
+    except Timeout:
+        raise Busy(f"{task.key}: another run is at this stage") from None
+
+
+_launched: list[subprocess.Popen[str]] = []  # to be ended with this process
+
+
+def _launch(recipe: Recipe, file: Path, task: JobTask, runs: Path) -> None:
+    """The job under accelerate, as a command of its own that ends with this process."""
+    arguments = [str(file), "--key", task.key, "--only", task.kind, "--runs", str(runs), "--sweep", task.sweep]
+    line = devices.command(recipe, arguments)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    _launched.append(process)
+    assert process.stdout
+    try:
+        for text in process.stdout:
+            print(text, end="")
+        code = process.wait()
+    finally:
+        _launched.remove(process)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)  # for one process, accelerate passes no signal on
+            process.wait()
+    if code:
+        raise RunFailed(f"accelerate launch ended with exit code {code}")
+
+
+def end_launched() -> None:
+    """End what this process has launched."""
+    for process in _launched:
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+def outcome_of(task: JobTask, runs: Path) -> Outcome:
+    """Do one job, whatever happens: how it ended, and why."""
+    try:
+        return Outcome(status="done", message=run_job(task, runs))
+    except Busy as error:
+        return Outcome(status="busy", message=str(error))
+    except BadInput as error:
+        return Outcome(status="bad input", message=str(error))
+    except RunFailed as error:
+        return Outcome(status="failed", message=str(error))
+    except OSError as error:
+        file = f": {error.filename}" if error.filename else ""
+        return Outcome(status="failed", message=f"{error.strerror or error}{file}")
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        return Outcome(status="failed", message=f"{type(error).__name__}: {error}")
+
+
+def delete_spare(state: SweepState, done: Collection[str], folder: Path, runs: Path) -> None:
     """Delete the weights that this sweep made and that neither it nor another living sweep needs any more."""
-    if spare := prune.spare(jobs, done, state.keep, state.id, runs):
-        wanted = wanted_elsewhere(runs, folder)
-        for key, published in spare.items():
-            if key not in wanted:
-                store.prune(published)
+    if published := spare(state.jobs, done, state.keep, state.id, runs):
+        needed = needed_elsewhere(runs, folder)
+        for key, stage in published.items():
+            if key not in needed:
+                store.prune(stage)
 
 
 def main() -> None:
     """Do the job, note how it ended, delete the weights that nobody needs now."""
     folder, key = Path(sys.argv[1]), sys.argv[2]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # preempted: what was started from here ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # preempted: what was launched from here ends too
     runs = folder.parent.parent
     state = load(folder)
-    jobs = graph(state.command.cells())
-    if key not in jobs:
-        raise BadInput(f"{state.id}: no job {key} any more: the sweep, its recipe or its data changed in the meantime")
-    how, said = do(task_of(key, jobs, to_do(jobs, runs), state.id, runs, wait=True), runs)
-    print(said, flush=True)
-    store.write_json(end_of(folder, key), {"how": how, "said": said})
-    if how == "bad input":
-        raise BadInput(said)
-    if how != "done":
-        raise RunFailed(said)
+    if key not in state.jobs:
+        raise BadInput(f"{state.id}: no job {key}: the sweep, its recipe or its data changed in the meantime")
+    outcome = outcome_of(task_of(state, folder, key, wait=True), runs)
+    print(outcome.message, flush=True)
+    outcome.write(outcome_file(folder, key))
+    if outcome.status == "bad input":
+        raise BadInput(outcome.message)
+    if outcome.status != "done":
+        raise RunFailed(outcome.message)
     try:
-        delete_spare(jobs, set(jobs) - to_do(jobs, runs), state, folder, runs)
+        done = {other for other, job in state.jobs.items() if job.status == "done"}
+        done |= {other for other in state.jobs if _is_done(folder, other)}
+        delete_spare(state, done, folder, runs)
     except (BadInput, OSError) as error:  # the job itself is done, and what starts from it may begin
         print(f"warning: no weights were deleted: {error}", flush=True)
+
+
+def _is_done(folder: Path, key: str) -> bool:
+    file = outcome_file(folder, key)
+    return file.exists() and Outcome.read(file).status == "done"
 
 
 if __name__ == "__main__":

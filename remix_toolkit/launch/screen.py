@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a live table on a terminal, a line for each stage elsewhere."""
+"""What a person sees of a sweep: a live table on a terminal, a line for each job elsewhere."""
 
 import sys
 import time
@@ -10,32 +10,33 @@ from rich.table import Table
 from rich.text import Text
 
 from remix_toolkit.console import format_duration, info
-from remix_toolkit.launch.state import Entry, State
+from remix_toolkit.launch.state import SweepState
 
 
 class Screen:
     """Shows a state; `done` and `whole` are in units of work, from which the time that is left is estimated."""
 
-    def __init__(self, state: State, whole: float) -> None:
+    def __init__(self, state: SweepState, whole: float) -> None:
         self.state, self.whole, self.done = state, whole, 0.0
         self.started = time.monotonic()
         self.live = Live(auto_refresh=False) if sys.stdout.isatty() else None
         if self.live:
             self.live.start()
 
-    def line(self, key: str, text: str) -> None:
-        """A running job said something."""
-        self.state.jobs[key].said = text
+    def show_line(self, key: str, text: str) -> None:
+        """A running job printed a line."""
+        self.state.jobs[key].message = text
         self._draw()
 
-    def ended(self, key: str, work: float) -> None:
-        """A job is done or failed."""
-        entry = self.state.jobs[key]
+    def show_end(self, key: str, work: float) -> None:
+        """A job is done or failed, or is left out."""
+        job = self.state.jobs[key]
         self.done += work
         if self.live is None:
             counts = self.state.count()
             over = counts["done"] + counts["failed"] + counts["left out"]
-            info(f"[{over}/{len(self.state.jobs)}] {named(entry)}: {entry.state}: {entry.said}{self._left()}")
+            message = f": {job.message}" if job.message else ""
+            info(f"[{over}/{len(self.state.jobs)}] {job.title}: {job.status}{message}{self._left()}")
         self._draw()
 
     def note(self, text: str) -> None:
@@ -59,19 +60,11 @@ class Screen:
     def _draw(self) -> None:
         if self.live is None:
             return
-        counts = ", ".join(f"{n} {kind}" for kind, n in self.state.count().items())
+        counts = ", ".join(f"{n} {status}" for status, n in self.state.count().items())
         table = Table(box=None, show_header=False)
-        for entry in self.state.jobs.values():
-            if entry.state in ("running", "failed"):
-                style = "red" if entry.state == "failed" else ""
-                table.add_row(
-                    entry.state, named(entry), Text(entry.said, overflow="ellipsis", no_wrap=True), style=style
-                )
+        for job in self.state.jobs.values():
+            if job.status in ("running", "failed"):
+                message = Text(job.message, overflow="ellipsis", no_wrap=True)
+                table.add_row(job.status, job.title, message, style="red" if job.status == "failed" else "")
         parts: list[Any] = [Text(f"{self.state.id}: {counts}{self._left()}", style="bold"), table]
         self.live.update(Group(*parts), refresh=True)
-
-
-def named(entry: Entry) -> str:
-    """`stage1 (random / -, seed 0, and 8 more runs)`."""
-    more = f", and {len(entry.runs) - 1} more runs" if len(entry.runs) > 1 else ""
-    return f"{entry.name} ({entry.runs[0]}{more})"

@@ -8,22 +8,22 @@ from pathlib import Path
 
 from remix_toolkit.console import info
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.launch.screen import named
-from remix_toolkit.launch.state import Command, State, is_alive, load
+from remix_toolkit.launch.state import Command, SweepState, is_alive, load
 
 
-def tell(command: Command, runs: Path) -> None:
-    """Say how far the sweep is, wherever it runs."""
+def show_status(command: Command, runs: Path) -> None:
+    """Print how far the sweep is, wherever it runs."""
     for folder, state in _states(command, runs):
-        here = is_alive(folder)
-        if state.launcher == "local" and not here:
-            state.stopped()  # a killed one had no time to say so
-        counts = ", ".join(f"{n} {kind}" for kind, n in state.count().items())
-        how = "with SLURM" if state.launcher == "slurm" else f"runs, process {state.pid}" if here else "does not run"
-        info(f"{folder.name}: {how}: {counts}")
-        for entry in state.jobs.values():
-            if entry.state in ("running", "failed"):
-                info(f"  {entry.state}: {named(entry)}: {entry.said}")
+        alive = is_alive(folder)
+        if state.launcher == "local" and not alive:
+            state.interrupt()  # a sweep that was killed had no time to write that down
+        counts = ", ".join(f"{n} {status}" for status, n in state.count().items())
+        local = f"runs, process {state.pid}" if alive else "does not run"
+        where = "with SLURM" if state.launcher == "slurm" else local
+        info(f"{folder.name}: {where}: {counts}")
+        for job in state.jobs.values():
+            if job.status in ("running", "failed"):
+                info(f"  {job.status}: {job.title}: {job.message}")
 
 
 def stop(command: Command, runs: Path) -> None:
@@ -41,19 +41,18 @@ def stop(command: Command, runs: Path) -> None:
             try:
                 os.kill(state.pid, signal.SIGTERM)
             except ProcessLookupError:  # it ends this moment, or another has only just begun
-                raise RunFailed(f"{folder.name}: process {state.pid} is not there any more; look at --status") from None
-            info(f"{folder.name}: process {state.pid} is told to stop")
+                raise RunFailed(f"{folder.name}: process {state.pid} is gone; look at --status") from None
+            info(f"{folder.name}: asked process {state.pid} to stop")
 
 
-def _states(command: Command, runs: Path) -> Iterator[tuple[Path, State]]:
-    folders = sorted((runs / "sweeps").glob(f"{command.id}*"))
-    found = [folder for folder in folders if (folder / "state.json").exists()]
-    if not found:
+def _states(command: Command, runs: Path) -> Iterator[tuple[Path, SweepState]]:
+    folders = [f for f in sorted((runs / "sweeps").glob(f"{command.id}*")) if (f / "state.json").exists()]
+    if not folders:
         raise BadInput(f"{command.sweep}: was not begun in {runs} with these settings")
-    for folder in found:
+    for folder in folders:
         state = load(folder)
         if state.launcher == "slurm":
             from remix_toolkit.launch.slurm import refresh
 
-            state = refresh(folder, runs)
+            state = refresh(folder)
         yield folder, state

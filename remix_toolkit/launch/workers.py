@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
 
 from remix_toolkit.errors import RunFailed
+from remix_toolkit.launch.state import Outcome
 from remix_toolkit.launch.worker import Task, work
 
-STARTED = multiprocessing.get_context("spawn")  # a forked torch is a broken one
+SPAWN = multiprocessing.get_context("spawn")  # a forked torch is a broken one
 
 
 @dataclass
@@ -22,17 +22,16 @@ class Worker:
     process: BaseProcess
     pipe: connection.Connection
     devices: tuple[str, ...]
-    job: str | None = None  # what it is at
-    warm: bool = True  # goes on with another job after this one
+    job: str | None = None  # the key of the one that it runs
+    stays_warm: bool = True  # goes on with another job after this one
 
 
 @dataclass(frozen=True)
 class Event:
-    """A line that a job said, or how it ended (an `End`); a worker that was killed ends its job too."""
+    """A line that a job printed, or how it ended; the job of a worker that was killed ends too."""
 
     job: str
-    kind: Literal["line", "end"]
-    value: Any
+    value: str | Outcome
 
 
 class Workers:
@@ -46,27 +45,27 @@ class Workers:
         if slots > 1 and not devices and "OMP_NUM_THREADS" not in os.environ:  # side by side: a share of the cores each
             self.environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // slots))
 
-    def room(self, devices: int) -> bool:
+    def has_room(self, devices: int) -> bool:
         """Can a job that needs so many devices start now?"""
         busy = sum(worker.job is not None for worker in self.all)
         return len(self.free) >= devices and busy < self.slots
 
-    def start(self, job: str, task: Task, devices: int, warm: bool) -> None:
+    def start(self, job: str, task: Task, devices: int, stays_warm: bool) -> None:
         """Begin a job; there is room for it."""
         taken = tuple(self.free[:devices])
         del self.free[:devices]
-        warm_ones = [w for w in self.all if w.job is None and w.devices == taken and w.process.is_alive()]
-        idle = warm_ones[0] if warm and warm_ones else None
+        matching = [w for w in self.all if w.job is None and w.devices == taken and w.process.is_alive()]
+        idle = matching[0] if stays_warm and matching else None
         for other in [w for w in self.all if w.job is None and w is not idle and set(w.devices) & set(taken)]:
             self._end(other)
         worker = idle or self._new(taken)
-        worker.job, worker.warm = job, warm
+        worker.job, worker.stays_warm = job, stays_warm
         worker.pipe.send(task)
 
     def _new(self, devices: tuple[str, ...]) -> Worker:
-        here, there = STARTED.Pipe()
+        here, there = SPAWN.Pipe()
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if self.on_gpu else {}
-        process = STARTED.Process(target=work, args=(there, self.runs, self.log, self.environment | visible))
+        process = SPAWN.Process(target=work, args=(there, self.runs, self.log, self.environment | visible))
         process.start()
         there.close()
         self.all.append(Worker(process, here, devices))
@@ -74,27 +73,27 @@ class Workers:
 
     def events(self, timeout: float) -> Iterator[Event]:
         """What happened, after waiting for something to happen."""
-        at_work = {worker.pipe: worker for worker in self.all if worker.job is not None}
-        for pipe in connection.wait(list(at_work), timeout):
-            worker = at_work[pipe]  # type: ignore[index]
+        busy = {worker.pipe: worker for worker in self.all if worker.job is not None}
+        for pipe in connection.wait(list(busy), timeout):
+            worker = busy[pipe]  # type: ignore[index]
             job = str(worker.job)
             try:
                 kind, value = worker.pipe.recv()
             except (EOFError, OSError):
                 worker.process.join()
-                self._done(worker)
+                self._release(worker)
                 self.all.remove(worker)
                 code = worker.process.exitcode
-                said = f"its process ended with exit code {code}" + (" (killed)" if code == -9 else "")
-                yield Event(job, "end", ("failed", said))
+                reason = f"its process ended with exit code {code}" + (" (killed)" if code == -9 else "")
+                yield Event(job, Outcome(status="failed", message=reason))
                 continue
-            if kind == "end":
-                self._done(worker)
-                if not worker.warm or value[0] == "failed":  # who knows what a failure left in the process
+            if kind == "outcome":
+                self._release(worker)
+                if not worker.stays_warm or value.status == "failed":  # a failure may leave anything in the process
                     self._end(worker)
-            yield Event(job, kind, value)
+            yield Event(job, value)
 
-    def _done(self, worker: Worker) -> None:
+    def _release(self, worker: Worker) -> None:
         worker.job = None
         self.free = sorted([*self.free, *worker.devices], key=lambda device: (len(device), device))
 
@@ -105,16 +104,16 @@ class Workers:
         self.all.remove(worker)
 
     def close(self) -> None:
-        """End all workers, what they are at included."""
+        """End all workers, whatever they are doing."""
         for worker in list(self.all):
             self._end(worker)
 
 
 def visible_devices() -> list[str]:
     """The GPUs that this process may use, by their ids; none without NVIDIA's tools."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is not None:
-        return [device for device in said.split(",") if device.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
     try:

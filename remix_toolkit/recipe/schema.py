@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
 
+NOT_IDENTITY = "not identity"  # marks a field that says where, how fast or what is measured: it is in no stage's key
 Count = Annotated[int, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -300,9 +301,15 @@ class Stage(Strict):
     train: dict[str, Any] = Field({}, description="any SFTConfig field by its own name")
     stop: Stop | None = None
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
-    curve: Curve | None = Field(None, description="recall of earlier facts while this stage trains")
-    recall: list[Task] = Field([], description="facts to measure after this stage besides those trained so far")
-    probe: list[Probe] = Field([], description="what else is measured of the published stage, in order")
+    curve: Annotated[Curve | None, NOT_IDENTITY] = Field(
+        None, description="recall of earlier facts while this stage trains"
+    )
+    recall: Annotated[list[Task], NOT_IDENTITY] = Field(
+        [], description="facts to measure after this stage besides those trained so far"
+    )
+    probe: Annotated[list[Probe], NOT_IDENTITY] = Field(
+        [], description="what else is measured of the published stage, in order"
+    )
 
 
 # fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
@@ -349,13 +356,19 @@ class Recipe(Strict):
     """A resolved recipe: everything that determines the weights, and where it came from."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # it is part of a folder's name
-    source: str = Field("", description="the recipe file")
-    profile: str = "tiny"
+    source: Annotated[str, NOT_IDENTITY] = Field("", description="the recipe file")
+    profile: Annotated[str, NOT_IDENTITY] = "tiny"
     base: str = Field(description="`tiny`, a hub id, or a local model directory")
     revision: str | None = None
-    parameters: float | None = Field(None, description="how many weights the base has: for `remix plan`")
-    shape: Shape | None = Field(None, description="the base model's sizes: for `remix plan`'s estimate of memory")
-    device_gb: float | None = Field(None, description="memory of one device, in GB: for `remix plan`")
+    parameters: Annotated[float | None, NOT_IDENTITY] = Field(
+        None, description="how many weights the base has: for `remix plan`"
+    )
+    shape: Annotated[Shape | None, NOT_IDENTITY] = Field(
+        None, description="the base model's sizes: for `remix plan`'s estimate of memory"
+    )
+    device_gb: Annotated[float | None, NOT_IDENTITY] = Field(
+        None, description="memory of one device, in GB: for `remix plan`"
+    )
     precision: Precision = "fp32"
     adapter: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
     quantization: dict[str, Any] | None = Field(
@@ -364,11 +377,15 @@ class Recipe(Strict):
     global_batch_size: Count = 32
     data_seed: int = 0
     seed: int = 0
-    accelerate_config: str | None = Field(None, description="launch stages under this accelerate config file")
+    accelerate_config: Annotated[str | None, NOT_IDENTITY] = Field(
+        None, description="launch stages under this accelerate config file"
+    )
     few_shot: FewShot = FewShot()
-    evaluate: Evaluate = Evaluate()
+    evaluate: Annotated[Evaluate, NOT_IDENTITY] = Evaluate()
     base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
-    paths: dict[str, str] = Field({}, description="task -> its local file or folder, where `data` says no path")
+    paths: Annotated[dict[str, str], NOT_IDENTITY] = Field(
+        {}, description="task -> its local file or folder, where `data` says no path"
+    )
     train: dict[str, Any] = Field({}, description="SFTConfig fields for every stage")
     stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")], Stage] = Field(min_length=1)
 

@@ -72,7 +72,7 @@ def card(folder: Path) -> str:
 
 def task_names(results: Results) -> dict[str, str]:
     """Each list of facts by its id: the name that its run gives it or, where several go by that, with the id."""
-    said = {id_: name for run in results.runs for stage in run.stages for id_, name in stage.recall.items()}
+    said = {id_: listed.label for run in results.runs for stage in run.stages for id_, listed in stage.lists.items()}
     names = {id_: said.get(id_, _task(id_)) for stage in results.stages for id_ in stage.recall}
     taken = list(names.values())
     return {id_: name if taken.count(name) == 1 else f"{name} ({id_})" for id_, name in names.items()}
@@ -265,7 +265,7 @@ def _limits(results: Results) -> Iterator[str]:
     """What nobody measured, and what was measured and is not as it should be."""
     last = results.stages[-1]
     names = list(until(last.recipe, last.stage)["stages"])
-    own = {stage.key: stage.own for run in results.runs for stage in run.stages}
+    own = {stage.key: stage.trained for run in results.runs for stage in run.stages}
     yield "One model, of one seed: with another seed, other facts stay. `remix show` has means over seeds."
     yield "Recall asks in the very words that were trained on. What it answers to other words was not measured."
     if "tiny" in last.declaration["base"]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.records import RunRecord
 from remix_toolkit.report.results import of_stage
 from remix_toolkit.report.seeds import named
 
@@ -22,7 +23,7 @@ class Side:
     arms: dict[str, list[Entry]]  # name -> entries, as `store.entries` has them
 
 
-def asked(runs: Path, recipe: str | None, warn: Callable[[str], object]) -> tuple[list[Entry], list[dict[str, Any]]]:
+def asked(runs: Path, recipe: str | None, warn: Callable[[str], object]) -> tuple[list[Entry], list[RunRecord]]:
     """`store.entries` and `store.records`, or those of one recipe or sweep; what is damaged is handed to `warn`.
 
     Raises BadInput where `runs` is no directory, or holds no run of the recipe.
@@ -32,10 +33,9 @@ def asked(runs: Path, recipe: str | None, warn: Callable[[str], object]) -> tupl
     found, records = store.entries(runs, warn), store.records(runs, warn=lambda _: None)  # said once
     if recipe is None:
         return found, records
-    if recipe not in (names := {record["recipe"] for record in records}):
+    if recipe not in (names := {record.recipe for record in records}):
         raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
-    mine = [[one for one in rows if one["recipe"] == recipe] for rows in (found, records)]
-    return mine[0], mine[1]
+    return [row for row in found if row["recipe"] == recipe], [one for one in records if one.recipe == recipe]
 
 
 def stage_of(stage: str, runs: Path) -> Path:
@@ -116,8 +116,8 @@ def _one_stage(folder: Path) -> Side:
     results = of_stage(folder)
     last = results.stages[-1]
     said = [stage for run in results.runs for stage in run.stages if stage.key == last.key]
-    names = {id_: name for stage in said for id_, name in stage.recall.items()}
-    own = {stage.own for stage in said}
+    names = {id_: listed.label for stage in said for id_, listed in stage.lists.items()}
+    own = {stage.trained for stage in said}
     common = {"seed": 0, "stage": last.stage, "path": str(folder), "key": last.key, "held_out": None}
     entries = [
         {**common, "list": id_, "task": names.get(id_, id_.rpartition("-")[0]), "own": id_ in own, **one.model_dump()}

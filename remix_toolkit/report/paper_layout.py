@@ -10,7 +10,6 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from remix_toolkit.graph.lineage import NOT_IN_KEY
 from remix_toolkit.recipe.schema import Strict
 from remix_toolkit.report.retention import FLOOR
 from remix_toolkit.report.seeds import aggregate
@@ -18,9 +17,6 @@ from remix_toolkit.report.seeds import aggregate
 Entry = dict[str, Any]
 Setting = tuple[str, ...]  # the profile, then whatever else was said on the command line that changes the weights
 At = tuple[str, str, str]  # D_A, arm, D_B: a cell, as the paper names them
-
-SAME_WEIGHTS = {"paths", "accelerate_config", "device_gb", "evaluate"}  # keys of a recipe that say where, not what
-SAME_WEIGHTS_OF_A_STAGE = {"recall", "curve", "probe"}
 
 
 class Tiny(Strict):
@@ -160,7 +156,7 @@ def find(entries: Sequence[Entry]) -> dict[tuple[str, Setting], Found]:
             if mine[0]["recipe"] in (table, *layout.also):
                 for (row, arm, column), entry, setting in _places(table, layout, mine):
                     there = found.setdefault((table, setting), Found({}, {}))
-                    renamed = {"recipe": table, "arm": arm, "task": row, "overrides": [], "place": ""}
+                    renamed = {"recipe": table, "arm": arm, "task": row, "overrides": [], "grid_point": ""}
                     there.cells.setdefault((row, arm, column), []).append({**entry, **renamed})
                     for low in mine:
                         if low["own"] and low["recall"] is not None and low["recall"] < FLOOR:
@@ -190,7 +186,7 @@ def _places(table: str, layout: Layout, run: Sequence[Entry]) -> list[tuple[At, 
     column = ", ".join(point) or (columns[0] if len(columns) == 1 else "")
     if row == "" or column not in columns:
         return []
-    setting = (profile, *_changes(run[0]["overrides"], ours, seen.set))
+    setting = (profile, *run[0]["overrides"])
     last = [entry for entry in run if entry["stage"] == layout.last and entry["recall"] is not None]
     if layout.measured:
         own = {entry["list"] for entry in run if entry["own"] and entry["recall"] is not None}
@@ -198,22 +194,6 @@ def _places(table: str, layout: Layout, run: Sequence[Entry]) -> list[tuple[At, 
         return [((task, arm, column), entry, setting) for task, entry in tasks if task]
     first = {entry["list"] for entry in run if entry["stage"] == "stage1" and entry["own"]}
     return [((str(row), arm, column), entry, setting) for entry in last if entry["list"] in first]
-
-
-def _changes(overrides: Sequence[str], arm: str, own: Sequence[str]) -> list[str]:
-    """The overrides that are not the sweep's: each D_B and what an arm mixes in may be said once, and no more."""
-    mixed = arm.split(" / ") if " / " in arm else ["-", "-" if arm == "0%" else arm]
-    expected = [f"stages.stage{n}.mix" for n, what in enumerate(mixed, 1) if what != "-"]
-    expected += [f"stages.stage{n}.data.task" for n in (2, 3)] + list(own)
-    changes = []
-    for said in overrides:
-        key = said.partition("=")[0]
-        parts = key.split(".")
-        if key in expected:
-            expected.remove(key)
-        elif not (parts[0] in SAME_WEIGHTS or parts[-1] in NOT_IN_KEY or SAME_WEIGHTS_OF_A_STAGE & set(parts[2:3])):
-            changes.append(said)
-    return changes
 
 
 def average(cells: Mapping[At, Sequence[Entry]], row: str, arm: str, columns: Sequence[str]) -> list[Entry]:

@@ -4,7 +4,6 @@ It names neither the machine nor its user: of a local path the last part is kept
 not finite are null.
 """
 
-import json
 import re
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
@@ -18,10 +17,9 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord
 from remix_toolkit.recipe.schema import Strict
-from remix_toolkit.recipe.yaml_file import load_value
-from remix_toolkit.records import StageRecord
+from remix_toolkit.records import RunRecord, RunStage, StageRecord
 
-SCHEMA: Literal[1] = 1  # raise it with every change of the form
+SCHEMA: Literal[2] = 2  # raise it with every change of the form
 PROBES = {one.name: one.record for one in MEASUREMENTS if one.name not in ("recall", "held_out")}
 PATHS = {
     "path",
@@ -78,30 +76,22 @@ class Published(Strict):
     libraries: dict[str, str] = Field(description="name -> the version that trained it")
 
 
-class RunStage(Strict):
-    stage: str
-    key: str = Field(description="of a published stage")
-    task: str = Field(description="what it was trained on")
-    own: str = Field(description="the id of its own list of facts")
-    recall: dict[str, str] = Field(description="lists measured after it: id -> the name of the task")
-
-
 class Run(Strict):
     """One run of a recipe: which stages it consists of."""
 
     recipe: str
     arm: str = Field(description="of a sweep; of a plain recipe, its name")
-    place: str = Field(description="of the arm in a sweep's grid")
+    grid_point: str = Field(description="of the arm in a sweep's grid")
     profile: str
     seed: int
-    overrides: list[str]
+    settings: dict[str, Any] = Field(description="dotted keys in which the run differs from its recipe file")
     stages: list[RunStage]
 
 
 class Results(Strict):
     """Published stages, each after those that it starts from, and the runs that they are part of."""
 
-    version: Literal[1] = Field(SCHEMA, alias="schema", description="of this form")
+    version: Literal[2] = Field(SCHEMA, alias="schema", description="of this form")
     stages: list[Published]
     runs: list[Run]
 
@@ -124,7 +114,7 @@ def of_stage(folder: Path) -> Results:
     there = store.published(runs) if runs else {}
     lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
     records = store.records(runs, warn) if runs else []
-    mine = [record for record in records if last.key in {stage["key"] for stage in record["stages"]}]
+    mine = [record for record in records if last.key in record.keys]
     return Results(schema=SCHEMA, stages=lineage, runs=_runs(mine, {*last.ancestors, last.key}))
 
 
@@ -212,22 +202,23 @@ def _sound(folders: list[Path]) -> list[Published]:
     return found
 
 
-def _runs(records: list[dict[str, Any]], keys: set[str] | None) -> list[Run]:
-    """The records as runs, of their stages those with these keys."""
-    found = []
-    for record in records:
-        kept = {name: public(record.get(name, "")) for name in ("recipe", "arm", "place", "profile")}
-        kept |= {"seed": record["seed"], "overrides": [_override(said) for said in record["overrides"]]}
-        stages = [{name: stage[name] for name in RunStage.model_fields} for stage in record["stages"]]
-        kept["stages"] = [stage for stage in stages if keys is None or stage["key"] in keys]
-        found.append(Run.model_validate(kept))
-    return found
+def _runs(records: list[RunRecord], keys: set[str] | None) -> list[Run]:
+    """The records as runs without local paths, of their stages those with these keys."""
+    return [
+        Run(
+            recipe=public(record.recipe),
+            arm=public(record.arm),
+            grid_point=public(record.grid_point),
+            profile=public(record.profile),
+            seed=record.seed,
+            settings={key: _public_setting(key, value) for key, value in record.settings.items()},
+            stages=[stage for stage in record.stages if keys is None or stage.key in keys],
+        )
+        for record in records
+    ]
 
 
-def _override(said: str) -> str:
-    """`key=value` without local paths."""
-    key, _, text = said.partition("=")
-    value = load_value(text, said)
-    without = public({key.rpartition(".")[2]: value}, "paths" if key.startswith("paths.") else "")
-    (without,) = without.values()
-    return said if without == value else f"{key}={json.dumps(without, ensure_ascii=False)}"
+def _public_setting(key: str, value: Any) -> Any:
+    """A setting without local paths: what a key is called says whether it holds one."""
+    (cleaned,) = public({key.rpartition(".")[2]: value}, "paths" if key.startswith("paths.") else "").values()
+    return cleaned

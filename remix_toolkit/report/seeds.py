@@ -3,7 +3,6 @@
 All runs of a sweep share their facts (`data_seed`), so seeds and arms are paired: each model was asked the same ones.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from remix_toolkit.graph.ancestry import retrained_ancestor
+from remix_toolkit.records import RunRecord
 from remix_toolkit.report.retention import FLOOR, premise, remembered
 from remix_toolkit.report.verdicts import Answers, known
 
@@ -23,14 +23,13 @@ Known = Callable[[str, str], Mapping[str, bool]]  # a stage's folder, a list's i
 WIDE = 4  # columns of one table: more do not fit 120 characters beside the arms' names
 
 # For an arm with `match`, a sweep names the other arm's stage by its key, and that differs from seed to seed.
-MATCH, KEY = re.compile(r"stages\..+\.match="), re.compile(r'"[0-9a-f]{16}"')
 
 
-def expected(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], set[int]]:
+def expected(records: Sequence[RunRecord]) -> dict[tuple[str, str, str], set[int]]:
     """(recipe, arm, profile) -> the seeds under which it was begun, measured yet or not, of `store.records`."""
     seeds: dict[tuple[str, str, str], set[int]] = {}
     for record in records:
-        seeds.setdefault((record["recipe"], record["arm"], record["profile"]), set()).add(record["seed"])
+        seeds.setdefault((record.recipe, record.arm, record.profile), set()).add(record.seed)
     return seeds
 
 
@@ -162,7 +161,7 @@ def compared(entries: Sequence[Entry], known: Known = known) -> list[Entry]:
     for (recipe, profile, place), mine in sweeps(entries).items():
         mine = named(mine)
         for task in remembered(mine):
-            about = {"recipe": recipe, "profile": profile, "place": place}
+            about = {"recipe": recipe, "profile": profile, "grid_point": place}
             found += [{**about, **result} for _, _, result in _against_first(mine, task, known) if result]
     return found
 
@@ -171,7 +170,7 @@ def sweeps(entries: Sequence[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
     """(recipe, profile, place in a grid) -> its entries."""
     found: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
-        found.setdefault((entry["recipe"], entry["profile"], entry.get("place", "")), []).append(entry)
+        found.setdefault((entry["recipe"], entry["profile"], entry.get("grid_point", "")), []).append(entry)
     return found
 
 
@@ -211,8 +210,7 @@ def _groups(entries: Sequence[Entry]) -> dict[Group, dict[int, Entry]]:
 
 
 def _key(entry: Entry) -> Group:
-    overrides = tuple(KEY.sub('"..."', said) if MATCH.match(said) else said for said in entry["overrides"])
-    return entry["recipe"], entry["arm"], entry["profile"], overrides, entry["stage"], entry["task"]
+    return entry["recipe"], entry["arm"], entry["profile"], tuple(entry["overrides"]), entry["stage"], entry["task"]
 
 
 # --- on the screen -----------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from remix_toolkit.console import format_duration
+from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.records import StageRecord
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Listing, Part, Warn, number
-from remix_toolkit.report.seeds import MATCH
 from remix_toolkit.report.series import folders
 from remix_toolkit.report.tables import Table
 from remix_toolkit.store import is_pruned, read_json
@@ -75,7 +75,7 @@ def rerun(group: Group, runs: Path) -> list[Part]:
         keys = " ".join(f"{stage}={about['key']}" for stage, _, about in mine)
         recipe = _recipe([folder for _, folder, _ in mine], group.recipe, group.warnings.append)
         line = ["remix", "run", recipe, "--profile", group.profile, "--seed", str(seed), *_there(runs)]
-        line += entry["overrides"]
+        line += as_overrides(entry["settings"])
         rows.append([arm, str(seed), keys, shlex.join(line)])
     commands = [
         [command]
@@ -86,7 +86,7 @@ def rerun(group: Group, runs: Path) -> list[Part]:
         caption = f"{group.title}: all of it, in one command"
         parts.append(Table(f"sweep-{group.slug}", caption, ["command"], commands, heads=0, code=(0,)))
     notes = ["A stage's results are in RUNS/stages, in the folder whose name ends in its key."]
-    if any(MATCH.match(said) for entry in made.values() for said in entry["overrides"]):
+    if any(".match" in key for entry in made.values() for key in entry["settings"]):
         notes.append("An arm with `match` names a stage of this store by its key: it is run after the arm that has it.")
     columns = ["arm", "seed", "stages and their keys", "command"]
     parts.append(Table(f"runs-{group.slug}", f"{group.title}: run by run", columns, rows, 2, notes, code=(2, 3)))

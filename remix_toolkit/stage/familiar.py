@@ -104,9 +104,8 @@ def _ask(
             done = at + len(chunk)
             left = (time.monotonic() - started) / (done - begin) * (len(pairs) - done)
             known = sum(v.correct for v in said)
-            info(
-                f"{name}: {done:,} facts asked, {known} of the last {len(said)} familiar; all: {format_duration(left)} more"
-            )
+            more = format_duration(left)
+            info(f"{name}: {done:,} facts asked, {known} of the last {len(said)} familiar; all: {more} more")
             yield from (v.correct for v in said)
     finally:
         del model

@@ -9,13 +9,11 @@ from transformers import PreTrainedModel
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
-from remix_toolkit.data import identity, tasks
 from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.errors import BadInput, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import MEASUREMENTS, Models, Subject
-from remix_toolkit.graph.lineage import Node, labels
+from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import FactList
 from remix_toolkit.stage.data import MAX_LENGTH, StageData
 from remix_toolkit.stage.train import load_model
 
@@ -62,14 +60,10 @@ def measure(recipe: Recipe, node: Node, data: StageData, folder: Path, runs: Pat
 
 def _subject(recipe: Recipe, node: Node, data: StageData) -> Subject:
     stage = recipe.stages[node.stage]
-    task_names = {identity.facts_id(recipe, name): tasks.task_name(one.data) for name, one in recipe.stages.items()}
-    task_names |= {identity.list_id(task, recipe): tasks.task_name(task) for task in stage.recall}
     return Subject(
         recipe=recipe,
         stage=node.stage,
-        lists={
-            id_: FactList(task=task_names[id_], label=label) for id_, label in labels(recipe, node.position).items()
-        },
+        lists=fact_lists(recipe, node.position),
         facts=data.measured,
         pairs=data.facts,
         mixing=data.mixing,

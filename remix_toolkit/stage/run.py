@@ -30,12 +30,12 @@ from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data.identity import facts_id
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.data.tulu import load_tokenizer
-from remix_toolkit.errors import BadInput, Busy, RunFailed
+from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.ancestry import weights
-from remix_toolkit.graph.lineage import Node, labels
+from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
 from remix_toolkit.stage import adapter, train
@@ -77,8 +77,9 @@ def run_stage(
     weights: bool = True,
     sweep: str | None = None,
     wait: bool = True,
+    only: Literal["train", "measure"] | None = None,
 ) -> Path:
-    """Train, publish and measure one stage; a published one is only measured where a measurement is missing.
+    """Train, publish and measure one stage, or do `only` one of these; what is done already is not done again.
 
     Where a published stage's weights were deleted, it is trained again if `weights` are wanted or a measurement is
     missing. `sweep` is noted as the one that trained it. Returns the published directory. Raises BadInput or RunFailed,
@@ -105,20 +106,30 @@ def run_stage(
         state.wait_for_everyone()
         folder = store.find(runs, node.key)
         pruned = folder is not None and store.is_pruned(folder)
+        if only == "measure" and (folder is None or pruned):
+            raise BadInput(f"{node.stage}: has no published weights to be measured: train it first")
         if folder is None or (pruned and (weights or not is_measured(recipe, node.stage, folder))):
-            return _train_and_publish(recipe, node, data, runs, sweep)
+            return _train_and_publish(recipe, node, data, runs, sweep, only)
         check_fingerprints(recipe, node, data, runs)
         info(f"{node.stage}: already published, reused: {folder}")
         if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
             info(f"{node.stage}: it was trained without a retention curve, so there is none")
-        measure(recipe, node, data, folder, runs)
+        if only != "train":
+            measure(recipe, node, data, folder, runs)
         return folder
     finally:
         if state.is_main_process:
             lock.release()
 
 
-def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, sweep: str | None) -> Path:
+def _train_and_publish(
+    recipe: Recipe,
+    node: Node,
+    data: StageData,
+    runs: Path,
+    sweep: str | None,
+    only: Literal["train", "measure"] | None,
+) -> Path:
     state = PartialState()
     stage = recipe.stages[node.stage]
     work = store.work_dir(runs, node.key)
@@ -148,7 +159,7 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     progress = Progress(node.stage)
     callbacks: list[TrainerCallback] = [progress]
     curve: RetentionCurve | None = None
-    names = labels(recipe, node.position)
+    names = {id_: listed.label for id_, listed in fact_lists(recipe, node.position).items()}
     if stage.curve:
         every = stage.curve.steps or int(stage.curve.epochs or 0) * data.counts["steps_per_epoch"]
         own = facts_id(recipe, node.stage)
@@ -230,7 +241,11 @@ def _train_and_publish(recipe: Recipe, node: Node, data: StageData, runs: Path, 
     folder = store.published(runs)[node.key]
     info(f"{node.stage}: published {folder}")
     try:
-        measure(recipe, node, data, folder, runs)
+        if only is None or live.reporters:  # a tracker gets the recall of a stage in the run that trained it
+            measure(recipe, node, data, folder, runs)
+    except MeasurementFailed:
+        if only is None:
+            raise  # else the job that measures the stage tries again, and nothing waits for that
     finally:
         recall = RecallRecord.read_if_exists(folder / "recall.json") if state.is_main_process else None
         if recall:
