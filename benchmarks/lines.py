@@ -22,6 +22,7 @@ ROOMS = (
     "stage",
     "report",
     "launch",
+    "api",
     "cli",
 )
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from remix_toolkit import __version__
 from remix_toolkit.cli.recipes import copies_of, new
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.sweep import is_sweep, load_cells
 from remix_toolkit.recipe import shipped
 from remix_toolkit.recipe.load import find_recipe, load_base, load_mix, load_recipe
+from remix_toolkit.recipe.yaml_file import load_mapping
 
 
 @pytest.fixture
@@ -136,3 +138,9 @@ def test_a_profile_is_given_by_any_path(empty: Path, place: str) -> None:
     assert load_mix("random_words", profile).random_words
     cells = load_cells("ablations/replay", profile, overrides=["stages.stage2.data.task=invented_facts"])[1]
     assert {cell.recipe.profile for cell in cells} == {profile}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = load_mapping(ROOT / "CITATION.cff")[0]
+    assert citation["version"] == __version__
+    assert citation["license"] == "MIT"
