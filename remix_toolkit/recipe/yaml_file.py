@@ -65,8 +65,8 @@ def _load(text: str, origin: str) -> tuple[Any, Locations]:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise BadInput(f"{origin}{line}: not valid YAML: {error.problem}") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise BadInput(f"{origin}:{line}: not valid YAML: the character {text[error.position]!r}") from None
+        number = text.count("\n", 0, error.position) + 1
+        raise BadInput(f"{origin}:{number}: not valid YAML: the character {text[error.position]!r}") from None
     except ValueError as error:  # `!!int x`
         raise BadInput(f"{origin}: not valid YAML: {error}") from None
     except RecursionError:
