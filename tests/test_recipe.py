@@ -12,8 +12,8 @@ from conftest import ROOT
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe import sft_fields
+from remix_toolkit.recipe.json_schema import json_schema
 from remix_toolkit.recipe.load import load_base, load_recipe, load_task
-from remix_toolkit.recipe.schema import json_schema
 from remix_toolkit.recipe.yaml_file import load_mapping, load_value
 
 GOOD = """\
@@ -144,10 +144,10 @@ def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
             "stages.stage2.mix.replay={stage: stage2, ratio: 0.1}",
             "'stage2' is no earlier stage; did you mean 'stage1'?",
         ),
-        ("stages.stage2.data={task: pairs}", "say `path` (a file or folder) or `hub`"),
+        ("stages.stage2.data={task: pairs}", "either `path` (a file or folder) or `hub`"),
         (
             "stages.stage1.mix.passages={ratio: 1, text: a.txt, hub: b}",
-            "say one of `text` (pydoc, a file, a folder), `path` (rows) and `hub`",
+            "one of `text` (pydoc, a file, a folder), `path` (rows) and `hub`",
         ),
         ("bas=tiny", "did you mean 'base'?"),
         ("precision=fp8", "'fp32', 'bf16' or 'pure_bf16'"),

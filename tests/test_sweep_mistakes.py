@@ -91,7 +91,7 @@ def test_mistakes_in_a_sweep_name_the_place_and_what_is_right(cells, text: str, 
         ),
         (
             "arms:\n  a:\n    stages.stage2.curve: {epochs: 1, steps: 3}\n",
-            [":3: arm a", ":4: ", "say `steps` or `epochs`"],
+            [":3: arm a", ":4: ", "either `steps` or `epochs`"],
         ),
     ],
 )
@@ -136,9 +136,9 @@ def test_mistakes_in_a_cell_name_its_arm(cells, text: str, says: list[str]) -> N
         ),
         (
             ["a: {}", "b:", "  stages.stage1.match: {steps_of: a, tokens_of: a}"],
-            [":4: arm b", ":5: ", "say `steps_of` or `tokens_of`"],
+            [":4: arm b", ":5: ", "either `steps_of` or `tokens_of`"],
         ),
-        (["a: {}", "b: {stages.stage1.match: {}}"], [":4: arm b", "say `steps_of` or `tokens_of`"]),
+        (["a: {}", "b: {stages.stage1.match: {}}"], [":4: arm b", "either `steps_of` or `tokens_of`"]),
     ],
 )
 def test_mistakes_in_a_match(cells, arms: list[str], says: list[str]) -> None:

@@ -232,7 +232,7 @@ def schema(what: Annotated[str, typer.Argument(help="recipe, or results: of `rem
     if what not in ("recipe", "results"):
         raise BadInput(f"schema {what}: recipe or results")
     if what == "recipe":
-        from remix_toolkit.recipe.schema import json_schema
+        from remix_toolkit.recipe.json_schema import json_schema
     else:
         from remix_toolkit.report.results import json_schema
     typer.echo(json.dumps(json_schema(), indent=1))

@@ -178,7 +178,7 @@ def describe(task: Rows) -> str:
 
 def task_name(task: Rows) -> str:
     """The task's name: `kvr`, `popqa`, ..."""
-    return str(task.task)  # type: ignore[attr-defined]
+    return task.task
 
 
 def is_factoid(task: Rows) -> bool:

@@ -46,7 +46,7 @@ def missing_path(rows: Rows) -> str | None:
     """What is wrong if these rows have no `path` and are not on the hub either, or None."""
     if isinstance(rows, Source) or getattr(rows, "path", "") is not None:
         return None
-    return f"is missing; expected: {catalog()[rows.task].local}"  # type: ignore[attr-defined]
+    return f"is missing; expected: {catalog()[rows.task].local}"
 
 
 def _bad_input(mistakes: list[Mistake], locations: Locations, origin: str) -> BadInput:

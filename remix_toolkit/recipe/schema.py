@@ -1,6 +1,6 @@
-"""What can be asked: the recipe's words as pydantic models. `resolve.py` merges and checks a recipe file into them."""
+"""The keys of a recipe as pydantic models: their types, defaults and descriptions."""
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,45 +12,56 @@ Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
-    """Unknown keys and values of another type are mistakes, not hints."""
+    """Unknown keys and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Rows(Strict):
-    """Which rows of a task: `size` of them (all, if not given) from row `start` on, of those that qualify.
+def exactly_one(message: str, *fields: str) -> Any:
+    """A validator: just one of these fields is set."""
 
-    Rows are in upstream order. The paper's in-domain (ID) data is D_A's own task from the row after D_A's last:
-    `start: 2000`, or simply `task: id`.
+    def check(model: BaseModel) -> BaseModel:
+        if sum(bool(getattr(model, field)) for field in fields) != 1:
+            raise ValueError(message)
+        return model
+
+    return model_validator(mode="after")(check)
+
+
+class Rows(Strict):
+    """Which rows of a task: `size` of them (or all) from row `start` on, of those that qualify, in upstream order.
+
+    The paper's in-domain (ID) data is D_A's task from the row after D_A's last: `start: 2000`, or simply `task: id`.
     """
 
-    size: Count | None = Field(None, description="how many rows; all where it is not given")
-    start: Annotated[int, Field(ge=0)] = Field(0, description="the first row taken; ID rows begin where D_A ends")
+    task: str
+    size: Count | None = Field(None, description="how many rows; all of them if it is not set")
+    start: Annotated[int, Field(ge=0)] = Field(0, description="the first row; ID rows begin where D_A ends")
 
 
 class Factoid(Rows):
     """Facts: a short answer to a prompt, measured by recall."""
 
     familiarity: Literal["familiar", "unfamiliar"] | None = Field(
-        None, description="keep the facts that the base model answers, or does not answer, under a few-shot prompt"
+        None, description="keep the facts that the base model answers (or does not) under a few-shot prompt"
     )
-    prompt: Literal["plain", "few_shot"] = Field("plain", description="few_shot: other facts of the task come first")
+    prompt: Literal["plain", "few_shot"] = Field("plain", description="few_shot: after other facts of the task")
 
 
 class Instruction(Rows):
     """Instructions and long responses: no recall; the loss on held-out rows is reported instead."""
 
-    held_out: Annotated[int, Field(ge=0)] = Field(100, description="rows after the last one, never trained on")
+    held_out: Annotated[int, Field(ge=0)] = Field(100, description="rows after the last one, not trained on")
 
 
 class Source(Strict):
     """Upstream's file or folder at `path`, or else its dataset on the hub."""
 
-    path: str | None = Field(None, description="upstream's file or folder; without it, the hub id is read")
+    path: str | None = Field(None, description="upstream's file or folder; without it, the hub is read")
     hub: str | None = Field(None, description="a dataset on the hub")
     config: str | None = None
     split: str = "train"
-    revision: str | None = Field(None, description="a commit of the hub's dataset; without it, the newest when fetched")
+    revision: str | None = Field(None, description="a commit of the hub's dataset; if not set, the newest")
 
 
 class KVR(Factoid):
@@ -81,16 +92,12 @@ class TriviaQA(Factoid, Source):
 
 class LAMA(Factoid):
     task: Literal["lama"]
-    path: str | None = Field(
-        None, description="the unpacked LAMA directory: relations.jsonl and TREx/P*.jsonl; the hub does not have it"
-    )
+    path: str | None = Field(None, description="the unpacked directory: relations.jsonl and TREx/; the hub has none")
 
 
 class EntityQuestions(Factoid):
     task: Literal["entityquestions"]
-    path: str | None = Field(
-        None, description="the unpacked directory, with train/, dev/ and test/; the hub does not have it"
-    )
+    path: str | None = Field(None, description="the unpacked directory (train/, dev/, test/); the hub has none")
     split: str = "train"
 
 
@@ -106,11 +113,7 @@ class Pairs(Factoid, Source):
     prompt_column: str = "prompt"
     response_column: str = "response"
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if bool(self.path) == bool(self.hub):
-            raise ValueError("say `path` (a file or folder) or `hub` (a dataset's id)")
-        return self
+    _check = exactly_one("set either `path` (a file or folder) or `hub` (a dataset's id)", "path", "hub")
 
 
 class GSM8K(Instruction, Source):
@@ -132,7 +135,7 @@ class EvolCode(Instruction, Source):
 class APPS(Instruction, Source):
     task: Literal["apps"]
     hub: str | None = "codeparrot/apps"
-    revision: str | None = "refs/convert/parquet"  # the dataset itself is a script, which datasets loads no more
+    revision: str | None = "refs/convert/parquet"  # the dataset itself is a script, which datasets no longer runs
     data_dir: str | None = Field("all", description="the folder of that revision: all, introductory, interview, ...")
 
 
@@ -144,24 +147,12 @@ class UltraChat(Instruction, Source):
     first: Count = Field(20_000, description="only upstream's first dialogues")
 
 
-Task = Annotated[
-    KVR
-    | InventedFacts
-    | PopQA
-    | TriviaQA
-    | LAMA
-    | EntityQuestions
-    | WebQA
-    | Pairs
-    | GSM8K
-    | MATH
-    | EvolCode
-    | APPS
-    | UltraChat,
-    Field(discriminator="task"),
-]
+FactoidTask = KVR | InventedFacts | PopQA | TriviaQA | LAMA | EntityQuestions | WebQA | Pairs
+InstructionTask = GSM8K | MATH | EvolCode | APPS | UltraChat
+Task = Annotated[FactoidTask | InstructionTask, Field(discriminator="task")]
 TASKS: dict[str, type[Rows]] = {
-    get_args(model.model_fields["task"].annotation)[0]: model for model in get_args(get_args(Task)[0])
+    get_args(model.model_fields["task"].annotation)[0]: model
+    for model in (*get_args(FactoidTask), *get_args(InstructionTask))
 }
 
 
@@ -188,15 +179,13 @@ class Corpus(Strict):
 
 
 class Passages(Corpus):
-    """Generic text of your own, or any hub's."""
+    """Generic text of your own, or from any dataset on the hub."""
 
     text: str | None = Field(None, description="pydoc, a text file or a folder of .txt files")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if sum(map(bool, (self.text, self.hub, self.path))) != 1:
-            raise ValueError("say one of `text` (pydoc, a file, a folder), `path` (rows) and `hub` (a dataset's id)")
-        return self
+    _check = exactly_one(
+        "set one of `text` (pydoc, a file, a folder), `path` (rows) and `hub` (a dataset's id)", "text", "path", "hub"
+    )
 
 
 class KnowledgePile(Corpus):
@@ -221,7 +210,7 @@ class Replay(Strict):
 
 
 class Mix(Strict):
-    """Mixing data by source; several at once if wanted, none by default."""
+    """Mixing data by source: any number of sources, none by default."""
 
     random_words: RandomWords | None = None
     passages: Passages | None = None
@@ -231,54 +220,44 @@ class Mix(Strict):
     replay: Replay | None = None
 
     def corpora(self) -> dict[str, Corpus]:
-        """The sources of generic text among them, by name."""
+        """Its sources of generic text, by name."""
         return {name: spec for name, spec in self if isinstance(spec, Corpus)}
 
 
 CORPORA: dict[str, type[Corpus]] = {
-    "passages": Passages,
-    "knowledge_pile": KnowledgePile,
-    "arxiv_pile": ArxivPile,
-    "fineweb": FineWeb,
+    name: get_args(Mix.model_fields[name].annotation)[0]
+    for name in ("passages", "knowledge_pile", "arxiv_pile", "fineweb")
 }
 
 
 class Stop(Strict):
-    """End the stage early: once the loss of an optimizer step was under `loss_below` at `times` steps."""
+    """End the stage early: once the loss was under `loss_below` at `times` optimizer steps, in a row or not."""
 
     loss_below: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     times: Count = 10
 
 
 class Match(Strict):
-    """A compute-matched control: train as long as another arm's stage of the same name did, whatever its own data."""
+    """A compute-matched control: train for as long as another arm's stage of the same name, whatever the data."""
 
     steps_of: str | None = Field(None, description="an arm of the sweep (or a stage's key): as many optimizer steps")
     tokens_of: str | None = Field(None, description="an arm of the sweep (or a stage's key): as many trained tokens")
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if bool(self.steps_of) == bool(self.tokens_of):
-            raise ValueError("say `steps_of` or `tokens_of`, and an arm")
-        return self
+    _check = exactly_one("set either `steps_of` or `tokens_of`, to an arm", "steps_of", "tokens_of")
 
     @property
     def other(self) -> str:
-        """The arm, or the key of its stage once that is known."""
+        """The arm, or the key of its stage once that is resolved."""
         return str(self.steps_of or self.tokens_of)
 
 
 class Curve(Strict):
-    """Recall of the earlier stages' facts while this stage trains, by a scoring pass every so often."""
+    """Recall of the earlier stages' facts while this stage trains, by a scoring pass at every interval."""
 
-    steps: Count | None = Field(None, description="every so many optimizer steps")
-    epochs: Count | None = Field(None, description="every so many epochs")
+    steps: Count | None = Field(None, description="optimizer steps between two measurements")
+    epochs: Count | None = Field(None, description="epochs between two measurements")
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if bool(self.steps) == bool(self.epochs):
-            raise ValueError("say `steps` or `epochs`, and how many")
-        return self
+    _check = exactly_one("set either `steps` or `epochs`, to how many", "steps", "epochs")
 
 
 # lens: where the facts that are measured show (figure 4); interference: gradients and weights against the first stage
@@ -286,13 +265,11 @@ Probe = Literal["lens", "interference"]
 
 
 class Evaluate(Strict):
-    """What is measured of every published stage beside retention: what the rest of the model lost."""
+    """What is measured of every published stage besides recall: what the rest of the model lost."""
 
-    text: Annotated[str, Field(description="for perplexity: docstrings (of Python's own library), or a text file")] = (
-        "docstrings"
-    )
+    text: Annotated[str, Field(description="for perplexity: docstrings (of Python), or a text file")] = "docstrings"
     lm_eval: Annotated[list[str], Field(description="tasks of lm-evaluation-harness, or YAML files of your own")] = []
-    limit: Annotated[Count | None, Field(description="only so many rows of each of these tasks")] = None
+    limit: Annotated[Count | None, Field(description="at most this many rows of each of these tasks")] = None
 
 
 class Stage(Strict):
@@ -301,15 +278,9 @@ class Stage(Strict):
     train: dict[str, Any] = Field({}, description="any SFTConfig field by its own name")
     stop: Stop | None = None
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
-    curve: Annotated[Curve | None, NOT_IDENTITY] = Field(
-        None, description="recall of earlier facts while this stage trains"
-    )
-    recall: Annotated[list[Task], NOT_IDENTITY] = Field(
-        [], description="facts to measure after this stage besides those trained so far"
-    )
-    probe: Annotated[list[Probe], NOT_IDENTITY] = Field(
-        [], description="what else is measured of the published stage, in order"
-    )
+    curve: Annotated[Curve | None, NOT_IDENTITY] = Field(None, description="recall of earlier facts during training")
+    recall: Annotated[list[Task], NOT_IDENTITY] = Field([], description="more facts to measure, besides those trained")
+    probe: Annotated[list[Probe], NOT_IDENTITY] = Field([], description="further measurements of the published stage")
 
 
 # fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
@@ -326,67 +297,49 @@ class Shape(Strict):
     vocabulary: Count
 
 
-class Profile(Strict):
-    """A base model at some scale: what a recipe leaves open."""
+class Setup(Strict):
+    """A base model, its scale and how it is trained: what a profile sets, and a recipe may set over it."""
 
-    base: str
+    base: str = Field(description="`tiny`, a hub id, or a local model directory")
     revision: str | None = None
-    parameters: float | None = Field(None, description="how many weights the base has: for `remix plan`")
-    shape: Shape | None = None
-    device_gb: float | None = Field(None, description="memory of one device, in GB: for `remix plan`")
+    parameters: Annotated[float | None, NOT_IDENTITY] = Field(None, description="the base's weights: for `remix plan`")
+    shape: Annotated[Shape | None, NOT_IDENTITY] = Field(None, description="the base's sizes: for `remix plan`")
+    device_gb: Annotated[float | None, NOT_IDENTITY] = Field(None, description="a device's memory: for `remix plan`")
     precision: Precision = "fp32"
-    adapter: dict[str, Any] | None = None
-    quantization: dict[str, Any] | None = None
+    adapter: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
+    quantization: dict[str, Any] | None = Field(
+        None, description="fields of transformers.BitsAndBytesConfig, for the weights that an adapter is trained on"
+    )
     global_batch_size: Count = 32
-    accelerate_config: str | None = None
-    train: dict[str, Any] = {}
+    accelerate_config: Annotated[str | None, NOT_IDENTITY] = Field(None, description="launch stages under this file")
+    train: dict[str, Any] = Field({}, description="SFTConfig fields for every stage")
+
+
+class Profile(Setup):
     mix: dict[
         Literal["random_words", "passages", "knowledge_pile", "arxiv_pile", "fineweb", "replay"], dict[str, Any]
-    ] = Field({}, description="a source's defaults")
+    ] = Field({}, description="the defaults of a mixing source")
 
 
 class FewShot(Strict):
-    """The few-shot prompt: which facts of a task come before the question. They are not among those asked."""
+    """The few-shot prompt: other facts of the task precede the question. Those are not asked themselves."""
 
     exemplars: Count = 5
     seed: int = 0
 
 
-class Recipe(Strict):
+class Recipe(Setup):
     """A resolved recipe: everything that determines the weights, and where it came from."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # it is part of a folder's name
     source: Annotated[str, NOT_IDENTITY] = Field("", description="the recipe file")
     profile: Annotated[str, NOT_IDENTITY] = "tiny"
-    base: str = Field(description="`tiny`, a hub id, or a local model directory")
-    revision: str | None = None
-    parameters: Annotated[float | None, NOT_IDENTITY] = Field(
-        None, description="how many weights the base has: for `remix plan`"
-    )
-    shape: Annotated[Shape | None, NOT_IDENTITY] = Field(
-        None, description="the base model's sizes: for `remix plan`'s estimate of memory"
-    )
-    device_gb: Annotated[float | None, NOT_IDENTITY] = Field(
-        None, description="memory of one device, in GB: for `remix plan`"
-    )
-    precision: Precision = "fp32"
-    adapter: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
-    quantization: dict[str, Any] | None = Field(
-        None, description="fields of transformers.BitsAndBytesConfig: of the weights that an adapter is trained on"
-    )
-    global_batch_size: Count = 32
     data_seed: int = 0
     seed: int = 0
-    accelerate_config: Annotated[str | None, NOT_IDENTITY] = Field(
-        None, description="launch stages under this accelerate config file"
-    )
     few_shot: FewShot = FewShot()
     evaluate: Annotated[Evaluate, NOT_IDENTITY] = Evaluate()
     base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
-    paths: Annotated[dict[str, str], NOT_IDENTITY] = Field(
-        {}, description="task -> its local file or folder, where `data` says no path"
-    )
-    train: dict[str, Any] = Field({}, description="SFTConfig fields for every stage")
+    paths: Annotated[dict[str, str], NOT_IDENTITY] = Field({}, description="task -> its local file or folder")
     stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")], Stage] = Field(min_length=1)
 
     def position(self, stage: str) -> int:
@@ -394,21 +347,3 @@ class Recipe(Strict):
         if stage not in self.stages:
             raise BadInput(f"{self.name}: no stage {stage!r}; {nearest(stage, self.stages)}")
         return list(self.stages).index(stage)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe file, for editors: the resolved recipe's, with what a profile supplies optional."""
-    schema = Recipe.model_json_schema()
-    schema["required"] = ["stages"]
-    schema["properties"]["profiles"] = {
-        "description": "settings for one profile: dotted keys, as on the command line",
-        "type": "object",
-        "additionalProperties": {"type": "object"},
-    }
-    in_domain = {"type": "object", "properties": {"task": {"const": "id"}, "size": {"type": "integer"}}}
-    stage = schema["$defs"]["Stage"]["properties"]
-    for rows in (stage["data"], stage["recall"]["items"]):  # `task: id` is gone once a recipe is resolved
-        rows["anyOf"] = [{"oneOf": rows.pop("oneOf"), "discriminator": rows.pop("discriminator")}, in_domain]
-    for ours in ("profile", "source"):
-        schema["properties"].pop(ours)
-    return schema
