@@ -67,6 +67,23 @@ def test_two_stages_and_what_they_leave(remix, runs: Path) -> None:
     assert len({entry["key"] for entry in entries(remix, runs) if entry["stage"] == "stage1"}) == 2
 
 
+def test_one_stage_asks_for_the_data_of_the_stages_up_to_it(here, runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    stages = "stages:\n  stage1: {data: {task: kvr, size: 8}}\n  stage2:\n    data: {task: lama, size: 8}\n"
+    file.write_text(stages, encoding="utf-8")
+    command = ["run", file, "--runs", runs, "train.max_steps=1", "global_batch_size=8", "train.save_strategy=no"]
+    for more in ([], ["--stage", "stage2"]):
+        refused = here(*command, *more, check=False)
+        assert refused.returncode == 2
+        assert f"{file}:4: stages.stage2.data.path: is missing; expected: data.zip" in refused.stderr
+    assert here("plan", file, check=False).returncode == 2
+    refused = here(*command, "paths.lama=nowhere", check=False)
+    assert (refused.returncode, "nowhere: no such file or directory" in refused.stderr) == (2, True)
+    assert not list((runs / "stages").glob("*"))
+    here(*command, "--stage", "stage1")
+    assert len(list((runs / "stages").glob("*"))) == 1
+
+
 def test_a_published_model_answers_in_a_pipeline(here, runs: Path) -> None:
     """A stage is a plain model directory: from_pretrained loads it, and a pipeline answers its facts."""
     taught = ["stages.stage1.train.num_train_epochs=40", "stages.stage1.train.learning_rate=2e-3"]
@@ -237,7 +254,7 @@ QLORA = ["adapter={r: 4}", "quantization={load_in_4bit: true}"]
         (["run", "kvr", "adapter={r: 4, target_modules: [nonesuch]}"], "SFTTrainer refuses"),
         (["run", "kvr", "train.optim=nonesuch"], "SFTConfig refuses"),
         (["run", "kvr", "stages.stage2.train.lr_scheduler_type=cosin"], "SFTConfig refuses"),
-        (["run", "kvr", *QLORA, "accelerate_config=accelerate_configs/fsdp_2gpu.yaml"], "is not sharded"),
+        (["run", "kvr", *QLORA, "accelerate_config=accelerate_configs/fsdp_2gpu.yaml"], "fsdp_2gpu.yaml"),
         (["run", "kvr", QLORA[1]], "trains nothing without an `adapter`"),
         (["run", "kvr", "accelerate_config=nowhere.yaml"], "nowhere.yaml: no such file"),
         (["run", "kvr", "--accelerate", "nowhere.yaml"], "nowhere.yaml: no such file"),
@@ -248,7 +265,7 @@ QLORA = ["adapter={r: 4}", "quantization={load_in_4bit: true}"]
         (["recall", "nowhere", "--task", "kvr", "size=3"], "base 'nowhere'"),
         (["recall", "recipes", "--task", "kvr", "size=3"], "no model directory"),
         (["recall", "x", "--task", "kv"], "no task 'kv'; did you mean 'kvr'"),
-        (["sweep", "kvr"], "is a recipe, of one run"),
+        (["sweep", "kvr"], "kvr.yaml: is a recipe"),
     ],
 )
 def test_mistakes_on_the_command_line(monkeypatch, capsys, runs, arguments: list[str], message: str) -> None:

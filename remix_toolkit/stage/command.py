@@ -37,7 +37,7 @@ def stage(
         raise BadInput("stage: give --stage NAME, or --key KEY with a resolved recipe")
     part = parse_only(only)
     end_with(parent)
-    resolved = read_resolved(Path(recipe)) if key else load_recipe(recipe, profile, overrides, seed)
+    resolved = read_resolved(Path(recipe)) if key else load_recipe(recipe, profile, overrides, seed, until=stage)
     name = find_key(resolved, key)[0] if key else str(stage)
     nodes = lineage(resolved, until=name)
     require_sources(resolved.stages[node.stage] for node in nodes)
