@@ -17,6 +17,11 @@ SOURCES = ("LICENSE", "README.md", "accelerate_configs", "pyproject.toml", "reci
 BUILD = "import setuptools.build_meta as build, sys; print(getattr(build, sys.argv[1])(sys.argv[2]))"
 
 
+def outside_the_checkout() -> dict[str, str]:
+    """The environment variables, less what would let Python see the checkout."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def build(sources: Path, kind: str, into: Path) -> Path:
     """Build a `build_wheel` or `build_sdist`, as pip does, with the setuptools that is installed here."""
     into.mkdir(exist_ok=True)
@@ -51,7 +56,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--no-index", "--no-deps", wheel], check=True, timeout=120)
+    install = [*pip, "install", "--quiet", "--no-index", "--no-deps", wheel]
+    subprocess.run(install, cwd=folder, env=outside_the_checkout(), check=True, timeout=120)
     (site_packages,) = folder.glob("lib/python3*/site-packages")
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder
@@ -72,7 +78,7 @@ def test_the_installed_command_works_in_an_empty_folder(environment: Path, tmp_p
     """And writes nothing into its own package, which may be read-only."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables = outside_the_checkout()
     variables |= {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
 
     def run(*arguments: str, code: int = 0) -> str:
