@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from remix_toolkit.cli.options import Json, Overrides, Profile, Runs, Seed, only_json
+from remix_toolkit.cli.options import Json, Overrides, Profile, Runs, Seed, keep_stdout_for_json
 from remix_toolkit.errors import BadInput
 
 
@@ -18,12 +18,12 @@ class _ShowByDefault(TyperGroup):
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
-data = typer.Typer(
+commands = typer.Typer(
     cls=_ShowByDefault, no_args_is_help=True, help="Look at data before anything is trained, and download it."
 )
 
 
-@data.command("show")
+@commands.command("show")
 def data_show(
     name: Annotated[str, typer.Argument(help="a task (kvr, popqa, ...), or a recipe (recipes/kvr.yaml, mine, ...)")],
     overrides: Overrides = None,
@@ -40,7 +40,7 @@ def data_show(
     from remix_toolkit.recipe.schema import TASKS
 
     # A task has no dotted settings: `remix data popqa paths.lama=LAMA` means the recipe.
-    with only_json(as_json):
+    with keep_stdout_for_json(as_json):
         if name in TASKS and not any("." in override.partition("=")[0] for override in overrides or []):
             shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
         else:
@@ -52,7 +52,7 @@ def data_show(
         print_data(shown)
 
 
-@data.command("list")
+@commands.command("list")
 def data_list(as_json: Json = False) -> None:
     """Every task and mixing source: licence, size, hub id, local format."""
     from remix_toolkit.cli.print_data import list_catalog, print_catalog
@@ -63,7 +63,7 @@ def data_list(as_json: Json = False) -> None:
         print_catalog()
 
 
-@data.command("prepare")
+@commands.command("prepare")
 def data_prepare(
     arguments: Annotated[list[str], typer.Argument(help="recipes, and key=value ... for all of them")],
     profile: Profile = "tiny",
@@ -78,7 +78,7 @@ def data_prepare(
     if not names:
         raise BadInput("data prepare: name at least one recipe")
     recipes = [cell.recipe for name in names for cell in load_cells(name, profile, overrides=overrides)[1]]
-    with only_json(as_json):
+    with keep_stdout_for_json(as_json):
         prepared = prepare(recipes)
     if as_json:
         typer.echo(json.dumps(prepared, indent=1))

@@ -21,31 +21,31 @@ Seeds = Annotated[list[int] | None, typer.Option(help="a seed; again for more [d
 JobsAtOnce = Annotated[int | None, typer.Option(min=1, help="stages at once [default: as devices allow]")]
 
 
-def only_json(as_json: bool) -> AbstractContextManager[Any]:
-    """With --json, what is said on the way goes to stderr: stdout is for machines."""
+def keep_stdout_for_json(as_json: bool) -> AbstractContextManager[Any]:
+    """With --json, progress goes to stderr: stdout is for machines."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
-def give(file: Path | None, text: str) -> None:
+def write_output(file: Path | None, text: str) -> None:
     """Write a text into a file, or to stdout. Raises BadInput where it cannot be written."""
     if file is None:
         return typer.echo(text, nl=False)
-    if (file.parent / "stage.json").exists():  # where a recipe names the stage as its base, every file in it counts
+    if (file.parent / "stage.json").exists():  # a recipe may name the stage as its base: every file in it counts
         raise BadInput(
             f"--output {file}: is in a published stage, which stays as it is; write it beside that directory"
         )
-    writable(file, "--output")
+    check_writable(file, "--output")
     file.write_text(text, encoding="utf-8")
 
 
-def picture(file: Path | None, option: str) -> None:
+def check_plot_file(file: Path | None, option: str) -> None:
     """Raise BadInput where a plot cannot be drawn into this file."""
     if file and file.suffix not in (".png", ".pdf", ".svg"):
         raise BadInput(f"{option} {file}: a name that ends in .png, .pdf or .svg is expected")
-    writable(file, option)
+    check_writable(file, option)
 
 
-def writable(file: Path | None, option: str) -> None:
+def check_writable(file: Path | None, option: str) -> None:
     """Raise BadInput, before the work and not after it, if a result could not be written."""
     try:
         if file:

@@ -9,17 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.cli.options import Json, picture
+from remix_toolkit.cli.options import Json, check_plot_file
 from remix_toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from remix_toolkit.recipe.schema import Rows
 
-probe = typer.Typer(no_args_is_help=True, help="Where facts are kept, and what interferes with them.")
+commands = typer.Typer(no_args_is_help=True, help="Where facts are kept, and what interferes with them.")
 DataSeed = Annotated[int, typer.Option(help="which draw of generated facts")]
 
 
-@probe.command("lens")
+@commands.command("lens")
 def probe_lens(
     arguments: Annotated[list[str], typer.Argument(help="models (published stages, directories, hub ids), key=value")],
     task: Annotated[str, typer.Option(help="which facts: kvr, popqa, pairs, ...")] = "kvr",
@@ -34,7 +34,7 @@ def probe_lens(
     if not models:
         raise BadInput("probe lens: name at least one model")
     declared = load_task(task, [argument for argument in arguments if "=" in argument])
-    picture(plot, "--plot")
+    check_plot_file(plot, "--plot")
     from remix_toolkit.cli.any_model import lens_of
 
     found = lens_of(models, declared, data_seed)
@@ -48,7 +48,7 @@ def probe_lens(
         print_lens(found)
 
 
-@probe.command("interference")
+@commands.command("interference")
 def probe_interference(
     model: Annotated[str, typer.Argument(help="a published stage, any model directory, or a hub id")],
     a: Annotated[str, typer.Option(help="the facts to keep, with their settings: 'kvr size=100'")],

@@ -10,10 +10,10 @@ import typer
 from remix_toolkit.cli.options import Json
 from remix_toolkit.errors import BadInput, nearest
 
-gallery = typer.Typer()
+commands = typer.Typer()
 
 
-@gallery.command()
+@commands.command()
 def recipes(as_json: Json = False) -> None:
     """The recipes and sweeps that come with the package: what each one shows, and the command that runs it."""
     from remix_toolkit.graph.sweep import is_sweep
@@ -40,7 +40,7 @@ def recipes(as_json: Json = False) -> None:
     console.print(f"accelerate configs, for --accelerate: {configs}\nfiles: {shipped.PACKAGE}", soft_wrap=True)
 
 
-@gallery.command()
+@commands.command()
 def new(
     name: Annotated[str, typer.Argument(help="one of `remix recipes`")],
     as_file: Annotated[

@@ -1,4 +1,4 @@
-"""Commands that read what is published: show, report, card, results, compare, store."""
+"""Commands that read what is published: show, report, card, results, compare, and the JSON Schemas."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from remix_toolkit.cli.options import Json, Runs, give, picture, writable
+from remix_toolkit.cli.options import Json, Runs, check_plot_file, check_writable, write_output
 from remix_toolkit.console import warn
-from remix_toolkit.errors import RunFailed
+from remix_toolkit.errors import BadInput
 
-reading = typer.Typer()
+commands = typer.Typer()
 
 
-@reading.command()
+@commands.command()
 def show(
     runs: Runs = Path("runs"),
     each: Annotated[bool, typer.Option("--each", help="every run by itself, whatever the number of seeds")] = False,
@@ -27,7 +27,7 @@ def show(
     from remix_toolkit.report.retention import print_matrices
     from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
 
-    picture(curves, "--curves")
+    check_plot_file(curves, "--curves")
     found, records = asked(runs, recipe, warn)
     wanted = expected(records)
     if as_json:
@@ -53,25 +53,25 @@ StageArg = typer.Argument(help="a published stage: its directory, its key, or as
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it into this file [default: the screen]")]
 
 
-@reading.command()
+@commands.command()
 def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Output = None) -> None:
     """A model card: what a stage knows, its lineage, data and licences, how to load it and to train it again."""
     from remix_toolkit.report.card import card as write
     from remix_toolkit.report.names import stage_of
 
-    give(output, write(stage_of(stage, runs)))
+    write_output(output, write(stage_of(stage, runs)))
 
 
-@reading.command()
+@commands.command()
 def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
     """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
     from remix_toolkit.report.names import stage_of
     from remix_toolkit.report.results import as_json, of_stage, of_store
 
-    give(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
+    write_output(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
 
 
-@reading.command()
+@commands.command()
 def compare(
     a: Annotated[str, typer.Argument(help="a stage (directory, key, name), an arm, a recipe, or a runs directory")],
     b: Annotated[str, typer.Argument(help="another one")],
@@ -80,7 +80,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Two stages, arms, sweeps or runs directories side by side: settings, facts kept, losses, retention curves."""
-    writable(facts, "--facts")
+    check_writable(facts, "--facts")
     from remix_toolkit.report import compare as side_by_side
 
     found = side_by_side.compare(a, b, runs)
@@ -91,7 +91,7 @@ def compare(
     side_by_side.print_compared(found)
 
 
-@reading.command()
+@commands.command()
 def report(
     runs: Annotated[Path, typer.Argument(help="where stages are published")] = Path("runs"),
     out: Annotated[Path | None, typer.Option("-o", "--out", help="the report's folder [default: RUNS/report]")] = None,
@@ -103,40 +103,13 @@ def report(
     write(runs, out, recipe)
 
 
-store_app = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
-
-
-@store_app.command("list")
-def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Every published stage: its size, whether its weights are there, and how many runs it is part of."""
-    from remix_toolkit.cli.print_store import listed, print_listed
-
-    if as_json:
-        typer.echo(json.dumps(listed(runs), indent=1))
+@commands.command()
+def schema(what: Annotated[str, typer.Argument(help="recipe, or results: of `remix results`")] = "recipe") -> None:
+    """The JSON Schema of a recipe, for editors, or of results.json."""
+    if what not in ("recipe", "results"):
+        raise BadInput(f"schema {what}: recipe or results")
+    if what == "recipe":
+        from remix_toolkit.recipe.json_schema import json_schema
     else:
-        print_listed(runs)
-
-
-@store_app.command("verify")
-def store_verify(
-    runs: Runs = Path("runs"),
-    remove: Annotated[bool, typer.Option("--remove", help="delete damaged stages, to be trained again")] = False,
-) -> None:
-    """Compare every file of every published stage with its checksum."""
-    from remix_toolkit.cli.print_store import verify
-
-    if wrong := verify(runs, remove):
-        raise RunFailed(f"{wrong} damaged stages{' were removed' if remove else ''}")
-
-
-@store_app.command("prune")
-def store_prune(
-    runs: Runs = Path("runs"),
-    keep: Annotated[str, typer.Option(help="leaves, none, or stages' names: whose weights stay")] = "leaves",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
-) -> None:
-    """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
-    from remix_toolkit.cli.print_store import delete_spare
-    from remix_toolkit.graph.sweep import parse_keep
-
-    delete_spare(runs, parse_keep(keep), dry_run)
+        from remix_toolkit.report.results import json_schema
+    typer.echo(json.dumps(json_schema(), indent=1))

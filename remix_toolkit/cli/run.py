@@ -1,0 +1,41 @@
+"""`remix run` and `remix stage`: all stages of a recipe, or one in each process of a launcher."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remix_toolkit.cli.options import Overrides, Profile, RecipeArg, Runs, Seed
+from remix_toolkit.stage.command import stage
+
+commands = typer.Typer()
+
+
+@commands.command()
+def run(
+    recipe: RecipeArg,
+    overrides: Overrides = None,
+    profile: Profile = "tiny",
+    stage: Annotated[str | None, typer.Option(help="this stage only, and those before it if not published")] = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    accelerate: Annotated[str | None, typer.Option(help="an accelerate config, in place of accelerate_config")] = None,
+) -> None:
+    """Train, publish and measure a recipe's stages; what is published already is reused."""
+    from remix_toolkit.recipe.load import load_recipe
+
+    overrides = [*(overrides or []), *([f"accelerate_config={json.dumps(accelerate)}"] if accelerate else [])]
+    resolved = load_recipe(recipe, profile, overrides, seed, until=stage)
+    from remix_toolkit.launch.local import run as run_recipe
+
+    record = run_recipe(resolved, runs, stage)
+    from remix_toolkit import store
+    from remix_toolkit.report.retention import print_matrices
+
+    names = ("recipe", "arm", "profile", "seed", "run")
+    run_of = (record.recipe, record.arm, record.profile, record.seed, record.keys[-1])
+    print_matrices([entry for entry in store.entries(runs) if tuple(entry[name] for name in names) == run_of])
+
+
+commands.command()(stage)
