@@ -1,4 +1,4 @@
-"""Whatever is in a recipe, a profile, an override or a file of pairs: a result, or a mistake with its place."""
+"""Whatever is in a recipe, a sweep, a profile, an override or a file of pairs: a result, or a mistake with its place."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from remix_toolkit.data.tasks import read_task
 from remix_toolkit.errors import BadInput
+from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.difference import as_overrides, settings_of
 from remix_toolkit.recipe.load import freeze, load_recipe, load_task, read_resolved
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Curve, Evaluate, Match, Mix, Profile, RandomWords, Recipe, Stage
@@ -42,7 +43,7 @@ FIELDS = {name for model in MODELS for name in model.model_fields} | {
     "save_steps",
 }
 KEY = st.sampled_from(sorted(FIELDS | WORDS)) | st.text(max_size=3)
-WORD = st.sampled_from(sorted(WORDS)) | st.text(max_size=3) | st.just("x" * 300)
+WORD = st.sampled_from(sorted(WORDS)) | st.text(st.characters(exclude_characters="\n"), max_size=3) | st.just("x" * 300)
 NUMBER = st.integers(-1, 9) | st.integers() | st.floats() | st.floats(0, 2)
 VALUE = st.recursive(
     st.none() | st.booleans() | NUMBER | WORD,
@@ -128,7 +129,7 @@ def result_or_mistake(call: Any, *places: str) -> Any:
     try:
         return call()
     except BadInput as error:
-        for line in str(error).splitlines():
+        for line in str(error).split("\n"):
             assert any(place in line for place in places), line
         return None
 
@@ -185,3 +186,38 @@ def test_any_file_of_pairs(tmp_path: Path, cells: list[tuple[str, str]], tail: s
     )
     read = result_or_mistake(lambda: read_task(task, 0), name)
     assert read is None or read.rows == len(read.pairs) + sum(read.dropped.values())
+
+
+POINT = st.sampled_from(
+    ["stages.stage1.data.size", "train.learning_rate", "precision", "stages.stage1.mix", "recipe", "profile"]
+)
+SETTINGS = st.dictionaries(
+    POINT, SIZE | st.sampled_from(["fp32", "recipe.yaml", {"random_words": {"ratio": 1}}, "tiny"])
+)
+SWEEP = spoilt(
+    st.builds(
+        lambda arms, rest: {"recipe": "recipe.yaml", "arms": arms, **rest},
+        st.dictionaries(
+            st.sampled_from(["none", "random", "a, b"]), some(**{"stages.stage1.data.size": SIZE}), min_size=1
+        ),
+        some(
+            grid=st.fixed_dictionaries({"train.max_steps": st.lists(SIZE, min_size=1, max_size=2, unique=True)}),
+            set=st.just({"stages.stage1.data.size": 3}) | SETTINGS,
+            seeds=st.lists(SIZE, min_size=1, max_size=2, unique=True),
+            exclude=st.just([{"arm": "none"}]) | st.lists(SETTINGS, max_size=1),
+            keep=st.sampled_from(["all", ["stage1"], ["stage"]]),
+            paper=st.just({"none": 1.0}),
+            profiles=st.fixed_dictionaries({"tiny": SETTINGS | some(seeds=st.just([1]), arms=st.just({"only": {}}))}),
+            extends=st.just("sweep.yaml") | WORD,
+        ),
+    )
+)
+
+
+@ARBITRARY
+@given(tree=SWEEP | TEXT)
+def test_any_sweep(tmp_path: Path, tree: Any) -> None:
+    write(tmp_path / "recipe.yaml", "stages: {stage1: {data: {task: kvr, size: 5}}}")
+    write(tmp_path / "sweep.yaml", "recipe: recipe.yaml\narms: {base: {}}")
+    file = write(tmp_path / "any.yaml", tree)
+    result_or_mistake(lambda: load_sweep(str(file)), "any.yaml", "recipe.yaml:", "sweep.yaml")

@@ -28,7 +28,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.graph.lineage import Node, lineage, run_record
 from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.difference import difference
-from remix_toolkit.recipe.draft import Setting
+from remix_toolkit.recipe.draft import Setting, mapping
 from remix_toolkit.recipe.load import SWEEP_KEYS, check_sections, find_recipe, load_recipe, parse_override
 from remix_toolkit.recipe.schema import Recipe, Strict
 from remix_toolkit.recipe.yaml_file import Locations, dotted, load_mapping
@@ -180,12 +180,15 @@ def _merge(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[dic
     for part in (tree, *sections.values()):
         _anchor_recipes(path, part)
     if "extends" in tree:
-        base_file = find_recipe(path.parent / str(tree.pop("extends")))
+        try:
+            base_file = find_recipe(path.parent / str(tree.pop("extends")))
+        except BadInput as error:
+            raise BadInput(f"{locations[('extends',)]}: extends: {error}") from None
         profile = profile or tree.get("profile")
         base, base_locations = _merge(base_file, profile, (*seen, path.resolve()))
         kept = {at: line for at, line in base_locations.items() if at[:1] not in {(key,) for key in tree}}
         tree, locations = {**base, **tree}, {**kept, **locations}
-    if not profile and "profile" in (tree.get("grid") or {}):
+    if not profile and "profile" in mapping(tree.get("grid")):
         return tree, locations  # several profiles: no section belongs to all of them
     name = Path(profile or tree.get("profile") or "tiny").stem
     for key, value in sections.get(name, {}).items():

@@ -7,6 +7,7 @@ recipe's own `profiles: {<profile>: ...}` section, the settings of a sweep and o
 imported here.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import resources
@@ -116,7 +117,7 @@ def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
     if path := shipped.locate(recipe, "recipes"):
         return path
     path = Path(recipe)
-    if path.exists():
+    if os.path.exists(path):  # a name that is too long for the system is none that exists
         raise BadInput(f"{path}: is a directory; a recipe file is expected")
     by_path = path.suffix == ".yaml"
     names = {file.stem for file in shipped.siblings(path if by_path else Path("recipes", path))} | set(also)
