@@ -1,4 +1,4 @@
-"""The two ways a command ends badly: the input was wrong (exit 2) or the run failed (exit 1)."""
+"""The two ways in which a command fails: the input was wrong (exit code 2), or the run failed (exit code 1)."""
 
 import errno
 import sys
@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 
 class BadInput(Exception):
-    """What the user gave cannot be used. The message says where, what is wrong and what would be right."""
+    """The user's input cannot be used. The message names the place, what is wrong and what would be right."""
 
 
 class RunFailed(Exception):
-    """The input was fine and the work still could not be finished (a loss that diverged, a launcher that gave up)."""
+    """The input is valid, and still the work could not be finished (a loss diverged, a launcher gave up)."""
 
 
 class MeasurementFailed(RunFailed):
@@ -19,11 +19,11 @@ class MeasurementFailed(RunFailed):
 
 
 class Busy(RunFailed):
-    """Another run is at the same work; it can be done, or will be, later."""
+    """Another run is doing the same work; it will be done, or can be, later."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The tail of an error message: the nearest valid name and, where the list is short, all of them."""
+    """The end of a message about an unknown name: the nearest valid one and, where there are few, all of them."""
     known = sorted(known)
     close = get_close_matches(str(name), known, n=1, cutoff=0.5)
     hints = [f"did you mean {close[0]!r}?"] if close else []
@@ -33,7 +33,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def exit_on_error(command: Callable[[], object]) -> None:
-    """Run a command line: a mistake of the user ends in a message and exit code 2, a failed run in 1."""
+    """Run a command. Bad input ends the process with exit code 2, a failed run or a full disk with 1."""
     try:
         command()
     except BadInput as error:

@@ -1,4 +1,4 @@
-"""Whatever is in a recipe, a sweep, a profile, an override or a file of pairs: a result, or a mistake with its place."""
+"""Any recipe, sweep, profile, override or file of pairs is either accepted or refused with the place of the mistake."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Recipes: YAML as it is read, layers as they are merged, mistakes as they are told."""
+"""Recipes: how YAML is read, how layers are merged, which mistakes are refused and with which place."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def test_overrides_make_and_replace_mixes(recipe: Path) -> None:
     assert load_recipe(recipe, "tiny", ["stages.stage1.mix={}"]).stages["stage1"].mix.random_words is None
 
 
-def test_train_for_all_stages_wins_over_what_a_stage_said_before(recipe: Path) -> None:
+def test_train_for_all_stages_wins_over_a_stages_own_train(recipe: Path) -> None:
     for override in ("train.learning_rate=3e-5", "train={learning_rate: 3e-5}"):
         resolved = load_recipe(recipe, "tiny", [override])
         assert [stage.train["learning_rate"] for stage in resolved.stages.values()] == [3e-5, 3e-5]
@@ -93,7 +93,7 @@ def test_train_for_all_stages_wins_over_what_a_stage_said_before(recipe: Path) -
     assert [stage.train["learning_rate"] for stage in later.stages.values()] == [3e-5, 7e-5]
 
 
-def test_another_text_leaves_the_profiles_origin(recipe: Path) -> None:
+def test_another_text_replaces_the_profiles_source(recipe: Path) -> None:
     mix = "stages.stage2.mix={passages: {ratio: 1, text: notes.txt}}"
     for profile in ("tiny", "llama3-8b"):
         passages = load_recipe(recipe, profile, [mix]).stages["stage2"].mix.passages
@@ -101,7 +101,7 @@ def test_another_text_leaves_the_profiles_origin(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", ["tiny", "llama3-8b", "mistral-7b"])
-def test_profiles_say_the_papers_hyperparameters(profile: str) -> None:
+def test_profiles_have_the_papers_hyperparameters(profile: str) -> None:
     train = load_base(profile).train
     assert (train["adam_beta1"], train["adam_beta2"], train["weight_decay"]) == (0.9, 0.95, 0.0)
     assert (train["lr_scheduler_type"], train["warmup_steps"], train["max_grad_norm"]) == ("cosine", 0.05, 1.0)

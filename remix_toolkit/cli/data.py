@@ -44,7 +44,7 @@ def data_show(
         if name in TASKS and not any("." in override.partition("=")[0] for override in overrides or []):
             shown = show_task(load_task(name, overrides or []), load_base(profile), limit, tokens, runs)
         else:
-            find_recipe(name, also=TASKS)
+            find_recipe(name, tasks=TASKS)
             shown = show_recipe(load_recipe(name, profile, overrides, seed), limit, tokens, runs)
     if as_json:
         typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Every task and mixing source by name, as catalog.yaml has them: `remix data list`, and what errors say of files."""
+"""Every task and mixing source, from catalog.yaml: for `remix data list` and for messages about missing files."""
 
 from functools import cache
 from importlib import resources
@@ -11,7 +11,7 @@ from remix_toolkit.recipe.yaml_file import load_mapping
 
 
 class CatalogEntry(BaseModel):
-    """One task or source."""
+    """One task or mixing source."""
 
     kind: Literal["facts", "instructions", "mixing"]
     characters: tuple[int, int] = (0, 0)  # of the prompt, of the response
@@ -24,12 +24,12 @@ class CatalogEntry(BaseModel):
 
 @cache
 def catalog() -> dict[str, CatalogEntry]:
-    """All entries by name, in the order in which they are listed."""
-    read, _ = load_mapping(Path(str(resources.files("remix_toolkit.recipe")), "catalog.yaml"))
-    return {name: CatalogEntry.model_validate(entry) for name, entry in read.items()}
+    """All entries by name, in the order of the file."""
+    entries, _ = load_mapping(Path(str(resources.files("remix_toolkit.recipe")), "catalog.yaml"))
+    return {name: CatalogEntry.model_validate(entry) for name, entry in entries.items()}
 
 
 def local_alternative(name: str) -> str:
-    """What to do where the hub cannot be reached: which file to put where."""
+    """The end of a message about the hub: which local file would do instead."""
     local = catalog()[name].local
-    return f"Or have upstream's file ({local}) on this machine and say path=FILE (in a recipe paths.{name})"
+    return f"Or download upstream's file ({local}) yourself and set path=FILE (in a recipe, paths.{name})"

@@ -109,10 +109,10 @@ def parse_override(override: str) -> Setting:
     return key, load_value(text, origin), origin
 
 
-def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
+def find_recipe(recipe: str | Path, tasks: Iterable[str] = ()) -> Path:
     """A path to a recipe, or a name (`kvr`): in the user's recipes/ or, failing that, among those of the package.
 
-    Raises BadInput with the nearest name; `also` are other names that would have been valid.
+    Raises BadInput with the nearest name; `tasks` are names that would have been valid too.
     """
     if path := shipped.locate(recipe, "recipes"):
         return path
@@ -120,9 +120,9 @@ def find_recipe(recipe: str | Path, also: Iterable[str] = ()) -> Path:
     if os.path.exists(path):  # a name that is too long for the system is none that exists
         raise BadInput(f"{path}: is a directory; a recipe file is expected")
     by_path = path.suffix == ".yaml"
-    names = {file.stem for file in shipped.siblings(path if by_path else Path("recipes", path))} | set(also)
+    names = {file.stem for file in shipped.siblings(path if by_path else Path("recipes", path))} | set(tasks)
     hint = nearest(path.stem, names) if by_path else nearest(recipe, names | shipped.names().keys())
-    raise BadInput(f"{recipe}: no such {'task or ' if also else ''}recipe; {hint}")
+    raise BadInput(f"{recipe}: no such {'task or ' if tasks else ''}recipe; {hint}")
 
 
 def load_profile(profile: str) -> tuple[dict[str, Any], Locations]:
