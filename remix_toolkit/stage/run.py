@@ -1,4 +1,4 @@
-"""One stage, top to bottom: its parent, its data, training, publication, measurements.
+"""One stage, as in section 2 of the paper: start from the stage before, train on D and D_M, publish, measure.
 
 `remix run` calls this for every stage of a recipe. On several devices, it is what accelerate launches:
 
@@ -6,24 +6,22 @@
         recipes/kvr.yaml --profile llama3-8b --stage stage1
 """
 
-import csv
-import io
 import os
-import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache
 from filelock import FileLock, Timeout
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState
+from trl.trainer.sft_config import SFTConfig
 
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
@@ -34,20 +32,21 @@ from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph import memory
-from remix_toolkit.graph.ancestry import weights
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
+from remix_toolkit.records import Fingerprints, StageRecord
 from remix_toolkit.stage import adapter, train
 from remix_toolkit.stage.callbacks import Progress
 from remix_toolkit.stage.curve import RetentionCurve
 from remix_toolkit.stage.data import StageData, build_all
 from remix_toolkit.stage.live import Live
 from remix_toolkit.stage.measure import check_measurable, measure
+from remix_toolkit.stage.record import Conditions, loss_history, stage_record, write_files
 from remix_toolkit.stage.save import save_model
+from remix_toolkit.stage.start import check_fingerprints, describe, starting_model
 
 CURVE = "retention.jsonl"
-LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "nltk", "remix-toolkit")
+Part = Literal["train", "measure"]
 
 
 def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> dict[str, StageData]:
@@ -77,7 +76,7 @@ def run_stage(
     weights: bool = True,
     sweep: str | None = None,
     wait: bool = True,
-    only: Literal["train", "measure"] | None = None,
+    only: Part | None = None,
 ) -> Path:
     """Train, publish and measure one stage, or do `only` one of these; what is done already is not done again.
 
@@ -86,24 +85,7 @@ def run_stage(
     and Busy where another run is at this stage and this one is not to `wait`; nothing half-done is left under stages/.
     Raises MeasurementFailed where the stage is published and something could not be measured.
     """
-    state = PartialState()
-    launched = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
-    if state.num_processes != launched:  # each would take itself for the only one
-        raise RunFailed(
-            f"{node.stage}: {launched} processes were launched, and accelerate sees {state.num_processes}: "
-            "is there a GPU for each?"
-        )
-    lock = FileLock(runs / "work" / f"{node.key}.lock")  # the system frees it when its owner dies
-    if state.is_main_process:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise Busy(f"{node.stage}: another run is at this stage") from None
-            info(f"{node.stage}: another run is at this stage; waiting for it to be published")
-            lock.acquire()
-    try:
-        state.wait_for_everyone()
+    with _lock(node, runs, wait):
         folder = store.find(runs, node.key)
         pruned = folder is not None and store.is_pruned(folder)
         if only == "measure" and (folder is None or pruned):
@@ -117,129 +99,168 @@ def run_stage(
         if only != "train":
             measure(recipe, node, data, folder, runs)
         return folder
+
+
+@contextmanager
+def _lock(node: Node, runs: Path, wait: bool) -> Iterator[None]:
+    """Hold the stage's lock, in the main process for all; the system frees it when its owner dies."""
+    state = PartialState()
+    launched = int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
+    if state.num_processes != launched:  # each would take itself for the only one
+        raise RunFailed(
+            f"{node.stage}: {launched} processes were launched, and accelerate sees {state.num_processes}: "
+            "is there a GPU for each?"
+        )
+    lock = FileLock(runs / "work" / f"{node.key}.lock")
+    if state.is_main_process:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise Busy(f"{node.stage}: another run is at this stage") from None
+            info(f"{node.stage}: another run is at this stage; waiting for it to be published")
+            lock.acquire()
+    try:
+        state.wait_for_everyone()
+        yield
     finally:
         if state.is_main_process:
             lock.release()
 
 
 def _train_and_publish(
-    recipe: Recipe,
-    node: Node,
-    data: StageData,
-    runs: Path,
-    sweep: str | None,
-    only: Literal["train", "measure"] | None,
+    recipe: Recipe, node: Node, data: StageData, runs: Path, sweep: str | None, only: Part | None
 ) -> Path:
-    state = PartialState()
-    stage = recipe.stages[node.stage]
-    work = store.work_dir(runs, node.key)
+    stage, work = recipe.stages[node.stage], store.work_dir(runs, node.key)
+    name = f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}"
 
-    # 1. Where it starts: the base model or the parent's published model, and the data it was promised.
+    # 1. Where it starts: the stage before, or the base model, and the data that it was declared to have.
     source, revision = starting_model(recipe, node, runs)
     check_fingerprints(recipe, node, data, runs)
     info(f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
 
     # 2. Train, from the last complete checkpoint if there is one.
-    launched = (train.fsdp_asked(), state.num_processes)
-    needed = memory.estimate(recipe, node.stage, data.counts["longest"], launched)
-    checkpointing = stage.train.get("activation_checkpointing")
-    if checkpointing is None:  # not said: where it must be
-        checkpointing = memory.needs_checkpointing(needed, device_bytes()) if torch.cuda.is_available() else False
-    args = train.sft_config(recipe, stage, work / "checkpoints", state.num_processes, checkpointing=checkpointing)
+    estimate, checkpointing = _plan_memory(recipe, node, data)
+    checkpoint = train.last_checkpoint(work / "checkpoints")
+    conditions = Conditions(source, estimate, checkpointing, checkpoint, sweep)
+    args = _training_arguments(recipe, node, data, runs, checkpointing, name)
     init = {"trust_remote_code": args.trust_remote_code, **(stage.train.get("model_init_kwargs") or {})}
-    args.model_init_kwargs = None
-    if stage.match:
-        args.max_steps = train.matched_steps(recipe, stage.match, data.examples, runs)
-    name = f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}"
-    args.run_name = args.run_name or name
     tokenizer = load_tokenizer(source, revision, args.trust_remote_code)
     torch.manual_seed(recipe.seed)
-    quantized = adapter.quantization(recipe)
-    model = train.load_model(source, revision, recipe.precision, {**init, **quantized})
-    progress = Progress(node.stage)
-    callbacks: list[TrainerCallback] = [progress]
-    curve: RetentionCurve | None = None
-    names = {id_: listed.label for id_, listed in fact_lists(recipe, node.position).items()}
-    if stage.curve:
-        every = stage.curve.steps or int(stage.curve.epochs or 0) * data.counts["steps_per_epoch"]
-        own = facts_id(recipe, node.stage)
-        lists = {id_: data.measured[id_] for id_ in names if id_ != own}
-        curve = RetentionCurve(lists, names, tokenizer, every, work / CURVE)
-        callbacks.append(curve)
+    model = train.load_model(source, revision, recipe.precision, {**init, **adapter.quantization(recipe)})
+    progress, curve = Progress(node.stage), _retention_curve(recipe, node, data, tokenizer, work / CURVE)
+    callbacks: list[TrainerCallback] = [progress, curve] if curve else [progress]
     trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, callbacks)
     live = Live(trainer, runs / "logs" / name)
     if curve:
         curve.live = live
-    checkpoint = train.last_checkpoint(work / "checkpoints")
-    if checkpoint:
-        info(f"{node.stage}: resumes from {checkpoint}")
-    if state.is_main_process:
+    seconds = _train(trainer, node, data, conditions, work, progress)
+
+    # 3. Write the model and how it came about, as a draft beside the checkpoints.
+    draft = work / "draft"
+    save_model(recipe, trainer, tokenizer, draft, partial(train.load_model, source, revision, recipe.precision, init))
+    record, history = stage_record(recipe, node, data, trainer, conditions, seconds), loss_history(trainer)
+    ended = trainer.state
+    del trainer, model
+    clear_device_cache(garbage_collection=True)  # they hold each other; the published model needs the room
+
+    # 4. Publish it, whole; then measure what was published, not what was in memory.
+    folder = _publish(recipe, node, record, history, draft, runs, name)
+    _measure_and_report(recipe, node, data, folder, runs, live, ended, only)
+    return folder
+
+
+def _plan_memory(recipe: Recipe, node: Node, data: StageData) -> tuple[memory.Memory | None, bool]:
+    """The estimate of a device's memory, and whether activations are checkpointed: as the recipe says, or as needed."""
+    launched = (train.fsdp_asked(), PartialState().num_processes)
+    estimate = memory.estimate(recipe, node.stage, data.counts["longest"], launched)
+    checkpointing = recipe.stages[node.stage].train.get("activation_checkpointing")
+    if checkpointing is None:
+        checkpointing = torch.cuda.is_available() and memory.needs_checkpointing(estimate, _device_bytes())
+    return estimate, checkpointing
+
+
+def _device_bytes() -> float:
+    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
+def _training_arguments(
+    recipe: Recipe, node: Node, data: StageData, runs: Path, checkpointing: bool, name: str
+) -> SFTConfig:
+    stage, folder = recipe.stages[node.stage], store.work_dir(runs, node.key) / "checkpoints"
+    args = train.sft_config(recipe, stage, folder, PartialState().num_processes, checkpointing=checkpointing)
+    args.model_init_kwargs = None  # the model is loaded here, not by TRL
+    args.run_name = args.run_name or name
+    if stage.match:
+        args.max_steps = train.matched_steps(recipe, stage.match, data.examples, runs)
+    return args
+
+
+def _retention_curve(
+    recipe: Recipe, node: Node, data: StageData, tokenizer: PreTrainedTokenizerBase, file: Path
+) -> RetentionCurve | None:
+    """What measures the earlier facts while this stage trains, where its `curve` asks for it."""
+    curve = recipe.stages[node.stage].curve
+    if curve is None:
+        return None
+    names = {id_: listed.label for id_, listed in fact_lists(recipe, node.position).items()}
+    trained = facts_id(recipe, node.stage)
+    lists = {id_: data.measured[id_] for id_ in names if id_ != trained}
+    every = curve.steps or int(curve.epochs or 0) * data.counts["steps_per_epoch"]
+    return RetentionCurve(lists, names, tokenizer, every, file)
+
+
+def _train(
+    trainer: train.StageTrainer, node: Node, data: StageData, conditions: Conditions, work: Path, progress: Progress
+) -> float:
+    """Train to the end; returns the seconds that it took. Raises RunFailed where memory runs out."""
+    if conditions.checkpoint:
+        info(f"{node.stage}: resumes from {conditions.checkpoint}")
+    if PartialState().is_main_process:
         work.mkdir(exist_ok=True)
         Fingerprints.model_validate(data.fingerprints).write(work / "fingerprints.json")
     started = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(conditions.checkpoint) if conditions.checkpoint else None)
     except torch.OutOfMemoryError:
-        per_device = args.per_device_train_batch_size
-        raise RunFailed(f"{node.stage}: {memory.advice(needed, checkpointing, per_device)}") from None
+        per_device = trainer.args.per_device_train_batch_size
+        advice = memory.advice(conditions.memory, conditions.checkpointing, per_device)
+        raise RunFailed(f"{node.stage}: {advice}") from None
     finally:
         progress.close()
-    seconds = time.monotonic() - started
+    return time.monotonic() - started
 
-    # 3. Write the model and how it came about, as a draft beside the checkpoints.
-    draft = work / "draft"
-    unmerged = partial(train.load_model, source, revision, recipe.precision, init)
-    save_model(recipe, trainer, tokenizer, draft, unmerged)
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    record = StageRecord(
-        stage=node.stage,
-        key=node.key,
-        ancestors=list(node.ancestors),
-        started_from=source,
-        parent_weights=weights(Path(source)) if node.ancestors else None,
-        started_from_commit=getattr(model.config, "_commit_hash", None),  # of a hub model
-        counts=StageCounts.model_validate(data.counts),
-        fingerprints=Fingerprints.model_validate(data.fingerprints),
-        steps=trainer.state.global_step,
-        steps_planned=trainer.state.max_steps,
-        trained_tokens=train.trained_tokens(recipe, data.examples, trainer.state.global_step),
-        epochs=trainer.state.epoch,
-        sweep=sweep,
-        stop_fired=bool(stage.stop) and trainer.state.global_step < trainer.state.max_steps,
-        last_loss=history[-1]["loss"],
-        seconds=round(seconds, 1),
-        resumed_from=checkpoint.name if checkpoint else None,
-        processes=state.num_processes,
-        device=str(state.device),
-        precision=recipe.precision,
-        activation_checkpointing=checkpointing,
-        memory_estimated=round(needed.total(checkpointing)) if needed else None,
-        memory_peak=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-        distributed=how_distributed(state, trainer.is_fsdp_enabled),
-        attention=model.config._attn_implementation,
-        python=platform.python_version(),
-        libraries={name: version(name) for name in LIBRARIES},
-        declaration=node.declaration,
-    )
-    ended = trainer.state
-    del trainer, model
-    clear_device_cache(garbage_collection=True)  # they hold each other; the published model needs the room
-    if state.is_main_process:
-        record.write(draft / "stage.json")
-        declared = recipe.model_dump(mode="json", exclude_none=True)
-        write_text(draft / "recipe.yaml", yaml.safe_dump(declared, sort_keys=False))
-        write_text(draft / "loss.csv", loss_csv(history))
-        if stage.curve:
-            shutil.copy(work / CURVE, draft / CURVE)  # a run that is killed from here on goes on with its own
+
+def _publish(
+    recipe: Recipe, node: Node, record: StageRecord, history: list[dict[str, Any]], draft: Path, runs: Path, name: str
+) -> Path:
+    """Complete the draft and publish it; all processes get the published directory."""
     stopped = ", the stop fired" if record.stop_fired else ""
-    info(f"{node.stage}: {record.steps} steps in {format_duration(seconds)}, loss {record.last_loss:.2g}{stopped}")
-
-    # 4. Publish it, whole; then measure what was published, not what was in memory.
+    duration = format_duration(record.seconds)
+    info(f"{node.stage}: {record.steps} steps in {duration}, loss {record.last_loss:.2g}{stopped}")
+    state = PartialState()
     if state.is_main_process:
+        write_files(draft, record, recipe, history)
+        if recipe.stages[node.stage].curve:
+            shutil.copy(draft.parent / CURVE, draft / CURVE)  # a run that is killed from here on still has its own
         store.publish(runs, draft, name)
     state.wait_for_everyone()
     folder = store.published(runs)[node.key]
     info(f"{node.stage}: published {folder}")
+    return folder
+
+
+def _measure_and_report(
+    recipe: Recipe,
+    node: Node,
+    data: StageData,
+    folder: Path,
+    runs: Path,
+    live: Live,
+    ended: TrainerState,
+    only: Part | None,
+) -> None:
+    """Measure what was published, unless `only` training was asked for, and report its recall to the trackers."""
     try:
         if only is None or live.reporters:  # a tracker gets the recall of a stage in the run that trained it
             measure(recipe, node, data, folder, runs)
@@ -247,73 +268,7 @@ def _train_and_publish(
         if only is None:
             raise  # else the job that measures the stage tries again, and nothing waits for that
     finally:
-        recall = RecallRecord.read_if_exists(folder / "recall.json") if state.is_main_process else None
+        recall = RecallRecord.read_if_exists(folder / "recall.json") if PartialState().is_main_process else None
         if recall:
             live.log(ended, {f"recall_{one.label}": one.recall for one in recall.lists.values()})
         live.close()
-    return folder
-
-
-def how_distributed(state: PartialState, sharded: bool) -> Literal["FSDP2", "DDP", "no"]:
-    """`FSDP2` (train.Sharded sees to it that this is no FSDP1), `DDP`, or `no`."""
-    return "FSDP2" if sharded else "DDP" if state.num_processes > 1 else "no"
-
-
-def device_bytes() -> float:
-    """The memory of this process's GPU."""
-    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-
-
-def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | None]:
-    """The parent's published directory, checked against its manifest, or the base model (and its revision)."""
-    if not node.ancestors:
-        return base_model(recipe, runs)
-    parent = store.find(runs, node.ancestors[-1])
-    if parent is None:
-        raise BadInput(f"{recipe.name}: {node.stage} starts from a stage that is not published yet: run that first")
-    if store.is_pruned(parent):
-        raise BadInput(f"{recipe.name}: {node.stage} starts from {parent}, whose weights were deleted: run that again")
-    store.verify(parent)
-    return str(parent), None
-
-
-def check_fingerprints(recipe: Recipe, node: Node, data: StageData, runs: Path) -> None:
-    """The data built now must be the very pairs that this stage (begun or published) and its ancestors trained on.
-
-    A key is over the declaration; a source that changed behind it (a hub's dataset, a corpus) is noticed here, not
-    used. Raises BadInput.
-    """
-    names = list(recipe.stages)
-    for name, key, facts in zip(names, node.ancestors, data.earlier, strict=False):
-        folder = store.find(runs, key)
-        if folder and StageRecord.read(folder / "stage.json").fingerprints.facts != facts:
-            raise BadInput(_changed(recipe, name, folder))
-    published, begun = store.find(runs, node.key), store.work_dir(runs, node.key)
-    recorded = Fingerprints.read_if_exists(begun / "fingerprints.json")
-    if published:
-        recorded = StageRecord.read(published / "stage.json").fingerprints
-    if recorded is not None and recorded != Fingerprints.model_validate(data.fingerprints):
-        raise BadInput(_changed(recipe, node.stage, published or begun))
-
-
-def _changed(recipe: Recipe, stage: str, folder: Path) -> str:
-    return (
-        f"{recipe.name}: the data of {stage} is not what {folder} was trained on: its source has changed since. "
-        "Delete that directory to train the stage on what the source holds now"
-    )
-
-
-def loss_csv(history: list[dict[str, float]]) -> str:
-    """The loss curve, a line per optimizer step."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, ["step", "epoch", "loss", "learning_rate"], extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(history)
-    return out.getvalue()
-
-
-def describe(data: StageData) -> str:
-    """`100 facts + 200 random_words`, and what was dropped."""
-    what = "rows" if data.held_out else "facts"
-    parts = [f"{data.counts['facts']} {what}", *(f"{n} {source}" for source, n in data.counts["mixing"].items())]
-    return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in data.counts["dropped"].items())
