@@ -60,7 +60,7 @@ def test_eight_bit_adamw_trains_all_weights(here, runs: Path, tiny_base: Path) -
     ("quantization", "says"),
     [
         ("{load_in_4bits: true}", "has no field 'load_in_4bits'; did you mean 'load_in_4bit'"),
-        ("{bnb_4bit_quant_type: nf4}", "says neither load_in_4bit nor load_in_8bit"),
+        ("{bnb_4bit_quant_type: nf4}", "neither load_in_4bit nor load_in_8bit"),
         ("{load_in_4bit: 3}", "BitsAndBytesConfig refuses"),
     ],
 )

@@ -20,7 +20,7 @@ from transformers import (
 
 from remix_toolkit.data import tasks, tulu
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.evaluate.interference import _angles, _norm, _parts, displacement, gram, groups_of, interference
+from remix_toolkit.evaluate.interference import _angles, _cut, _norm, displacement, gram, groups_of, interference
 from remix_toolkit.evaluate.lens import lens, summarize
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.perplexity import passages, perplexity
@@ -109,7 +109,7 @@ def test_a_small_step_changes_the_loss_as_the_gradient_says(tokenizer) -> None:
     } <= found.groups.keys()
 
     after = small(LlamaConfig)
-    for part in _parts(data, 4):  # one step of gradient descent on the mean over the parts
+    for part in _cut("a", data, 4):  # one step of gradient descent on the mean over the parts
         tokens = sum(label != -100 for e in part for label in e.labels)
         for example in part:
             out = after(**{name: torch.tensor([getattr(example, name)]) for name in ("input_ids", "labels")})
@@ -174,7 +174,7 @@ def test_what_interference_cannot_compare(tokenizer) -> None:
         interference(model, tokenizer, {"a": data, "b": data[:2]}, parts=4)
     with pytest.raises(BadInput, match="3 parts asked"):
         interference(model, tokenizer, {"a": data, "b": data}, parts=3)
-    with pytest.raises(BadInput, match="do not have the same weights"):
+    with pytest.raises(BadInput, match="do not have the same parameters"):
         displacement(model, small(LlamaConfig, num_hidden_layers=2))
 
 
@@ -311,7 +311,7 @@ def test_weights_are_trained_again_where_they_are_needed_and_only_there(here, ru
         (["probe", "lens", "nowhere", "--task", "kvrr"], "kvr"),
         (["probe", "interference", "x", "--a", "", "--b", "kvr"], "--a: name a task"),
         (["probe", "interference", "x", "--a", "kvr", "--b", "kvr", "--mix", "words"], "random_words"),
-        (["run", "kvr", "stages.stage1.probe=[interference]"], "say it in a later one"),
+        (["run", "kvr", "stages.stage1.probe=[interference]"], "stages.stage1.probe"),
         (["run", "kvr", "stages.stage2.probe=[lense]"], "lens"),
         (["run", "kvr", "evaluate.text=nowhere.txt"], "nowhere.txt"),
     ],

@@ -1,4 +1,4 @@
-"""What is examined: a model directory or hub id, and the rows of a task."""
+"""Measuring any model, a directory or a hub id, on the rows of a task: recall, the logit lens, interference."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def rows_of(task: Rows, data_seed: int) -> list[Pair]:
-    """A task's rows as a model is asked them. Raises BadInput where only a recipe can say which they are."""
+def read_rows(task: Rows, data_seed: int) -> list[Pair]:
+    """A task's rows as a model is prompted with them. Raises BadInput where they depend on a recipe's base model."""
     if isinstance(task, Factoid) and task.familiarity:
         raise BadInput(
-            "familiarity: is of a recipe's base model; name it in a recipe's `recall`, or ask `remix familiar`"
+            "familiarity: it depends on a recipe's base model; name the task in a recipe's `recall`, or run "
+            "`remix familiar`"
         )
     pairs = tasks.read_task(task, data_seed).pairs
     if isinstance(task, Factoid) and task.prompt == "few_shot":
@@ -29,22 +30,22 @@ def rows_of(task: Rows, data_seed: int) -> list[Pair]:
     return tasks.select_rows(task, pairs)
 
 
-def facts_of(task: Rows, data_seed: int) -> list[Pair]:
+def read_facts(task: Rows, data_seed: int) -> list[Pair]:
     """A task's facts. Raises BadInput for instructions."""
     if not isinstance(task, Factoid):
         raise BadInput(
             f"{tasks.task_name(task)}: instructions have no recall; a stage reports the loss on held-out rows"
         )
-    return rows_of(task, data_seed)
+    return read_rows(task, data_seed)
 
 
 def load(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A model in the dtype it was saved in, on the GPU if there is one. Raises BadInput."""
     silence_libraries()
     if Path(model).exists() and not (Path(model) / "config.json").is_file():
-        raise BadInput(f"{model}: is no model directory (it holds no config.json)")
+        raise BadInput(f"{model}: not a model directory (it has no config.json)")
     if (folder := Path(model)).exists() and store.is_pruned(folder):
-        raise BadInput(f"{model}: its weights were deleted (its results are there); run that stage again")
+        raise BadInput(f"{model}: its weights were deleted, only its results are left; run that stage again")
     tokenizer = tulu.load_tokenizer(model)
     import torch
 
@@ -56,7 +57,7 @@ def load(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 
 def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> dict[str, Any]:
     """`{model, task, recall, facts, correct}` of any model directory or hub id."""
-    facts = facts_of(task, data_seed)
+    facts = read_facts(task, data_seed)
     loaded, tokenizer = load(model)
     from remix_toolkit.evaluate.recall import percent, recall, verdict_record
 
@@ -64,35 +65,39 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
     if details:
         rows = (verdict_record(tasks.task_name(task), index, verdict) for index, verdict in enumerate(verdicts))
         write_text(details, "".join(f"{row.model_dump_json()}\n" for row in rows))
-    correct = sum(v.correct for v in verdicts)
-    what = {"model": model, "task": tasks.task_name(task)}
-    return {**what, "recall": percent(verdicts), "facts": len(facts), "correct": correct}
+    return {
+        "model": model,
+        "task": tasks.task_name(task),
+        "recall": percent(verdicts),
+        "facts": len(facts),
+        "correct": sum(verdict.correct for verdict in verdicts),
+    }
 
 
 def lens_of(models: Sequence[str], task: Rows, data_seed: int) -> list[dict[str, Any]]:
-    """Of each model: `{model, task}` and the fields of a LensResult."""
-    facts = facts_of(task, data_seed)
+    """For each model, `{model, task}` and the fields of a LensResult."""
+    facts = read_facts(task, data_seed)
     from remix_toolkit.evaluate.lens import lens
 
-    found = []
+    results = []
     for model in models:
         loaded, tokenizer = load(model)
-        found.append({"model": model, "task": tasks.task_name(task), **lens(loaded, tokenizer, facts).model_dump()})
-    return found
+        results.append({"model": model, "task": tasks.task_name(task), **lens(loaded, tokenizer, facts).model_dump()})
+    return results
 
 
 def interference_of(
     model: str, data: Mapping[str, Rows], mix: Mix | None, after: str | None, data_seed: int, parts: int
 ) -> dict[str, Any]:
-    """`{model, after}` and the fields of an InterferenceRecord; D_M is drawn for D_B as a stage draws it."""
-    pairs = {name: rows_of(task, data_seed) for name, task in data.items()}
+    """`{model, after}` and the fields of an InterferenceRecord; D_M is drawn for D_B as in a stage."""
+    pairs = {name: read_rows(task, data_seed) for name, task in data.items()}
     if mix:
         pairs["m"], _ = mixing.draw(mix, pairs["b"], {"stage1": pairs["a"]}, seed=0, position=1)
     loaded, tokenizer = load(model)
-    later = load(after)[0] if after else None
+    later_model = load(after)[0] if after else None
     from remix_toolkit.evaluate.interference import interference
 
     examples = {name: [tulu.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
     sources = {name: tasks.task_name(task) for name, task in data.items()}
-    record = interference(loaded, tokenizer, examples, later, parts, sources)
-    return {"model": model, "after": after, **record.model_dump(exclude={"version"}, exclude_none=False)}
+    record = interference(loaded, tokenizer, examples, later_model, parts, sources)
+    return {"model": model, "after": after, **record.model_dump(exclude={"version"})}

@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness on a published stage: what the rest of the model lost, by benchmarks."""
+"""EleutherAI's lm-evaluation-harness on a published stage: what the model has lost besides facts, by benchmarks."""
 
 from collections.abc import Sequence
 from importlib.metadata import version

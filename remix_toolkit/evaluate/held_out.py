@@ -1,6 +1,6 @@
-"""What mixing costs the stage's own task, where that is no list of facts: the loss on rows that it never saw.
+"""What mixing costs a stage's own instruction task: the loss on rows of it that are never trained on.
 
-GSM8K's rows also have a result after `####`: the share of them that greedy decoding gets right.
+GSM8K's rows also have a result after `####`; there, the share that greedy decoding gets right is measured too.
 """
 
 import re
@@ -15,7 +15,7 @@ from remix_toolkit.evaluate.recall import batches, greedy, prompt_batch, trained
 from remix_toolkit.evaluate.records import HeldOutRow
 
 BATCH = 16
-MAX_NEW_TOKENS = 512  # GSM8K's longest worked-out answers have about 400 tokens of a large vocabulary
+MAX_NEW_TOKENS = 512  # the longest answers of GSM8K have about 400 tokens of a large vocabulary
 
 
 def loss_sum(
@@ -44,7 +44,7 @@ def example_losses(
 
 @torch.no_grad()
 def answer_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[HeldOutRow]:
-    """What greedy decoding answers to each row; correct where the numbers after `####` are the same."""
+    """The greedy answer to each row; it is correct if the number after `####` is the same."""
     model.eval()
     model.generation_config = greedy(tokenizer, MAX_NEW_TOKENS)
     answers: list[HeldOutRow] = []
@@ -58,7 +58,7 @@ def answer_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair
 
 
 def result(text: str) -> str | None:
-    """The number after `####`, without signs of thousands or currency; None where there is none."""
+    """The number after `####`, without thousands separators and currency; None if there is none."""
     match = re.search(r"####\s*\$?\s*(-?[\d.,]*\d)", text)
     if match is None:
         return None

@@ -1,11 +1,11 @@
-"""Interference, measured: do gradients of D_A, D_B and D_M oppose one another, did the weights move against D_A?
+"""Interference: do the gradients of D_A, D_B and D_M oppose one another, and did the weights move against D_A?
 
-The paper argues by the angles between these gradients (sections 4.1 and A.1 to A.3) and measures none. Each data set
-is shuffled and cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode. All that is
-asked of gradients are inner products: one matrix of them is kept for the whole model, each layer, each kind of weight.
+The paper argues with the angles between these gradients (sections 4.1 and A.1 to A.3) and measures none. Each data set
+is shuffled and cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode. Only inner
+products of gradients are used: one matrix of them for the whole model, for each layer and for each kind of weight.
 
-A part's gradient is the data set's and what only this part has, noise that adds to every length and would draw every
-cosine towards 0. Lengths are therefore taken from inner products of different parts alone, as the noise of two parts is
+A part's gradient is the data set's gradient plus noise of its own, which adds to every length and would pull every
+cosine towards 0. Lengths are therefore computed from inner products of different parts only, as their noise is
 independent.
 """
 
@@ -26,10 +26,10 @@ from remix_toolkit.evaluate.recall import trained_logits
 from remix_toolkit.evaluate.records import Angle, Displacement, GradientNorm, InterferenceRecord
 
 PARTS = 8  # gradients of each data set; all of them are in the machine's memory at once
-MIN_PARTS = 4  # with fewer, noise cannot be told from what the parts share
-DRAWS = 2000
+MIN_PARTS = 4  # with fewer, noise cannot be separated from what the parts share
+DRAWS = 2000  # of each bootstrap
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-TOKENS = 2048  # that go through the model at once, with all activations kept
+TOKENS = 2048  # in one forward pass, with all activations kept
 
 Gradients = list[dict[str, torch.Tensor]]
 Matrix = NDArray[np.float64]
@@ -43,22 +43,17 @@ def interference(
     parts: int = PARTS,
     sources: Mapping[str, str] | None = None,
 ) -> InterferenceRecord:
-    """How the gradients of the data sets stand to one another at the model; `data` has `a`, `b` and perhaps `m`.
+    """Angles between the gradients of the data sets at the model; `data` has `a`, `b` and perhaps `m`.
 
-    The record's intervals are bootstraps over parts. With the model `after` later training, it also has how far that
-    moved the weights, the loss on D_A before and after, and the change that is predicted to first order:
-    (theta_after - theta) . grad L_A. `sources` says what the data sets are, for the record.
+    Intervals are bootstrapped over parts. With the model `after` later training, the record also has how far that moved
+    the weights, the loss on D_A before and after, and its change predicted to first order, (theta_after - theta) .
+    grad L_A. `sources` names the data sets in the record.
 
-    Memory: a gradient of the whole model for each part of each data set, and the displacement in fp32, on the CPU. Both
-    models may come on the CPU; where one is on a device, the gradients are taken there, and `after` is moved off it.
+    Memory: on the CPU, a gradient of the whole model for each part of each data set, and the displacement in fp32.
+    Gradients are computed on the device of `after`, which is moved off it, or else of the model.
     Raises BadInput for fewer than 4 parts, a data set of fewer examples than parts, or an `after` with other weights.
     """
-    if parts < MIN_PARTS:
-        raise BadInput(f"interference: {parts} parts asked, and noise cannot be told from fewer than {MIN_PARTS}")
-    for name, examples in data.items():
-        if len(examples) < parts:
-            raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
-    cut = {name: _parts(examples, parts) for name, examples in data.items()}
+    cut = {name: _cut(name, examples, parts) for name, examples in data.items()}
     moved: dict[str, torch.Tensor] | None = None
     displaced: dict[str, Displacement] | None = None
     loss_after: float | None = None
@@ -98,8 +93,12 @@ def interference(
     )
 
 
-def _parts(examples: Sequence[Example], parts: int) -> list[list[Example]]:
-    """Parts of equal size, in a random order: a data set comes source by source. What is left over is left out."""
+def _cut(name: str, examples: Sequence[Example], parts: int) -> list[list[Example]]:
+    """Parts of equal size, shuffled, since a data set is ordered by source; a remainder is dropped. Raises BadInput."""
+    if parts < MIN_PARTS:
+        raise BadInput(f"interference: {parts} parts asked, but at least {MIN_PARTS} are needed to measure the noise")
+    if len(examples) < parts:
+        raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
     shuffled = random.Random(0).sample(examples, len(examples))
     size = len(examples) // parts
     return [shuffled[at : at + size] for at in range(0, parts * size, size)]
@@ -115,7 +114,7 @@ def groups_of(name: str) -> Iterator[str]:
 
 
 def gram(gradients: Gradients, moved: dict[str, torch.Tensor] | None) -> dict[str, Matrix]:
-    """For each group, the inner products of all gradients; the last row and column are the displacement's, if any."""
+    """Inner products of all gradients, by group; the last row and column are those of the displacement, if any."""
     rows = gradients + ([moved] if moved is not None else [])
     sums: dict[str, Matrix] = {}
     for name in gradients[0]:
@@ -133,13 +132,13 @@ def _draws(parts: int, seed: int) -> Matrix:
 
 
 def _shared(matrix: Matrix, weights: Matrix) -> Matrix:
-    """The weighted mean inner product of two different parts, for each row of weights: a squared length, without noise.
+    """For each row of weights, the squared length of what parts share: the weighted mean product of different parts.
 
     NaN where a row has all its weight on one part.
     """
-    apart = matrix - np.diag(np.diag(matrix))
+    different = matrix - np.diag(np.diag(matrix))
     pairs = 1 - (weights**2).sum(axis=1)
-    sums = np.einsum("di,ij,dj->d", weights, apart, weights)
+    sums = np.einsum("di,ij,dj->d", weights, different, weights)
     squares: Matrix = np.divide(sums, pairs, out=np.full(len(weights), np.nan), where=pairs > 1e-9)
     return squares
 
@@ -173,9 +172,9 @@ def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, Angle]:
 
 
 def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix:
-    """For each row of weights of the parts of both, within [-1, 1]; NaN where a length cannot be taken."""
-    one, other = _shared(xx, u), _shared(yy, v)
-    squares = np.where((one > 0) & (other > 0), one * other, np.nan)
+    """Cosines for each row of weights of the parts of x and y, in [-1, 1]; NaN where a length is not positive."""
+    x_square, y_square = _shared(xx, u), _shared(yy, v)
+    squares = np.where((x_square > 0) & (y_square > 0), x_square * y_square, np.nan)
     cosines: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
     return cosines
 
@@ -197,10 +196,12 @@ def _lengths(model: PreTrainedModel, moved: dict[str, torch.Tensor]) -> dict[str
 
 
 def displacement(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """theta_after - theta_before, by parameter, on the CPU. Raises BadInput where the two have other weights."""
+    """theta_after - theta_before, by parameter, on the CPU. Raises BadInput where the parameters do not correspond."""
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
-        raise BadInput("interference: the two models do not have the same weights, so none was moved to the other")
+        raise BadInput(
+            "interference: the two models do not have the same parameters, so neither was trained from the other"
+        )
     return {name: (new[name].detach().cpu().float() - p.detach().cpu().float()) for name, p in old.items()}
 
 

@@ -1,8 +1,8 @@
-"""The logit lens: at which layers the right token shows (the paper's section 5 and figure 4).
+"""The logit lens: at which layers the right token appears (the paper's section 5 and figure 4).
 
-What a layer has computed at an answer's position goes through the model's own final norm and output head, as if the
-layers after it were not there (nostalgebraist, 2020). The right token is the gold answer's, given the gold answer's
-tokens before it; EOS is not counted.
+A layer's hidden state at an answer's position is projected through the model's own final norm and output head, as if
+the layers after it did not exist (nostalgebraist, 2020). The right token is that of the gold answer, given the gold
+answer's tokens before it; EOS is not counted.
 """
 
 from collections.abc import Sequence
@@ -22,16 +22,17 @@ from remix_toolkit.evaluate.records import LensPosition, LensResult
 BATCH = 64
 TOP = 10
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_norm")
-CLOSE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}  # relative: the last layer is the model's own
+# Relative tolerance within which the last layer, projected, must give the model's own logits.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 
 
 def lens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], batch_size: int = BATCH
 ) -> LensResult:
-    """At which layers the gold answers' tokens show.
+    """Ranks and probabilities of the gold answers' tokens at each layer.
 
-    Raises BadInput where the architecture has no final norm that is known, RunFailed where the last layer, projected
-    this way, is not the model's own output.
+    Raises BadInput where the architecture has no known final norm, RunFailed where the projected last layer differs
+    from the model's own output.
     """
     model.eval()
     ranks: list[torch.Tensor] = []
@@ -50,7 +51,7 @@ def lens(
 def _project_layers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Of each answer token of a batch: its rank and probability at each layer, (tokens, layers), and its position."""
+    """Each answer token's rank and probability at each layer, both (tokens, layers), and its position in the answer."""
     norm, head = final_norm(model), model.get_output_embeddings()
     before: list[torch.Tensor] = []
     hook = norm.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
@@ -79,17 +80,17 @@ def _project_layers(
 
 
 def final_norm(model: PreTrainedModel) -> torch.nn.Module:
-    """The norm between the last layer and the output head. Raises BadInput where there is none of a known name."""
+    """The norm between the last layer and the output head. Raises BadInput where none has a known name."""
     for name in FINAL_NORMS:
         if isinstance(module := getattr(model.base_model, name, None), torch.nn.Module):
             return module
     raise BadInput(
-        f"{type(model).__name__}: the lens finds no final norm in it (one of {', '.join(FINAL_NORMS)} is expected)"
+        f"{type(model).__name__}: the lens finds no final norm in it, under any of the names {', '.join(FINAL_NORMS)}"
     )
 
 
 def _softcapped(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
-    """Gemma bends its logits; ranks stay, probabilities do not."""
+    """Apply Gemma's soft cap on logits, where the model has one: it changes probabilities, not ranks."""
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -98,7 +99,7 @@ def _check_last(model: PreTrainedModel, hidden: torch.Tensor, norm: Any, head: A
     """The last layer through norm and head must give the model's own logits at the last position."""
     projected = _softcapped(model, head(norm(hidden[:, -1:])).float())
     difference = float((projected - logits.float()).abs().max() / logits.float().abs().max().clamp_min(1e-30))
-    if difference > CLOSE[logits.dtype]:
+    if difference > TOLERANCE[logits.dtype]:
         raise RunFailed(
             f"{type(model).__name__}: the last layer through norm and output head differs from the model's own logits "
             f"(by {difference:.1e} of the largest): the lens cannot read this architecture"

@@ -73,7 +73,7 @@ class Models:
 
 
 class Measurement(Protocol):
-    """One kind of measurement. What is asked for and what is there is told apart by ids, which no two kinds share."""
+    """One kind of measurement. Ids, unique to the kind, say what is requested and what has been measured."""
 
     name: str  # the stem of its file
     record: type[Record]  # what that file holds
@@ -302,7 +302,7 @@ class Interference(Measurement):
         record = interference(before, models.tokenizer, examples, models.model, parts, sources)
         record.write(folder / "interference.json")
         cosine = record.groups["whole"]["a.b"].cosine
-        angle = "one of them is noise" if cosine is None else f"cosine {cosine:+.3f}"
+        angle = "one of them is no more than noise" if cosine is None else f"cosine {cosine:+.3f}"
         info(f"{subject.stage}: gradients of {sources['a']} and {sources['b']}: {angle}")
 
     def _first_facts(self, subject: Subject) -> Sequence[Pair]:

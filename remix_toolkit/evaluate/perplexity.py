@@ -1,4 +1,4 @@
-"""Perplexity of generic text that no stage trains on: what the rest of the model lost, measured offline."""
+"""Perplexity of generic text that no stage trains on: what the model has lost besides facts, measured offline."""
 
 import math
 from functools import cache
@@ -14,13 +14,13 @@ from remix_toolkit.evaluate.records import PerplexityRecord
 from remix_toolkit.recipe.yaml_file import read_text
 
 PASSAGES, WORDS = 16, 50
-MODULES = ("argparse", "cmd", "configparser", "json", "pdb", "re", "sched", "statistics")  # imported anyway, or light
+MODULES = ("argparse", "cmd", "configparser", "json", "pdb", "re", "sched", "statistics")  # imported anyway, or quickly
 
 
 def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> PerplexityRecord:
-    """Perplexity over the text's passages, each by itself: plain text, no Tulu turns.
+    """Perplexity over the text's passages, each on its own, as plain text without Tulu turns.
 
-    `text` is as `evaluate.text` has it. Raises BadInput for a text of less than one passage.
+    `text` is the value of `evaluate.text`. Raises BadInput for a text of less than one passage.
     """
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = [tokenizer(passage, add_special_tokens=False)["input_ids"] for passage in passages(text)]
@@ -30,8 +30,8 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
 
 @cache
 def passages(text: str) -> tuple[str, ...]:
-    """The text's passages of 50 words, 16 at most. Raises BadInput for a text of less than one."""
-    if text == "docstrings":  # of Python's own library: on every machine; pydoc's topics may be mixed into a stage
+    """The text's first 16 passages of 50 words. Raises BadInput for a text of less than one passage."""
+    if text == "docstrings":  # of Python's own library, on every machine; pydoc's topics may be mixed into a stage
         words = " ".join(import_module(name).__doc__ or "" for name in MODULES).split()
     else:
         words = read_text(Path(text)).split()

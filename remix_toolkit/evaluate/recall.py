@@ -34,7 +34,7 @@ EXTRA_TOKENS = 8  # generated beyond the longest gold answer: room for other spe
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the model said to one fact. `complete` is False where a prediction was cut off once it could not match."""
+    """The model's answer to one fact. `complete` is False where it was cut off because it could no longer match."""
 
     pair: Pair
     correct: bool
@@ -52,7 +52,7 @@ def recall(
 ) -> list[Verdict]:
     """One verdict per fact, in order. The model is put into eval mode and left there.
 
-    `whole`: let it speak to its end (or the limit), also where no gold answer can be met any more.
+    `whole`: generate each answer to its end (or the limit), even where no gold answer can be matched any more.
     """
     model.eval()
     limit = max_new_tokens(tokenizer, facts)
@@ -97,8 +97,8 @@ def matches(text: str, answers: Sequence[str]) -> bool:
 
 def can_match(text: str, answers: Sequence[str]) -> bool:
     """Could this unfinished output still become an exact match?"""
-    said = _open_end(text)
-    return any(_open_end(answer).startswith(said) for answer in answers)
+    beginning = _open_end(text)
+    return any(_open_end(answer).startswith(beginning) for answer in answers)
 
 
 def _open_end(text: str) -> str:
@@ -113,8 +113,8 @@ def max_new_tokens(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]) ->
 
 
 def greedy(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding, to be set as the model's own config: transformers fills in from that what is not said here,
-    and a penalty there is not greedy."""
+    """Greedy decoding, to be set as the model's own config: transformers takes from there whatever is not given, and a
+    penalty there would not be greedy."""
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -140,15 +140,15 @@ def _score(
     ):
         trained = [i for i, token in enumerate(gold_row) if token != -100]
         gold = [gold_row[i] for i in trained]
-        said = [greedy_row[i] for i in trained]
-        left = next((k for k, (a, b) in enumerate(zip(gold, said, strict=True)) if a != b), len(gold))
-        said = said[: left + 1]  # beyond the first token that leaves the gold response, nothing is known
+        predicted = [greedy_row[i] for i in trained]
+        left = next((k for k, (a, b) in enumerate(zip(gold, predicted, strict=True)) if a != b), len(gold))
+        predicted = predicted[: left + 1]  # beyond the first token that leaves the gold response, nothing is known
         if min(lead_row[i] for i in trained[: left + 1]) <= bound:
             results.append("near tie")
-        elif said[-1] == tokenizer.eos_token_id:  # greedy decoding ends here: with the gold response, or before
-            text, _ = _answer(_decode(tokenizer, said[:-1]), fact)
+        elif predicted[-1] == tokenizer.eos_token_id:  # greedy decoding ends here: with the gold response, or before
+            text, _ = _answer(_decode(tokenizer, predicted[:-1]), fact)
             results.append(Verdict(fact, matches(text, fact.answers), text.strip(), True, "scoring"))
-        elif (line := _answer(_decode(tokenizer, said), fact))[1]:
+        elif (line := _answer(_decode(tokenizer, predicted), fact))[1]:
             results.append(Verdict(fact, matches(line[0], fact.answers), line[0].strip(), True, "scoring"))
         elif can_match(text := line[0], fact.answers):
             results.append("open")
@@ -161,7 +161,7 @@ def _score(
 def _generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], limit: int, whole: bool
 ) -> list[Verdict]:
-    """Greedy decoding from the prompts, each row until EOS or until no gold answer can be met (not if `whole`)."""
+    """Greedy decoding from the prompts, each row until EOS or until no gold answer can be matched (not if `whole`)."""
     prompts = prompt_batch(model, tokenizer, facts)
     width = prompts["input_ids"].shape[1]
     model.generation_config = greedy(tokenizer, limit)
@@ -169,17 +169,16 @@ def _generate(
     out = model.generate(**prompts, stopping_criteria=StoppingCriteriaList([stopped]))  # type: ignore[operator]
     verdicts = []
     for fact, row, cut in zip(facts, out[:, width:].tolist(), stopped.lengths, strict=True):
-        said = row[:cut]
-        ended = tokenizer.eos_token_id in said
-        text, line_ended = _answer(
-            _decode(tokenizer, said[: said.index(tokenizer.eos_token_id)] if ended else said), fact
-        )
+        generated = row[:cut]
+        ended = tokenizer.eos_token_id in generated
+        answer = generated[: generated.index(tokenizer.eos_token_id)] if ended else generated
+        text, line_ended = _answer(_decode(tokenizer, answer), fact)
         verdicts.append(Verdict(fact, matches(text, fact.answers), text.strip(), ended or line_ended, "generation"))
     return verdicts
 
 
 class _NoMatchPossible(StoppingCriteria):
-    """Stops a row as soon as no gold answer can be met; `lengths` are the tokens it had said by then, else None.
+    """Stops a row as soon as no gold answer can be matched; `lengths` are the tokens it has by then, else None.
 
     A `whole` answer is stopped only where its line ends, if it ends there.
     """

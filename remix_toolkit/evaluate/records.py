@@ -47,6 +47,18 @@ class VerdictRecord(Record):
     gold: tuple[str, ...]
 
 
+class RetentionPoint(Record):
+    """A line of retention.jsonl: recall of one list of facts at one step of a later stage."""
+
+    version: Literal[1] = 1
+    step: Count
+    epoch: NonNegative
+    list: str = Field(description="id of the list of facts")
+    recall: Percent
+    facts: Positive
+    right: str = Field(pattern="^[01]+$", description="for each fact of the list, in order, 1 if it is known")
+
+
 class HeldOutRecord(Record):
     """held_out.json: loss on rows of an instruction task that no stage trains on."""
 
@@ -114,7 +126,7 @@ class LensRecord(Record):
 class Angle(Part):
     """How the gradients of two data sets stand to one another in one group of weights."""
 
-    cosine: Cosine | None = Field(description="none where a gradient cannot be told from noise")
+    cosine: Cosine | None = Field(description="none where a gradient is no more than noise")
     low: Cosine | None = Field(description="end of the 95% interval")
     high: Cosine | None
     inner: FiniteFloat = Field(description="inner product of the mean gradients")
@@ -123,7 +135,7 @@ class Angle(Part):
 class GradientNorm(Part):
     norm: NonNegative = Field(description="of the mean gradient")
     signal: NonNegative = Field(description="of what all parts of the data set share")
-    noise: bool = Field(description="True where the signal cannot be told from zero")
+    noise: bool = Field(description="True where the signal is indistinguishable from zero")
 
 
 class Displacement(Part):

@@ -37,15 +37,15 @@ def quantization(recipe: Recipe) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise BadInput(f"quantization: BitsAndBytesConfig refuses: {error}") from error
     if not (config.load_in_4bit or config.load_in_8bit):
-        raise BadInput("quantization: says neither load_in_4bit nor load_in_8bit: true")
+        raise BadInput("quantization: neither load_in_4bit nor load_in_8bit is true")
     return {"quantization_config": config}
 
 
 def merged(model: PreTrainedModel, trained: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """The model with what an adapter learnt merged into its weights."""
+    """The model with a trained adapter merged into its weights."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    learnt = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
+    adapter_weights = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
     with_adapter = get_peft_model(model, trained.peft_config["default"])
-    set_peft_model_state_dict(with_adapter, learnt)
+    set_peft_model_state_dict(with_adapter, adapter_weights)
     return cast(PreTrainedModel, with_adapter.merge_and_unload())

@@ -1,8 +1,7 @@
 """The retention curve: recall of the earlier stages' facts while a later stage trains, by scoring passes.
 
-Written as it goes, a line of JSON per list of facts and moment: step, epoch, recall in percent, and a 1 or 0 for each
-fact, in the order of the list. A fact counts if greedy decoding gives the trained answer, token by token: where a task
-has several right answers, recall after the stage may be a little higher.
+retention.jsonl gets a line for each list of facts at each measured step. A fact counts as known if greedy decoding
+gives the trained answer, token by token: where a task has several right answers, recall after the stage may be higher.
 """
 
 import json
@@ -18,11 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tulu import Example, encode
 from remix_toolkit.evaluate.recall import BATCH, batches, trained_logits
+from remix_toolkit.evaluate.records import RetentionPoint
 from remix_toolkit.stage.live import Live
 
 
 class RetentionCurve(TrainerCallback):
-    """Measures before the first step, every so many steps, and after the last one; training is not changed by a bit."""
+    """Measures before the first step, every so many steps and after the last one; training does not change by a bit."""
 
     def __init__(
         self,
@@ -38,12 +38,9 @@ class RetentionCurve(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         lines: list[str] = []
-        if (
-            state.global_step and self.file.exists()
-        ):  # what a killed run measured after its last checkpoint is measured again
-            lines = [
-                line for line in self.file.read_text(encoding="utf-8").splitlines() if _step(line) <= state.global_step
-            ]
+        if state.global_step and self.file.exists():
+            text = self.file.read_text(encoding="utf-8")  # what was measured after the checkpoint is measured again
+            lines = [line for line in text.splitlines() if _step(line) <= state.global_step]
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,24 +62,24 @@ class RetentionCurve(TrainerCallback):
         for id_, examples in self.lists.items():
             right = right_by_scoring(model, self.tokenizer, examples)
             recall = 100.0 * sum(right) / len(right)
-            line = {
-                "step": state.global_step,
-                "epoch": round(state.epoch or 0, 4),
-                "list": id_,
-                "recall": recall,
-                "facts": len(right),
-                "right": "".join("1" if one else "0" for one in right),
-            }
+            point = RetentionPoint(
+                step=state.global_step,
+                epoch=round(state.epoch or 0, 4),
+                list=id_,
+                recall=recall,
+                facts=len(right),
+                right="".join("1" if known else "0" for known in right),
+            )
             if state.is_world_process_zero:
                 with self.file.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(line) + "\n")
+                    out.write(point.model_dump_json() + "\n")
             if self.live:
                 self.live.log(state, {f"retention_{self.names[id_]}": recall})
         model.train(training)
 
 
 def _step(line: str) -> float:
-    """A line's step; of one that a crash cut off, none."""
+    """A line's step; infinity for one that a crash has cut off."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:
@@ -93,18 +90,18 @@ def _step(line: str) -> float:
 def right_by_scoring(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
 ) -> list[bool]:
-    """Is every trained token of each example the model's first choice? In order.
+    """Is every trained token of each example the most likely one? In order.
 
-    Each process takes its share, all of them as many batches: under FSDP a forward pass is everybody's.
+    Each process scores its share. All score as many batches: under FSDP, all processes take part in a forward pass.
     """
     state = PartialState()
     by_length = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), i))
     shares = batches(by_length, BATCH)
     shares += [shares[-1]] * (-len(shares) % state.num_processes)
-    found: list[tuple[int, bool]] = []
+    scored: list[tuple[int, bool]] = []
     for rows in shares[state.process_index :: state.num_processes]:
         logits, targets = trained_logits(model, tokenizer, [examples[i] for i in rows])
-        same = ((logits.argmax(dim=-1) == targets) | (targets == -100)).all(dim=-1)
-        found += zip(rows, same.tolist(), strict=True)
-    right = dict(gather_object(found))
+        matches = ((logits.argmax(dim=-1) == targets) | (targets == -100)).all(dim=-1)
+        scored += zip(rows, matches.tolist(), strict=True)
+    right = dict(gather_object(scored))
     return [right[i] for i in range(len(examples))]

@@ -1,4 +1,4 @@
-"""Recall and retention as they are measured, in whatever `train.report_to` names: TensorBoard, Weights & Biases, ..."""
+"""Recall and retention, reported as they are measured to the trackers that `train.report_to` names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,32 +11,31 @@ if TYPE_CHECKING:
 
 
 class Live:
-    """The reporters that transformers made for `report_to`, of a trainer that may be gone by the time of the last line.
+    """The trackers that transformers set up for a trainer, for use after the trainer is gone. Each stage is a run.
 
-    TensorBoard writes under `logs` (or where TENSORBOARD_LOGGING_DIR says): what is beside the checkpoints goes with
-    them. A stage is a run of its own.
+    TensorBoard writes to `logs` (or to TENSORBOARD_LOGGING_DIR), not beside the checkpoints, which are deleted.
     """
 
     def __init__(self, trainer: "SFTTrainer", logs: Path) -> None:
         kinds = tuple(INTEGRATION_TO_CALLBACK.values())
         self.args = trainer.args
-        self.reporters: list[Any] = [one for one in trainer.callback_handler.callbacks if isinstance(one, kinds)]
-        for one in self.reporters:
-            if isinstance(one, TensorBoardCallback):
-                one.logging_dir = one.logging_dir or str(logs)
+        self.reporters: list[Any] = [c for c in trainer.callback_handler.callbacks if isinstance(c, kinds)]
+        for reporter in self.reporters:
+            if isinstance(reporter, TensorBoardCallback):
+                reporter.logging_dir = reporter.logging_dir or str(logs)
 
     def log(self, state: Any, values: Mapping[str, float]) -> None:
         """Values by name, such as `recall_kvr` in percent, at the optimizer step of the trainer's state."""
-        logs = {f"eval_{name}": value for name, value in values.items()}  # they tell it from training by this prefix
-        for one in self.reporters:
-            one.on_log(self.args, state, None, logs=logs)
+        logs = {f"eval_{name}": value for name, value in values.items()}  # the prefix sets it apart from training
+        for reporter in self.reporters:
+            reporter.on_log(self.args, state, None, logs=logs)
 
     def close(self) -> None:
-        """The stage is over: the next one in this process begins a run of its own."""
-        for one in self.reporters:
-            if isinstance(one, TensorBoardCallback) and one.tb_writer:
-                one.tb_writer.close()
-            if isinstance(one, WandbCallback):
+        """End the run: the next stage in this process begins another."""
+        for reporter in self.reporters:
+            if isinstance(reporter, TensorBoardCallback) and reporter.tb_writer:
+                reporter.tb_writer.close()
+            if isinstance(reporter, WandbCallback):
                 import wandb
 
                 wandb.finish()
