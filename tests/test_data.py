@@ -162,7 +162,7 @@ def test_sizes_and_starts_beyond_the_data(tmp_path: Path) -> None:
 
 
 def test_a_hub_without_network_says_what_to_do() -> None:
-    with pytest.raises(BadInput, match=r"nobody/nothing.*cannot be loaded.*say path=FILE"):
+    with pytest.raises(BadInput, match=r"nobody/nothing.*cannot be loaded.*path=FILE"):
         load("pairs", "hub=nobody/nothing")
 
 

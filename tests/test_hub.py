@@ -141,7 +141,7 @@ def test_no_access_says_why(monkeypatch: Patch, behind: str, kind: str, message:
     if "HfApi" not in behind:
         monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="c1"))
     monkeypatch.setattr(behind, fail)
-    with pytest.raises(BadInput, match=f"hub dataset codeparrot/apps, train, .*{message}.*say path=FILE") as raised:
+    with pytest.raises(BadInput, match=f"hub dataset codeparrot/apps, train, .*{message}.*path=FILE") as raised:
         read("apps")
     assert "hf_secret" not in str(raised.value)
 

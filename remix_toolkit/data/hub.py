@@ -203,11 +203,11 @@ def _reason(selection: Selection, error: Exception) -> str:
     causes = (error, error.__cause__, error.__context__)
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         terms = f"https://huggingface.co/datasets/{selection.hub}"
-        reason = f"it needs an account that has accepted its terms at {terms}; then `hf auth login`"
+        reason = f"it needs an account that has accepted its terms at {terms}; then `hf auth login`."
     elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        reason = "there is no such dataset, or it is private: then `hf auth login`"
+        reason = "there is no such dataset, or it is private: then `hf auth login`."
     elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-        reason = f"it has no revision {selection.revision!r}"
+        reason = f"it has no revision {selection.revision!r}."
     else:
         text = _without_token(first_line(error)).rstrip(".")
         reason = f"{type(error).__name__}: {text}. Is the name right, and is there a network?"
