@@ -29,20 +29,18 @@ from filelock import FileLock
 from remix_toolkit.console import info, warn
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.measurements import FILES, measured
+from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.evaluate.records import HeldOutRecord, ListRecall, RecallRecord
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.identity import identity_settings
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord, write_text
 
-__all__ = ["measured"]  # of a published stage
-
 MANIFEST = "manifest.json"
 AGAIN = "`remix store verify --remove` removes it, and the same command then trains the stage again"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
 
-# Files of a published stage that a later measurement replaces: neither in its manifest nor in a key.
-GROWS = {*FILES, "manifest.json", "pruned.json"}
+# Files of a published stage that change after its publication: neither in its manifest nor in a key.
+UNSEALED = {*FILES, "manifest.json", "pruned.json"}
 
 NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's directory, which ends in its key
 
@@ -165,7 +163,7 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
     A stage with that key, whatever its name, whose weights were deleted makes room, and so does all that was measured
     of it: training again may have come out with other bits.
     """
-    files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in GROWS)
+    files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in UNSEALED)
     seals = {str(f.relative_to(draft)): FileSeal(bytes=f.stat().st_size, sha256=sha256(f)) for f in files}
     Manifest(files=seals).write(draft / MANIFEST)
     for file in [*files, draft / MANIFEST]:

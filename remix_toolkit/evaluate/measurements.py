@@ -103,7 +103,10 @@ def requested(recipe: Recipe, stage: str) -> set[str]:
 
 def measured(folder: Path) -> set[str]:
     """The ids of all that has been measured of a published stage. Raises BadInput where a file cannot be read."""
-    return {id_ for measurement in MEASUREMENTS for id_ in measurement.measured(folder)}
+    try:
+        return {id_ for measurement in MEASUREMENTS for id_ in measurement.measured(folder)}
+    except BadInput as error:
+        raise BadInput(f"{error}; delete that file, and it is measured again") from None
 
 
 def is_measured(recipe: Recipe, stage: str, folder: Path) -> bool:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from remix_toolkit.data import tasks
-from remix_toolkit.graph.lineage import Node, measurements, split_key
+from remix_toolkit.evaluate import measurements
+from remix_toolkit.graph.lineage import Node, split_key
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.schema import Factoid
 
@@ -109,7 +110,7 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
                     split = _add_split(jobs, cell, task, base_stage, run)
                     job.needs.add(split.key)
                     job.loads |= split.loads  # more rows may have to be asked than the split did
-        requested = measurements(recipe, node.position)
+        requested = measurements.requested(recipe, node.stage)
         if "interference" in requested:
             measure.needs |= parent
             measure.loads |= parent

@@ -20,7 +20,7 @@ from remix_toolkit.recipe.identity import NOT_IN_KEY
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import field_type
 from remix_toolkit.records import FactList, RunRecord, RunStage
-from remix_toolkit.store import GROWS
+from remix_toolkit.store import UNSEALED
 
 KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
 
@@ -88,16 +88,11 @@ def run_record(
                 task=tasks.task_name(recipe.stages[node.stage].data),
                 trained=facts_id(recipe, node.stage),
                 lists=fact_lists(recipe, node.position),
-                measurements=sorted(measurements(recipe, node.position)),
+                measurements=sorted(requested(recipe, node.stage)),
             )
             for node in nodes
         ],
     )
-
-
-def measurements(recipe: Recipe, position: int) -> set[str]:
-    """The ids of all that a recipe asks to be measured of a stage, as `store.measured` has them."""
-    return requested(recipe, list(recipe.stages)[position])
 
 
 def fact_lists(recipe: Recipe, position: int) -> dict[str, FactList]:
@@ -137,7 +132,7 @@ def base(recipe: Recipe) -> dict[str, Any]:
     if recipe.base == "tiny":
         return tiny.identity()
     if Path(recipe.base).exists():
-        return {"files": identity.hash_source(recipe.base, without=GROWS)}
+        return {"files": identity.hash_source(recipe.base, without=UNSEALED)}
     return {"hub": recipe.base, "revision": recipe.revision}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.jobs import Job, Loading, loaders, measure_key
 from remix_toolkit.graph.sweep import Keep
 from remix_toolkit.recipe.schema import Recipe
@@ -34,7 +35,7 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
         if job.kind == "split":
             missing = any(key in jobs[other].needs for other in todo)  # next to no work where all is known already
         elif job.kind == "measure":
-            missing = folder is None or not job.requested <= store.measured(folder)
+            missing = folder is None or not job.requested <= measured(folder)
         else:
             if folder and (damage := store.damage(folder, checksums=False)):
                 raise BadInput(f"{folder}: {damage}; {store.AGAIN}, or --retrain-damaged does")
@@ -76,7 +77,7 @@ def spare_in_store(runs: Path, keep: Keep, needed: Collection[str]) -> dict[str,
         names |= {stage.key: stage.stage for stage in record.stages}
         parents |= set(record.keys[:-1])
         for stage in record.stages:
-            if stage.key not in published or not set(stage.measurements) <= store.measured(published[stage.key]):
+            if stage.key not in published or not set(stage.measurements) <= measured(published[stage.key]):
                 unfinished |= set(record.keys)
     return {
         key: published[key]

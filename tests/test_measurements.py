@@ -1,0 +1,82 @@
+"""The list of measurements: ids, files, shares of several processes."""
+
+from pathlib import Path
+
+import accelerate
+import pytest
+from forged import lens_record, recall_record
+
+from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.evaluate.measurements import MEASUREMENTS, in_shares, is_measured, measured, requested
+from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, PerplexityRecord
+from remix_toolkit.recipe.load import load_recipe
+
+
+def test_what_is_requested_is_what_is_missing_until_it_is_measured(tmp_path: Path) -> None:
+    settings = ["stages.stage1.probe=[lens]", "evaluate.lm_eval=[arc]", "evaluate.limit=8"]
+    recipe = load_recipe("kvr", "tiny", settings)
+    (facts,) = (id_ for id_ in requested(recipe, "stage1") if id_.startswith("kvr-"))
+    assert requested(recipe, "stage1") == {facts, "perplexity", f"lens {facts}", "lm_eval arc on 8 rows"}
+    assert requested(recipe, "stage2") > {facts, "perplexity", "lm_eval arc on 8 rows"}
+    assert not is_measured(recipe, "stage1", tmp_path)
+    recall_record({facts: [1, 0]}).write(tmp_path / "recall.json")
+    lens_record(facts).write(tmp_path / "lens.json")
+    PerplexityRecord(perplexity=9.0, tokens=9, text="mine.txt").write(tmp_path / "perplexity.json")
+    assert measured(tmp_path) == {facts, f"lens {facts}", "perplexity", "perplexity mine.txt"}
+    other = HarnessResult(version="0.4", limit=None, metrics={"acc": 0.5})
+    HarnessRecord(tasks={"arc": other}).write(tmp_path / "lm_eval.json")
+    assert not is_measured(recipe, "stage1", tmp_path)  # that was on all rows
+    HarnessRecord(tasks={"arc": other.model_copy(update={"limit": 8})}).write(tmp_path / "lm_eval.json")
+    assert is_measured(recipe, "stage1", tmp_path)
+
+
+def test_an_instruction_stage_is_measured_on_its_held_out_rows() -> None:
+    recipe = load_recipe("kvr", "tiny", ["stages.stage2.data={task: gsm8k, size: 30, held_out: 10}"])
+    assert "held_out 10" in requested(recipe, "stage2")
+    assert not any(id_.startswith("held_out") for id_ in requested(recipe, "stage1"))
+
+
+def test_a_file_of_another_version_is_named_with_what_helps(tmp_path: Path) -> None:
+    (tmp_path / "lens.json").write_text('{"version": 0}')
+    with pytest.raises(BadInput, match=r"lens\.json: .*version 0.* 1; delete that file"):
+        measured(tmp_path)
+
+
+def test_names_and_files_are_of_one_measurement_each() -> None:
+    names = [measurement.name for measurement in MEASUREMENTS]
+    assert len(set(names)) == len(names)
+    assert all(
+        issubclass(measurement.record, object) and measurement.record.model_fields["version"]
+        for measurement in MEASUREMENTS
+    )
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list, str]]:
+    """This process is the second of two; what the first one gathers is put into the list."""
+    first: list[tuple[list, str]] = []
+
+    class State:
+        num_processes, process_index = 2, 1
+
+    monkeypatch.setattr(accelerate, "PartialState", State)
+    monkeypatch.setattr(accelerate.utils, "gather_object", lambda own: [*first, *own])
+    return first
+
+
+def test_each_process_computes_its_share_and_all_get_all_in_order(second_of_two) -> None:
+    second_of_two.append(([0, 20, 40], ""))
+    assert in_shares(range(5), lambda rows: [10 * row for row in rows]) == [0, 10, 20, 30, 40]
+
+
+def test_a_process_that_fails_ends_all_of_them(second_of_two) -> None:
+    second_of_two.append(([], "process 0: RuntimeError: out of memory"))
+    with pytest.raises(RunFailed, match="process 0: RuntimeError: out of memory"):
+        in_shares(range(5), lambda rows: list(rows))
+    second_of_two[:] = [([0, 2, 4], "")]
+
+    def broken(rows: object) -> list:
+        raise ValueError("no logits")
+
+    with pytest.raises(RunFailed, match="process 1: ValueError: no logits"):
+        in_shares(range(5), broken)
