@@ -84,6 +84,24 @@ def test_one_stage_asks_for_the_data_of_the_stages_up_to_it(here, runs: Path, tm
     assert len(list((runs / "stages").glob("*"))) == 1
 
 
+def test_a_recipe_edited_while_it_is_trained(here, runs: Path, tmp_path: Path, monkeypatch) -> None:
+    from remix_toolkit.stage import run
+
+    file = tmp_path / "mine.yaml"
+    file.write_text("stages: {one: {data: {task: kvr, size: 8}}}", encoding="utf-8")
+    run_stage = run.run_stage
+
+    def edit(*arguments, **options):
+        run_stage(*arguments, **options)
+        file.write_text("stages: {another: {data: {task: kvr, size: 9}}}", encoding="utf-8")
+
+    monkeypatch.setattr(run, "run_stage", edit)
+    here("run", file, "--runs", runs, "train.max_steps=1", "global_batch_size=8", "train.save_strategy=no")
+    (record,) = (json.loads(file.read_text(encoding="utf-8")) for file in (runs / "records").glob("*.json"))
+    assert record["settings"] == {"train.max_steps": 1, "global_batch_size": 8, "train.save_strategy": "no"}
+    assert [stage["stage"] for stage in record["stages"]] == ["one"]
+
+
 def test_a_published_model_answers_in_a_pipeline(here, runs: Path) -> None:
     """A stage is a plain model directory: from_pretrained loads it, and a pipeline answers its facts."""
     taught = ["stages.stage1.train.num_train_epochs=40", "stages.stage1.train.learning_rate=2e-3"]

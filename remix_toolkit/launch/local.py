@@ -39,7 +39,7 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
         for node in nodes[known:]:  # at least that they can be read; the rest is checked once base_stage is published
             for task in (recipe.stages[node.stage].data, *recipe.stages[node.stage].recall):
                 tasks.read_task(task, recipe.data_seed)
-    record = run_record(recipe, nodes, recipe.name)
+    whole = record = run_record(recipe, nodes, recipe.name)  # before anything takes time: the recipe's file may change
     try:
         for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
             data = prepare(recipe, part, runs) if part else {}
@@ -51,7 +51,7 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
                         run_stage(recipe, node, data[node.stage], runs, node.key in loaded)
                 except MeasurementFailed as error:  # the stage is published: the next one can start from it
                     failures.append(str(error))
-                record = run_record(recipe, nodes[: node.position + 1], recipe.name)
+                record = whole.model_copy(update={"stages": whole.stages[: node.position + 1]})
                 store.record_runs(runs, [record])
     except KeyboardInterrupt:
         raise RunFailed("stopped; the same command goes on from the last checkpoint") from None

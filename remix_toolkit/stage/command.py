@@ -41,11 +41,12 @@ def stage(
     name = find_key(resolved, key)[0] if key else str(stage)
     nodes = lineage(resolved, until=name)
     require_sources(resolved.stages[node.stage] for node in nodes)
+    records = [run_record(resolved, nodes, resolved.name)] if stage else []  # now: the recipe's file may change
     start_processes(resolved, name)
     store.open_store(runs)
     run_key(resolved, key or nodes[-1].key, runs, part, sweep)
-    if stage and is_first_process():
-        store.record_runs(runs, [run_record(resolved, nodes, resolved.name)])
+    if records and is_first_process():
+        store.record_runs(runs, records)
 
 
 def parse_only(text: str | None) -> Literal["train", "measure"] | None:
