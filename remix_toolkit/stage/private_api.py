@@ -1,0 +1,76 @@
+"""What this toolkit uses of TRL, transformers and accelerate beyond their documented interfaces, all of it here.
+
+Seen in transformers 5.20 to 5.24, TRL 1.8 to 1.16 and accelerate 1.12 to 1.15, the ranges in pyproject.toml; where only
+some of these versions have a thing, the comment at it says so. `make test-versions` runs the invariants at both ends.
+"""
+
+import os
+from dataclasses import fields
+from typing import Any
+
+from accelerate.state import AcceleratorState
+from torch.utils.data import Sampler
+from transformers import PreTrainedConfig, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+FORMER_NAMES = {  # of fields of TrainingArguments, before transformers 5.23
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
+
+
+def sft_config(**settings: Any) -> SFTConfig:
+    """An SFTConfig, with the names that its fields have in the installed transformers."""
+    names = {field.name for field in fields(SFTConfig)}
+    return SFTConfig(**{name if name in names else FORMER_NAMES.get(name, name): settings[name] for name in settings})
+
+
+def use_one_device(args: TrainingArguments) -> None:
+    """Keep transformers from wrapping the model in DataParallel: one process is one device.
+
+    TrainingArguments counts the visible GPUs in `_n_gpu`; its public `n_gpu` cannot be set.
+    """
+    args._n_gpu = min(args.n_gpu, 1)
+
+
+def forget_devices() -> None:
+    """Let the next Accelerator of this process choose its device anew.
+
+    accelerate keeps the first choice for the whole process, and an SFTConfig with `use_cpu` chooses the CPU.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def fsdp_asked() -> bool:
+    """Did the launcher's config ask for FSDP? `accelerate launch` tells its processes in this variable."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def set_fsdp_checkpointing(on: bool) -> None:
+    """Have FSDP recompute activations in the backward pass; accelerate's plugin reads this variable when it is made."""
+    os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(on).lower()
+
+
+def attention_of(config: PreTrainedConfig) -> str:
+    """The attention implementation of a loaded model's config, such as `sdpa`: the default is transformers' choice."""
+    return str(config._attn_implementation)
+
+
+def set_train_order(trainer: SFTTrainer, order: Sampler[int]) -> None:
+    """Train on the examples in this order; transformers asks for it in a private method."""
+    trainer._get_train_sampler = lambda train_dataset=None: order  # type: ignore[method-assign]
+
+
+def silence(trainer: SFTTrainer) -> None:
+    """Remove the callback with which transformers prints progress; which of the two it is depends on `disable_tqdm`."""
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+
+
+def reporters_of(trainer: SFTTrainer) -> list[Any]:
+    """The callbacks that transformers made for `report_to`; the table of their classes is not documented."""
+    kinds = tuple(INTEGRATION_TO_CALLBACK.values())
+    return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kinds)]
