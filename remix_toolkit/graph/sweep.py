@@ -184,13 +184,13 @@ def _merge(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[dic
             base_file = find_recipe(path.parent / str(tree.pop("extends")))
         except BadInput as error:
             raise BadInput(f"{locations[('extends',)]}: extends: {error}") from None
-        profile = profile or tree.get("profile")
+        profile = profile or str(tree.get("profile") or "") or None
         base, base_locations = _merge(base_file, profile, (*seen, path.resolve()))
         kept = {at: line for at, line in base_locations.items() if at[:1] not in {(key,) for key in tree}}
         tree, locations = {**base, **tree}, {**kept, **locations}
     if not profile and "profile" in mapping(tree.get("grid")):
         return tree, locations  # several profiles: no section belongs to all of them
-    name = Path(profile or tree.get("profile") or "tiny").stem
+    name = Path(profile or str(tree.get("profile") or "tiny")).stem
     for key, value in sections.get(name, {}).items():
         tree[key] = value
         moved = {at[2:]: line for at, line in locations.items() if at[:3] == ("profiles", name, key)}
