@@ -2,9 +2,9 @@
 
     torchrun --nproc_per_node 2 tests/cpu_fsdp.py cases.json
 
-A case is {"arguments": those of remix_toolkit.stage, "environment": what the launcher would have set}; what a failed
-one says goes to cases.json.failed. accelerate itself turns FSDP on on accelerators only: on CPUs it would do DDP
-without a word, as a case with {"plain": true} shows.
+A case is {"arguments": those of remix_toolkit.stage, "environment": what the launcher would have set}; the messages of
+failed ones go to cases.json.failed. accelerate itself turns FSDP on for accelerators only: on CPUs it would silently do
+DDP, as a case with {"plain": true} shows.
 """
 
 import json
@@ -35,7 +35,7 @@ def main(file: Path) -> None:
     import typer
 
     from remix_toolkit.errors import RunFailed
-    from remix_toolkit.stage.__main__ import main as stage
+    from remix_toolkit.stage.command import stage
 
     app = typer.Typer()
     app.command()(stage)

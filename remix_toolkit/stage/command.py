@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from remix_toolkit.errors import BadInput
+from remix_toolkit.errors import BadInput, MeasurementFailed
 
 if TYPE_CHECKING:
     from remix_toolkit.recipe.schema import Factoid, Recipe
@@ -44,9 +44,15 @@ def stage(
     records = [run_record(resolved, nodes, resolved.name)] if stage else []  # now: the recipe's file may change
     start_processes(resolved, name)
     store.open_store(runs)
-    run_key(resolved, key or nodes[-1].key, runs, part, sweep)
+    failure: MeasurementFailed | None = None
+    try:
+        run_key(resolved, key or nodes[-1].key, runs, part, sweep)
+    except MeasurementFailed as error:  # the stage is published all the same
+        failure = error
     if records and is_first_process():
         store.record_runs(runs, records)
+    if failure:
+        raise failure
 
 
 def parse_only(text: str | None) -> Literal["train", "measure"] | None:
