@@ -7,7 +7,8 @@ import pytest
 from forged import lens_record, recall_record
 
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.evaluate.measurements import MEASUREMENTS, in_shares, is_measured, measured, requested
+from remix_toolkit.evaluate.measurements import MEASUREMENTS, is_measured, measured, requested
+from remix_toolkit.evaluate.protocol import in_shares
 from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, PerplexityRecord
 from remix_toolkit.recipe.load import load_recipe
 

@@ -2,23 +2,20 @@
 
 A measurement leaves `<name>.json` in the stage's folder and, where it has results row by row, `<name>.jsonl`. To add a
 probe, write a file with a class that has the members of `Measurement`, and add it to MEASUREMENTS. Keys and plans are
-made from this list, so it imports no torch: that is imported when a measurement runs.
+made from this list, so nothing here imports torch: a measurement imports it when it runs.
 """
-
-from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from remix_toolkit.console import info
 from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tasks import is_factoid
-from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.protocol import Measurement, Models, Subject, in_shares, is_main_process
 from remix_toolkit.evaluate.records import (
     HarnessRecord,
     HarnessResult,
@@ -32,68 +29,7 @@ from remix_toolkit.evaluate.records import (
     RecallRecord,
 )
 from remix_toolkit.recipe.schema import Evaluate, Instruction, Recipe
-from remix_toolkit.records import FactList, Record, write_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from remix_toolkit.data.tulu import Example
-
-Row = TypeVar("Row")
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A stage and the data that it is measured on."""
-
-    recipe: Recipe
-    stage: str
-    lists: Mapping[str, FactList]  # the lists of facts that are measured after it, by id
-    facts: Mapping[str, Sequence[Pair]]  # the facts of each of these lists
-    pairs: Sequence[Pair]  # what the stage trains on
-    mixing: Sequence[Pair]
-    held_out: Sequence[Pair]  # rows of its instruction task that no stage trains on
-    max_length: int  # tokens; a longer example is left out
-
-    def encode(self, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Example]:
-        """The examples of some pairs, as they are trained on."""
-        from remix_toolkit.data.tulu import encode_all
-
-        return [example for example in encode_all(tokenizer, pairs, self.max_length)[0] if example]
-
-
-@dataclass(frozen=True)
-class Models:
-    """The model that a stage published, and the one that it started from."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    load_parent: Callable[[], PreTrainedModel]  # raises BadInput where its weights are gone
-
-
-class Measurement(Protocol):
-    """One kind of measurement. Ids, unique to the kind, say what is requested and what has been measured."""
-
-    name: str  # the stem of its file
-    record: type[Record]  # what that file holds
-    shared: bool  # True: all processes of a launcher share the work. False: the main process does it alone
-
-    def requested(self, recipe: Recipe, stage: str) -> set[str]:
-        """The ids of what a recipe asks to be measured after a stage."""
-        ...
-
-    def measured(self, folder: Path) -> set[str]:
-        """The ids of what has been measured. Raises BadInput where its file cannot be read."""
-        ...
-
-    def check(self, subject: Subject) -> None:
-        """Raise BadInput where the subject's data cannot be measured; called before the stage is trained."""
-        return
-
-    def run(self, subject: Subject, models: Models, folder: Path, missing: Collection[str]) -> None:
-        """Measure what the missing ids stand for, and write the file."""
-        ...
+from remix_toolkit.records import write_text
 
 
 def requested(recipe: Recipe, stage: str) -> set[str]:
@@ -146,7 +82,7 @@ class Recall(Measurement):
             lines += "".join(f"{row.model_dump_json()}\n" for row in rows)
             label, percentage = lists[id_].label, lists[id_].recall
             info(f"{subject.stage}: recall of {label}: {percentage:.1f}% of {len(verdicts)} facts")
-        if _is_main_process():
+        if is_main_process():
             write_text(folder / "recall.jsonl", lines)
             RecallRecord(lists=lists).write(folder / "recall.json")
 
@@ -179,7 +115,7 @@ class HeldOut(Measurement):
             tokens=tokens,
             accuracy=100.0 * sum(row.correct for row in rows) / len(rows) if rows else None,
         )
-        if _is_main_process():
+        if is_main_process():
             write_text(folder / "held_out.jsonl", "".join(f"{row.model_dump_json()}\n" for row in rows))
             record.write(folder / "held_out.json")
         correct = "" if record.accuracy is None else f", {record.accuracy:.1f}% of the results right"
@@ -315,35 +251,6 @@ class Interference(Measurement):
 # In the order in which they run. Interference comes last: it moves the published model off its device.
 MEASUREMENTS: tuple[Measurement, ...] = (Recall(), HeldOut(), Perplexity(), Lens(), Harness(), Interference())
 FILES = frozenset(f"{measurement.name}.{suffix}" for measurement in MEASUREMENTS for suffix in ("json", "jsonl"))
-
-
-def in_shares(rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[Value]]) -> list[Value]:
-    """A value for each row, in order, in all processes; each computes those of its share of the rows.
-
-    Raises RunFailed in all of them where one fails: the others would wait for it.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    state = PartialState()
-    if state.num_processes == 1:
-        return list(compute(rows))
-    share, values, error = rows[state.process_index :: state.num_processes], list[Value](), ""
-    try:
-        values = list(compute(share)) if share else []
-    except Exception as problem:
-        error = f"process {state.process_index}: {type(problem).__name__}: {problem}"
-    outcomes: list[tuple[list[Value], str]] = gather_object([(values, error)])
-    for _, error in outcomes:
-        if error:
-            raise RunFailed(error)
-    return [outcomes[i % state.num_processes][0][i // state.num_processes] for i in range(len(rows))]
-
-
-def _is_main_process() -> bool:
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
 
 
 def _lists(folder: Path) -> dict[str, ListRecall]:

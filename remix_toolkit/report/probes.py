@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.measurements import MEASUREMENTS, Measurement
+from remix_toolkit.evaluate.measurements import MEASUREMENTS
+from remix_toolkit.evaluate.protocol import Measurement
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Figure, Heading, Part, Warn, number, said
 from remix_toolkit.report.plot import occurrence_figure, points_figure
