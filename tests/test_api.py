@@ -59,10 +59,14 @@ def test_the_example_in_the_readme(folder: Path) -> None:
 
 def test_a_sweep_and_the_frame_of_its_answers(folder: Path, write_sweep) -> None:
     file = write_sweep(SWEEP, "two.yaml")
-    folders = sweep(file, settings=TINY, seeds=[1])
+    with pytest.raises(BadInput, match="stage1, stage2"):
+        sweep(file, settings=TINY, keep=["stage3"])
+    folders = sweep(file, settings=TINY, seeds=[1], keep=["stage2"])
     assert set(folders) == {("none", 1), ("slower", 1)}
     assert folders["none", 1]["stage1"] == folders["slower", 1]["stage1"]
     assert folders["none", 1]["stage2"] != folders["slower", 1]["stage2"]
+    assert (folders["none", 1]["stage2"] / "model.safetensors").exists()
+    assert not (folders["none", 1]["stage1"] / "model.safetensors").exists()
 
     frame = results()
     assert list(frame.columns) == COLUMNS

@@ -82,27 +82,21 @@ def sweep(
 
         return stop(command, runs) if cancel else show_status(command, runs)
     from remix_toolkit import store
-    from remix_toolkit.data.sources import require_sources
-    from remix_toolkit.graph.sweep import check_keep, load_sweep, parse_keep, stage_names
+    from remix_toolkit.api import begin_sweep
+    from remix_toolkit.graph.sweep import parse_keep
     from remix_toolkit.launch.sweep import failures, run_sweep
 
-    declared, cells = load_sweep(sweep, profile, seed, overrides)
-    kept = declared.keep if keep is None else parse_keep(keep)
-    check_keep(kept, stage_names(cells), f"--keep {keep}")
-    require_sources(stage for cell in cells for stage in cell.recipe.stages.values())
-    store.open_store(runs)
+    declared, cells, records = begin_sweep(command, runs, parse_keep(keep) if keep else None, f"--keep {keep}")
     if retrain_damaged:
         from remix_toolkit.cli.print_store import verify
 
         verify(runs, remove=True, keys={node.key for cell in cells for node in cell.nodes})
-    records = [cell.record() for cell in cells]
-    store.record_runs(runs, records)  # all of them: what is published is shown, and what is missing too
     if launcher == "slurm":
         from remix_toolkit.launch.slurm import submit
 
-        queued = sum(bool(job.job_id) for job in submit(command, cells, kept, runs, slurm).jobs.values())
+        queued = sum(bool(job.job_id) for job in submit(command, cells, declared.keep, runs, slurm).jobs.values())
         return typer.echo(f"{queued} jobs are with SLURM; the same command with --status says how far they are")
-    state = run_sweep(command, cells, kept, runs, jobs)
+    state = run_sweep(command, cells, declared.keep, runs, jobs)
     from remix_toolkit.cli.print_sweep import print_sweep
 
     print_sweep(declared, records, store.entries(runs), plot)
