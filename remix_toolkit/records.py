@@ -164,11 +164,18 @@ class StageCounts(Part):
     tokens_per_epoch: EpochTokens
 
 
-class Fingerprints(Record):
-    """SHA-256 over a stage's pairs themselves, in order; a file of its own beside the checkpoints."""
+class Fingerprints(Part):
+    """SHA-256 over a stage's pairs themselves, in order."""
 
     facts: str
     mixing: str
+
+
+class DataRecord(Record):
+    """data.json: what was counted when a stage's data was built."""
+
+    counts: StageCounts
+    fingerprints: Fingerprints
 
 
 class StageRecord(Record):

@@ -14,7 +14,8 @@ from remix_toolkit.graph import lineage as keys
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import FewShot, Recipe
-from remix_toolkit.stage import data, familiar
+from remix_toolkit.stage import familiar
+from remix_toolkit.stage.rows import take_rows
 
 FACTS = [Pair(f"question {i}?", f"answer {i}", "pairs", (f"answer {i}",)) for i in range(40)]
 
@@ -72,7 +73,7 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     oracle = Oracle(monkeypatch)
     recipe = recipe_of(facts_csv)
     task = recipe.stages["stage1"].data
-    chosen, report = data.choose(recipe, task, runs)
+    chosen, report = take_rows(recipe, task, runs)
     shots, others = few_shot.draw_exemplars(task, FACTS, recipe.few_shot)
     unfamiliar = [fact for fact in others if int(fact.response.split()[-1]) % 2]
     assert chosen == unfamiliar[:8]
@@ -80,7 +81,7 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     assert report["left_out"]["familiar"] > 0
     assert len(oracle.asked) == 20  # two chunks hold eight unfamiliar facts
 
-    data.choose(recipe, task, runs)
+    take_rows(recipe, task, runs)
     assert len(oracle.asked) == 20  # reused
     file = keys.split_folder(recipe, task, runs) / "verdicts.jsonl"
     written = file.read_text(encoding="utf-8")
@@ -98,18 +99,18 @@ def test_too_few_are_said_with_their_number(facts_csv: Path, runs: Path, monkeyp
     Oracle(monkeypatch)
     recipe = recipe_of(facts_csv, "stages.stage1.data.size=30")
     with pytest.raises(BadInput, match=r"30 unfamiliar rows .*the data has 1\d"):
-        data.choose(recipe, recipe.stages["stage1"].data, runs)
+        take_rows(recipe, recipe.stages["stage1"].data, runs)
 
 
 def test_rows_that_changed_are_noticed(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Oracle(monkeypatch)
     recipe = recipe_of(facts_csv)
     task = recipe.stages["stage1"].data
-    data.choose(recipe, task, runs)
+    take_rows(recipe, task, runs)
     file = keys.split_folder(recipe, task, runs) / "verdicts.jsonl"
     file.write_text(file.read_text(encoding="utf-8").replace("question 1?", "question one?"), encoding="utf-8")
     with pytest.raises(BadInput, match="its source has changed"):
-        data.choose(recipe, task, runs)
+        take_rows(recipe, task, runs)
 
 
 def test_the_split_is_of_the_base_model_and_the_prompt(facts_csv: Path) -> None:
@@ -175,7 +176,7 @@ def test_base_stage_mistakes(facts_csv: Path) -> None:
 def test_a_split_before_its_stage_is_refused(runs: Path) -> None:
     recipe = load_recipe("familiar_facts", "tiny")
     with pytest.raises(BadInput, match="run it first: --stage taught"):
-        data.choose(recipe, recipe.stages["stage2"].data, runs)
+        take_rows(recipe, recipe.stages["stage2"].data, runs)
 
 
 def test_a_model_that_was_taught_half_of_the_facts(here, runs: Path) -> None:

@@ -16,6 +16,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Recipe, Rows, Source
 from remix_toolkit.stage import data
+from remix_toolkit.stage.rows import held_out_rows, take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[str, Any]:
     """`{task, profile, counts, pairs}`: what becomes of a task's rows, how long they are, and the first `limit`."""
     tokenizer = _tokenizer(recipe, runs)
-    chosen, rows = data.choose(recipe, task, runs, ask=False)
-    pairs = chosen[: len(chosen) - data.held_out(task)]
+    chosen, rows = take_rows(recipe, task, runs, ask=False)
+    pairs = chosen[: len(chosen) - held_out_rows(task)]
     examples, dropped = tulu.encode_all(tokenizer, pairs, recipe.train.get("max_length") or data.MAX_LENGTH)
     per_device = recipe.train.get("per_device_train_batch_size", 8)
     lengths = data.lengths([e for e in examples if e], recipe.global_batch_size, per_device)
-    counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": data.held_out(task)}
+    counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": held_out_rows(task)}
     return {
         "task": tasks.task_name(task),
         "profile": recipe.profile,

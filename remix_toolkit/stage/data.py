@@ -1,39 +1,39 @@
-"""What one stage trains on and is measured on, drawn before anything is trained."""
+"""What one stage trains on and is measured on: built once, kept, and loaded by every process that needs it.
+
+    work/<key>/data/facts.jsonl, mixing.jsonl, held_out.jsonl   the pairs, one JSON object a line
+                    examples/                                   their tokens and labels, as `datasets` saves them
+                    data.json                                   what was counted; written last
+
+A published stage keeps its pairs (not the examples) in data/: a later stage leaves out what they hold, replays them and
+is measured on them without reading their source again.
+"""
 
 import hashlib
 import json
 import random
-from collections import Counter
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remix_toolkit.data import few_shot, hub, mixing, tasks, tulu
+from filelock import FileLock
+
+from remix_toolkit import store
+from remix_toolkit.data import hub, mixing, tasks, tulu
 from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Factoid, Instruction, Pairs, Recipe, Rows, Source, Stage
-from remix_toolkit.stage import familiar
+from remix_toolkit.recipe.schema import Recipe, Source, Stage
+from remix_toolkit.records import DataRecord, Fingerprints, StageCounts, write_text
+from remix_toolkit.stage.rows import held_out_rows, take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_LENGTH = 2048  # tokens; a recipe's or profile's `train.max_length` comes first
-CHUNK = 2000  # candidates looked for in the earlier stages' texts at a time
 PERCENTILES = (50, 90, 99, 100)
-
-
-@dataclass
-class Own:
-    """A stage's own pairs, before any mixing: as far as they fit, with their examples and what became of the rest."""
-
-    pairs: list[Pair]
-    examples: list[tulu.Example]
-    held_out: list[Pair]
-    rows: dict[str, Any]  # how many the task has, how many were dropped and left out, and why
-    dropped: Counter[str]  # of the chosen ones, those that do not fit
 
 
 @dataclass
@@ -42,181 +42,196 @@ class StageData:
 
     facts: list[Pair]
     mixing: list[Pair]
+    held_out: list[Pair]  # rows of an instruction task that no stage trains on
     examples: list[tulu.Example]
     counts: dict[str, Any]
     fingerprints: dict[str, str]  # of the facts and of the mixing data
-    earlier: list[str]  # fingerprints of the facts of the stages before
-    measured: dict[str, list[Pair]]  # facts' id -> the facts that recall is measured on after this stage
-    held_out: list[Pair]  # rows of an instruction task that no stage trains on
+    measured: dict[str, list[Pair]]  # by the id of a list: the facts that recall is measured on after this stage
 
 
 def build_all(
-    recipe: Recipe, stages: Sequence[str], tokenizer: "PreTrainedTokenizerBase", runs: Path, ask: bool = True
+    recipe: Recipe,
+    stages: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    runs: Path,
+    ask: bool = True,
+    keys: Mapping[str, str] | None = None,
 ) -> dict[str, StageData]:
     """The data of some stages of a recipe, by name. Raises BadInput for any mistake in any of them.
 
     A stage is measured on the facts of all stages up to it, and on those that its own `recall` names. What the base
     model knows is asked where a recipe needs it and it is not known yet; without `ask`, such facts count as qualified.
+    The data of stages whose `keys` are given is loaded where it was built before, and kept where it is built now.
     """
     names = list(recipe.stages)
     last = max((recipe.position(stage) for stage in stages), default=-1)
     built: dict[str, StageData] = {}
     for name in names[: last + 1]:
         try:
-            own = _own(recipe, name, list(built.values()), tokenizer, runs, ask)
-            built[name] = _build(recipe, name, own, built, tokenizer, runs, ask)
+            built[name] = _load_or_build(recipe, name, built, tokenizer, runs, ask, (keys or {}).get(name))
+            if name in stages:
+                _add_measured(recipe, name, built, runs, ask)
         except BadInput as error:
             raise BadInput(f"{recipe.name}, {name}: {error}") from None
     return {name: built[name] for name in stages}
 
 
-def choose(
-    recipe: Recipe, task: Rows, runs: Path, earlier: Sequence[StageData] = (), ask: bool = True
-) -> tuple[list[Pair], dict[str, Any]]:
-    """The rows that a recipe takes of a task, held-out rows included, and what became of the others.
-
-    Rows qualify that are as familiar as asked for and that share no fact with what the stages before trained on, in
-    either direction; the user's own rows that do raise BadInput, which names them.
-    """
-    read = tasks.read_task(task, recipe.data_seed)
-    pairs, left_out = read.pairs, Counter[str]()
-    shots: list[Pair] = []
-    wanted = None
-    if isinstance(task, Factoid) and (task.familiarity or task.prompt == "few_shot"):
-        shots, pairs = few_shot.draw_exemplars(task, pairs, recipe.few_shot)
-        wanted = task.familiarity
-    end = None if task.size is None else task.start + task.size + held_out(task)
-    verdicts = (
-        familiar.verdicts(recipe, task, shots, pairs, runs, ask) if isinstance(task, Factoid) and wanted else None
-    )
-    known = FactIndex([fact for stage in earlier for fact in stage.facts])
-    texts = [pair.text for stage in earlier for pair in (*stage.facts, *stage.mixing)]
-    told: set[int] = set()  # candidates that an earlier stage's own text already holds
-    qualify: list[Pair] = []
-    unknown = 0
-    for number, pair in enumerate(pairs):
-        if len(qualify) == end:
-            break
-        if texts and number % CHUNK == 0:  # as far as needed: some tasks have a million spellings of answers
-            index = FactIndex(pairs[number : number + CHUNK])
-            told |= {number + n for text in texts for n in index.facts_in(text)}
-        verdict = next(verdicts, None) if verdicts else None
-        unknown += bool(verdicts) and verdict is None
-        if verdict is not None and verdict != (wanted == "familiar"):
-            left_out["familiar" if wanted == "unfamiliar" else "unfamiliar"] += 1
-            continue
-        # The first `start` rows are not taken: for in-domain rows, they are those of the earlier stage.
-        if len(qualify) >= task.start and (number in told or known.first_fact_in(pair)):
-            if isinstance(task, Pairs):
-                place = read.locations[read.pairs.index(pair)]
-                raise BadInput(
-                    f"{place}: {pair.prompt!r} -> {pair.response!r} shares a fact with what an earlier stage trains "
-                    "on. To train on such facts again, say mix: replay"
-                )
-            left_out["shares a fact with an earlier stage"] += 1
-            continue
-        qualify.append(pair)
-    if verdicts:
-        verdicts.close()
-    if isinstance(task, Instruction) and task.size is None:
-        task = task.model_copy(update={"size": max(1, len(qualify) - task.start - task.held_out)})
-    reach = task.model_copy(update={"size": task.size and task.size + held_out(task)})
-    held = f" {held_out(task)} of them held out," if held_out(task) else ""
-    chosen = tasks.select_rows(reach, qualify, f"{wanted} " if wanted else "", held)
-    if isinstance(task, Factoid) and task.prompt == "few_shot":
-        chosen = [few_shot.with_exemplars(shots, pair) for pair in chosen]
-    report = {"rows": read.rows, "usable": len(read.pairs), "dropped": dict(read.dropped), "noted": dict(read.noted)}
-    return chosen, {**report, "exemplars": len(shots), "left_out": dict(left_out), "familiarity_unknown": unknown}
-
-
-def held_out(task: Rows) -> int:
-    """How many rows after the trained ones are held out."""
-    return task.held_out if isinstance(task, Instruction) else 0
-
-
-def _own(
+def _load_or_build(
     recipe: Recipe,
     name: str,
-    earlier: list[StageData],
+    earlier: dict[str, StageData],
     tokenizer: "PreTrainedTokenizerBase",
     runs: Path,
     ask: bool,
-) -> Own:
-    stage = recipe.stages[name]
-    chosen, rows = choose(recipe, stage.data, runs, earlier, ask)
-    pairs = chosen[: len(chosen) - held_out(stage.data)]
-    trained = {(pair.history, pair.prompt) for before in earlier for pair in before.facts}
-    if any((pair.history, pair.prompt) in trained for pair in chosen[len(pairs) :]):
-        raise BadInput(
-            f"{tasks.describe(stage.data)}: an earlier stage trains on rows that are held out here; set data.start or "
-            "data.held_out so that they are others"
-        )
-    examples, dropped = tulu.encode_all(tokenizer, pairs, stage.train.get("max_length") or MAX_LENGTH)
-    fit = [(pair, example) for pair, example in zip(pairs, examples, strict=True) if example]
-    return Own([p for p, _ in fit], [e for _, e in fit], chosen[len(pairs) :], rows, dropped)
+    key: str | None,
+) -> StageData:
+    if key is None:
+        return _build(recipe, name, earlier, tokenizer, runs, ask)
+    folder = store.work_dir(runs, key) / "data"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(runs / "work" / f"{key}.data.lock"):  # one process builds, the others load
+        published = store.published(runs).get(key)
+        for kept in (folder, published and published / "data"):
+            if kept and (kept / "data.json").exists():
+                return load(kept, tokenizer, _max_length(recipe.stages[name]))
+        data = _build(recipe, name, earlier, tokenizer, runs, ask)
+        if not data.counts["read"]["familiarity_unknown"]:
+            save(data, folder)
+        return data
+
+
+def _max_length(stage: Stage) -> int:
+    return int(stage.train.get("max_length") or MAX_LENGTH)
 
 
 def _build(
     recipe: Recipe,
     name: str,
-    mine: Own,
-    built: dict[str, StageData],
+    earlier: dict[str, StageData],
     tokenizer: "PreTrainedTokenizerBase",
     runs: Path,
     ask: bool,
 ) -> StageData:
+    """The stage's rows, its mixing data, and the examples of both."""
     stage = recipe.stages[name]
-    earlier = {before: data.facts for before, data in built.items()}
-    extra, left_out = mixing.draw(stage.mix, mine.pairs, earlier, recipe.seed, recipe.position(name))
-    mixed, too_long = tulu.encode_all(tokenizer, extra, stage.train.get("max_length") or MAX_LENGTH)
-    examples = [*mine.examples, *(example for example in mixed if example)]
+    taken, rows = take_rows(recipe, stage.data, runs, list(earlier.values()), ask)
+    chosen, held_out = taken[: len(taken) - held_out_rows(stage.data)], taken[len(taken) - held_out_rows(stage.data) :]
+    _refuse_trained(stage, held_out, earlier)
+    encoded, dropped = tulu.encode_all(tokenizer, chosen, _max_length(stage))
+    facts = [pair for pair, example in zip(chosen, encoded, strict=True) if example]
+    earlier_facts = {before: data.facts for before, data in earlier.items()}
+    extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
+    encoded_extra, dropped_extra = tulu.encode_all(tokenizer, extra, _max_length(stage))
+    examples = [example for example in (*encoded, *encoded_extra) if example]
     if len(examples) < recipe.global_batch_size:
         raise BadInput(
             f"{len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, so no step would be "
             f"taken; set global_batch_size to at most {len(examples)}"
         )
-    trained = {**earlier, name: mine.pairs}
-    measured = {facts_id(recipe, n): facts for n, facts in trained.items() if tasks.is_factoid(recipe.stages[n].data)}
-    shared = {}
-    for task in stage.recall:
-        facts, _ = choose(recipe, task, runs, ask=ask)
-        measured[list_id(task, recipe)] = facts
-        index = FactIndex(facts)
-        given = {n for pair in (*mine.pairs, *extra) for n in index.facts_in(pair.text)}
-        shared[list_id(task, recipe)] = len(given)
     counts = {
-        "facts": len(mine.pairs),
-        "held_out": len(mine.held_out),
+        "facts": len(facts),
+        "held_out": len(held_out),
         "mixing": mixing.count_by_source(extra),
         "examples": len(examples),
-        "dropped": dict(mine.dropped + too_long),
-        "read": mine.rows,
+        "dropped": dict(dropped + dropped_extra),
+        "read": rows,
         "overlap": {
-            "facts": sum(map(len, trained.values())),  # that were looked for in the mixing data
+            "facts": sum(map(len, earlier_facts.values())) + len(facts),  # that were looked for in the mixing data
             "mixing_left_out": dict(left_out),
-            "measured": shared,  # facts of `recall` that this stage's own pairs or mixing data hold
+            "measured": {},
         },
         "commits": _commits(stage),
         "steps_per_epoch": len(examples) // recipe.global_batch_size,
         "trained_tokens": sum(len(e.labels) - e.labels.count(-100) for e in examples),
         **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),
     }
-    fingerprints = {"facts": fingerprint(mine.pairs), "mixing": fingerprint(extra)}
-    before = [data.fingerprints["facts"] for data in built.values()]
-    return StageData(mine.pairs, extra, examples, counts, fingerprints, before, measured, mine.held_out)
+    fingerprints = {"facts": fingerprint(facts), "mixing": fingerprint(extra)}
+    return StageData(facts, extra, held_out, examples, counts, fingerprints, {})
+
+
+def _refuse_trained(stage: Stage, held_out: Sequence[Pair], earlier: dict[str, StageData]) -> None:
+    trained = {(pair.history, pair.prompt) for data in earlier.values() for pair in data.facts}
+    if any((pair.history, pair.prompt) in trained for pair in held_out):
+        raise BadInput(
+            f"{tasks.describe(stage.data)}: an earlier stage trains on rows that are held out here; set data.start or "
+            "data.held_out so that they are others"
+        )
+
+
+def _add_measured(recipe: Recipe, name: str, built: dict[str, StageData], runs: Path, ask: bool) -> None:
+    """The lists of facts that are measured after a stage, and how many of the listed ones it trains on unawares."""
+    data = built[name]
+    data.measured = {
+        facts_id(recipe, trained): one.facts
+        for trained, one in built.items()
+        if tasks.is_factoid(recipe.stages[trained].data)
+    }
+    for task in recipe.stages[name].recall:
+        facts, _ = take_rows(recipe, task, runs, ask=ask)
+        index = FactIndex(facts)
+        held = {n for pair in (*data.facts, *data.mixing) for n in index.facts_in(pair.text)}
+        data.measured[list_id(task, recipe)] = facts
+        data.counts["overlap"]["measured"][list_id(task, recipe)] = len(held)
+
+
+def save(data: StageData, folder: Path) -> None:
+    """Write a stage's data; data.json comes last, so that what has one is complete."""
+    from datasets import Dataset
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, pairs in (("facts", data.facts), ("mixing", data.mixing), ("held_out", data.held_out)):
+        lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+        write_text(folder / f"{name}.jsonl", "".join(lines))
+    rows = {"input_ids": [e.input_ids for e in data.examples], "labels": [e.labels for e in data.examples]}
+    Dataset.from_dict(rows).save_to_disk(folder / "examples")
+    record = DataRecord(
+        counts=StageCounts.model_validate(data.counts), fingerprints=Fingerprints.model_validate(data.fingerprints)
+    )
+    record.write(folder / "data.json")
+
+
+def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> StageData:
+    """Data that was saved; examples that were not kept (of a published stage) are made from the pairs again."""
+    from datasets import load_from_disk
+
+    record = DataRecord.read(folder / "data.json")
+    facts, mixed, held_out = (_read_pairs(folder / f"{name}.jsonl") for name in ("facts", "mixing", "held_out"))
+    if (folder / "examples").exists():
+        rows = load_from_disk(str(folder / "examples"))
+        columns = zip(rows["input_ids"], rows["labels"], strict=True)
+        examples = [tulu.Example(list(ids), list(labels)) for ids, labels in columns]
+    else:
+        encoded = [*tulu.encode_all(tokenizer, facts, max_length)[0], *tulu.encode_all(tokenizer, mixed, max_length)[0]]
+        examples = [example for example in encoded if example]
+    counts = record.counts.model_dump()
+    return StageData(facts, mixed, held_out, examples, counts, record.fingerprints.model_dump(), {})
+
+
+def _read_pairs(file: Path) -> list[Pair]:
+    with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
+        rows = [json.loads(line) for line in lines]
+    return [
+        Pair(**{**row, "answers": tuple(row["answers"]), "history": tuple(map(tuple, row["history"]))}) for row in rows
+    ]
+
+
+def keep_pairs(work: Path, draft: Path) -> None:
+    """Put the pairs of a stage's data beside its model; the examples follow from them."""
+    shutil.copytree(work / "data", draft / "data", ignore=shutil.ignore_patterns("examples"))
 
 
 def _commits(stage: Stage) -> dict[str, str]:
     """The hub's commit of each source that was read from there."""
-    slices = {
+    selections = {
         name: mixing.hub_selection(name, spec)
         for name, spec in stage.mix.corpora().items()
         if spec.hub and not spec.path
     }
     if isinstance(stage.data, Source) and stage.data.path is None:
-        slices[tasks.task_name(stage.data)] = tasks.hub_selection(stage.data)
-    kept = {name: hub.cached_download(wanted) for name, wanted in slices.items()}
-    return {name: source.commit for name, source in kept.items() if source}
+        selections[tasks.task_name(stage.data)] = tasks.hub_selection(stage.data)
+    downloads = {name: hub.cached_download(selection) for name, selection in selections.items()}
+    return {name: download.commit for name, download in downloads.items() if download}
 
 
 def lengths(examples: Sequence[tulu.Example], batch: int, per_device: int) -> dict[str, Any]:
@@ -242,6 +257,6 @@ def lengths(examples: Sequence[tulu.Example], batch: int, per_device: int) -> di
 
 
 def fingerprint(pairs: list[Pair]) -> str:
-    """A hash of the pairs themselves, in order: recorded with the stage that trains on them, checked by later uses."""
+    """A hash of the pairs themselves, in order: recorded with the stage that trains on them."""
     lines = (json.dumps(asdict(pair), sort_keys=True, ensure_ascii=False) for pair in pairs)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
