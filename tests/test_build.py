@@ -222,9 +222,9 @@ def test_two_stages_of_one_task_are_two_lists(tmp_path: Path, tokenizer, runs: P
     built = build_all(recipe, ["b", "c"], tokenizer, runs)
     assert not {p.prompt for p in built["b"].facts} & {p.prompt for p in built["c"].facts}  # c takes the next rows
     assert list(map(len, built["c"].measured.values())) == [8, 8, 8]
-    labels = run_record(recipe, lineage(recipe), "three", [])["stages"][2]["recall"]
-    assert list(labels.values()) == ["kvr", "popqa of b", "popqa of c"]
-    assert set(labels) == set(built["c"].measured)
+    lists = run_record(recipe, lineage(recipe), "three").stages[2].lists
+    assert [listed.label for listed in lists.values()] == ["kvr", "popqa of b", "popqa of c"]
+    assert set(lists) == set(built["c"].measured)
 
 
 @pytest.mark.parametrize("chunk", [1, 2000])
