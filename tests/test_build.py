@@ -1,6 +1,7 @@
 """What a stage trains on, once its recipe is resolved: second stages by one key, overlap between stages, counts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Mix
-from remix_toolkit.stage.data import build_all, lengths
+from remix_toolkit.stage.data import build_all, keep_pairs, lengths
 
 SECOND = ["id", "lama", "entityquestions", "webqa", "gsm8k", "math", "evolcode", "apps", "ultrachat"]
 LOCAL = {
@@ -312,3 +313,45 @@ def test_looking_at_data_asks_no_model(here, runs: Path) -> None:
     assert "familiarity not known yet: 100," in unasked  # of the taught ones, too
     task = here("data", "gsm8k", f"path={real(LOCAL['gsm8k'])}", "size=20", "--runs", runs).stdout
     assert "3000 usable, taken 20 and 100 held out" in task
+
+
+# --- built once ----------------------------------------------------------------------------------------------------
+
+
+def keys_of(recipe) -> dict[str, str]:
+    return {node.stage: node.key for node in lineage(recipe)}
+
+
+def test_data_is_built_once_and_loaded_as_it_was_built(tokenizer, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mix = ["stages.stage1.mix={random_words: {ratio: 1}}", "stages.stage2.mix={replay: {stage: stage1, ratio: 0.5}}"]
+    recipe = load_recipe("kvr", "tiny", [*mix, "stages.stage2.recall=[{task: kvr, start: 500, size: 8}]"])
+    fresh = build_all(recipe, ["stage1", "stage2"], tokenizer, runs)
+    kept = build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))
+    drawn = []
+    monkeypatch.setattr("remix_toolkit.data.mixing.draw", lambda *args: drawn.append(args))
+    loaded = build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))
+    assert not drawn
+    assert fresh == kept == loaded
+
+
+def test_data_that_a_crash_left_incomplete_is_built_again(tokenizer, runs: Path) -> None:
+    recipe = load_recipe("kvr", "tiny")
+    built = build_all(recipe, ["stage1"], tokenizer, runs, keys=keys_of(recipe))
+    folder = runs / "work" / keys_of(recipe)["stage1"] / "data"
+    (folder / "data.json").unlink()  # it is written last
+    (folder / "facts.jsonl").write_text("{", encoding="utf-8")
+    assert build_all(recipe, ["stage1"], tokenizer, runs, keys=keys_of(recipe)) == built
+    assert (folder / "data.json").exists()
+
+
+def test_a_later_stage_takes_the_pairs_of_a_published_one(tokenizer, runs: Path) -> None:
+    """They are those that it was trained on, whatever their source holds now."""
+    recipe = load_recipe("kvr", "tiny", ["stages.stage1.mix={random_words: {ratio: 1}}"])
+    built = build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))
+    work = runs / "work" / keys_of(recipe)["stage1"]
+    published = runs / "stages" / f"kvr-stage1-seed0-{keys_of(recipe)['stage1']}"
+    published.mkdir(parents=True)
+    keep_pairs(work, published)
+    assert not (published / "data" / "examples").exists()  # they follow from the pairs
+    shutil.rmtree(work)
+    assert build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe)) == built

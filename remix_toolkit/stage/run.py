@@ -33,16 +33,16 @@ from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import Fingerprints, StageRecord
+from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.callbacks import Progress
 from remix_toolkit.stage.curve import RetentionCurve
-from remix_toolkit.stage.data import StageData, build_all
+from remix_toolkit.stage.data import StageData, build_all, keep_pairs
 from remix_toolkit.stage.live import Live
 from remix_toolkit.stage.measure import check_measurable, measure
 from remix_toolkit.stage.record import Conditions, loss_history, stage_record, write_files
 from remix_toolkit.stage.save import save_model
-from remix_toolkit.stage.start import check_fingerprints, describe, starting_model
+from remix_toolkit.stage.start import describe, starting_model
 
 CURVE = "retention.jsonl"
 Part = Literal["train", "measure"]
@@ -55,7 +55,9 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     """
     silence_libraries()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
-    data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask)
+    last = max(nodes, key=lambda node: node.position)
+    keys = dict(zip(recipe.stages, [*last.ancestors, last.key], strict=False))
+    data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask, keys)
     for node in nodes:
         check_measurable(recipe, node, data[node.stage])
     adapter.lora_config(recipe.adapter)
@@ -91,7 +93,6 @@ def run_stage(
             raise BadInput(f"{node.stage}: has no published weights to be measured: train it first")
         if folder is None or (pruned and (weights or not is_measured(recipe, node.stage, folder))):
             return _train_and_publish(recipe, node, data, runs, sweep, only)
-        check_fingerprints(recipe, node, data, runs)
         info(f"{node.stage}: already published, reused: {folder}")
         if recipe.stages[node.stage].curve and not (folder / CURVE).exists():
             info(f"{node.stage}: it was trained without a retention curve, so there is none")
@@ -133,9 +134,8 @@ def _train_and_publish(
     stage, work = recipe.stages[node.stage], store.work_dir(runs, node.key)
     name = f"{recipe.name}-{node.stage}-seed{recipe.seed}-{node.key}"
 
-    # 1. Where it starts: the stage before, or the base model, and the data that it was declared to have.
+    # 1. Where it starts: the stage before, or the base model.
     source, revision = starting_model(recipe, node, runs)
-    check_fingerprints(recipe, node, data, runs)
     info(f"{node.stage}: {describe(data)}; {data.counts['steps_per_epoch']} steps an epoch; from {source}")
 
     # 2. Train, from the last complete checkpoint if there is one.
@@ -215,9 +215,6 @@ def _train(
     """Train to the end; returns the seconds that it took. Raises RunFailed where memory runs out."""
     if conditions.checkpoint:
         info(f"{node.stage}: resumes from {conditions.checkpoint}")
-    if PartialState().is_main_process:
-        work.mkdir(exist_ok=True)
-        Fingerprints.model_validate(data.fingerprints).write(work / "fingerprints.json")
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=str(conditions.checkpoint) if conditions.checkpoint else None)
@@ -240,6 +237,7 @@ def _publish(
     state = PartialState()
     if state.is_main_process:
         write_files(draft, record, recipe, history)
+        keep_pairs(draft.parent, draft)
         if recipe.stages[node.stage].curve:
             shutil.copy(draft.parent / CURVE, draft / CURVE)  # a run that is killed from here on still has its own
         store.publish(runs, draft, name)

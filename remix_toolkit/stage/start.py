@@ -1,4 +1,4 @@
-"""Where a stage starts: at the model of the stage before it, with the data that it was declared to have."""
+"""Where a stage starts: at the model of the stage before it, or the base model."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import Node
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import Fingerprints, StageRecord
 from remix_toolkit.stage.data import StageData
 
 
@@ -25,31 +24,6 @@ def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | N
         raise BadInput(f"{recipe.name}: {node.stage} starts from {parent}, whose weights were deleted: run that again")
     store.verify(parent)
     return str(parent), None
-
-
-def check_fingerprints(recipe: Recipe, node: Node, data: StageData, runs: Path) -> None:
-    """Raise BadInput unless the data are the pairs that this stage, begun or published, and its ancestors trained on.
-
-    A key is a hash of the declaration: a source that changed behind it (a hub's dataset, a corpus) is noticed here.
-    """
-    names = list(recipe.stages)
-    for name, key, facts in zip(names, node.ancestors, data.earlier, strict=False):
-        folder = store.find(runs, key)
-        if folder and StageRecord.read(folder / "stage.json").fingerprints.facts != facts:
-            raise BadInput(_data_changed(recipe, name, folder))
-    published, begun = store.find(runs, node.key), store.work_dir(runs, node.key)
-    recorded = Fingerprints.read_if_exists(begun / "fingerprints.json")
-    if published:
-        recorded = StageRecord.read(published / "stage.json").fingerprints
-    if recorded is not None and recorded != Fingerprints.model_validate(data.fingerprints):
-        raise BadInput(_data_changed(recipe, node.stage, published or begun))
-
-
-def _data_changed(recipe: Recipe, stage: str, folder: Path) -> str:
-    return (
-        f"{recipe.name}: the data of {stage} is not what {folder} was trained on: its source has changed since. "
-        "Delete that directory to train the stage on what the source holds now"
-    )
 
 
 def describe(data: StageData) -> str:
