@@ -19,6 +19,7 @@ from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_cells
 from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.data import build_all
 
 KVR = str(ROOT / "recipes" / "kvr.yaml")
@@ -198,6 +199,18 @@ def test_published_stages_are_not_planned_again(cells, tmp_path: Path) -> None:
     assert draw(less).count(":::published") == 2
     publish(tmp_path, measure, pruned=True)
     assert plan(found, "none", tmp_path)["stages_to_train"] == 3
+
+
+def test_a_plan_says_why_a_stage_is_new(monkeypatch, capsys, cells, tmp_path: Path) -> None:
+    found = cells("arms: {a: {}}\n")
+    _, measure = (job for job in graph(found).values() if job.kind == "measure")
+    record = publish(tmp_path, measure) / "stage.json"
+    stage = StageRecord.read(record).model_copy(update={"declaration": found[0].nodes[1].declaration})
+    stage.write(record)
+    changed = cells("arms: {a: {stages.stage1.train.learning_rate: 5e-4, stages.stage2.mix.passages.ratio: 1}}\n")
+    first, second = training(plan(changed, "all", tmp_path))
+    assert first["why"] is None  # no first stage is published to compare it with
+    assert second["why"].startswith("stages.stage1.train.learning_rate 0.001 -> 0.0005, stages.stage2.mix.")
 
 
 def test_nothing_is_known_of_a_base_of_unknown_size(cells) -> None:

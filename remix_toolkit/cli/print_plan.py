@@ -43,6 +43,8 @@ def print_plan(made: dict[str, Any]) -> None:
         console.print(
             f"  {what:8} {job['task']:16} {steps:12} {job['runs'][0]}{more}", no_wrap=True, overflow="ellipsis"
         )
+        if job["why"]:
+            console.print(f"           new: {job['why']}", no_wrap=True, overflow="ellipsis", style="dim")
     if len(todo) > SHOWN:
         console.print(f"  ... and {len(todo) - SHOWN:,} more, in the order in which they run")
 

@@ -16,6 +16,7 @@ from remix_toolkit.graph import devices, memory
 from remix_toolkit.graph.jobs import Job, graph
 from remix_toolkit.graph.prune import due, peak
 from remix_toolkit.graph.sweep import Cell, Keep
+from remix_toolkit.graph.why import Declared, published_declarations, why_new
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Pairs, Recipe, Rows, Stage
 
@@ -47,6 +48,7 @@ def plan(
     training = [key for key in stages if key in todo]
     flops = _sum(cost[key].flops for key in todo)
     on_gpus = all(job.cells[0].recipe.base != "tiny" for job in jobs.values())
+    published = published_declarations(runs)
     return {
         "name": cells[0].recipe.name,
         "profiles": sorted({cell.recipe.profile for cell in cells}),
@@ -78,6 +80,7 @@ def plan(
                 "needs": sorted(job.needs, key=list(jobs).index),
                 "runs": job.runs,
                 "to_do": key in todo,
+                "why": _why(job, published) if job.kind == "train" and key in todo else None,
                 "steps": cost[key].steps,
                 "tokens": cost[key].tokens,
                 "flops": cost[key].flops,
@@ -85,6 +88,12 @@ def plan(
             for key, job in jobs.items()
         ],
     }
+
+
+def _why(job: Job, published: dict[int, list[Declared]]) -> str | None:
+    assert job.node
+    stages = list(job.cells[0].recipe.stages)[: job.node.position + 1]
+    return why_new(job.node.declaration, stages, published)
 
 
 def _sum(values: Iterable[float | None]) -> Any:
