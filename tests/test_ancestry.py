@@ -9,14 +9,15 @@ from remix_toolkit import store
 from remix_toolkit.graph.ancestry import lineage_weights, retrained_ancestor
 from remix_toolkit.records import StageRecord
 
+FAST = [*SMALL, "train.save_strategy=no"]
 MIX = "stages.stage2.mix={passages: {ratio: 1}}"
 
 
 @pytest.fixture
 def two_arms(here, runs: Path) -> tuple[Path, Path]:
     """Two second stages that start from one first stage."""
-    here("run", "kvr", "--runs", runs, *SMALL, "train.save_strategy=no")
-    here("run", "kvr", "--runs", runs, *SMALL, "train.save_strategy=no", MIX)
+    here("run", "kvr", "--runs", runs, *FAST)
+    here("run", "kvr", "--runs", runs, *FAST, MIX)
     one, other = sorted((runs / "stages").glob("*-stage2-*"), key=lambda folder: folder.stat().st_mtime)
     return one, other
 
@@ -46,3 +47,6 @@ def test_a_stage_records_the_weights_that_it_started_from(two_arms, runs: Path, 
     shown = " ".join(here("show", "--runs", runs, "--seeds").stdout.split())
     assert f"the stage {key}, from which both descend, was trained again" in shown
     assert "McNemar" not in shown
+    probed = here("run", "kvr", "--runs", runs, *FAST, MIX, "stages.stage2.probe=[interference]", check=False)
+    assert (probed.returncode, "trained again" in probed.stderr) == (1, True)  # it would compare strangers
+    assert not (other / "interference.json").exists()

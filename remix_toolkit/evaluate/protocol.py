@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,9 @@ class Measurement(Protocol):
 
 
 def in_shares(rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[Value]]) -> list[Value]:
-    """A value for each row, in order, in all processes; each computes those of its share of the rows.
+    """A value for each row, in order, in all processes; each process computes those of its share of the rows.
 
-    Raises RunFailed in all of them where one fails: the others would wait for it.
+    Where one process fails, all raise RunFailed: the others would wait for its share.
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -89,6 +90,7 @@ def in_shares(rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[V
     try:
         values = list(compute(share)) if share else []
     except Exception as problem:
+        traceback.print_exc()
         error = f"process {state.process_index}: {type(problem).__name__}: {problem}"
     outcomes: list[tuple[list[Value], str]] = gather_object([(values, error)])
     for _, error in outcomes:

@@ -1,4 +1,4 @@
-"""Measures a published stage: all that a recipe asks for and that is not there yet."""
+"""Measures a published stage: whatever a recipe asks for and has not been measured yet."""
 
 import errno
 import traceback
@@ -13,8 +13,10 @@ from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.errors import BadInput, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.protocol import Models, Subject
+from remix_toolkit.graph.ancestry import weights
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.data import MAX_LENGTH, StageData
 from remix_toolkit.stage.train import load_model
 
@@ -27,10 +29,10 @@ def check_measurable(recipe: Recipe, node: Node, data: StageData) -> None:
 
 
 def measure(recipe: Recipe, node: Node, data: StageData, folder: Path, runs: Path) -> None:
-    """Run the measurements of which something is missing in a published stage's folder.
+    """Measure what is missing in a published stage's folder.
 
-    All processes of a launcher call it. Raises MeasurementFailed once everything has been tried, where something could
-    not be measured; a full disk ends it at once.
+    All processes of a launcher call it. Where a measurement fails, the others still run, and MeasurementFailed is
+    raised at the end; a full disk ends everything at once.
     """
     state = PartialState()
     missing = [(m, m.requested(recipe, node.stage) - m.measured(folder)) for m in MEASUREMENTS]
@@ -80,6 +82,8 @@ def _load_models(recipe: Recipe, node: Node, folder: Path, runs: Path) -> Models
         parent = store.find(runs, node.ancestors[-1])
         if parent is None or store.is_pruned(parent):
             raise BadInput("the weights that the stage started from are gone; run the stage before it again")
+        if weights(parent) != StageRecord.read(folder / "stage.json").parent_weights:
+            raise BadInput(f"{parent} was trained again since, to other weights than the stage started from")
         return load_model(str(parent), None, "auto", init)
 
     model = load_model(str(folder), None, "auto", init).to(PartialState().device)
