@@ -32,10 +32,12 @@ class Draft:
         """Set dotted keys, in order. Raises BadInput for a key that cannot be set."""
         applied: set[str] = set()
         for key, value, origin in settings:
-            fields = value if key == "train" and isinstance(value, dict) else None
-            for one, its_value in [(key, value)] if fields is None else ((f"train.{f}", fields[f]) for f in fields):
-                applied.add(one)
-                self._set(one.split("."), its_value, origin, applied)
+            parts = {key: value}
+            if key == "train" and isinstance(value, dict):  # each of its fields is for every stage
+                parts = {f"train.{field}": value[field] for field in value}
+            for dotted_key, part in parts.items():
+                applied.add(dotted_key)
+                self._set(dotted_key.split("."), part, origin, applied)
 
     def _set(self, key: list[str], value: Any, origin: str, applied: set[str]) -> None:
         """Set one key. A stage must exist; an optional mapping on the way, such as `mix`, is created."""
