@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +264,25 @@ def test_a_measurement_that_fails_stops_no_stage_and_is_tried_again(here, runs, 
     assert (second / "model.safetensors").stat().st_mtime_ns == weights
     for folder in (first, second):
         assert is_measured(load_recipe(recipe, "tiny", line[4:]), folder.name.split("-")[1], folder)
+
+
+def test_a_measurement_that_fails_stops_nothing_in_a_sweep(here, runs, tmp_path, monkeypatch) -> None:
+    """The harness is one that fails, in the sweep's worker processes too."""
+    package = tmp_path / "path" / "lm_eval"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("def simple_evaluate(**_):\n    raise RuntimeError('no benchmark here')\n")
+    (package / "models" / "huggingface.py").write_text("class HFLM:\n    def __init__(self, **_): pass\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(package.parent)
+    (tmp_path / "probed.yaml").write_text(RECIPE)
+    (tmp_path / "sweep.yaml").write_text("recipe: probed.yaml\n")
+    done = here("sweep", tmp_path / "sweep.yaml", "--runs", runs, "evaluate.lm_eval=[arc]", check=False)
+    assert done.returncode == 1
+    for stage in ("stage1", "stage2"):
+        (folder,) = (runs / "stages").glob(f"*-{stage}-*")
+        assert f"{stage} is published, but not measured in full: lm_eval (RuntimeError: no benchmark" in done.stderr
+        assert (folder / "recall.json").exists()
+        assert not (folder / "lm_eval.json").exists()
 
 
 def test_a_full_disk_ends_a_measurement_at_once(here, runs, tmp_path, monkeypatch) -> None:

@@ -51,7 +51,7 @@ Part = Literal["train", "measure"]
 def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> dict[str, StageData]:
     """The data of some stages, by name, after every check that can be made before training. Raises BadInput.
 
-    Without `ask`, facts of which it is not known yet whether the base model knows them count as qualified.
+    Without `ask`, facts count as qualified where it is not known yet whether the base model knows them.
     """
     silence_libraries()
     tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
@@ -81,10 +81,11 @@ def run_stage(
 ) -> Path:
     """Train, publish and measure one stage, or do `only` one of these; what is done already is not done again.
 
-    Where a published stage's weights were deleted, it is trained again if `weights` are wanted or a measurement is
-    missing. `sweep` is noted as the one that trained it. Returns the published directory. Raises BadInput or RunFailed,
-    and Busy where another run is at this stage and this one is not to `wait`; nothing half-done is left under stages/.
-    Raises MeasurementFailed where the stage is published and something could not be measured.
+    Where a published stage's weights were deleted, it is trained again if `weights` are needed or a measurement is
+    missing. `sweep` is recorded as the one that trained it. Returns the published directory.
+
+    Raises BadInput or RunFailed, after which nothing half-done is left under stages/; Busy where another run is at this
+    stage and this one is not to `wait`; MeasurementFailed where the stage is published, but not measured in full.
     """
     with _lock(node, runs, wait):
         folder = store.find(runs, node.key)
@@ -153,7 +154,7 @@ def _train_and_publish(
     live = Live(trainer, runs / "logs" / name)
     if curve:
         curve.live = live
-    seconds = _train(trainer, node, data, conditions, work, progress)
+    seconds = _train(trainer, node, conditions, progress)
 
     # 3. Write the model and how it came about, as a draft beside the checkpoints.
     draft = work / "draft"
@@ -198,7 +199,7 @@ def _training_arguments(
 def _retention_curve(
     recipe: Recipe, node: Node, data: StageData, tokenizer: PreTrainedTokenizerBase, file: Path
 ) -> RetentionCurve | None:
-    """What measures the earlier facts while this stage trains, where its `curve` asks for it."""
+    """The callback that measures the earlier facts while this stage trains, where its `curve` asks for it."""
     curve = recipe.stages[node.stage].curve
     if curve is None:
         return None
@@ -209,9 +210,7 @@ def _retention_curve(
     return RetentionCurve(lists, names, tokenizer, every, file)
 
 
-def _train(
-    trainer: train.StageTrainer, node: Node, data: StageData, conditions: Conditions, work: Path, progress: Progress
-) -> float:
+def _train(trainer: train.StageTrainer, node: Node, conditions: Conditions, progress: Progress) -> float:
     """Train to the end; returns the seconds that it took. Raises RunFailed where memory runs out."""
     if conditions.checkpoint:
         info(f"{node.stage}: resumes from {conditions.checkpoint}")
