@@ -171,6 +171,23 @@ class Fingerprints(Part):
     mixing: str
 
 
+class FamiliarityRow(Part):
+    """A line of familiar/<task>-<key>/verdicts.jsonl: the base model's answer to one fact."""
+
+    prompt: str
+    gold: list[str]
+    answer: str
+    familiar: bool
+
+
+class SplitRecord(Record):
+    """split.json: which model was asked which task's facts, and under which prompt."""
+
+    declaration: dict[str, Any]
+    model: str
+    rows: Count
+
+
 class DataRecord(Record):
     """data.json: what was counted when a stage's data was built."""
 

@@ -105,7 +105,7 @@ def run_key(
 
     name, task = find_key(recipe, key)
     if task:
-        familiar.ask(recipe, task, None if task.size is None else task.start + task.size, runs)
+        familiar.ask_until(recipe, task, None if task.size is None else task.start + task.size, runs)
         return
     *earlier, node = lineage(recipe, until=name)
     for before in earlier:
