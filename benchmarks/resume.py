@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from remix_toolkit.store import published, read_json, sha256
+from remix_toolkit.records import StageRecord
+from remix_toolkit.store import published_stages, sha256
 
 SWEEP = """\
 recipe: {recipe}
@@ -52,7 +53,7 @@ def main() -> int:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            there = len(published(runs))
+            there = len(published_stages(runs))
             checkpoints = len(list(runs.glob("work/*/checkpoints/*/complete.json")))
             print(f"kill {number + 1} after {moment:.0f} s: {there} published, {checkpoints} checkpoints", flush=True)
         code = begin(sweep, runs, options.overrides).wait()
@@ -67,10 +68,10 @@ def begin(sweep: Path, runs: Path, overrides: list[str]) -> "subprocess.Popen[by
 
 def report(whole: Path, killed: Path, code: int) -> int:
     """Compare the two stores; 1 if they differ."""
-    sums = [{k: sha256(f / "model.safetensors") for k, f in published(runs).items()} for runs in (whole, killed)]
+    sums = [{k: sha256(f / "model.safetensors") for k, f in published_stages(runs).items()} for runs in (whole, killed)]
     said = "".join(log.read_text(encoding="utf-8") for log in killed.glob("sweeps/*/log.txt"))
     times = said.count(": published ")
-    resumed = [read_json(folder / "stage.json")["resumed_from"] for folder in published(killed).values()]
+    resumed = [StageRecord.read(folder / "stage.json").resumed_from for folder in published_stages(killed).values()]
     print(f"stages {len(sums[1])}, published {times} times; the same weights: {sums[0] == sums[1]}")
     print(f"resumed from: {', '.join(map(str, resumed))}; `resumes from` said {said.count(': resumes from')} times")
     same = code == 0 and sums[0] == sums[1] and times == len(sums[1])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.difference import as_overrides
-from remix_toolkit.store import published, sha256
+from remix_toolkit.store import published_stages, sha256
 
 SMALL = ["stages.stage1.train.max_steps=30", "stages.stage2.train.max_steps=20", "train.save_strategy=no"]
 
@@ -72,7 +72,7 @@ def timed(*line: str) -> float:
 
 def weights(runs: Path) -> dict[str, str]:
     """Every published stage's key and its weights' checksum."""
-    return {key: sha256(folder / "model.safetensors") for key, folder in published(runs).items()}
+    return {key: sha256(folder / "model.safetensors") for key, folder in published_stages(runs).items()}
 
 
 if __name__ == "__main__":

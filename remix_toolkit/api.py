@@ -108,5 +108,5 @@ def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
 
 
 def _folders(record: RunRecord, runs: Path) -> Folders:
-    published = store.published(runs)
+    published = store.published_stages(runs)
     return {stage.stage: published[stage.key] for stage in record.stages}

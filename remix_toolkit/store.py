@@ -13,7 +13,6 @@ A stage is found by its key, never by its name. It is written under work/ and re
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -33,10 +32,10 @@ from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.evaluate.records import HeldOutRecord, ListRecall, RecallRecord
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.identity import identity_settings
-from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord, write_text
+from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
 
 MANIFEST = "manifest.json"
-AGAIN = "`remix store verify --remove` removes it, and the same command then trains the stage again"
+RETRAIN_HINT = "`remix store verify --remove` removes it, and the same command then trains the stage again"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
 
 # Files of a published stage that change after its publication: neither in its manifest nor in a key.
@@ -72,7 +71,7 @@ def check_format(runs: Path) -> None:
     """Refuse a store that an earlier version of the toolkit wrote: its stages would be read wrongly, or not at all."""
     if (runs / "store.json").exists():
         Store.read(runs / "store.json")
-    elif any((runs / "records").glob("*.json")) or published(runs):
+    elif any((runs / "records").glob("*.json")) or published_stages(runs):
         raise BadInput(f"{runs}: was written by an earlier version of this toolkit; use another --runs (or RUNS=)")
 
 
@@ -81,22 +80,22 @@ def work_dir(runs: Path, key: str) -> Path:
     return runs / "work" / key
 
 
-def find(runs: Path, key: str) -> Path | None:
+def find_stage(runs: Path, key: str) -> Path | None:
     """The published stage with this key, or None.
 
     Raises BadInput where its directory lacks files: somebody deleted them after it was published.
     """
-    return sound(published(runs).get(key))
+    return require_intact(published_stages(runs).get(key))
 
 
-def sound(folder: Path | None) -> Path | None:
+def require_intact(folder: Path | None) -> Path | None:
     """A published stage's directory, where it has one. Raises BadInput where it lacks files."""
-    if folder and (wrong := damage(folder, checksums=False)):
-        raise BadInput(f"{folder}: {wrong}; {AGAIN}")
+    if folder and (wrong := find_damage(folder, checksums=False)):
+        raise BadInput(f"{folder}: {wrong}; {RETRAIN_HINT}")
     return folder
 
 
-def published(runs: Path) -> dict[str, Path]:
+def published_stages(runs: Path) -> dict[str, Path]:
     """Every published stage by its key, unchecked; a directory of another name is none of ours."""
     found = ((NAME.fullmatch(folder.name), folder) for folder in sorted((runs / "stages").glob("*")))
     return {name[1]: folder for name, folder in found if name}
@@ -107,12 +106,12 @@ def is_pruned(folder: Path) -> bool:
     return (folder / PRUNED).exists()
 
 
-def made_by(folder: Path) -> str | None:
+def trained_for(folder: Path) -> str | None:
     """The sweep that trained the stage, if it was one."""
     return StageRecord.read(folder / "stage.json").sweep
 
 
-def prune(folder: Path) -> None:
+def delete_weights(folder: Path) -> None:
     """Delete a published stage's weights and nothing else. Its results stay, and so does the weights' checksum.
 
     Two sweeps may come to it at the same moment, or one after a crash: the second one only finishes it.
@@ -124,7 +123,7 @@ def prune(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def remove(runs: Path, folder: Path) -> None:
+def remove_stage(runs: Path, folder: Path) -> None:
     """Take a damaged stage out of the store, in one step, and delete it."""
     aside = work_dir(runs, folder.name) / "removed"
     aside.parent.mkdir(parents=True, exist_ok=True)
@@ -134,11 +133,11 @@ def remove(runs: Path, folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """Raise BadInput unless every file of a published stage is as it was published."""
-    if wrong := damage(folder, checksums=True):
-        raise BadInput(f"{folder}: {wrong}; {AGAIN}")
+    if wrong := find_damage(folder, checksums=True):
+        raise BadInput(f"{folder}: {wrong}; {RETRAIN_HINT}")
 
 
-def damage(folder: Path, checksums: bool) -> str | None:
+def find_damage(folder: Path, checksums: bool) -> str | None:
     """What is wrong with a published stage's files, in words; None if they are as they were published."""
     try:
         files = Manifest.read(folder / MANIFEST).files
@@ -170,7 +169,7 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     final = runs / "stages" / name
-    if former := published(runs).get(name.rpartition("-")[2]):
+    if former := published_stages(runs).get(name.rpartition("-")[2]):
         info(f"{former}: its weights had been deleted; it is replaced, and measured again")
         os.rename(former, draft.with_name("former"))
     os.rename(draft, final)
@@ -182,15 +181,6 @@ def sha256(file: Path) -> str:
     """The file's checksum, as `sha256sum` prints it."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
-    write_text(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 # --- runs: which stages each consists of ---------------------------------------------------------------------------
@@ -273,7 +263,7 @@ def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, 
     record is left out, with a warning.
     """
     found: list[dict[str, Any]] = []
-    folders = published(runs)
+    folders = published_stages(runs)
     read: dict[str, Results | None] = {}  # once, however many runs a stage is part of
     for record in records(runs, warn):
         for stage in record.stages:
@@ -319,7 +309,7 @@ class Results:
 def _results(folder: Path | None, warn: Callable[[str], object]) -> Results | None:
     """The results of a stage; one that is damaged is handed to `warn` and left out."""
     try:
-        if (folder := sound(folder)) is None:
+        if (folder := require_intact(folder)) is None:
             return None
         recall = RecallRecord.read_if_exists(folder / "recall.json")
         held_out = HeldOutRecord.read_if_exists(folder / "held_out.json")

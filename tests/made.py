@@ -38,7 +38,7 @@ def run(
     nodes = lineage(resolved)
     store.open_store(runs)
     for node in nodes:
-        if node.key in store.published(runs):
+        if node.key in store.published_stages(runs):
             continue
         folder = store.work_dir(runs, node.key) / "draft"
         folder.mkdir(parents=True)
@@ -69,4 +69,4 @@ def run(
         draft(folder)
         store.publish(runs, folder, f"{resolved.name}-{node.stage}-seed{seed}-{node.key}")
     store.record_runs(runs, [run_record(resolved, nodes, arm)])
-    return [store.published(runs)[node.key] for node in nodes]
+    return [store.published_stages(runs)[node.key] for node in nodes]

@@ -87,5 +87,5 @@ def publish(
     if any(id_.startswith("perplexity") for id_ in ids):
         PerplexityRecord(perplexity=9.0, tokens=9, text="docstrings").write(folder / "perplexity.json")
     if pruned and not store.is_pruned(folder):
-        store.prune(folder)
+        store.delete_weights(folder)
     return folder

@@ -177,7 +177,7 @@ def test_no_text_breaks_out_of_a_card(runs: Path) -> None:
 def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
     folder = made.run(runs, knows=lambda stage, task, row: row > 0)[1]
     assert "stage1 knows only 95.0% of its own facts" in card(folder)
-    store.prune(folder)
+    store.delete_weights(folder)
     assert "weights were deleted" in card(folder)
     alone = shutil.copytree(folder, tmp_path / folder.name)
     text = card(alone)

@@ -14,6 +14,7 @@ from conftest import ROOT, SMALL, real
 
 from remix_toolkit import store
 from remix_toolkit.cli.main import main
+from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import familiar
 
 
@@ -54,7 +55,7 @@ def test_two_stages_and_what_they_leave(remix, runs: Path) -> None:
     rows = [json.loads(line) for line in (folder / "recall.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 32
     assert {"prompt", "correct", "prediction", "gold"} <= rows[0].keys()
-    result = store.read_json(folder / "stage.json")
+    result = StageRecord.read(folder / "stage.json").model_dump()
     assert (result["steps"], result["epochs"], result["stop_fired"]) == (4, 2.0, False)
     assert result["counts"]["facts"] == 16
     assert result["started_from"] == found[0]["path"]
@@ -148,7 +149,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(remix, runs: Path, tmp_path:
     assert "resumes from" in resumed.stdout
     assert "checkpoint-99" not in resumed.stdout
     assert weights(runs, "stage1") == weights(whole, "stage1")
-    results = [store.read_json(next(place.glob("stages/*/stage.json"))) for place in (runs, whole)]
+    results = [StageRecord.read(next(place.glob("stages/*/stage.json"))).model_dump() for place in (runs, whole)]
     assert results[0]["resumed_from"].startswith("checkpoint-")
     assert results[1]["resumed_from"] is None
     assert [(r["steps"], r["stop_fired"]) for r in results] == [(20, True), (20, True)]

@@ -17,6 +17,7 @@ from conftest import ROOT, SMALL
 
 from remix_toolkit import store
 from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.records import StageRecord
 
 WAIT_S = 300
 LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=20"]  # 40 steps of stage1, a checkpoint at every second one
@@ -86,7 +87,7 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(remix, runs: Path, tmp
     done = remix("sweep", sweep, "--runs", runs, *LONGER)
     assert weights(runs) == weights(whole)
     assert published(runs) == dict.fromkeys(weights(runs), 1)
-    resumed = [store.read_json(file)["resumed_from"] for file in runs.glob("stages/*/stage.json")]
+    resumed = [StageRecord.read(file).resumed_from for file in runs.glob("stages/*/stage.json")]
     assert sum(one is not None for one in resumed) == 2
     assert "[6/6]" in done.stdout
     curves = [sorted(f.read_text(encoding="utf-8") for f in r.glob("stages/*/loss.csv")) for r in (runs, whole)]
@@ -277,7 +278,7 @@ def test_matched_arms_take_as_many_steps_or_tokens(remix, runs: Path, tmp_path: 
     results = {}
     for entry in json.loads(remix("show", "--runs", runs, "--json").stdout):
         if entry["stage"] == "stage1":
-            results[entry["arm"]] = store.read_json(Path(entry["path"]) / "stage.json")
+            results[entry["arm"]] = StageRecord.read(Path(entry["path"]) / "stage.json").model_dump()
     random, steps, tokens = (results[arm] for arm in ("random", "steps", "tokens"))
     assert steps["steps"] == random["steps"] == 8
     assert steps["trained_tokens"] < random["trained_tokens"]

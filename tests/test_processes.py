@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remix_toolkit import store
+from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.records import StageRecord
 
 DDP = {"ACCELERATE_USE_CPU": "true"}
 FSDP = {
@@ -49,7 +51,7 @@ def launch(cases: list[dict], folder: Path) -> subprocess.Popen:
 def in_two(cases: list[dict], folder: Path) -> list[str]:
     """Run the cases; what the failed ones said."""
     assert launch(cases, folder).wait(timeout=900) == 0, (folder / "out.txt").read_text(encoding="utf-8")
-    said: list[str] = store.read_json(folder / "cases.json.failed")
+    said: list[str] = json.loads((folder / "cases.json.failed").read_text(encoding="utf-8"))
     return said
 
 
@@ -59,8 +61,11 @@ def folder_of(runs: Path, stage: str) -> Path:
 
 
 def result(runs: Path, stage: str) -> dict:
-    found: dict = store.read_json(folder_of(runs, stage) / "stage.json")
-    return found
+    return StageRecord.read(folder_of(runs, stage) / "stage.json").model_dump()
+
+
+def recalls(runs: Path, stage: str) -> dict[str, dict]:
+    return RecallRecord.read(folder_of(runs, stage) / "recall.json").model_dump()["lists"]
 
 
 def losses(runs: Path, stage: str) -> list[float]:
@@ -118,7 +123,7 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
             assert (result(runs(how), stage)["processes"], result(runs(how), stage)["distributed"]) == (2, distributed)
             assert losses(runs(how), stage) == pytest.approx(losses(runs("one"), stage), abs=1e-5)
             assert difference(runs(how), runs("one"), stage) < 1e-5
-            measured = [store.read_json(folder_of(runs(name), stage) / "recall.json")["lists"] for name in (how, "one")]
+            measured = [recalls(runs(name), stage) for name in (how, "one")]
             for one in [*measured[0].values(), *measured[1].values()]:
                 del one["settled_by"]  # rounding, which differs, decides what is a near tie
             assert measured[0] == measured[1]

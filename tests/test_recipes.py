@@ -63,7 +63,7 @@ def test_every_task_and_every_arm_of_every_sweep(subtests, runs: Path, tmp_path:
                 how, said = do(task_of(key, jobs, set(jobs), id_, runs, wait=False), runs)
                 assert how == "done", said
             for cell in cells:
-                last = store.find(runs, cell.nodes[-1].key)
+                last = store.find_stage(runs, cell.nodes[-1].key)
                 assert last
                 wanted = labels(cell.recipe, cell.nodes[-1].position)
                 assert wanted
@@ -79,7 +79,7 @@ def test_recall_changes_when_the_weights_change(runs: Path, tiny_base: Path, mon
     jobs = graph([cell])
     first = cell.nodes[0]
     assert do(task_of(first.key, jobs, set(jobs), "test", runs, wait=False), runs)[0] == "done"
-    folder = store.find(runs, first.key)
+    folder = store.find_stage(runs, first.key)
     assert folder
     tokenizer = load_tokenizer(str(folder))
     facts = build_all(cell.recipe, ["stage1"], tokenizer, runs)["stage1"].facts

@@ -161,7 +161,7 @@ def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
     ]
     assert shlex.split(rows[0]["command"]) == line
     keys = dict(part.split("=") for part in rows[0]["stages and their keys"].split())
-    assert all(store.published(made.parent)[key].name.split("-")[1] == stage for stage, key in keys.items())
+    assert all(store.published_stages(made.parent)[key].name.split("-")[1] == stage for stage, key in keys.items())
     assert "2.13.0" in (made / "tables" / "versions-sizes-tiny.md").read_text()
 
 

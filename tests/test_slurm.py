@@ -12,6 +12,7 @@ from conftest import ROOT, SMALL
 
 from remix_toolkit import store
 from remix_toolkit.launch import slurm as slurm_launcher
+from remix_toolkit.records import StageRecord
 
 WAIT_S = 400  # two jobs side by side import TRL; a loaded machine takes its time
 
@@ -74,7 +75,7 @@ def test_a_chain_with_a_shared_parent_requeued_in_the_middle(remix, slurm, sweep
     status = remix(*line, "--status", env=slurm).stdout
     assert "6 done, 0 failed" in status, status
     assert weights(runs) == weights(here)
-    stage1 = store.read_json(next(runs.glob("stages/*stage1*/stage.json")))
+    stage1 = StageRecord.read(next(runs.glob("stages/*stage1*/stage.json"))).model_dump()
     assert stage1["resumed_from"].startswith("checkpoint-")
     log = next(runs.glob(f"sweeps/*/jobs/{stage1['key']}/log.txt")).read_text(encoding="utf-8")
     assert log.count("on ") >= 2

@@ -17,7 +17,7 @@ from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.identity import NOT_IN_KEY
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.sft_fields import field_type
-from remix_toolkit.records import Pruned
+from remix_toolkit.records import FileSeal, Manifest, Pruned
 
 KVR = ROOT / "recipes" / "kvr.yaml"
 
@@ -88,7 +88,7 @@ def published(runs: Path, lists: str = "A", weights: bytes = b"weights", recipe:
 
 def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
     folder = published(tmp_path)
-    assert store.find(tmp_path, KEY) == folder
+    assert store.find_stage(tmp_path, KEY) == folder
     assert not store.work_dir(tmp_path, KEY).exists()
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
     assert manifest["model.safetensors"]["sha256"] == store.sha256(folder / "model.safetensors")
@@ -98,33 +98,33 @@ def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
         store.verify(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadInput, match=r"model\.safetensors is missing; `remix store verify --remove`"):
-        store.find(tmp_path, KEY)
+        store.find_stage(tmp_path, KEY)
 
 
 def test_a_directory_of_ones_own_is_no_stage(tmp_path: Path) -> None:
     folder = published(tmp_path)
     for name in ("mine", "my-merged-model", "r-stage1-seed0-backup"):
         (tmp_path / "stages" / name).mkdir()
-    assert store.published(tmp_path) == {KEY: folder}
+    assert store.published_stages(tmp_path) == {KEY: folder}
 
 
 def test_weights_are_deleted_once_by_whoever_comes_first(tmp_path: Path) -> None:
     folder = published(tmp_path)
     for _ in range(2):
-        store.prune(folder)
+        store.delete_weights(folder)
         assert Pruned.read(folder / "pruned.json").weights == ["model.safetensors"]
         store.verify(folder)
-    assert store.find(tmp_path, KEY) == folder
+    assert store.find_stage(tmp_path, KEY) == folder
 
 
 def test_a_stage_whose_weights_were_deleted_makes_room_for_the_same_stage_trained_again(tmp_path, capsys) -> None:
     folder = published(tmp_path, "AX")
-    store.prune(folder)
+    store.delete_weights(folder)
     again = published(tmp_path, "B", weights=b"changed", recipe="another")
     assert list((tmp_path / "stages").iterdir()) == [again]  # found by its key, whatever the name
     assert not store.is_pruned(again)
     store.verify(again)
-    assert store.made_by(again) == "another"
+    assert store.trained_for(again) == "another"
     assert measured(again) == {"B"}  # what was measured of other weights would not be these weights'
     assert "measured again" in capsys.readouterr().out
 
@@ -254,10 +254,9 @@ def test_a_damaged_stage_is_left_out_and_said(tmp_path: Path, file: str, text: s
         )
         assert text != whole
     (damaged / file).write_text(text, encoding="utf-8")
-    manifest = store.read_json(damaged / "manifest.json") if file == "stage.json" else None
-    if manifest:
-        manifest["files"][file]["bytes"] = len(text)
-        store.write_json(damaged / "manifest.json", manifest)
+    if file == "stage.json":  # it is sealed: as if it had been published so
+        sealed = Manifest.read(damaged / "manifest.json").files | {file: FileSeal(bytes=len(text), sha256="")}
+        Manifest(files=sealed).write(damaged / "manifest.json")
     warnings: list[str] = []
     assert {entry["stage"] for entry in store.entries(tmp_path, warnings.append)} == {"stage1"}
     (warning,) = warnings

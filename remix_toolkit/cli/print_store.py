@@ -27,7 +27,7 @@ def listed(runs: Path) -> list[dict[str, Any]]:
             "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
             "weights": not store.is_pruned(folder),
             "runs": used[key],
-            "sweep": store.made_by(folder),
+            "sweep": store.trained_for(folder),
         }
         for key, folder in _there(runs).items()
     ]
@@ -53,11 +53,11 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
     wrong = 0
     chosen = {key: folder for key, folder in _there(runs).items() if keys is None or key in keys}
     for folder in chosen.values():
-        if found := store.damage(folder, checksums=True):
+        if found := store.find_damage(folder, checksums=True):
             wrong += 1
             info(f"{folder}: {found}" + ("; removed" if remove else ""))
             if remove:
-                store.remove(runs, folder)
+                store.remove_stage(runs, folder)
     info(f"{len(chosen) - wrong} of {len(chosen)} stages are as they were published")
     return wrong
 
@@ -72,11 +72,11 @@ def delete_spare(runs: Path, keep: Keep, dry_run: bool) -> None:
         freed += weights
         info(f"{folder}: {size(weights)}")
         if not dry_run:
-            store.prune(folder)
+            store.delete_weights(folder)
     info(f"{len(spare)} stages, {size(freed)}" + (" could be deleted" if dry_run else " deleted"))
 
 
 def _there(runs: Path) -> dict[str, Path]:
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
-    return store.published(runs)
+    return store.published_stages(runs)

@@ -27,7 +27,7 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
 
     Raises BadInput for a published stage that lacks files.
     """
-    published = store.published(runs)
+    published = store.published_stages(runs)
     todo: set[str] = set()
     loaded: set[str] = set()  # the stages whose weights those jobs load
     for key, job in reversed(list(jobs.items())):
@@ -37,8 +37,8 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
         elif job.kind == "measure":
             missing = folder is None or not job.requested <= measured(folder)
         else:
-            if folder and (damage := store.damage(folder, checksums=False)):
-                raise BadInput(f"{folder}: {damage}; {store.AGAIN}, or --retrain-damaged does")
+            if folder and (damage := store.find_damage(folder, checksums=False)):
+                raise BadInput(f"{folder}: {damage}; {store.RETRAIN_HINT}, or --retrain-damaged does")
             missing = folder is None or (key in loaded and store.is_pruned(folder))
         if missing:
             todo.add(key)
@@ -53,13 +53,13 @@ def _has_children(key: str, loading: Collection[str]) -> bool:
 def spare(jobs: Mapping[str, Loading], done: Collection[str], keep: Keep, sweep: str, runs: Path) -> dict[str, Path]:
     """The stages, by key, whose weights this sweep made and needs no more; `done` are the keys of finished jobs."""
     loading = loaders(jobs)
-    published = store.published(runs)
+    published = store.published_stages(runs)
     found = {}
     for key, by in loading.items():
         folder = published.get(key)
         if key not in done or folder is None or is_kept(keep, jobs[key].name, _has_children(key, by)):
             continue
-        if by <= set(done) and not store.is_pruned(folder) and store.made_by(folder) == sweep:
+        if by <= set(done) and not store.is_pruned(folder) and store.trained_for(folder) == sweep:
             found[key] = folder
     return found
 
@@ -69,7 +69,7 @@ def spare_in_store(runs: Path, keep: Keep, needed: Collection[str]) -> dict[str,
 
     A run needs the weights of its stages until all of them are published and measured.
     """
-    published = store.published(runs)
+    published = store.published_stages(runs)
     names: dict[str, str] = {}
     parents: set[str] = set()
     unfinished: set[str] = set()

@@ -62,7 +62,7 @@ def run_job(task: JobTask, runs: Path) -> str:
 def _summary(task: JobTask, runs: Path) -> str:
     if task.kind == "split":
         return ""
-    folder = store.find(runs, task.key)
+    folder = store.find_stage(runs, task.key)
     if folder is None:
         raise RunFailed("it ended without a published stage")
     if task.kind == "train":
@@ -136,7 +136,7 @@ def delete_spare(state: SweepState, done: Collection[str], folder: Path, runs: P
         needed = needed_elsewhere(runs, folder)
         for key, stage in published.items():
             if key not in needed:
-                store.prune(stage)
+                store.delete_weights(stage)
 
 
 def main() -> None:

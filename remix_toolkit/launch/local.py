@@ -66,5 +66,5 @@ def _launch(recipe: Recipe, node: Node, runs: Path) -> None:
     write_resolved(recipe, file)
     line = devices.command(recipe, [str(file), "--key", node.key, "--runs", str(runs)])
     if code := subprocess.run(line, check=False).returncode:
-        failed = MeasurementFailed if store.find(runs, node.key) else RunFailed
+        failed = MeasurementFailed if store.find_stage(runs, node.key) else RunFailed
         raise failed(f"{node.stage}: accelerate launch ended with exit code {code}; see above")

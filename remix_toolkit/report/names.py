@@ -47,7 +47,7 @@ def stage_of(stage: str, runs: Path) -> Path:
         return Path(stage).resolve()  # `.` too has a name
     if Path(stage).is_dir():
         raise BadInput(f"{stage}: is no published stage (it holds no stage.json); they are under {runs / 'stages'}")
-    there = store.published(runs)
+    there = store.published_stages(runs)
     names = [folder.name for folder in there.values()]
     found = [
         folder for key, folder in there.items() if stage and (key.startswith(stage) or folder.name.startswith(stage))
@@ -85,7 +85,7 @@ def side_of(what: str, runs: Path) -> Side:
         return Side("a sweep", of_recipe)
     if found:
         raise BadInput(f"{what}: several arms are called that: {', '.join(_names(*at)[-1] for at in found)}")
-    stages = [name for key, folder in store.published(runs).items() for name in (key, folder.name)]
+    stages = [name for key, folder in store.published_stages(runs).items() for name in (key, folder.name)]
     if what and any(name.startswith(what) for name in stages):
         return _one_stage(stage_of(what, runs))
     arms_here = {name for at in there for name in (at[0], *_names(*at)[:2])}

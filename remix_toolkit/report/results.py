@@ -111,7 +111,7 @@ def of_stage(folder: Path) -> Results:
     """
     last = read_stage(folder)
     runs = folder.parent.parent if folder.parent.name == "stages" else None
-    there = store.published(runs) if runs else {}
+    there = store.published_stages(runs) if runs else {}
     lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
     records = store.records(runs, warn) if runs else []
     mine = [record for record in records if last.key in record.keys]
@@ -122,7 +122,7 @@ def of_store(runs: Path) -> Results:
     """All that is published in a runs directory; a damaged stage is left out, with a warning. Raises BadInput."""
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
-    stages = sorted(_sound(list(store.published(runs).values())), key=lambda stage: len(stage.ancestors))
+    stages = sorted(_sound(list(store.published_stages(runs).values())), key=lambda stage: len(stage.ancestors))
     return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs, warn), None))
 
 
@@ -133,8 +133,8 @@ def as_json(results: Results) -> str:
 
 def read_stage(folder: Path) -> Published:
     """What a published directory says of itself. Raises BadInput where a file is damaged or unreadable."""
-    if wrong := store.damage(folder, checksums=False):
-        raise BadInput(f"{folder}: {wrong}; {store.AGAIN}")
+    if wrong := store.find_damage(folder, checksums=False):
+        raise BadInput(f"{folder}: {wrong}; {store.RETRAIN_HINT}")
     try:
         stage = StageRecord.read(folder / "stage.json")
         recipe = public(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))

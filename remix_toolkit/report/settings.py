@@ -1,5 +1,6 @@
 """What was trained on, and how: the stages' own records."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Listing, Part, Warn, number
 from remix_toolkit.report.series import folders
 from remix_toolkit.report.tables import Table
-from remix_toolkit.store import is_pruned, read_json
+from remix_toolkit.store import is_pruned
 
 
 def settings(group: Group) -> list[Part]:
@@ -128,7 +129,7 @@ def _sweeps(abouts: list[dict[str, Any]], runs: Path, warn: Warn) -> Iterator[st
         file = runs / "sweeps" / str(name) / "state.json"
         if name and file.exists():
             try:
-                command = dict(read_json(file).get("command", {}))
+                command = dict(json.loads(file.read_text(encoding="utf-8")).get("command", {}))
             except (ValueError, TypeError, AttributeError) as error:
                 warn(f"{file}: cannot be read ({type(error).__name__}: {error}): the sweep's command is not shown")
                 continue

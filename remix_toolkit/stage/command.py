@@ -109,7 +109,7 @@ def run_key(
         return
     *earlier, node = lineage(recipe, until=name)
     for before in earlier:
-        if store.find(runs, before.key) is None:
+        if store.find_stage(runs, before.key) is None:
             raise BadInput(
                 f"{recipe.name}: {name} starts from {before.stage}, which is not published in {runs} yet: "
                 f"run it first, with the same settings and --stage {before.stage}"

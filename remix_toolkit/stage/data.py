@@ -90,7 +90,7 @@ def _load_or_build(
     folder = store.work_dir(runs, key) / "data"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(runs / "work" / f"{key}.data.lock"):  # one process builds, the others load
-        published = store.published(runs).get(key)
+        published = store.published_stages(runs).get(key)
         for kept in (folder, published and published / "data"):
             if kept and (kept / "data.json").exists():
                 return load(kept, tokenizer, _max_length(recipe.stages[name]))

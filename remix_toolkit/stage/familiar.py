@@ -127,7 +127,7 @@ def base_of(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
     """The model that counts as the base: the base_stage's, or the recipe's base, and its revision. Raises BadInput."""
     if recipe.base_stage is None:
         return base_model(recipe, runs)
-    folder = store.find(runs, lineage.lineage(recipe, until=recipe.base_stage)[-1].key)
+    folder = store.find_stage(runs, lineage.lineage(recipe, until=recipe.base_stage)[-1].key)
     if folder is None:
         raise BadInput(
             f"{recipe.name}: which facts are familiar is known only once {recipe.base_stage}, the base_stage, is "

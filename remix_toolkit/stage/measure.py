@@ -79,7 +79,7 @@ def _load_models(recipe: Recipe, node: Node, folder: Path, runs: Path) -> Models
     init = {"trust_remote_code": bool(recipe.stages[node.stage].train.get("trust_remote_code"))}
 
     def load_parent() -> PreTrainedModel:
-        parent = store.find(runs, node.ancestors[-1])
+        parent = store.find_stage(runs, node.ancestors[-1])
         if parent is None or store.is_pruned(parent):
             raise BadInput("the weights that the stage started from are gone; run the stage before it again")
         if weights(parent) != StageRecord.read(folder / "stage.json").parent_weights:

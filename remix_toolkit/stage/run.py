@@ -88,7 +88,7 @@ def run_stage(
     stage and this one is not to `wait`; MeasurementFailed where the stage is published, but not measured in full.
     """
     with _lock(node, runs, wait):
-        folder = store.find(runs, node.key)
+        folder = store.find_stage(runs, node.key)
         pruned = folder is not None and store.is_pruned(folder)
         if only == "measure" and (folder is None or pruned):
             raise BadInput(f"{node.stage}: has no published weights to be measured: train it first")
@@ -241,7 +241,7 @@ def _publish(
             shutil.copy(draft.parent / CURVE, draft / CURVE)  # a run that is killed from here on still has its own
         store.publish(runs, draft, name)
     state.wait_for_everyone()
-    folder = store.published(runs)[node.key]
+    folder = store.published_stages(runs)[node.key]
     info(f"{node.stage}: published {folder}")
     return folder
 

@@ -17,7 +17,7 @@ def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | N
     """
     if not node.ancestors:
         return base_model(recipe, runs)
-    parent = store.find(runs, node.ancestors[-1])
+    parent = store.find_stage(runs, node.ancestors[-1])
     if parent is None:
         raise BadInput(f"{recipe.name}: {node.stage} starts from a stage that is not published yet: run that first")
     if store.is_pruned(parent):

@@ -157,7 +157,7 @@ def matched_steps(recipe: Recipe, match: Match, examples: Sequence[Example], run
 
     Raises BadInput where the other stage is not published yet.
     """
-    folder = store.find(runs, match.other)
+    folder = store.find_stage(runs, match.other)
     if folder is None:
         raise BadInput(f"{recipe.name}: match: the stage {match.other} is not published in {runs} yet: run it first")
     other = StageRecord.read(folder / "stage.json")
