@@ -82,7 +82,7 @@ def interference(
         sources=dict(sources or {}),
         parts=parts,
         examples={name: sum(map(len, examples_by_part)) for name, examples_by_part in cut.items()},
-        norms={name: _norm(products["whole"][at, at]) for name, at in rows.items()},
+        norms={name: _norm(products["whole"][part, part]) for name, part in rows.items()},
         groups={group: _angles(matrix, rows) for group, matrix in products.items()},
         displacement=displaced,
         loss_before=None if moved is None else float(np.mean(losses["a"])),
@@ -101,7 +101,7 @@ def _cut(name: str, examples: Sequence[Example], parts: int) -> list[list[Exampl
         raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
     shuffled = random.Random(0).sample(examples, len(examples))
     size = len(examples) // parts
-    return [shuffled[at : at + size] for at in range(0, parts * size, size)]
+    return [shuffled[start : start + size] for start in range(0, parts * size, size)]
 
 
 def groups_of(name: str) -> Iterator[str]:
@@ -157,7 +157,7 @@ def _norm(matrix: Matrix) -> GradientNorm:
 def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, Angle]:
     """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of one group's gradients."""
     angles: dict[str, Angle] = {}
-    noise = {name: _norm(matrix[at, at]).noise for name, at in rows.items()}
+    noise = {name: _norm(matrix[part, part]).noise for name, part in rows.items()}
     for x, y in combinations(rows, 2):
         xx, xy, yy = matrix[rows[x], rows[x]], matrix[rows[x], rows[y]], matrix[rows[y], rows[y]]
         parts = len(xx)

@@ -59,8 +59,8 @@ def _project_layers(
     mask = padded([[1] * len(e.input_ids) for e in examples], 0, model)
     # A label is the token that the position before it predicts; the last one, EOS, is left out.
     answers = [[i for i, label in enumerate(e.labels) if label != -100][:-1] for e in examples]
-    row = torch.tensor([n for n, at in enumerate(answers) for _ in at], device=ids.device)
-    column = torch.tensor([i - 1 for at in answers for i in at], device=ids.device)
+    row = torch.tensor([n for n, columns in enumerate(answers) for _ in columns], device=ids.device)
+    column = torch.tensor([i - 1 for columns in answers for i in columns], device=ids.device)
     try:
         out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=1)
     finally:
@@ -75,7 +75,7 @@ def _project_layers(
         right = logits.gather(-1, gold)
         ranks.append((logits > right).sum(dim=-1).add(1).cpu())
         probabilities.append((right.squeeze(-1) - logits.logsumexp(dim=-1)).exp().cpu())
-    positions = [k for at in answers for k in range(1, len(at) + 1)]
+    positions = [k for columns in answers for k in range(1, len(columns) + 1)]
     return torch.stack(ranks, dim=1), torch.stack(probabilities, dim=1), positions
 
 
@@ -128,11 +128,11 @@ def summarize(facts: int, ranks: NDArray[Any], probabilities: NDArray[Any], posi
         spread=float(np.exp(-(positive * np.log(positive)).sum())) if len(positive) else 0.0,
         positions=[
             LensPosition(
-                position=int(at),
-                tokens=int((position == at).sum()),
-                **_by_layer(ranks[position == at], probabilities[position == at]),
+                position=int(k),
+                tokens=int((position == k).sum()),
+                **_by_layer(ranks[position == k], probabilities[position == k]),
             )
-            for at in np.unique(position)
+            for k in np.unique(position)
         ],
     )
 

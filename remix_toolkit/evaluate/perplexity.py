@@ -38,4 +38,4 @@ def passages(text: str) -> tuple[str, ...]:
     if len(words) < WORDS:
         raise BadInput(f"evaluate.text: {text}: {len(words)} words, and a passage has {WORDS}")
     whole = range(0, len(words) // WORDS * WORDS, WORDS)
-    return tuple(" ".join(words[at : at + WORDS]) for at in whole)[:PASSAGES]
+    return tuple(" ".join(words[start : start + WORDS]) for start in whole)[:PASSAGES]

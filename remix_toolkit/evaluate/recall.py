@@ -1,8 +1,8 @@
 """Recall: greedy exact match, in percent, on a list of facts.
 
 A response whose every token, EOS included, is the argmax given the gold prefix is what greedy decoding emits: one
-scoring pass settles it. The same pass shows the first token at which greedy decoding leaves the gold response; if no
-gold answer can begin that way, the fact is settled too. Only the rest are generated, and only as far as a match is
+scoring pass decides it. The same pass shows the first token at which greedy decoding leaves the gold response; if no
+gold answer can begin that way, the verdict is known too. Only the rest are generated, and only as far as a match is
 still possible.
 """
 

@@ -107,10 +107,10 @@ def sft_config(
 
 
 class Order(Sampler[int]):
-    """A new permutation each epoch, cut to whole global batches; they depend on nothing but the seed and the epoch.
+    """A new permutation each epoch, cut to whole global batches; it depends on the seed and the epoch alone.
 
-    Where a global batch is more than a device takes at once, it goes from the longest example to the shortest: each
-    part is padded to its own longest, and the step is the same.
+    Where a global batch is more than a device takes at once, it is sorted from the longest example to the shortest:
+    each part is padded to its own longest, and the step is the same.
     """
 
     def __init__(self, trainer: "StageTrainer", lengths: Sequence[int], global_batch: int) -> None:
@@ -123,10 +123,10 @@ class Order(Sampler[int]):
         args = self.trainer.args
         epoch = int(self.trainer.state.epoch or 0)  # a resumed run is in the middle of one
         order = permutation(len(self.lengths), args.seed, epoch)
-        for at in range(0, len(self), self.batch):
-            batch = order[at : at + self.batch]
-            parts = args.train_batch_size < self.batch
-            yield from sorted(batch, key=lambda i: -self.lengths[i]) if parts else batch
+        in_parts = args.train_batch_size < self.batch
+        for start in range(0, len(self), self.batch):
+            batch = order[start : start + self.batch]
+            yield from sorted(batch, key=lambda i: -self.lengths[i]) if in_parts else batch
 
 
 def permutation(examples: int, seed: int, epoch: int) -> list[int]:
@@ -136,13 +136,13 @@ def permutation(examples: int, seed: int, epoch: int) -> list[int]:
 
 
 def tokens_by_step(examples: Sequence[Example], seed: int, global_batch: int) -> Iterator[int]:
-    """Tokens with a loss that training has seen after each optimizer step, without end."""
+    """How many tokens with a loss training has seen after each optimizer step, without end."""
     tokens = [len(example.labels) - example.labels.count(-100) for example in examples]
     seen = 0
     for epoch in count():
         order = permutation(len(tokens), seed, epoch)
-        for at in range(0, len(tokens) // global_batch * global_batch, global_batch):
-            seen += sum(tokens[i] for i in order[at : at + global_batch])
+        for start in range(0, len(tokens) // global_batch * global_batch, global_batch):
+            seen += sum(tokens[i] for i in order[start : start + global_batch])
             yield seen
 
 
@@ -197,7 +197,7 @@ class StageTrainer(SFTTrainer):
             shift_labels=targets[:, columns].contiguous(),
         )
         if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes; the sum is wanted
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, but have to be summed
         return (loss, outputs) if return_outputs else loss
 
     @property
