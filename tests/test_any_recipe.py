@@ -15,7 +15,7 @@ from remix_toolkit.data.tasks import read_task
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.difference import as_overrides, settings_of
-from remix_toolkit.recipe.load import freeze, load_recipe, load_task, read_resolved
+from remix_toolkit.recipe.load import load_recipe, load_task, read_resolved, resolved_yaml
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Curve, Evaluate, Match, Mix, Profile, RandomWords, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import RESERVED
 
@@ -137,7 +137,7 @@ def result_or_mistake(call: Any, *places: str) -> Any:
 def check_recipe(recipe: Recipe, folder: Path) -> None:
     """A recipe that was taken can be frozen and read back, and resolved again from what it differs in."""
     if recipe == recipe.model_copy(deep=True):  # else there is a number in it that is none, which equals nothing
-        assert read_resolved(write(folder / "frozen.yaml", freeze(recipe))) == recipe
+        assert read_resolved(write(folder / "frozen.yaml", resolved_yaml(recipe))) == recipe
         changes = as_overrides(settings_of(recipe))
         assert (
             load_recipe(recipe.source, recipe.profile, changes, recipe.seed, until=next(iter(recipe.stages))) == recipe

@@ -1,5 +1,6 @@
 """What a run differs in from its recipe file: the same for every spelling, and enough to make the same run again."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.difference import as_overrides, difference, settings_of
-from remix_toolkit.recipe.load import freeze, load_recipe, read_resolved
+from remix_toolkit.recipe.load import load_recipe, read_resolved, resolved_yaml
 from remix_toolkit.recipe.yaml_file import load_value
 
 RECIPES = sorted(file for file in (ROOT / "recipes").glob("*.yaml") if "\narms:" not in file.read_text())
@@ -171,8 +172,16 @@ def test_settings_lead_to_the_same_recipe_whatever_was_set(id_recipe, file, prof
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_resolved_recipe_is_read_back(tmp_path: Path, file: Path, profile: str) -> None:
-    recipe = load_recipe(file, profile, ["train.optim_args=null"])
-    (tmp_path / "frozen.yaml").write_text(freeze(recipe), encoding="utf-8")
+    recipe = load_recipe(file, profile, ["train.optim_args=null", "adapter={r: null}"])
+    (tmp_path / "frozen.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+    assert read_resolved(tmp_path / "frozen.yaml") == recipe
+
+
+def test_a_null_in_place_of_a_default_is_kept(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "recipes" / "kvr.yaml", "tiny", ["stages.stage2.data={task: gsm8k, config: null}"])
+    text = resolved_yaml(recipe)
+    assert re.findall("(.*): null", text) == ["      config"]
+    (tmp_path / "frozen.yaml").write_text(text, encoding="utf-8")
     assert read_resolved(tmp_path / "frozen.yaml") == recipe
 
 
@@ -193,7 +202,7 @@ def test_a_published_recipe_is_read_back(tmp_path: Path) -> None:
     ],
 )
 def test_a_frozen_recipe_edited_by_hand(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = freeze(load_recipe(ROOT / "recipes" / "kvr.yaml"))
+    text = resolved_yaml(load_recipe(ROOT / "recipes" / "kvr.yaml"))
     assert old in text
     (tmp_path / "frozen.yaml").write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(BadInput, match=rf"frozen.yaml:\d+: {message}"):

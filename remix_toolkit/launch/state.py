@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
@@ -22,7 +21,7 @@ from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.jobs import Job, Kind
 from remix_toolkit.graph.sweep import Keep
-from remix_toolkit.recipe.load import find_recipe
+from remix_toolkit.recipe.load import find_recipe, resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Record, write_text
 
@@ -140,9 +139,7 @@ def outcome_file(folder: Path, key: str) -> Path:
 def write_resolved(recipe: Recipe, file: Path) -> None:
     """Write a resolved recipe, as `remix stage FILE --key KEY` reads it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where libyaml is there
-    resolved = recipe.model_dump(mode="json", exclude_none=True)
-    write_text(file, yaml.dump(resolved, Dumper=dumper, sort_keys=False))
+    write_text(file, resolved_yaml(recipe))
 
 
 def freeze(folder: Path, job: Job) -> None:

@@ -9,7 +9,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe, Rows, Source
 from remix_toolkit.recipe.sft_fields import train_mistake
-from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, locate
+from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
 
 M = TypeVar("M", bound=BaseModel)
 Mistake = tuple[Key, str]
@@ -50,7 +50,7 @@ def missing_path(rows: Rows) -> str | None:
 
 
 def _bad_input(mistakes: list[Mistake], locations: Locations, origin: str) -> BadInput:
-    lines = [f"{locate(locations, key, origin)}: {dotted(key)}: {message}" for key, message in mistakes]
+    lines = [f"{location_of(locations, key, origin)}: {dotted(key)}: {message}" for key, message in mistakes]
     return BadInput("\n".join(dict.fromkeys(lines)))
 
 

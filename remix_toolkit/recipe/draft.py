@@ -8,7 +8,7 @@ from typing import Any
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import shipped
 from remix_toolkit.recipe.schema import TASKS
-from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, locate
+from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
 
 Setting = tuple[str, Any, str]  # a dotted key, its value, and where it was set, as messages name it
 KEPT_WITH_A_NEW_TASK = ("size", "start", "familiarity", "prompt")  # the other keys belong to the task before
@@ -89,7 +89,7 @@ class Draft:
             if isinstance(train, dict) and isinstance(own_train, dict):
                 for field in own_train:  # so that a mistake in one is not looked for in the recipe's or the profile's
                     path = ("stages", name, "train", field)
-                    self.locations.setdefault(path, locate(self.locations, path, self.file))
+                    self.locations.setdefault(path, location_of(self.locations, path, self.file))
                 stage["train"] = {**train, **own_train}
             stage["recall"] = [] if stage.get("recall") is None else stage["recall"]
 
@@ -103,7 +103,7 @@ class Draft:
                 if rows.get("task") != "id":
                     continue
                 path = ("stages", name, *key, "task")
-                origin = f"{locate(self.locations, path, self.file)}: {dotted(path)}: id means"
+                origin = f"{location_of(self.locations, path, self.file)}: {dotted(path)}: id means"
                 if str(first.get("task")) not in TASKS:
                     hint = nearest(first.get("task"), TASKS)
                     raise BadInput(f"{origin} further rows of {first_name}'s task: name one there; {hint}")

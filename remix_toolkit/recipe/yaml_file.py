@@ -100,7 +100,7 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
-def locate(locations: Locations, path: Key, default: str) -> str:
+def location_of(locations: Locations, path: Key, default: str) -> str:
     """Where a key was set, or the nearest key above it; `default` where none of them is known."""
     return next((locations[path[:n]] for n in range(len(path), -1, -1) if path[:n] in locations), default)
 

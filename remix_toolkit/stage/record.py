@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 from accelerate import PartialState
 
 from remix_toolkit.graph.ancestry import weights
 from remix_toolkit.graph.lineage import Node
 from remix_toolkit.graph.memory import Memory
+from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
 from remix_toolkit.stage import private_api, train
@@ -85,8 +85,7 @@ def loss_history(trainer: train.StageTrainer) -> list[dict[str, float]]:
 def write_files(folder: Path, record: StageRecord, recipe: Recipe, history: list[dict[str, float]]) -> None:
     """stage.json, recipe.yaml and loss.csv, which has a line for each optimizer step."""
     record.write(folder / "stage.json")
-    resolved = recipe.model_dump(mode="json", exclude_none=True)
-    write_text(folder / "recipe.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    write_text(folder / "recipe.yaml", resolved_yaml(recipe))
     losses = io.StringIO()
     writer = csv.DictWriter(losses, ["step", "epoch", "loss", "learning_rate"], extrasaction="ignore")
     writer.writeheader()
