@@ -24,7 +24,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-versions slurm test-slurm browser bench gpu-check lines lint clean
+.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-fast test-versions slurm test-slurm browser bench gpu-check lines lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -76,8 +76,11 @@ $(VERSIONS)/%/ready: pyproject.toml constraints-lowest.txt
 	$(@D)/$(INSTALL) $(if $(filter lowest,$*),-c constraints-lowest.txt) $(TORCH) -e '.[dev]'
 	touch $@
 
+test-fast: $(VENV)/ready lint  ## of these, the ones that take seconds
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m 'not slow' tests $(ARGS)
+
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
-	$(VENV)/bin/python -m pytest -n 2 tests/test_slurm.py $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 -m cluster tests $(ARGS)
 
 slurm:  ## install SLURM from Debian's packages, where that can be done, for its tests
 	@command -v slurmctld >/dev/null || { apt-get update -qq && \

@@ -28,6 +28,7 @@ def published(runs: Path, stage: str) -> tuple[Path, dict[str, torch.Tensor]]:
     return folder, load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_qlora_is_merged_onto_the_base_that_was_not_quantized(here, runs: Path, tiny_base: Path) -> None:
     here("run", "kvr", "--runs", runs, *SMALL, *QLORA)
     base = load_file(tiny_base / "model.safetensors")

@@ -27,6 +27,7 @@ def weights(runs: Path, stage: str) -> str:
     return store.sha256(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_two_stages_and_what_they_leave(remix, runs: Path) -> None:
     first = remix("run", "kvr", "--runs", runs, "--stage", "stage1", *SMALL)
     assert [entry["stage"] for entry in entries(remix, runs)] == ["stage1"]
@@ -103,6 +104,7 @@ def test_a_recipe_edited_while_it_is_trained(here, runs: Path, tmp_path: Path, m
     assert [stage["stage"] for stage in record["stages"]] == ["one"]
 
 
+@pytest.mark.slow
 def test_a_published_model_answers_in_a_pipeline(here, runs: Path) -> None:
     """A stage is a plain model directory: from_pretrained loads it, and a pipeline answers its facts."""
     taught = ["stages.stage1.train.num_train_epochs=40", "stages.stage1.train.learning_rate=2e-3"]
@@ -125,6 +127,7 @@ RESUME = [*SMALL, "stages.stage1.train.num_train_epochs=12", "train.lr_scheduler
 RESUME += ["stages.stage1.stop={loss_below: 100, times: 20}"]  # fires at step 20 of 24, if its count survives
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_for_bit_the_same(remix, runs: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     shutil.copytree(runs, whole)
@@ -157,6 +160,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(remix, runs: Path, tmp_path:
     assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 def test_accelerate_launch_trains_the_same_stage(remix, runs: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     shutil.copytree(runs, here)
@@ -173,6 +177,7 @@ def test_accelerate_launch_trains_the_same_stage(remix, runs: Path, tmp_path: Pa
     assert "starts from stage1, which is not published" in lonely.stderr
 
 
+@pytest.mark.slow
 def test_a_lora_stage_is_published_merged(here, runs: Path) -> None:
     here("run", "kvr", "--runs", runs, *SMALL, "adapter={r: 4}")
     found = entries(here, runs)
@@ -184,6 +189,7 @@ def test_a_lora_stage_is_published_merged(here, runs: Path) -> None:
     assert weights(runs, "stage1") != weights(runs, "stage2")
 
 
+@pytest.mark.slow
 def test_real_questions_then_real_sentences(here, runs: Path, monkeypatch) -> None:
     monkeypatch.setattr(familiar, "CHUNK", 32)  # rows asked at a time: 16 unfamiliar ones are among the first
     settings = [f"stages.stage1.data.path={real('popqa/popQA.tsv')}", f"stages.stage2.data.path={real('lama_trex')}"]
@@ -195,6 +201,7 @@ def test_real_questions_then_real_sentences(here, runs: Path, monkeypatch) -> No
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_stages_and_measures_all_arms(remix, runs: Path, tmp_path: Path) -> None:
     small = [*SMALL, "train.save_strategy=no"]
     done = remix("sweep", "demo", "--runs", runs, "--plot", tmp_path / "demo.png", *small)

@@ -179,6 +179,7 @@ def test_a_split_before_its_stage_is_refused(runs: Path) -> None:
         take_rows(recipe, recipe.stages["stage2"].data, runs)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_taught_half_of_the_facts(here, runs: Path) -> None:
     """The recipe's own way, smaller: eight facts taught under the few-shot prompt; the split recovers them exactly."""
     small = ["stages.taught.data.size=8", "few_shot.exemplars=1", "global_batch_size=8", "train.save_strategy=no"]

@@ -43,6 +43,7 @@ def test_loss_is_the_mean_over_trained_tokens_whatever_the_batches(tiny_base: Pa
     assert held_out.loss_sum(model, tokenizer, examples)[0] == pytest.approx(total, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stage_reports_what_it_cost_its_own_task(here, runs: Path) -> None:
     """Through the real command; the rows are those behind the trained ones, and the report names the loss."""
     file = runs.parent / "gsm8k.jsonl"

@@ -19,6 +19,8 @@ from remix_toolkit import store
 from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.records import StageRecord
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 300
 LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=20"]  # 40 steps of stage1, a checkpoint at every second one
 ARMS = {

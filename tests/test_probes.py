@@ -206,6 +206,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_asks_for_probes_and_a_published_stage_is_probed_later(here, runs, tmp_path) -> None:
     recipe = tmp_path / "probed.yaml"
     recipe.write_text(RECIPE)
@@ -307,6 +308,7 @@ def test_data_that_cannot_be_measured_is_refused_before_training(here, runs, tmp
     assert "interference takes 4 facts or more, not 3" in done.stderr
 
 
+@pytest.mark.slow
 def test_weights_are_trained_again_where_they_are_needed_and_only_there(here, runs, tmp_path) -> None:
     recipe = tmp_path / "three.yaml"
     recipe.write_text(RECIPE + "  stage3: {data: {task: kvr, size: 16, start: 16}}\n")

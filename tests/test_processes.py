@@ -18,6 +18,8 @@ from remix_toolkit import store
 from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.records import StageRecord
 
+pytestmark = pytest.mark.slow
+
 DDP = {"ACCELERATE_USE_CPU": "true"}
 FSDP = {
     **DDP,

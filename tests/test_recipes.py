@@ -1,22 +1,22 @@
 """Every sweep that is shipped, on `tiny`: each task and each arm once, 8 rows a task, through to the last recall."""
 
 import gc
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from stores import once
 
 from remix_toolkit import store
 from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.evaluate.recall import percent, recall
 from remix_toolkit.evaluate.records import RecallRecord
-from remix_toolkit.graph.jobs import graph
-from remix_toolkit.graph.lineage import labels
+from remix_toolkit.graph.jobs import Job, graph
+from remix_toolkit.graph.lineage import fact_lists
 from remix_toolkit.graph.sweep import Cell, load_sweep
-from remix_toolkit.launch.job import task_of
-from remix_toolkit.launch.state import Command
-from remix_toolkit.launch.worker import do
+from remix_toolkit.stage.command import run_key
 from remix_toolkit.stage.data import build_all
 from remix_toolkit.stage.train import load_model
 
@@ -40,7 +40,7 @@ def each_once(cells: list[Cell]) -> list[Cell]:
     chosen: list[Cell] = []
     seen: set[object] = set()
     for cell in cells:
-        arm = cell.arm.removeprefix(cell.place)
+        arm = cell.arm.removeprefix(cell.grid_point)
         tasks = {(name, str(stage.data)) for name, stage in cell.recipe.stages.items()}
         if not {arm, *tasks} <= seen:
             chosen.append(cell)
@@ -48,26 +48,39 @@ def each_once(cells: list[Cell]) -> list[Cell]:
     return chosen
 
 
-def test_every_task_and_every_arm_of_every_sweep(subtests, runs: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture(scope="session")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """One store for the tests of all processes: a stage that sweeps share is trained by the first that needs it."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(tiny_base, folder / "bases" / tiny_base.name)
+        (folder / "text.txt").write_text("word " * 50)
+        store.open_store(folder)
+
+    return once(tmp_path_factory, "recipes", make)
+
+
+def run_job(job: Job, runs: Path) -> None:
+    """Do one job as a worker does, waiting for another test that is at the same stage."""
+    key = job.node.key if job.node else job.key
+    for cell in job.cells:
+        run_key(cell.recipe, key, runs, None if job.kind == "split" else job.kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_task_and_every_arm_of_a_sweep(shared_runs: Path, monkeypatch, sweep: Path) -> None:
     monkeypatch.chdir(ROOT)
-    text = tmp_path / "text.txt"
-    text.write_text("word " * 50)
-    store.open_store(runs)
     gc.freeze()  # as a sweep's worker does: each stage has the garbage looked for several times
-    for sweep in SWEEPS:
-        with subtests.test(sweep=f"{sweep.parent.name}/{sweep.stem}"):
-            cells = each_once(small(sweep, text))
-            jobs = graph(cells)
-            id_ = Command(str(sweep), "tiny", [0], []).id
-            for key in jobs:
-                how, said = do(task_of(key, jobs, set(jobs), id_, runs, wait=False), runs)
-                assert how == "done", said
-            for cell in cells:
-                last = store.find_stage(runs, cell.nodes[-1].key)
-                assert last
-                wanted = labels(cell.recipe, cell.nodes[-1].position)
-                assert wanted
-                assert wanted.keys() <= measured(last)
+    cells = each_once(small(sweep, shared_runs / "text.txt"))
+    for job in graph(cells).values():
+        run_job(job, shared_runs)
+    for cell in cells:
+        last = store.find_stage(shared_runs, cell.nodes[-1].key)
+        assert last
+        lists = fact_lists(cell.recipe, cell.nodes[-1].position)
+        assert lists
+        assert lists.keys() <= measured(last)
 
 
 def test_recall_changes_when_the_weights_change(runs: Path, tiny_base: Path, monkeypatch) -> None:
@@ -76,9 +89,8 @@ def test_recall_changes_when_the_weights_change(runs: Path, tiny_base: Path, mon
     store.open_store(runs)
     longer = ["global_batch_size=8", "stages.stage1.data.size=8", "train.learning_rate=2e-3", "train.max_steps=40"]
     cell = load_sweep(str(ROOT / "recipes" / "paper" / "table1.yaml"), "tiny", [0], longer)[1][0]
-    jobs = graph([cell])
     first = cell.nodes[0]
-    assert do(task_of(first.key, jobs, set(jobs), "test", runs, wait=False), runs)[0] == "done"
+    run_key(cell.recipe, first.key, runs)
     folder = store.find_stage(runs, first.key)
     assert folder
     tokenizer = load_tokenizer(str(folder))

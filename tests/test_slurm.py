@@ -14,6 +14,8 @@ from remix_toolkit import store
 from remix_toolkit.launch import slurm as slurm_launcher
 from remix_toolkit.records import StageRecord
 
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
 WAIT_S = 400  # two jobs side by side import TRL; a loaded machine takes its time
 
 LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=30"]  # 60 steps, a checkpoint at every second one
