@@ -39,7 +39,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from remix_toolkit.console import silence_libraries
-from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate import recall
 from remix_toolkit.graph import memory
@@ -151,7 +151,7 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
     overrides += ["train.save_strategy=no", "train.per_device_train_batch_size=8", "train.learning_rate=1e-5"]
     recipe = load_recipe("kvr", "tiny", overrides)
     source, _ = base_model(recipe, folder / "plain")
-    tokenizer = tulu.load_tokenizer(source)
+    tokenizer = encoding.load_tokenizer(source)
     data = build_all(recipe, ["stage1"], tokenizer, folder / "plain")["stage1"]
     layers, hidden, intermediate, heads, kv_heads, vocabulary = SHAPES[shape]
     config = LlamaConfig(

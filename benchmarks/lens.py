@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from remix_toolkit.console import silence_libraries
-from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate.lens import lens
 from remix_toolkit.recipe.load import load_base, load_task
@@ -46,14 +46,14 @@ def measure(folder: Path) -> dict[str, Any]:
     """Seconds of both, and their ratio."""
     (folder / "bases").mkdir()
     source = base_model(load_base("tiny"), folder)[0]
-    tokenizer = tulu.load_tokenizer(source)
+    tokenizer = encoding.load_tokenizer(source)
     model = train.load_model(source, None, "fp32", {}).eval()
     facts = tasks.load_rows(load_task("kvr", [f"size={FACTS}"]), 0)
     seen: list[float] = []
     scored: list[float] = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        right_by_scoring(model, tokenizer, [tulu.encode(tokenizer, fact) for fact in facts])
+        right_by_scoring(model, tokenizer, [encoding.encode(tokenizer, fact) for fact in facts])
         scored.append(time.perf_counter() - started)
         started = time.perf_counter()
         lens(model, tokenizer, facts)

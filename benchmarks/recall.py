@@ -22,7 +22,7 @@ from rich.table import Table
 from transformers import GenerationConfig
 
 from remix_toolkit.console import silence_libraries
-from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate import recall
@@ -67,7 +67,7 @@ def measure(taught: str, many: int, folder: Path) -> dict[str, Any]:
         subprocess.run([sys.executable, "-m", "remix_toolkit", *line], check=True, stdout=subprocess.DEVNULL)
         (published,) = (runs / "stages").iterdir()
         source = str(published)
-    tokenizer = tulu.load_tokenizer(source)
+    tokenizer = encoding.load_tokenizer(source)
     model = train.load_model(source, None, "fp32", {}).eval()
     facts = tasks.load_rows(load_task("kvr", [f"size={FACTS}"]), 0)
     recall.recall(model, tokenizer, facts[:BATCH])  # what the first call sets up is not counted

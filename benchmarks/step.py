@@ -28,7 +28,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from remix_toolkit.console import silence_libraries
-from remix_toolkit.data import tulu
+from remix_toolkit.data import encoding
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.stage.data import build_all
@@ -94,7 +94,7 @@ def measure(steps: int, rounds: int, folder: Path, overrides: list[str], at_once
     recipe = load_recipe("kvr", "tiny", [*overrides, f"stages.stage1.data.size={many}", f"train.max_steps={steps}"])
     stage = recipe.stages["stage1"]
     source, _ = base_model(recipe, folder)
-    tokenizer = tulu.load_tokenizer(source)
+    tokenizer = encoding.load_tokenizer(source)
     start = load_model(source, None, "fp32", {})
     examples = build_all(recipe, ["stage1"], tokenizer, folder)["stage1"].examples
     common = {name: value for name, value in stage.train.items() if name not in ("max_length", "save_steps")}

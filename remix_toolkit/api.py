@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import store
-from remix_toolkit.data.sources import require_sources
+from remix_toolkit.data.missing_files import require_sources
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.graph.sweep import Cell, Keep, Sweep, check_keep, load_sweep, stage_names
 from remix_toolkit.recipe import load

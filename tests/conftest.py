@@ -42,7 +42,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(tiny_base: Path):
-    from remix_toolkit.data.tulu import load_tokenizer
+    from remix_toolkit.data.encoding import load_tokenizer
 
     return load_tokenizer(str(tiny_base))
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import SMALL
 
 from remix_toolkit import store
-from remix_toolkit.graph.ancestry import lineage_weights, retrained_ancestor
+from remix_toolkit.graph.parent_weights import lineage_weights, retrained_ancestor
 from remix_toolkit.records import StageRecord
 
 FAST = [*SMALL, "train.save_strategy=no"]

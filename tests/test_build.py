@@ -8,7 +8,7 @@ import pytest
 from conftest import REAL_DATA, ROOT, real
 
 from remix_toolkit.data import tasks
-from remix_toolkit.data.tulu import Example
+from remix_toolkit.data.encoding import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.catalog import catalog
@@ -232,7 +232,7 @@ def test_two_stages_of_one_task_are_two_lists(tmp_path: Path, tokenizer, runs: P
 def test_overlap_is_looked_for_both_ways_and_without_a_known_subject(
     tmp_path: Path, tokenizer, runs: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr("remix_toolkit.stage.rows.CHUNK", chunk)
+    monkeypatch.setattr("remix_toolkit.stage.select_rows.CHUNK", chunk)
     question = "In which city was the painter Dora Maar born?"
     trivia = {"Data": [{"Question": question, "Answer": {"Value": "Paris", "Aliases": []}}]}
     (tmp_path / "t.json").write_text(json.dumps(trivia), encoding="utf-8")

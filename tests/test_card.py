@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from sweeps import command
 
 from remix_toolkit import store
-from remix_toolkit.data.tulu import prompt_ids
+from remix_toolkit.data.encoding import prompt_ids
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, HeldOutRecord, PerplexityRecord
 from remix_toolkit.graph.lineage import lineage

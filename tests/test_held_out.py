@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from remix_toolkit.data import tulu
+from remix_toolkit.data import encoding
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate import held_out
 
@@ -32,7 +32,7 @@ def test_results_are_numbers(text: str, number: str | None) -> None:
 
 def test_loss_is_the_mean_over_trained_tokens_whatever_the_batches(tiny_base: Path, tokenizer, monkeypatch) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
-    examples = [tulu.encode(tokenizer, pair) for pair in [*ROWS[:6], Pair("a longer one " * 9, "yes", "gsm8k")]]
+    examples = [encoding.encode(tokenizer, pair) for pair in [*ROWS[:6], Pair("a longer one " * 9, "yes", "gsm8k")]]
     total, tokens = held_out.loss_sum(model, tokenizer, examples)
     assert tokens == sum(label != -100 for e in examples for label in e.labels)
     with torch.no_grad():  # transformers' own loss, row by row

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.evaluate.interference import _angles, _cut, _norm, displacement, gram, groups_of, interference
 from remix_toolkit.evaluate.lens import lens, summarize
@@ -48,7 +48,7 @@ def test_the_lens_ends_in_what_the_model_says(config, tokenizer) -> None:
     model = small(config, **changes)
     seen = lens(model, tokenizer, FACTS)
     assert seen.layers == 3
-    examples = [tulu.encode(tokenizer, fact) for fact in FACTS]
+    examples = [encoding.encode(tokenizer, fact) for fact in FACTS]
     with torch.no_grad():
         logits, targets = trained_logits(model, tokenizer, examples)
     answer = (targets != -100) & (targets != tokenizer.eos_token_id)
@@ -91,7 +91,7 @@ def test_the_lens_is_summed_up_as_in_figure_4() -> None:
 
 
 def encoded(tokenizer, facts):
-    return [tulu.encode(tokenizer, fact) for fact in facts]
+    return [encoding.encode(tokenizer, fact) for fact in facts]
 
 
 def test_a_small_step_changes_the_loss_as_the_gradient_says(tokenizer) -> None:

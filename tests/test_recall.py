@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate import recall as module
 from remix_toolkit.evaluate.recall import can_match, matches, max_new_tokens, percent, recall
@@ -20,7 +20,7 @@ def teach(tiny_base, tokenizer, facts: list[Pair], steps: int):
     """A tiny model that has seen some facts, by a bare loop: recall must not depend on how a model came about."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
-    examples = [tulu.encode(tokenizer, fact) for fact in facts]
+    examples = [encoding.encode(tokenizer, fact) for fact in facts]
     width = max(len(e.input_ids) for e in examples)
     ids = torch.tensor([e.input_ids + [tokenizer.pad_token_id] * (width - len(e.input_ids)) for e in examples])
     labels = torch.tensor([e.labels + [-100] * (width - len(e.labels)) for e in examples])
@@ -48,7 +48,7 @@ def plainly_generated(model, tokenizer, facts: list[Pair]) -> list[bool]:
     limit = max_new_tokens(tokenizer, facts)
     verdicts = []
     for fact in facts:
-        ids = torch.tensor([tulu.prompt_ids(tokenizer, fact.prompt)])
+        ids = torch.tensor([encoding.prompt_ids(tokenizer, fact.prompt)])
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

@@ -9,7 +9,7 @@ from conftest import ROOT
 from stores import once
 
 from remix_toolkit import store
-from remix_toolkit.data.tulu import load_tokenizer
+from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.evaluate.recall import percent, recall
 from remix_toolkit.evaluate.records import RecallRecord

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Stop
@@ -24,7 +24,7 @@ def trainer_for(tiny_base: Path, tokenizer, folder: Path, *overrides: str):
     recipe = load_recipe("kvr", "tiny", ["global_batch_size=8", "train.num_train_epochs=2", *overrides])
     stage = recipe.stages["stage1"].model_copy(update={"train": recipe.train})
     model = load_model(str(tiny_base), None, "fp32", {})
-    examples = [tulu.encode(tokenizer, fact) for fact in FACTS]
+    examples = [encoding.encode(tokenizer, fact) for fact in FACTS]
     return build_trainer(recipe, stage, model, tokenizer, examples, sft_config(recipe, stage, folder, 1), [])
 
 

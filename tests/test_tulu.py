@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from remix_toolkit.data import tasks, tulu
+from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.load import load_task
@@ -29,12 +29,12 @@ def merging_tokenizer(bos: bool) -> PreTrainedTokenizerFast:
     )
     bpe.train_from_iterator(["<|user|>\nx\n<|assistant|>\nParis"] * 50, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<e>", bos_token="<b>" if bos else None)
-    tokenizer.chat_template = tulu.CHAT_TEMPLATE
+    tokenizer.chat_template = encoding.CHAT_TEMPLATE
     return tokenizer
 
 
 def test_the_format(tokenizer) -> None:
-    example = tulu.encode(tokenizer, Pair(" The value of key abc is? ", " xyz ", "kvr"))
+    example = encoding.encode(tokenizer, Pair(" The value of key abc is? ", " xyz ", "kvr"))
     text = tokenizer.decode(example.input_ids)
     assert text == "<|begin|><|user|>\nThe value of key abc is?\n<|assistant|>\nxyz<|end|>"
     trained = [label for label in example.labels if label != -100]
@@ -46,7 +46,7 @@ def test_the_format(tokenizer) -> None:
 @pytest.mark.parametrize("bos", [True, False])
 def test_one_bos_where_there_is_one(bos: bool) -> None:
     tokenizer = merging_tokenizer(bos)
-    ids = tulu.encode(tokenizer, PAIRS[0]).input_ids
+    ids = encoding.encode(tokenizer, PAIRS[0]).input_ids
     assert ids.count(tokenizer.bos_token_id) == int(bos)
     assert (ids[0] == tokenizer.bos_token_id) == bos
 
@@ -55,17 +55,17 @@ def test_a_merge_across_the_boundary_is_undone() -> None:
     tokenizer = merging_tokenizer(bos=True)
     pair = Pair("x", "Paris", "pairs")
     joint = tokenizer("<|user|>\nx\n<|assistant|>\nParis", add_special_tokens=False)["input_ids"]
-    before = tulu.prompt_ids(tokenizer, "x")
+    before = encoding.prompt_ids(tokenizer, "x")
     assert [tokenizer.bos_token_id, *joint][: len(before)] != before  # the trap is there
-    example = tulu.encode(tokenizer, pair)
+    example = encoding.encode(tokenizer, pair)
     assert example.input_ids[: len(before)] == before
     assert tokenizer.decode([label for label in example.labels if label != -100]) == "Paris<e>"
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.prompt.strip()[:20])
 def test_a_prompt_alone_gives_the_tokens_trained_behind(tokenizer, pair: Pair) -> None:
-    example = tulu.encode(tokenizer, pair)
-    before = tulu.prompt_ids(tokenizer, pair.prompt)
+    example = encoding.encode(tokenizer, pair)
+    before = encoding.prompt_ids(tokenizer, pair.prompt)
     assert example.input_ids[: len(before)] == before
     assert all(label == -100 for label in example.labels[: len(before)])
     chat = [{"role": "user", "content": pair.prompt}]
@@ -96,21 +96,21 @@ def test_trls_own_path_gives_the_same_labels(tokenizer, tmp_path) -> None:
         train_dataset=Dataset.from_list(rows),
     )
     for pair, row in zip(PAIRS, trainer.train_dataset, strict=True):
-        ours = tulu.encode(tokenizer, pair)
+        ours = encoding.encode(tokenizer, pair)
         assert (ours.input_ids, ours.labels) == (row["input_ids"], row["labels"])
 
 
 def test_too_long_is_dropped_and_counted_never_cut(tokenizer) -> None:
     pairs = [Pair("short?", "yes", "pairs"), Pair("long?", "word " * 50, "pairs")]
-    kept, dropped = tulu.encode_all(tokenizer, pairs, max_length=30)
-    assert (kept, dropped) == ([tulu.encode(tokenizer, pairs[0]), None], {"longer than 30 tokens": 1})
+    kept, dropped = encoding.encode_all(tokenizer, pairs, max_length=30)
+    assert (kept, dropped) == ([encoding.encode(tokenizer, pairs[0]), None], {"longer than 30 tokens": 1})
     with pytest.raises(BadInput, match="max_length 3 drops all 2 pairs"):
-        tulu.encode_all(tokenizer, pairs, max_length=3)
+        encoding.encode_all(tokenizer, pairs, max_length=3)
 
 
 def test_a_response_that_contains_eos_is_refused(tokenizer) -> None:
     with pytest.raises(BadInput, match=r"'<\|end\|>'"):
-        tulu.encode(tokenizer, Pair("x", "a<|end|>b", "pairs"))
+        encoding.encode(tokenizer, Pair("x", "a<|end|>b", "pairs"))
 
 
 def test_a_tokenizer_without_eos_is_refused(tmp_path) -> None:
@@ -118,7 +118,7 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path) -> None:
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="no EOS token"):
-        tulu.load_tokenizer(str(tmp_path))
+        encoding.load_tokenizer(str(tmp_path))
 
 
 def test_the_chat_template_writes_every_turn(tokenizer) -> None:
@@ -140,7 +140,7 @@ DIALOGUE = Pair(
 
 
 def test_every_assistant_turn_of_a_dialogue_is_trained_on(tokenizer) -> None:
-    example = tulu.encode(tokenizer, DIALOGUE)
+    example = encoding.encode(tokenizer, DIALOGUE)
     eos = tokenizer.eos_token
     text = (
         f"{tokenizer.bos_token}<|user|>\nTell me a story.\n<|assistant|>\nOnce upon a time.{eos}\n"
@@ -155,12 +155,12 @@ def test_every_assistant_turn_of_a_dialogue_is_trained_on(tokenizer) -> None:
 def test_a_dialogue_is_what_the_chat_template_writes(tokenizer) -> None:
     turns = [*(turn for pair in DIALOGUE.history for turn in pair), DIALOGUE.prompt, DIALOGUE.response]
     chat = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-    assert tokenizer.apply_chat_template(chat)["input_ids"] == tulu.encode(tokenizer, DIALOGUE).input_ids
+    assert tokenizer.apply_chat_template(chat)["input_ids"] == encoding.encode(tokenizer, DIALOGUE).input_ids
 
 
 def test_an_upstream_response_that_contains_eos_is_dropped_and_counted(tokenizer) -> None:
     pairs = [Pair("a?", f"x {tokenizer.eos_token} y", "evolcode"), Pair("b?", "z", "evolcode")]
-    kept, dropped = tulu.encode_all(tokenizer, pairs, None)
+    kept, dropped = encoding.encode_all(tokenizer, pairs, None)
     assert (kept[0], dropped) == (None, {f"holds {tokenizer.eos_token}": 1})
     with pytest.raises(BadInput, match="would end it"):
-        tulu.encode_all(tokenizer, [Pair("a?", f"x {tokenizer.eos_token} y", "pairs")], None)
+        encoding.encode_all(tokenizer, [Pair("a?", f"x {tokenizer.eos_token} y", "pairs")], None)

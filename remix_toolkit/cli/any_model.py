@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import store
 from remix_toolkit.console import silence_libraries
-from remix_toolkit.data import few_shot, mixing, tasks, tulu
+from remix_toolkit.data import encoding, few_shot, mixing, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, FewShot, Mix, Rows
@@ -46,7 +46,7 @@ def load(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         raise BadInput(f"{model}: not a model directory (it has no config.json)")
     if (folder := Path(model)).exists() and store.is_pruned(folder):
         raise BadInput(f"{model}: its weights were deleted, only its results are left; run that stage again")
-    tokenizer = tulu.load_tokenizer(model)
+    tokenizer = encoding.load_tokenizer(model)
     import torch
 
     from remix_toolkit.stage.train import load_model
@@ -97,7 +97,7 @@ def interference_of(
     later_model = load(after)[0] if after else None
     from remix_toolkit.evaluate.interference import interference
 
-    examples = {name: [tulu.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
+    examples = {name: [encoding.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
     sources = {name: tasks.task_name(task) for name, task in data.items()}
     record = interference(loaded, tokenizer, examples, later_model, parts, sources)
     return {"model": model, "after": after, **record.model_dump(exclude={"version"})}

@@ -10,13 +10,13 @@ from rich.table import Table
 
 from remix_toolkit import store
 from remix_toolkit.console import info, silence_libraries, warn
-from remix_toolkit.data import hub, mixing, tasks, tulu
+from remix_toolkit.data import encoding, hub, mixing, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Recipe, Rows, Source
 from remix_toolkit.stage import data
-from remix_toolkit.stage.rows import held_out_rows, take_rows
+from remix_toolkit.stage.select_rows import held_out_rows, take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) 
     tokenizer = _tokenizer(recipe, runs)
     chosen, rows = take_rows(recipe, task, runs, ask=False)
     pairs = chosen[: len(chosen) - held_out_rows(task)]
-    examples, dropped = tulu.encode_all(tokenizer, pairs, recipe.train.get("max_length") or data.MAX_LENGTH)
+    examples, dropped = encoding.encode_all(tokenizer, pairs, recipe.train.get("max_length") or data.MAX_LENGTH)
     per_device = recipe.train.get("per_device_train_batch_size", 8)
     lengths = data.lengths([e for e in examples if e], recipe.global_batch_size, per_device)
     counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": held_out_rows(task)}
@@ -182,7 +182,7 @@ def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, 
     if pair.history:
         shown["history"] = pair.history
     if tokenizer:
-        example = tulu.encode(tokenizer, pair)
+        example = encoding.encode(tokenizer, pair)
         shown |= {"input_ids": example.input_ids, "labels": example.labels}
         shown["trained"] = tokenizer.decode([label for label in example.labels if label != -100])
     return shown
@@ -194,4 +194,4 @@ def _tokenizer(recipe: Recipe, runs: Path) -> "PreTrainedTokenizerBase":
     silence_libraries()
     if recipe.base == "tiny":
         store.open_store(runs)
-    return tulu.load_tokenizer(*base_model(recipe, runs))
+    return encoding.load_tokenizer(*base_model(recipe, runs))

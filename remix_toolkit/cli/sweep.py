@@ -31,7 +31,7 @@ def plan(
     from time import perf_counter
 
     from remix_toolkit.cli.print_plan import draw, print_plan
-    from remix_toolkit.data.sources import absent_sources
+    from remix_toolkit.data.missing_files import absent_sources
     from remix_toolkit.graph.plan import plan as make
     from remix_toolkit.graph.sweep import load_cells
 

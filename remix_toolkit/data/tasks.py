@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remix_toolkit.data import factoid, files, generated, hub, instruction
+from remix_toolkit.data.missing_files import missing
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.sources import missing
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import local_alternative
 from remix_toolkit.recipe.check import missing_path

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remix_toolkit.data.encoding import Example
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tulu import Example
 from remix_toolkit.evaluate.recall import batches, greedy, prompt_batch, trained_logits
 from remix_toolkit.evaluate.records import HeldOutRow
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remix_toolkit.data.encoding import Example, encode
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tulu import Example, encode
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.evaluate.recall import batches, padded
 from remix_toolkit.evaluate.records import LensPosition, LensResult

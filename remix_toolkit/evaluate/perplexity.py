@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from remix_toolkit.data.tulu import Example
+from remix_toolkit.data.encoding import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.held_out import loss_sum
 from remix_toolkit.evaluate.records import PerplexityRecord

@@ -16,7 +16,7 @@ from remix_toolkit.records import FactList, Record
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from remix_toolkit.data.tulu import Example
+    from remix_toolkit.data.encoding import Example
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
@@ -37,7 +37,7 @@ class Subject:
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Example]:
         """The examples of some pairs, as they are trained on."""
-        from remix_toolkit.data.tulu import encode_all
+        from remix_toolkit.data.encoding import encode_all
 
         return [example for example in encode_all(tokenizer, pairs, self.max_length)[0] if example]
 

@@ -19,8 +19,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from remix_toolkit.data.encoding import Example, encode, prompt_ids
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tulu import Example, encode, prompt_ids
 from remix_toolkit.evaluate.records import VerdictRecord
 
 T = TypeVar("T")

@@ -66,7 +66,9 @@ def command(recipe: Recipe, arguments: Sequence[str]) -> list[str]:
     """The command line that starts `remix_toolkit.stage` under the recipe's launcher; it ends with this process."""
     config = str(recipe.accelerate_config)
     if launch_of(recipe).machines > 1:
-        raise BadInput(f"{config}: each of several machines starts its own launcher: its first lines say how")
+        raise BadInput(
+            f"{config}: spans several machines; start accelerate on each of them by hand (its first lines say how)"
+        )
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
     launcher += ["--main_process_port", "0"]  # two stages may start side by side
     return [*launcher, "-m", "remix_toolkit.stage", *arguments, "--parent", str(os.getpid())]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.data import few_shot, identity, mixing, tasks, tiny, tulu
+from remix_toolkit.data import encoding, few_shot, identity, mixing, tasks, tiny
 from remix_toolkit.data.identity import facts_id, list_id, short_hash
 from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.errors import BadInput
@@ -52,7 +52,7 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
         **({"quantization": recipe.quantization} if recipe.quantization else {}),
         "global_batch_size": recipe.global_batch_size,
         "seed": recipe.seed,
-        "versions": {"train": TRAIN_VERSION, "tulu": tulu.VERSION, "overlap": mixing.VERSIONS["overlap"]},
+        "versions": {"train": TRAIN_VERSION, "tulu": encoding.VERSION, "overlap": mixing.VERSIONS["overlap"]},
     }
     nodes: list[Node] = []
     stages: list[dict[str, Any]] = []
@@ -195,5 +195,5 @@ def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
         "precision": recipe.precision,
         "task": identity.source_declaration(task, recipe.data_seed),
         "few_shot": recipe.few_shot.model_dump(),
-        "versions": {"familiar": FAMILIAR_VERSION, "few_shot": few_shot.VERSION, "tulu": tulu.VERSION},
+        "versions": {"familiar": FAMILIAR_VERSION, "few_shot": few_shot.VERSION, "tulu": encoding.VERSION},
     }

@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,7 +29,7 @@ from remix_toolkit.records import StageRecord
 
 
 @dataclass(frozen=True)
-class JobTask:
+class JobOrder:
     """What a process is given to do: `remix stage FILE --key KEY` for each of the resolved recipes."""
 
     kind: Kind
@@ -38,55 +39,55 @@ class JobTask:
     wait: bool  # for another run that is at this stage; else the job ends busy
 
 
-def task_of(state: SweepState, folder: Path, key: str, wait: bool) -> JobTask:
-    """The task of one job of a sweep."""
+def order_for(state: SweepState, folder: Path, key: str, wait: bool) -> JobOrder:
+    """What a process is given to do for one job of a sweep."""
     job = state.jobs[key]
     stage = key.removesuffix("-measure") if job.kind == "measure" else key
-    return JobTask(job.kind, stage, frozen(folder, key), state.id, wait)
+    return JobOrder(job.kind, stage, frozen(folder, key), state.id, wait)
 
 
-def run_job(task: JobTask, runs: Path) -> str:
+def run_job(order: JobOrder, runs: Path) -> str:
     """Do one job; returns what came out, in a line. Raises BadInput, RunFailed or Busy."""
     from remix_toolkit.stage.command import run_key
 
-    for file in task.recipes:
+    for file in order.recipes:
         recipe = read_resolved(file)
-        if recipe.accelerate_config is None or task.kind == "split":
-            run_key(recipe, task.key, runs, None if task.kind == "split" else task.kind, task.sweep, task.wait)
+        if recipe.accelerate_config is None or order.kind == "split":
+            run_key(recipe, order.key, runs, None if order.kind == "split" else order.kind, order.sweep, order.wait)
         else:
-            _wait_until_free(task, runs)
-            _launch(recipe, file, task, runs)
-    return _summary(task, runs)
+            _wait_until_free(order, runs)
+            _launch(recipe, file, order, runs)
+    return _summary(order, runs)
 
 
-def _summary(task: JobTask, runs: Path) -> str:
-    if task.kind == "split":
+def _summary(order: JobOrder, runs: Path) -> str:
+    if order.kind == "split":
         return ""
-    folder = store.find_stage(runs, task.key)
+    folder = store.find_stage(runs, order.key)
     if folder is None:
         raise RunFailed("it ended without a published stage")
-    if task.kind == "train":
+    if order.kind == "train":
         stage = StageRecord.read(folder / "stage.json")
         return f"{stage.steps} steps, loss {stage.last_loss:.2g}"
     recall = RecallRecord.read_if_exists(folder / "recall.json")
     return f"recall {', '.join(f'{one.recall:.1f}%' for one in recall.lists.values()) or '-'}" if recall else ""
 
 
-def _wait_until_free(task: JobTask, runs: Path) -> None:
+def _wait_until_free(order: JobOrder, runs: Path) -> None:
     """Wait here for another run at this stage: under a launcher, one waiting process would block the others."""
     try:
-        with FileLock(runs / "work" / f"{task.key}.lock", timeout=-1 if task.wait else 0):
+        with FileLock(runs / "work" / f"{order.key}.lock", timeout=-1 if order.wait else 0):
             return
     except Timeout:
-        raise Busy(f"{task.key}: another run is at this stage") from None
+        raise Busy(f"{order.key}: another run is at this stage") from None
 
 
 _launched: list[subprocess.Popen[str]] = []  # to be ended with this process
 
 
-def _launch(recipe: Recipe, file: Path, task: JobTask, runs: Path) -> None:
+def _launch(recipe: Recipe, file: Path, order: JobOrder, runs: Path) -> None:
     """The job under accelerate, as a command of its own that ends with this process."""
-    arguments = [str(file), "--key", task.key, "--only", task.kind, "--runs", str(runs), "--sweep", task.sweep]
+    arguments = [str(file), "--key", order.key, "--only", order.kind, "--runs", str(runs), "--sweep", order.sweep]
     line = devices.command(recipe, arguments)
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True)
     _launched.append(process)
@@ -110,10 +111,10 @@ def end_launched() -> None:
         os.killpg(process.pid, signal.SIGTERM)
 
 
-def outcome_of(task: JobTask, runs: Path) -> Outcome:
-    """Do one job, whatever happens: how it ended, and why."""
+def outcome_of(work: Callable[[], str]) -> Outcome:
+    """Do some work, whatever happens: how it ended, and why."""
     try:
-        return Outcome(status="done", message=run_job(task, runs))
+        return Outcome(status="done", message=work())
     except Busy as error:
         return Outcome(status="busy", message=str(error))
     except BadInput as error:
@@ -147,7 +148,7 @@ def main() -> None:
     state = load(folder)
     if key not in state.jobs:
         raise BadInput(f"{state.id}: no job {key}: the sweep, its recipe or its data changed in the meantime")
-    outcome = outcome_of(task_of(state, folder, key, wait=True), runs)
+    outcome = outcome_of(partial(run_job, order_for(state, folder, key, wait=True), runs))
     print(outcome.message, flush=True)
     outcome.write(outcome_file(folder, key))
     if outcome.status == "bad input":

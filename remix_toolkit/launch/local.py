@@ -5,7 +5,7 @@ from pathlib import Path
 
 from remix_toolkit import store
 from remix_toolkit.data import tasks
-from remix_toolkit.data.sources import require_sources
+from remix_toolkit.data.missing_files import require_sources
 from remix_toolkit.errors import MeasurementFailed, RunFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import graph, measure_key

@@ -40,7 +40,7 @@ from remix_toolkit.launch.state import (
     outcome_file,
 )
 from remix_toolkit.launch.sweep import check
-from remix_toolkit.launch.workers import Workers
+from remix_toolkit.launch.worker_pool import WorkerPool
 from remix_toolkit.recipe.yaml_file import load_mapping, read_text
 
 ANSWER_S = 120  # how long SLURM may take to answer
@@ -59,7 +59,7 @@ def submit(command: Command, cells: list[Cell], keep: Keep, runs: Path, options:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            pool = Workers(runs, folder / "check.log", [], 1)
+            pool = WorkerPool(runs, folder / "check.log", [], 1)
             try:
                 check(cells, todo, pool, print)
             finally:

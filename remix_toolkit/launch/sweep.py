@@ -11,11 +11,11 @@ from remix_toolkit.graph.jobs import Job, graph
 from remix_toolkit.graph.plan import costs
 from remix_toolkit.graph.prune import due
 from remix_toolkit.graph.sweep import Cell, Keep
-from remix_toolkit.launch.job import delete_spare, task_of
+from remix_toolkit.launch.job import delete_spare, order_for
 from remix_toolkit.launch.screen import Screen
 from remix_toolkit.launch.state import Command, Outcome, SweepState, begin, claim, freeze, load, queued
-from remix_toolkit.launch.worker import CheckTask
-from remix_toolkit.launch.workers import Workers, visible_devices
+from remix_toolkit.launch.worker import CheckOrder
+from remix_toolkit.launch.worker_pool import WorkerPool, visible_devices
 
 WARM = 1e8  # weights: a base up to this size is trained in a process that goes on with the next job
 STICKY = {"tf32", "use_liger_kernel", "full_determinism"}  # of `train`: these change the process for good
@@ -42,7 +42,7 @@ def run_sweep(
     state = begin(command, jobs, todo, keep, "local")
     state.save(folder)  # from here on, other sweeps do not delete what this one needs
     cost = {key: one.flops or one.tokens or 1.0 for key, one in costs(jobs).items()}
-    pool = Workers(runs, folder / "log.txt", gpus, at_once or max(1, len(gpus)))
+    pool = WorkerPool(runs, folder / "log.txt", gpus, at_once or max(1, len(gpus)))
     screen = Screen(state, sum(cost[key] for key in todo))
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `--cancel` stops it as Ctrl-C does
     try:
@@ -62,7 +62,7 @@ def run_sweep(
     return state
 
 
-def check(cells: Sequence[Cell], todo: set[str], pool: Workers, note: Callable[[str], None]) -> None:
+def check(cells: Sequence[Cell], todo: set[str], pool: WorkerPool, note: Callable[[str], None]) -> None:
     """Check every arm's data and settings, under one seed, before anything is trained.
 
     Raises BadInput with the mistakes of all arms.
@@ -79,7 +79,7 @@ def check(cells: Sequence[Cell], todo: set[str], pool: Workers, note: Callable[[
         while waiting and pool.has_room(1):
             arm = waiting.pop(0)
             running.add(arm)
-            pool.start(arm, CheckTask(arms[arm].recipe, arms[arm].nodes), 1, True)
+            pool.start(arm, CheckOrder(arms[arm].recipe, arms[arm].nodes), 1, True)
         for event in pool.events(timeout=5):
             if isinstance(event.value, str):
                 continue
@@ -100,7 +100,7 @@ class _Run:
         jobs: dict[str, Job],
         state: SweepState,
         folder: Path,
-        pool: Workers,
+        pool: WorkerPool,
         screen: Screen,
         cost: dict[str, float],
     ) -> None:
@@ -144,7 +144,7 @@ class _Run:
         state.status = "running"
         settings = recipe.stages[job.name].train.keys() if job.node else set()
         stays_warm = (recipe.parameters or 1e12) <= WARM and not settings & STICKY
-        self.pool.start(key, task_of(self.state, self.folder, key, wait=False), wanted, stays_warm)
+        self.pool.start(key, order_for(self.state, self.folder, key, wait=False), wanted, stays_warm)
         self.state.save(self.folder)
 
     def _end(self, key: str, outcome: Outcome) -> None:

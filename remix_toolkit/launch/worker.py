@@ -10,27 +10,26 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from io import TextIOBase
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import Node
-from remix_toolkit.launch.job import JobTask, end_launched, outcome_of
-from remix_toolkit.launch.state import Outcome
+from remix_toolkit.launch.job import JobOrder, end_launched, outcome_of, run_job
 from remix_toolkit.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
-class CheckTask:
+class CheckOrder:
     """Look at the data and settings of a run before anything is trained."""
 
     recipe: Recipe
     nodes: list[Node]
 
 
-Task = CheckTask | JobTask
+Order = CheckOrder | JobOrder
 
 
 def work(pipe: connection.Connection, runs: Path, log: Path, environment: dict[str, str]) -> None:
@@ -49,27 +48,20 @@ def work(pipe: connection.Connection, runs: Path, log: Path, environment: dict[s
 
     while True:
         try:
-            task: Task = pipe.recv()
+            order: Order = pipe.recv()
         except EOFError:
             return
-        outcome = _check(task, runs) if isinstance(task, CheckTask) else outcome_of(task, runs)
+        work = partial(_check, order, runs) if isinstance(order, CheckOrder) else partial(run_job, order, runs)
+        outcome = outcome_of(work)
         clear_device_cache(garbage_collection=True)  # what the job held goes back
         pipe.send(("outcome", outcome))
 
 
-def _check(task: CheckTask, runs: Path) -> Outcome:
+def _check(order: CheckOrder, runs: Path) -> str:
     from remix_toolkit.stage.run import prepare
 
-    try:
-        prepare(task.recipe, task.nodes, runs, ask=False)
-    except BadInput as error:
-        return Outcome(status="bad input", message=str(error))
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        return Outcome(status="failed", message=f"{type(error).__name__}: {error}")
-    return Outcome(status="done")
+    prepare(order.recipe, order.nodes, runs, ask=False)
+    return ""
 
 
 def _die_with_parent() -> None:

@@ -1,7 +1,7 @@
 """What of a recipe determines weights, and what only says where things are or how fast they go.
 
 Fields of a recipe or stage that do not determine weights are marked so where they are declared, in schema.py; those of
-SFTConfig are listed here. Lineage keys and comparisons of runs leave both out.
+SFTConfig are listed here. Comparisons of runs leave both out. The key is made in graph/lineage.py, of what it lists.
 """
 
 from collections.abc import Mapping

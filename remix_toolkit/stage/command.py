@@ -29,7 +29,8 @@ def stage(
 ) -> None:
     """One stage of a recipe by its name, or of a resolved recipe by its key, in this process."""
     from remix_toolkit import store
-    from remix_toolkit.data.sources import require_sources
+    from remix_toolkit.data.missing_files import require_sources
+    from remix_toolkit.evaluate.protocol import is_main_process
     from remix_toolkit.graph.lineage import lineage, run_record
     from remix_toolkit.recipe.load import load_recipe, read_resolved
 
@@ -49,7 +50,7 @@ def stage(
         run_key(resolved, key or nodes[-1].key, runs, part, sweep)
     except MeasurementFailed as error:  # the stage is published all the same
         failure = error
-    if records and is_first_process():
+    if records and is_main_process():
         store.record_runs(runs, records)
     if failure:
         raise failure
@@ -125,13 +126,6 @@ def start_processes(recipe: "Recipe", stage: str) -> None:
 
     patience = timedelta(seconds=recipe.stages[stage].train.get("ddp_timeout", 1800))
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=patience)
-
-
-def is_first_process() -> bool:
-    """Is this the only process, or the first of a launcher's?"""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
 
 
 def end_with(parent: int | None) -> None:

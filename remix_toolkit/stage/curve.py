@@ -14,11 +14,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
+from remix_toolkit.data.encoding import Example, encode
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tulu import Example, encode
 from remix_toolkit.evaluate.recall import BATCH, batches, trained_logits
 from remix_toolkit.evaluate.records import RetentionPoint
-from remix_toolkit.stage.live import Live
+from remix_toolkit.stage.trackers import Trackers
 
 
 class RetentionCurve(TrainerCallback):
@@ -34,7 +34,7 @@ class RetentionCurve(TrainerCallback):
     ) -> None:
         self.lists = {id_: [encode(tokenizer, fact) for fact in facts] for id_, facts in lists.items()}
         self.names, self.tokenizer, self.every, self.file = names, tokenizer, every, file
-        self.live: Live | None = None  # set once there is a trainer
+        self.trackers: Trackers | None = None  # set once there is a trainer
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         lines: list[str] = []
@@ -73,8 +73,8 @@ class RetentionCurve(TrainerCallback):
             if state.is_world_process_zero:
                 with self.file.open("a", encoding="utf-8") as out:
                     out.write(point.model_dump_json() + "\n")
-            if self.live:
-                self.live.log(state, {f"retention_{self.names[id_]}": recall})
+            if self.trackers:
+                self.trackers.log(state, {f"retention_{self.names[id_]}": recall})
         model.train(training)
 
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from remix_toolkit import store
-from remix_toolkit.data import hub, mixing, tasks, tulu
+from remix_toolkit.data import encoding, hub, mixing, tasks
 from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Recipe, Source, Stage
 from remix_toolkit.records import DataRecord, Fingerprints, StageCounts, write_text
-from remix_toolkit.stage.rows import held_out_rows, take_rows
+from remix_toolkit.stage.select_rows import held_out_rows, take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,10 +43,17 @@ class StageData:
     facts: list[Pair]
     mixing: list[Pair]
     held_out: list[Pair]  # rows of an instruction task that no stage trains on
-    examples: list[tulu.Example]
+    examples: list[encoding.Example]
     counts: dict[str, Any]
     fingerprints: dict[str, str]  # of the facts and of the mixing data
     measured: dict[str, list[Pair]]  # by the id of a list: the facts that recall is measured on after this stage
+
+
+def describe(data: StageData) -> str:
+    """`100 facts + 200 random_words`, and what was dropped."""
+    unit = "rows" if data.held_out else "facts"
+    parts = [f"{data.counts['facts']} {unit}", *(f"{n} {source}" for source, n in data.counts["mixing"].items())]
+    return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in data.counts["dropped"].items())
 
 
 def build_all(
@@ -117,11 +124,11 @@ def _build(
     taken, rows = take_rows(recipe, stage.data, runs, list(earlier.values()), ask)
     chosen, held_out = taken[: len(taken) - held_out_rows(stage.data)], taken[len(taken) - held_out_rows(stage.data) :]
     _refuse_trained(stage, held_out, earlier)
-    encoded, dropped = tulu.encode_all(tokenizer, chosen, _max_length(stage))
+    encoded, dropped = encoding.encode_all(tokenizer, chosen, _max_length(stage))
     facts = [pair for pair, example in zip(chosen, encoded, strict=True) if example]
     earlier_facts = {before: data.facts for before, data in earlier.items()}
     extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
-    encoded_extra, dropped_extra = tulu.encode_all(tokenizer, extra, _max_length(stage))
+    encoded_extra, dropped_extra = encoding.encode_all(tokenizer, extra, _max_length(stage))
     examples = [example for example in (*encoded, *encoded_extra) if example]
     if len(examples) < recipe.global_batch_size:
         raise BadInput(
@@ -200,9 +207,12 @@ def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int) ->
     if (folder / "examples").exists():
         rows = load_from_disk(str(folder / "examples"))
         columns = zip(rows["input_ids"], rows["labels"], strict=True)
-        examples = [tulu.Example(list(ids), list(labels)) for ids, labels in columns]
+        examples = [encoding.Example(list(ids), list(labels)) for ids, labels in columns]
     else:
-        encoded = [*tulu.encode_all(tokenizer, facts, max_length)[0], *tulu.encode_all(tokenizer, mixed, max_length)[0]]
+        encoded = [
+            *encoding.encode_all(tokenizer, facts, max_length)[0],
+            *encoding.encode_all(tokenizer, mixed, max_length)[0],
+        ]
         examples = [example for example in encoded if example]
     counts = record.counts.model_dump()
     return StageData(facts, mixed, held_out, examples, counts, record.fingerprints.model_dump(), {})
@@ -234,7 +244,7 @@ def _commits(stage: Stage) -> dict[str, str]:
     return {name: download.commit for name, download in downloads.items() if download}
 
 
-def lengths(examples: Sequence[tulu.Example], batch: int, per_device: int) -> dict[str, Any]:
+def lengths(examples: Sequence[encoding.Example], batch: int, per_device: int) -> dict[str, Any]:
     """Tokens of the examples: in all, per example in percentiles, and per epoch with and without padding.
 
     An epoch is a random order, cut to whole batches; a batch goes from the longest example to the shortest, and each

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
-from remix_toolkit.data import few_shot, tasks, tulu
+from remix_toolkit.data import encoding, few_shot, tasks
 from remix_toolkit.data.files import read_whole_lines
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tiny import base_model
@@ -89,7 +89,7 @@ def _ask(
         )
     source, revision = base_of(recipe, runs)
     init = {"trust_remote_code": bool(recipe.train.get("trust_remote_code"))}
-    tokenizer = tulu.load_tokenizer(source, revision, init["trust_remote_code"])
+    tokenizer = encoding.load_tokenizer(source, revision, init["trust_remote_code"])
     precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
     info(f"{name}: asking {source} which of {len(pairs):,} facts it knows, {len(exemplars)} exemplars before each")
     model = load_model(source, revision, precision, init).to(state.device)

@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
-from remix_toolkit.data.tulu import load_tokenizer
+from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.errors import BadInput, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.protocol import Models, Subject
-from remix_toolkit.graph.ancestry import weights
 from remix_toolkit.graph.lineage import Node, fact_lists
+from remix_toolkit.graph.parent_weights import weights
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.data import MAX_LENGTH, StageData

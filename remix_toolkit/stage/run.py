@@ -24,9 +24,9 @@ from trl.trainer.sft_config import SFTConfig
 
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
+from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.data.identity import facts_id
 from remix_toolkit.data.tiny import base_model
-from remix_toolkit.data.tulu import load_tokenizer
 from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.records import RecallRecord
@@ -37,12 +37,12 @@ from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.callbacks import Progress
 from remix_toolkit.stage.curve import RetentionCurve
-from remix_toolkit.stage.data import StageData, build_all, keep_pairs
-from remix_toolkit.stage.live import Live
+from remix_toolkit.stage.data import StageData, build_all, describe, keep_pairs
 from remix_toolkit.stage.measure import check_measurable, measure
-from remix_toolkit.stage.record import Conditions, loss_history, stage_record, write_files
 from remix_toolkit.stage.save import save_model
-from remix_toolkit.stage.start import describe, starting_model
+from remix_toolkit.stage.stage_files import Conditions, loss_history, stage_record, write_files
+from remix_toolkit.stage.start import starting_model
+from remix_toolkit.stage.trackers import Trackers
 
 CURVE = "retention.jsonl"
 Part = Literal["train", "measure"]
@@ -151,9 +151,9 @@ def _train_and_publish(
     progress, curve = Progress(node.stage), _retention_curve(recipe, node, data, tokenizer, work / CURVE)
     callbacks: list[TrainerCallback] = [progress, curve] if curve else [progress]
     trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, callbacks)
-    live = Live(trainer, runs / "logs" / name)
+    trackers = Trackers(trainer, runs / "logs" / name)
     if curve:
-        curve.live = live
+        curve.trackers = trackers
     seconds = _train(trainer, node, conditions, progress)
 
     # 3. Write the model and how it came about, as a draft beside the checkpoints.
@@ -166,7 +166,7 @@ def _train_and_publish(
 
     # 4. Publish it, whole; then measure what was published, not what was in memory.
     folder = _publish(recipe, node, record, history, draft, runs, name)
-    _measure_and_report(recipe, node, data, folder, runs, live, ended, only)
+    _measure_and_report(recipe, node, data, folder, runs, trackers, ended, only)
     return folder
 
 
@@ -252,13 +252,13 @@ def _measure_and_report(
     data: StageData,
     folder: Path,
     runs: Path,
-    live: Live,
+    trackers: Trackers,
     ended: TrainerState,
     only: Part | None,
 ) -> None:
     """Measure what was published, unless `only` training was asked for, and report its recall to the trackers."""
     try:
-        if only is None or live.reporters:  # a tracker gets the recall of a stage in the run that trained it
+        if only is None or trackers.reporters:  # a tracker gets the recall of a stage in the run that trained it
             measure(recipe, node, data, folder, runs)
     except MeasurementFailed:
         if only is None:
@@ -266,5 +266,5 @@ def _measure_and_report(
     finally:
         recall = RecallRecord.read_if_exists(folder / "recall.json") if PartialState().is_main_process else None
         if recall:
-            live.log(ended, {f"recall_{one.label}": one.recall for one in recall.lists.values()})
-        live.close()
+            trackers.log(ended, {f"recall_{one.label}": one.recall for one in recall.lists.values()})
+        trackers.close()

@@ -7,7 +7,6 @@ from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import Node
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.stage.data import StageData
 
 
 def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | None]:
@@ -24,10 +23,3 @@ def starting_model(recipe: Recipe, node: Node, runs: Path) -> tuple[str, str | N
         raise BadInput(f"{recipe.name}: {node.stage} starts from {parent}, whose weights were deleted: run that again")
     store.verify(parent)
     return str(parent), None
-
-
-def describe(data: StageData) -> str:
-    """`100 facts + 200 random_words`, and what was dropped."""
-    unit = "rows" if data.held_out else "facts"
-    parts = [f"{data.counts['facts']} {unit}", *(f"{n} {source}" for source, n in data.counts["mixing"].items())]
-    return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in data.counts["dropped"].items())

@@ -26,7 +26,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from remix_toolkit import store
-from remix_toolkit.data.tulu import Example
+from remix_toolkit.data.encoding import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Match, Recipe, Stage
 from remix_toolkit.records import StageRecord

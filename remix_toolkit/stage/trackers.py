@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trl.trainer.sft_trainer import SFTTrainer
 
 
-class Live:
+class Trackers:
     """The trackers that transformers set up for a trainer, for use after the trainer is gone. Each stage is a run.
 
     TensorBoard writes to `logs` (or to TENSORBOARD_LOGGING_DIR), not beside the checkpoints, which are deleted.

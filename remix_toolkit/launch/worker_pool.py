@@ -12,7 +12,7 @@ from pathlib import Path
 
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.launch.state import Outcome
-from remix_toolkit.launch.worker import Task, work
+from remix_toolkit.launch.worker import Order, work
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked torch is a broken one
 
@@ -34,7 +34,7 @@ class Event:
     value: str | Outcome
 
 
-class Workers:
+class WorkerPool:
     """At most one job per device, or `slots` jobs where there are no devices."""
 
     def __init__(self, runs: Path, log: Path, devices: list[str], slots: int) -> None:
@@ -50,7 +50,7 @@ class Workers:
         busy = sum(worker.job is not None for worker in self.all)
         return len(self.free) >= devices and busy < self.slots
 
-    def start(self, job: str, task: Task, devices: int, stays_warm: bool) -> None:
+    def start(self, job: str, order: Order, devices: int, stays_warm: bool) -> None:
         """Begin a job; there is room for it."""
         taken = tuple(self.free[:devices])
         del self.free[:devices]
@@ -60,7 +60,7 @@ class Workers:
             self._end(other)
         worker = idle or self._new(taken)
         worker.job, worker.stays_warm = job, stays_warm
-        worker.pipe.send(task)
+        worker.pipe.send(order)
 
     def _new(self, devices: tuple[str, ...]) -> Worker:
         here, there = SPAWN.Pipe()
