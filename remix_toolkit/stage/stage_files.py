@@ -13,8 +13,8 @@ from accelerate import PartialState
 
 from remix_toolkit.graph.lineage import Node
 from remix_toolkit.graph.memory import Memory
-from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.graph.parent_weights import weights
+from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import Fingerprints, StageCounts, StageRecord, write_text
 from remix_toolkit.stage import private_api, train
