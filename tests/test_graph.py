@@ -8,7 +8,8 @@ from conftest import ROOT
 from sweeps import CONTROL, FACTS, NOWHERE, RANDOM, SHARED, find, keys, publish, shipped
 
 from remix_toolkit.graph import prune
-from remix_toolkit.graph.jobs import Job, graph, loaders, measure_key
+from remix_toolkit.graph.jobs import Job, due, graph, loaders, measure_key
+from remix_toolkit.graph.plan import peak as peak_bytes
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.launch.state import Command, begin, claim, freeze, frozen, needed_elsewhere, outcome_file, queued
@@ -152,7 +153,7 @@ def test_what_is_asked_for_a_later_run_comes_before_the_stage_it_is_measured_aft
     (split,) = (job for job in jobs.values() if job.kind == "split")
     first = training(jobs)[0]
     assert (split.key in first.needs, split.key in jobs[measure_key(first.key)].needs) == (False, True)
-    assert prune.due(jobs, tmp_path) == set(jobs)
+    assert due(jobs, tmp_path) == set(jobs)
     assert_in_order(jobs)
 
 
@@ -204,18 +205,18 @@ def test_the_papers_tasks_are_each_asked_once_for_all_runs(tmp_path: Path) -> No
 
 
 def test_what_is_published_and_measured_is_not_due(shared, tmp_path: Path) -> None:
-    assert prune.due(shared, tmp_path) == set(shared)
+    assert due(shared, tmp_path) == set(shared)
     first, second, third, last = measuring(shared)
     of_last = {last.key, last.node.key}
     publish(tmp_path, first)
-    assert prune.due(shared, tmp_path) == {second.key, second.node.key, third.key, third.node.key} | of_last
+    assert due(shared, tmp_path) == {second.key, second.node.key, third.key, third.node.key} | of_last
     publish(tmp_path, second)
     publish(tmp_path, third, measured=set(sorted(third.requested)[:1]))  # a list was added since
-    assert prune.due(shared, tmp_path) == {third.key} | of_last
+    assert due(shared, tmp_path) == {third.key} | of_last
     publish(tmp_path, third, measured={*third.requested, "another-sweeps"})
-    assert prune.due(shared, tmp_path) == of_last
+    assert due(shared, tmp_path) == of_last
     publish(tmp_path, last)
-    assert prune.due(shared, tmp_path) == set()
+    assert due(shared, tmp_path) == set()
 
 
 def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(shared, tmp_path: Path) -> None:
@@ -223,11 +224,11 @@ def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(shared, t
     publish(tmp_path, first, pruned=True)
     for job in rest[:-1]:
         publish(tmp_path, job, pruned=True)
-    assert prune.due(shared, tmp_path) == {first.node.key, rest[-1].node.key, rest[-1].key}
+    assert due(shared, tmp_path) == {first.node.key, rest[-1].node.key, rest[-1].key}
     publish(tmp_path, rest[-1])
-    assert prune.due(shared, tmp_path) == set()
+    assert due(shared, tmp_path) == set()
     publish(tmp_path, rest[0], pruned=True, measured=set())  # its weights are gone, and are needed to measure it
-    assert prune.due(shared, tmp_path) == {first.node.key, rest[0].node.key, rest[0].key}
+    assert due(shared, tmp_path) == {first.node.key, rest[0].node.key, rest[0].key}
 
 
 def test_a_pruned_stage_is_not_trained_again_to_measure_its_child(shared, tmp_path: Path) -> None:
@@ -236,18 +237,18 @@ def test_a_pruned_stage_is_not_trained_again_to_measure_its_child(shared, tmp_pa
     for job in rest:
         publish(tmp_path, job)
     publish(tmp_path, rest[0], measured=set())  # its own weights are there: that is all it takes
-    assert prune.due(shared, tmp_path) == {rest[0].key}
+    assert due(shared, tmp_path) == {rest[0].key}
 
 
 def test_a_split_is_due_for_a_stage_that_is_due(familiar, tmp_path: Path) -> None:
     taught, stage = measuring(familiar)
     (split,) = (job for job in familiar.values() if job.kind == "split")
     publish(tmp_path, taught)
-    assert prune.due(familiar, tmp_path) == {split.key, stage.node.key, stage.key}
+    assert due(familiar, tmp_path) == {split.key, stage.node.key, stage.key}
     publish(tmp_path, taught, pruned=True)
-    assert prune.due(familiar, tmp_path) == {taught.node.key, split.key, stage.node.key, stage.key}
+    assert due(familiar, tmp_path) == {taught.node.key, split.key, stage.node.key, stage.key}
     publish(tmp_path, stage)
-    assert prune.due(familiar, tmp_path) == set()
+    assert due(familiar, tmp_path) == set()
 
 
 # --- what stays on disk --------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def test_weights_are_spare_once_all_that_load_them_is_done(shared, tmp_path: Pat
     first, *rest = (job.key for job in training(shared))
 
     def spare(done: set[str], keep: str | list[str] = "none", sweep: str = "mine") -> set[str]:
-        found = prune.spare(shared, done, keep, sweep, tmp_path)
+        found = prune.unneeded(shared, done, keep, sweep, tmp_path)
         assert all(folder == folders[key] for key, folder in found.items())
         return set(found)
 
@@ -336,7 +337,7 @@ def test_the_peak_falls_as_less_is_kept(shared) -> None:
     weights = 4 * int(load_base("tiny").parameters)  # fp32
     working = (1 + 2) * 3 * weights + weights  # checkpoints with two moments each, two kept and one written; the draft
     last = list(shared)[-2:]
-    peak = lambda keep, todo=tuple(shared), at_once=1: prune.peak(shared, todo, keep, at_once)  # noqa: E731
+    peak = lambda keep, todo=tuple(shared), at_once=1: peak_bytes(shared, todo, keep, at_once)  # noqa: E731
     assert peak("all") == 3 * weights + working  # while the last one is trained
     assert peak("leaves") == 3 * weights + working  # stage1 is needed until the end
     assert peak("none") == peak(["stage1"]) == weights + working
@@ -348,7 +349,7 @@ def test_the_peak_falls_as_less_is_kept(shared) -> None:
 def test_the_peak_over_several_first_stages(cells) -> None:
     jobs = graph(cells(f"{SHARED}seeds: [0, 1, 2]\n", overrides=["train.save_strategy='no'"]))
     weights = 4 * int(load_base("tiny").parameters)
-    peaks = [prune.peak(jobs, set(jobs), keep) for keep in ("all", "leaves", "none")]
+    peaks = [peak_bytes(jobs, set(jobs), keep) for keep in ("all", "leaves", "none")]
     assert peaks == [12 * weights, 10 * weights, 2 * weights]  # no checkpoints: only models, and one in the making
 
 

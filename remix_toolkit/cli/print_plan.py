@@ -31,7 +31,7 @@ def print_plan(made: dict[str, Any]) -> None:
     if needs := made["memory"]:
         checkpointing = f"activation checkpointing {'on' if needs['activation_checkpointing'] else 'off'}"
         fits = f"of {needs['device_bytes'] / 1e9:g}" + ("" if needs["fits"] else ": DOES NOT FIT")
-        table.add_row("memory a device", f"{needs['said']} ({fits}); {needs['precision']}, {checkpointing}")
+        table.add_row("memory a device", f"{needs['summary']} ({fits}); {needs['precision']}, {checkpointing}")
     for path in made["absent"]:
         table.add_row("not here yet", path)
     console.print(table)

@@ -62,10 +62,10 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
     return wrong
 
 
-def delete_spare(runs: Path, keep: Keep, dry_run: bool) -> None:
+def delete_unneeded(runs: Path, keep: Keep, dry_run: bool) -> None:
     """Delete the weights that no run needs any more, or only name them."""
     check_keep(keep, {stage.stage for record in store.records(runs) for stage in record.stages}, "--keep")
-    spare = prune.spare_in_store(runs, keep, needed_elsewhere(runs, None)) if _there(runs) else {}
+    spare = prune.unneeded_in_store(runs, keep, needed_elsewhere(runs, None)) if _there(runs) else {}
     freed = 0
     for folder in spare.values():
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

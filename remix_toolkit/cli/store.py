@@ -42,7 +42,7 @@ def store_prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
 ) -> None:
     """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
-    from remix_toolkit.cli.print_store import delete_spare
+    from remix_toolkit.cli.print_store import delete_unneeded
     from remix_toolkit.graph.sweep import parse_keep
 
-    delete_spare(runs, parse_keep(keep), dry_run)
+    delete_unneeded(runs, parse_keep(keep), dry_run)

@@ -7,10 +7,14 @@ stage that needs to know. Nothing is loaded here; keys are hashes of declaration
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
+from remix_toolkit import store
 from remix_toolkit.data import tasks
+from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate import measurements
+from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.lineage import Node, split_key
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.schema import Factoid
@@ -87,6 +91,30 @@ def loaders(jobs: Mapping[str, Loading]) -> dict[str, set[str]]:
         for stage in found.keys() & set(job.loads):
             found[stage].add(key)
     return found
+
+
+def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
+    """The keys of the jobs still to run: what is not published or not measured, and weights that are needed again.
+
+    Raises BadInput for a published stage that lacks files.
+    """
+    published = store.published_stages(runs)
+    todo: set[str] = set()
+    loaded: set[str] = set()  # the stages whose weights those jobs load
+    for key, job in reversed(list(jobs.items())):
+        folder = published.get(job.node.key) if job.node else None
+        if job.kind == "split":
+            missing = any(key in jobs[other].needs for other in todo)  # next to no work where all is known already
+        elif job.kind == "measure":
+            missing = folder is None or not job.requested <= measured(folder)
+        else:
+            if folder and (damage := store.find_damage(folder, checksums=False)):
+                raise BadInput(f"{folder}: {damage}; {store.RETRAIN_HINT}, or --retrain-damaged does")
+            missing = folder is None or (key in loaded and store.is_pruned(folder))
+        if missing:
+            todo.add(key)
+            loaded |= job.loads
+    return todo
 
 
 def _add(jobs: dict[str, Job], cell: Cell) -> None:

@@ -12,7 +12,7 @@ from remix_toolkit.graph.devices import launch_of
 from remix_toolkit.recipe.schema import Recipe, Shape
 
 GB = 1e9
-SPARE = 0.1  # of a device's memory
+HEADROOM = 0.1  # of a device's memory
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
 
 def needs_checkpointing(memory: Memory | None, device_bytes: float) -> bool:
     """Are the activations to be computed again in the backward pass? A third of the speed, so only where it must be."""
-    return memory is None or memory.total(checkpointing=False) > (1 - SPARE) * device_bytes
+    return memory is None or memory.total(checkpointing=False) > (1 - HEADROOM) * device_bytes
 
 
-def described(memory: Memory, checkpointing: bool) -> str:
+def describe(memory: Memory, checkpointing: bool) -> str:
     """`about 71 GB: weights 19, gradients 8, optimizer 32, activations 12`."""
     kept = memory.checkpointed if checkpointing else memory.activations
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
@@ -96,7 +96,7 @@ def advice(memory: Memory | None, checkpointing: bool, per_device: int) -> str:
     knobs.append((known.gradients + known.optimizer, "an adapter (adapter={r: 16}) trains few weights"))
     knobs.append((known.weights / 2, "more GPUs, each with its share: another accelerate_config"))
     listed = sorted(knobs, key=lambda knob: -knob[0])
-    estimated = f" The estimate was {described(memory, checkpointing)}." if memory else ""
+    estimated = f" The estimate was {describe(memory, checkpointing)}." if memory else ""
     lines = [f"  {what}" + (f" (about {saved / GB:.1f} GB less)" if saved else "") for saved, what in listed]
     return f"out of memory on the device.{estimated} What helps:\n" + "\n".join(lines)
 

@@ -5,7 +5,7 @@ FLOPs (6 for each weight and trained token, 2 for each token of a question) and 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 from remix_toolkit.data import tasks
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import devices, memory
-from remix_toolkit.graph.jobs import Job, graph
-from remix_toolkit.graph.prune import due, peak
+from remix_toolkit.graph.jobs import Job, due, graph, loaders
+from remix_toolkit.graph.prune import has_children, is_kept
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.why import Declared, published_declarations, why_new
 from remix_toolkit.recipe.catalog import catalog
@@ -128,8 +128,8 @@ def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
         "parts": {name: round(value) for name, value in asdict(needed).items()},
         "activation_checkpointing": checkpointing,
         "device_bytes": round(device_gb * memory.GB),
-        "fits": total <= (1 - memory.SPARE) * device_gb * memory.GB,
-        "said": memory.described(needed, checkpointing),
+        "fits": total <= (1 - memory.HEADROOM) * device_gb * memory.GB,
+        "summary": memory.describe(needed, checkpointing),
     }
 
 
@@ -241,3 +241,39 @@ def _trained(recipe: Recipe, rows: Rows) -> float:
 
 def _of(recipe: Recipe, characters: float, more: int = FORMAT) -> float:
     return more + characters / CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)
+
+
+def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: int = 1) -> int | None:
+    """The most bytes that the jobs to do hold at one time, in the graph's order; None if a base's size is unknown."""
+    loading = loaders(jobs)
+    waiting = {key: by & set(todo) for key, by in loading.items()}
+    held: dict[str, int] = {}  # bytes of weights on disk, by stage
+    most = largest = 0
+    for key in (key for key in jobs if key in todo):
+        job, recipe = jobs[key], jobs[key].cells[0].recipe
+        if recipe.parameters is None:
+            return None
+        if job.kind == "train":
+            working = _working(recipe, job.name)
+            most = max(most, sum(held.values()) + working)
+            largest = max(largest, working)
+            held[key] = _weights(recipe)
+        for by in waiting.values():
+            by.discard(key)
+        for other in list(held):
+            if not waiting[other] and not is_kept(keep, jobs[other].name, has_children(other, loading[other])):
+                del held[other]
+        most = max(most, sum(held.values()))
+    return most + (at_once - 1) * largest
+
+
+def _weights(recipe: Recipe) -> int:
+    return int((recipe.parameters or 0) * (4 if recipe.precision == "fp32" else 2))
+
+
+def _working(recipe: Recipe, stage: str) -> int:
+    """Checkpoints (weights and two moments each) and the draft of what is published."""
+    train = recipe.stages[stage].train
+    each = 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
+    kept = 0 if train.get("save_strategy") == "no" else 1 + (train.get("save_total_limit") or 1)
+    return int(kept * each) + _weights(recipe)

@@ -21,7 +21,7 @@ from remix_toolkit.errors import BadInput, Busy, RunFailed, exit_on_error
 from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import Kind
-from remix_toolkit.graph.prune import spare
+from remix_toolkit.graph.prune import unneeded
 from remix_toolkit.launch.state import Outcome, SweepState, frozen, load, needed_elsewhere, outcome_file
 from remix_toolkit.recipe.load import read_resolved
 from remix_toolkit.recipe.schema import Recipe
@@ -131,9 +131,9 @@ def outcome_of(work: Callable[[], str]) -> Outcome:
         return Outcome(status="failed", message=f"{type(error).__name__}: {error}")
 
 
-def delete_spare(state: SweepState, done: Collection[str], folder: Path, runs: Path) -> None:
+def delete_unneeded(state: SweepState, done: Collection[str], folder: Path, runs: Path) -> None:
     """Delete the weights that this sweep made and that neither it nor another living sweep needs any more."""
-    if published := spare(state.jobs, done, state.keep, state.id, runs):
+    if published := unneeded(state.jobs, done, state.keep, state.id, runs):
         needed = needed_elsewhere(runs, folder)
         for key, stage in published.items():
             if key not in needed:
@@ -158,7 +158,7 @@ def main() -> None:
     try:
         done = {other for other, job in state.jobs.items() if job.status == "done"}
         done |= {other for other in state.jobs if _is_done(folder, other)}
-        delete_spare(state, done, folder, runs)
+        delete_unneeded(state, done, folder, runs)
     except (BadInput, OSError) as error:  # the job itself is done, and what starts from it may begin
         print(f"warning: no weights were deleted: {error}", flush=True)
 

@@ -8,9 +8,8 @@ from remix_toolkit.data import tasks
 from remix_toolkit.data.missing_files import require_sources
 from remix_toolkit.errors import MeasurementFailed, RunFailed
 from remix_toolkit.graph import devices
-from remix_toolkit.graph.jobs import graph, measure_key
+from remix_toolkit.graph.jobs import due, graph, measure_key
 from remix_toolkit.graph.lineage import Node, lineage, run_record
-from remix_toolkit.graph.prune import due
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.launch.state import write_resolved
 from remix_toolkit.recipe.schema import Recipe

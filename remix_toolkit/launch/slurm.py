@@ -25,8 +25,7 @@ from filelock import FileLock, Timeout
 
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import devices
-from remix_toolkit.graph.jobs import Job, graph
-from remix_toolkit.graph.prune import due
+from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.launch.state import (
     Command,

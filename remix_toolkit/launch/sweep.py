@@ -7,11 +7,10 @@ from pathlib import Path
 
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import devices
-from remix_toolkit.graph.jobs import Job, graph
+from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.plan import costs
-from remix_toolkit.graph.prune import due
 from remix_toolkit.graph.sweep import Cell, Keep
-from remix_toolkit.launch.job import delete_spare, order_for
+from remix_toolkit.launch.job import delete_unneeded, order_for
 from remix_toolkit.launch.screen import Screen
 from remix_toolkit.launch.state import Command, Outcome, SweepState, begin, claim, freeze, load, queued
 from remix_toolkit.launch.worker import CheckOrder
@@ -110,7 +109,7 @@ class _Run:
 
     def finish(self) -> None:
         """Do everything that can be done."""
-        self._delete_spare()  # what another run of this sweep had no time to delete, or what another `keep` allows
+        self._delete_unneeded()  # what another run of this sweep had no time to delete, or what another `keep` allows
         states = self.state.jobs
         while True:
             for key, job in self.jobs.items():
@@ -158,11 +157,11 @@ class _Run:
         self.screen.show_end(key, self.cost[key])
         self.state.save(self.folder)
         if outcome.status == "done":
-            self._delete_spare()
+            self._delete_unneeded()
 
-    def _delete_spare(self) -> None:
+    def _delete_unneeded(self) -> None:
         done = [key for key, job in self.state.jobs.items() if job.status == "done"]
-        delete_spare(self.state, done, self.folder, self.runs)
+        delete_unneeded(self.state, done, self.folder, self.runs)
 
 
 def failures(state: SweepState) -> str | None:
