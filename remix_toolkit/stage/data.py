@@ -228,7 +228,10 @@ def _read_pairs(file: Path) -> list[Pair]:
 
 def keep_pairs(work: Path, draft: Path) -> None:
     """Put the pairs of a stage's data beside its model; the examples follow from them."""
-    shutil.copytree(work / "data", draft / "data", ignore=shutil.ignore_patterns("examples"))
+    source = work / "data"
+    if not source.exists():  # a stage that is trained again, its weights deleted, has loaded the data that it published
+        source = store.published_stages(work.parents[1])[work.name] / "data"
+    shutil.copytree(source, draft / "data", ignore=shutil.ignore_patterns("examples"))
 
 
 def _commits(stage: Stage) -> dict[str, str]:
