@@ -17,6 +17,9 @@ from conftest import ROOT, SMALL
 
 from remix_toolkit import store
 from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.graph.jobs import graph
+from remix_toolkit.graph.sweep import load_sweep
+from remix_toolkit.launch.state import freeze, frozen
 from remix_toolkit.records import StageRecord
 
 pytestmark = pytest.mark.slow
@@ -286,3 +289,30 @@ def test_matched_arms_take_as_many_steps_or_tokens(remix, runs: Path, tmp_path: 
     assert steps["trained_tokens"] < random["trained_tokens"]
     each = tokens["trained_tokens"] / tokens["steps"]
     assert abs(tokens["trained_tokens"] - random["trained_tokens"]) <= 0.51 * each
+
+
+# --- a job by hand -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_of_a_sweep_is_done_by_hand_and_refused_once_its_recipe_was_edited(here, runs: Path, tmp_path) -> None:
+    job = next(job for job in graph(load_sweep(str(sweep_of(tmp_path, "none")), overrides=SMALL)[1]).values())
+    freeze(tmp_path, job)
+    (file,) = frozen(tmp_path, job.key)
+    line = ("stage", file, "--key", job.key, "--runs", runs)
+    here(*line, "--only", "train")
+    folder = store.find_stage(runs, job.key)
+    assert folder
+    assert not (folder / "recall.json").exists()
+    here(*line, "--only", "measure")
+    assert (folder / "recall.json").exists()
+    assert "already published" in here(*line).stdout
+
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole.replace("size: 16", "size: 24"), encoding="utf-8")
+    edited = here(*line, check=False)
+    assert (edited.returncode, job.key in edited.stderr) == (2, True), edited.stderr
+    file.write_text(whole.replace("stages:", "stagse:"), encoding="utf-8")
+    mistaken = here(*line, check=False)
+    assert (mistaken.returncode, "did you mean 'stages'" in mistaken.stderr) == (2, True), mistaken.stderr
+    for wrong in (("--stage", "stage1"), ("--only", "both")):
+        assert here(*line, *wrong, check=False).returncode == 2
