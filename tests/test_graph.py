@@ -224,11 +224,16 @@ def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(shared, t
     publish(tmp_path, first, pruned=True)
     for job in rest[:-1]:
         publish(tmp_path, job, pruned=True)
-    assert due(shared, tmp_path) == {first.node.key, rest[-1].node.key, rest[-1].key}
+    assert due(shared, tmp_path) == {
+        first.node.key,
+        first.key,
+        rest[-1].node.key,
+        rest[-1].key,
+    }  # first's results go too
     publish(tmp_path, rest[-1])
     assert due(shared, tmp_path) == set()
     publish(tmp_path, rest[0], pruned=True, measured=set())  # its weights are gone, and are needed to measure it
-    assert due(shared, tmp_path) == {first.node.key, rest[0].node.key, rest[0].key}
+    assert due(shared, tmp_path) == {first.node.key, first.key, rest[0].node.key, rest[0].key}
 
 
 def test_a_pruned_stage_is_not_trained_again_to_measure_its_child(shared, tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_a_split_is_due_for_a_stage_that_is_due(familiar, tmp_path: Path) -> Non
     publish(tmp_path, taught)
     assert due(familiar, tmp_path) == {split.key, stage.node.key, stage.key}
     publish(tmp_path, taught, pruned=True)
-    assert due(familiar, tmp_path) == {taught.node.key, split.key, stage.node.key, stage.key}
+    assert due(familiar, tmp_path) == {taught.node.key, taught.key, split.key, stage.node.key, stage.key}
     publish(tmp_path, stage)
     assert due(familiar, tmp_path) == set()
 

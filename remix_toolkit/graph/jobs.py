@@ -112,8 +112,10 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
                 raise BadInput(f"{folder}: {damage}; {store.RETRAIN_HINT}, or --retrain-damaged does")
             missing = folder is None or (key in loaded and store.is_pruned(folder))
         if missing:
-            todo.add(key)
-            loaded |= job.loads
+            # A stage that is trained again is published anew, without results: it is measured again too.
+            due_too = {key, measure_key(key)} if job.kind == "train" else {key}
+            todo |= due_too
+            loaded = loaded.union(*(jobs[other].loads for other in due_too))
     return todo
 
 
