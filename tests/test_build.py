@@ -14,7 +14,7 @@ from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Mix
-from remix_toolkit.stage.data import build_all, keep_pairs, lengths
+from remix_toolkit.stage.data import build_all, lengths, save
 
 SECOND = ["id", "lama", "entityquestions", "webqa", "gsm8k", "math", "evolcode", "apps", "ultrachat"]
 LOCAL = {
@@ -348,10 +348,7 @@ def test_a_later_stage_takes_the_pairs_of_a_published_one(tokenizer, runs: Path)
     """They are those that it was trained on, whatever their source holds now."""
     recipe = load_recipe("kvr", "tiny", ["stages.stage1.mix={random_words: {ratio: 1}}"])
     built = build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))
-    work = runs / "work" / keys_of(recipe)["stage1"]
     published = runs / "stages" / f"kvr-stage1-seed0-{keys_of(recipe)['stage1']}"
-    published.mkdir(parents=True)
-    keep_pairs(work, published)
-    assert not (published / "data" / "examples").exists()  # they follow from the pairs
-    shutil.rmtree(work)
+    save(built["stage1"], published / "data", examples=False)  # they follow from the pairs
+    shutil.rmtree(runs / "work" / keys_of(recipe)["stage1"])
     assert build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe)) == built

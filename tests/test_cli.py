@@ -216,7 +216,7 @@ def test_a_sweep_shares_stages_and_measures_all_arms(remix, runs: Path, tmp_path
     steps = {entry["arm"]: entry["steps"] for entry in found if entry["stage"] == "stage1"}
     assert (steps["none"], steps["random"], steps["none+steps"]) == (4, 12, 12)  # the control is matched
     assert len(list((runs / "stages").iterdir())) == 3 + 6
-    assert "[9/9]" in done.stdout
+    assert "[18/18]" in done.stdout
     again = remix("sweep", "demo", "--runs", runs, *small)
     assert "/9]" not in again.stdout  # nothing is left to do
 
@@ -284,12 +284,12 @@ QLORA = ["adapter={r: 4}", "quantization={load_in_4bit: true}"]
         (["run", "kvr", QLORA[1]], "trains nothing without an `adapter`"),
         (["run", "kvr", "accelerate_config=nowhere.yaml"], "nowhere.yaml: no such file"),
         (["run", "kvr", "--accelerate", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["run", "kvr", "--accelerate", "accelerate_configs/fsdp_multinode.yaml"], "starts its own launcher"),
+        (["run", "kvr", "--accelerate", "accelerate_configs/fsdp_multinode.yaml"], "start accelerate on each of them"),
         (["run", "demo"], "run it with `remix sweep`"),
         (["data", "kvrr"], "no such task or recipe; did you mean 'kvr'"),
         (["data", "kvr", "sise=3"], "sise: unknown key; did you mean 'size'"),
         (["recall", "nowhere", "--task", "kvr", "size=3"], "base 'nowhere'"),
-        (["recall", "recipes", "--task", "kvr", "size=3"], "no model directory"),
+        (["recall", "recipes", "--task", "kvr", "size=3"], "not a model directory"),
         (["recall", "x", "--task", "kv"], "no task 'kv'; did you mean 'kvr'"),
         (["sweep", "kvr"], "kvr.yaml: is a recipe"),
     ],

@@ -181,19 +181,22 @@ def _add_measured(recipe: Recipe, name: str, built: dict[str, StageData], runs: 
         data.counts["overlap"]["measured"][list_id(task, recipe)] = len(held)
 
 
-def save(data: StageData, folder: Path) -> None:
-    """Write a stage's data; data.json comes last, so that what has one is complete."""
-    from datasets import Dataset
-
+def save(data: StageData, folder: Path, examples: bool = True) -> None:
+    """Write a stage's data, with or without its examples; data.json comes last, so that what has one is complete."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, pairs in (("facts", data.facts), ("mixing", data.mixing), ("held_out", data.held_out)):
         lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
         write_text(folder / f"{name}.jsonl", "".join(lines))
-    rows = {"input_ids": [e.input_ids for e in data.examples], "labels": [e.labels for e in data.examples]}
-    Dataset.from_dict(rows).save_to_disk(folder / "examples")
+    if examples:
+        from datasets import Dataset
+
+        rows = {"input_ids": [e.input_ids for e in data.examples], "labels": [e.labels for e in data.examples]}
+        Dataset.from_dict(rows).save_to_disk(folder / "examples")
+    overlap = {**data.counts["overlap"], "measured": {}}  # what is measured is the recipe's, not the stage's
     record = DataRecord(
-        counts=StageCounts.model_validate(data.counts), fingerprints=Fingerprints.model_validate(data.fingerprints)
+        counts=StageCounts.model_validate({**data.counts, "overlap": overlap}),
+        fingerprints=Fingerprints.model_validate(data.fingerprints),
     )
     record.write(folder / "data.json")
 
@@ -224,14 +227,6 @@ def _read_pairs(file: Path) -> list[Pair]:
     return [
         Pair(**{**row, "answers": tuple(row["answers"]), "history": tuple(map(tuple, row["history"]))}) for row in rows
     ]
-
-
-def keep_pairs(work: Path, draft: Path) -> None:
-    """Put the pairs of a stage's data beside its model; the examples follow from them."""
-    source = work / "data"
-    if not source.exists():  # a stage that is trained again, its weights deleted, has loaded the data that it published
-        source = store.published_stages(work.parents[1])[work.name] / "data"
-    shutil.copytree(source, draft / "data", ignore=shutil.ignore_patterns("examples"))
 
 
 def _commits(stage: Stage) -> dict[str, str]:

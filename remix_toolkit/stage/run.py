@@ -37,7 +37,7 @@ from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.callbacks import Progress
 from remix_toolkit.stage.curve import RetentionCurve
-from remix_toolkit.stage.data import StageData, build_all, describe, keep_pairs
+from remix_toolkit.stage.data import StageData, build_all, describe, save
 from remix_toolkit.stage.measure import check_measurable, measure
 from remix_toolkit.stage.save import save_model
 from remix_toolkit.stage.stage_files import Conditions, loss_history, stage_record, write_files
@@ -165,7 +165,7 @@ def _train_and_publish(
     clear_device_cache(garbage_collection=True)  # they hold each other; the published model needs the room
 
     # 4. Publish it, whole; then measure what was published, not what was in memory.
-    folder = _publish(recipe, node, record, history, draft, runs, name)
+    folder = _publish(recipe, node, data, record, history, draft, runs, name)
     _measure_and_report(recipe, node, data, folder, runs, trackers, ended, only)
     return folder
 
@@ -227,7 +227,14 @@ def _train(trainer: train.StageTrainer, node: Node, conditions: Conditions, prog
 
 
 def _publish(
-    recipe: Recipe, node: Node, record: StageRecord, history: list[dict[str, Any]], draft: Path, runs: Path, name: str
+    recipe: Recipe,
+    node: Node,
+    data: StageData,
+    record: StageRecord,
+    history: list[dict[str, Any]],
+    draft: Path,
+    runs: Path,
+    name: str,
 ) -> Path:
     """Complete the draft and publish it; all processes get the published directory."""
     stopped = ", the stop fired" if record.stop_fired else ""
@@ -236,7 +243,7 @@ def _publish(
     state = PartialState()
     if state.is_main_process:
         write_files(draft, record, recipe, history)
-        keep_pairs(draft.parent, draft)
+        save(data, draft / "data", examples=False)
         if recipe.stages[node.stage].curve:
             shutil.copy(draft.parent / CURVE, draft / CURVE)  # a run that is killed from here on still has its own
         store.publish(runs, draft, name)
