@@ -2,8 +2,10 @@
 
 Every draw is seeded by the run's `seed` and the stage's position, so that two stages of one run mix in different words.
 
-To add a corpus of the hub: a class with its defaults in recipe/schema.py (also in `Mix` and `CORPORA`) and an entry in
-recipe/catalog.yaml; `passages` reads it. Another kind of source needs a few lines in `draw` as well.
+To add a corpus of the hub: a class with its defaults in recipe/schema.py (also in `Mix`, `CORPORA` and the `mix` of a
+profile) and an entry in recipe/catalog.yaml; `passages` reads it. Another kind of source needs a few lines in `draw` as
+well, in data/missing_files.py, and where its declaration (graph/lineage.py), its tokens (graph/plan.py) and its rows
+(cli/print_data.py) are worked out.
 """
 
 import random

@@ -1,8 +1,11 @@
 """What can be measured of a published stage, in one list that everything else reads.
 
-A measurement leaves `<name>.json` in the stage's folder and, where it has results row by row, `<name>.jsonl`. To add a
-probe, write a file with a class that has the members of `Measurement`, and add it to MEASUREMENTS. Keys and plans are
-made from this list, so nothing here imports torch: a measurement imports it when it runs.
+A measurement leaves `<name>.json` in the stage's folder and, where it has results row by row, `<name>.jsonl`. Keys and
+plans are made from this list, so nothing here imports torch: a measurement imports it when it runs.
+
+To add a probe, write what it computes in a file of its own, its record in records.py, and a class with the members of
+`Measurement` here, in MEASUREMENTS. A recipe asks for it by a name in `Probe` of recipe/schema.py; report/probes.py
+shows it.
 """
 
 import json
@@ -210,6 +213,7 @@ class Interference(Measurement):
     """Gradients at the model that the stage started from: D_A are the first stage's facts, D_B the stage's own data."""
 
     name, record, shared = "interference", InterferenceRecord, False
+    needs_parent = True
 
     def requested(self, recipe: Recipe, stage: str) -> set[str]:
         return {"interference"} & set(recipe.stages[stage].probe)

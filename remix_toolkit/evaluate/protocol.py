@@ -57,6 +57,7 @@ class Measurement(Protocol):
     name: str  # the stem of its file
     record: type[Record]  # what that file holds
     shared: bool  # True: all processes of a launcher share the work. False: the main process does it alone
+    needs_parent: bool = False  # does it load the model that the stage started from too?
 
     def requested(self, recipe: Recipe, stage: str) -> set[str]:
         """The ids of what a recipe asks to be measured after a stage."""

@@ -14,7 +14,7 @@ from remix_toolkit import store
 from remix_toolkit.data import tasks
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate import measurements
-from remix_toolkit.evaluate.measurements import measured
+from remix_toolkit.evaluate.measurements import MEASUREMENTS, measured
 from remix_toolkit.graph.lineage import Node, split_key
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.schema import Factoid
@@ -141,7 +141,7 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
                     job.needs.add(split.key)
                     job.loads |= split.loads  # more rows may have to be asked than the split did
         requested = measurements.requested(recipe, node.stage)
-        if "interference" in requested:
+        if any(one.needs_parent and one.requested(recipe, node.stage) for one in MEASUREMENTS):
             measure.needs |= parent
             measure.loads |= parent
         if requested - measure.requested or not measure.cells:

@@ -121,12 +121,14 @@ def _build(
 ) -> StageData:
     """The stage's rows, its mixing data, and the examples of both."""
     stage = recipe.stages[name]
-    taken, rows = take_rows(recipe, stage.data, runs, list(earlier.values()), ask)
+    earlier_facts = {before: data.facts for before, data in earlier.items()}
+    all_facts = [fact for facts in earlier_facts.values() for fact in facts]
+    all_mixing = [pair for data in earlier.values() for pair in data.mixing]
+    taken, rows = take_rows(recipe, stage.data, runs, all_facts, all_mixing, ask)
     chosen, held_out = taken[: len(taken) - held_out_rows(stage.data)], taken[len(taken) - held_out_rows(stage.data) :]
     _refuse_trained(stage, held_out, earlier)
     encoded, dropped = encoding.encode_all(tokenizer, chosen, _max_length(stage))
     facts = [pair for pair, example in zip(chosen, encoded, strict=True) if example]
-    earlier_facts = {before: data.facts for before, data in earlier.items()}
     extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
     encoded_extra, dropped_extra = encoding.encode_all(tokenizer, extra, _max_length(stage))
     examples = [example for example in (*encoded, *encoded_extra) if example]
@@ -143,7 +145,7 @@ def _build(
         "dropped": dict(dropped + dropped_extra),
         "read": rows,
         "overlap": {
-            "facts": sum(map(len, earlier_facts.values())) + len(facts),  # that were looked for in the mixing data
+            "facts": len(all_facts) + len(facts),  # that were looked for in the mixing data
             "mixing_left_out": dict(left_out),
             "measured": {},
         },

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from remix_toolkit.data import few_shot, tasks
 from remix_toolkit.data.overlap import FactIndex
@@ -12,14 +12,16 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Instruction, Pairs, Recipe, Rows
 from remix_toolkit.stage import familiar
 
-if TYPE_CHECKING:
-    from remix_toolkit.stage.data import StageData
-
 CHUNK = 2000  # candidates looked for in the earlier stages' texts at a time: some tasks have a million spellings
 
 
 def take_rows(
-    recipe: Recipe, task: Rows, runs: Path, earlier: "Sequence[StageData]" = (), ask: bool = True
+    recipe: Recipe,
+    task: Rows,
+    runs: Path,
+    earlier_facts: Sequence[Pair] = (),
+    earlier_mixing: Sequence[Pair] = (),
+    ask: bool = True,
 ) -> tuple[list[Pair], dict[str, Any]]:
     """The rows that a recipe takes of a task, held-out rows included, and what became of the others.
 
@@ -37,7 +39,7 @@ def take_rows(
     if isinstance(task, Factoid) and familiarity:
         verdicts = familiar.verdicts(recipe, task, exemplars, candidates, runs, ask)
     end = None if task.size is None else task.start + task.size + held_out_rows(task)
-    overlap = _Overlap(candidates, earlier)
+    overlap = _Overlap(candidates, earlier_facts, earlier_mixing)
     qualified: list[Pair] = []
     unknown = 0
     for number, pair in enumerate(candidates):
@@ -77,10 +79,10 @@ def held_out_rows(task: Rows) -> int:
 class _Overlap:
     """Which candidates share a fact with the pairs of earlier stages, worked out as far as it is asked for."""
 
-    def __init__(self, candidates: Sequence[Pair], earlier: "Sequence[StageData]") -> None:
+    def __init__(self, candidates: Sequence[Pair], facts: Sequence[Pair], mixing: Sequence[Pair]) -> None:
         self.candidates = candidates
-        self.facts = FactIndex([fact for stage in earlier for fact in stage.facts])
-        self.texts = [pair.text for stage in earlier for pair in (*stage.facts, *stage.mixing)]
+        self.facts = FactIndex(facts)
+        self.texts = [pair.text for pair in (*facts, *mixing)]
         self.in_texts: set[int] = set()  # candidates that an earlier stage's text holds
         self.searched = 0
 
