@@ -97,8 +97,8 @@ def require_intact(folder: Path | None) -> Path | None:
 
 def published_stages(runs: Path) -> dict[str, Path]:
     """Every published stage by its key, unchecked; a directory of another name is none of ours."""
-    found = ((NAME.fullmatch(folder.name), folder) for folder in sorted((runs / "stages").glob("*")))
-    return {name[1]: folder for name, folder in found if name}
+    matches = ((NAME.fullmatch(folder.name), folder) for folder in sorted((runs / "stages").glob("*")))
+    return {name[1]: folder for name, folder in matches if name}
 
 
 def is_pruned(folder: Path) -> bool:
@@ -243,15 +243,15 @@ def records(runs: Path, warn: Callable[[str], object] | None = None) -> list[Run
     what no record needs.
     """
     check_format(runs)
-    found = []
+    readable = []
     for file in sorted((runs / "records").glob("*.json")):
         try:
-            found.append(RunRecord.read(file))
+            readable.append(RunRecord.read(file))
         except BadInput as error:
             if warn is None:
                 raise
             warn(str(error))
-    return sorted(found, key=lambda record: record.written)
+    return sorted(readable, key=lambda record: record.written)
 
 
 def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, Any]]:
@@ -262,7 +262,7 @@ def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, 
     changed and that determine weights, as `key=value`. Runs come in the order in which they ended. A damaged stage or
     record is left out, with a warning.
     """
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     folders = published_stages(runs)
     read: dict[str, Results | None] = {}  # once, however many runs a stage is part of
     for record in records(runs, warn):
@@ -289,12 +289,12 @@ def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, 
             for id_, listed in stage.lists.items():
                 if recall := results.recall.get(id_):
                     row = {"task": listed.label, "list": id_, "recall": recall.recall, "facts": recall.facts}
-                    found.append({**common, **row, "own": id_ == stage.trained, "held_out": None})
+                    rows.append({**common, **row, "own": id_ == stage.trained, "held_out": None})
             if results.held_out:
                 held_out = results.held_out.model_dump(exclude={"version"})
                 row = {"task": stage.task, "recall": None, "facts": 0, "own": True}
-                found.append({**common, **row, "held_out": held_out})
-    return found
+                rows.append({**common, **row, "held_out": held_out})
+    return rows
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,11 @@ def graph(cells: Sequence[Cell]) -> dict[str, Job]:
 
 def loaders(jobs: Mapping[str, Loading]) -> dict[str, set[str]]:
     """Each stage's key -> the keys of the jobs that load its weights."""
-    found: dict[str, set[str]] = {key: set() for key, job in jobs.items() if job.kind == "train"}
+    by_stage: dict[str, set[str]] = {key: set() for key, job in jobs.items() if job.kind == "train"}
     for key, job in jobs.items():
-        for stage in found.keys() & set(job.loads):
-            found[stage].add(key)
-    return found
+        for stage in by_stage.keys() & set(job.loads):
+            by_stage[stage].add(key)
+    return by_stage
 
 
 def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:

@@ -104,7 +104,7 @@ def _sum(values: Iterable[float | None]) -> Any:
 
 def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
     """Of the stage that takes the most: bytes on each of its devices, and whether that fits; None if not known."""
-    found = []
+    estimates = []
     for job in stages.values():
         recipe = job.cells[0].recipe
         pairs = _pairs(recipe, recipe.stages[job.name])
@@ -117,10 +117,10 @@ def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
             checkpointing = train.get("activation_checkpointing")
             if checkpointing is None:
                 checkpointing = memory.needs_checkpointing(needed, recipe.device_gb * memory.GB)
-            found.append((needed.total(checkpointing), checkpointing, needed, job, recipe.device_gb))
-    if not found:
+            estimates.append((needed.total(checkpointing), checkpointing, needed, job, recipe.device_gb))
+    if not estimates:
         return None
-    total, checkpointing, needed, job, device_gb = max(found, key=lambda one: one[0])
+    total, checkpointing, needed, job, device_gb = max(estimates, key=lambda one: one[0])
     return {
         "stage": f"{job.name} ({job.runs[0]})",
         "precision": job.cells[0].recipe.precision,
@@ -145,13 +145,13 @@ class Cost:
 
 def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
     """Each job's cost, in the graph's order."""
-    found: dict[str, Cost] = {}
+    by_job: dict[str, Cost] = {}
     for key, job in jobs.items():
         if job.kind == "train":
-            found[key] = _training(job, found)
+            by_job[key] = _training(job, by_job)
         else:
-            found[key] = _measuring(job) if job.kind == "measure" else _split(job)
-    return found
+            by_job[key] = _measuring(job) if job.kind == "measure" else _split(job)
+    return by_job
 
 
 def _training(job: Job, before: dict[str, Cost]) -> Cost:

@@ -29,14 +29,14 @@ def unneeded(jobs: Mapping[str, Loading], done: Collection[str], keep: Keep, swe
     """The stages, by key, whose weights this sweep made and needs no more; `done` are the keys of finished jobs."""
     loading = loaders(jobs)
     published = store.published_stages(runs)
-    found = {}
+    stages = {}
     for key, by in loading.items():
         folder = published.get(key)
         if key not in done or folder is None or is_kept(keep, jobs[key].name, has_children(key, by)):
             continue
         if by <= set(done) and not store.is_pruned(folder) and store.trained_for(folder) == sweep:
-            found[key] = folder
-    return found
+            stages[key] = folder
+    return stages
 
 
 def unneeded_in_store(runs: Path, keep: Keep, needed: Collection[str]) -> dict[str, Path]:

@@ -15,15 +15,15 @@ SHOWN = 3  # differences
 
 def published_declarations(runs: Path) -> dict[int, list[Declared]]:
     """The declarations of all published stages, by how many stages each is made of; an unreadable one is left out."""
-    found: dict[int, list[Declared]] = {}
+    declarations: dict[int, list[Declared]] = {}
     for folder in store.published_stages(runs).values():
         try:
             record = StageRecord.read(folder / "stage.json")
         except BadInput:  # whatever needs the stage says so; here it only cannot be compared with
             continue
         stages = record.declaration.get("stages", [])
-        found.setdefault(len(stages), []).append(dict(_flatten(record.declaration)))
-    return found
+        declarations.setdefault(len(stages), []).append(dict(_flatten(record.declaration)))
+    return declarations
 
 
 def why_new(
