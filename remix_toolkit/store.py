@@ -190,12 +190,16 @@ def record_runs(runs: Path, records: Sequence[RunRecord]) -> None:
     """Write down which stages some runs consist of.
 
     A run of stage1 alone and one of stage1 and stage2, of one recipe, arm, profile and seed, are one run: the longer
-    record stays, with all that was measured.
+    record stays, with all that was measured. A record that cannot be read is named in a warning and left as it is.
     """
     with FileLock(runs / "records" / ".lock"):
         known: dict[str, dict[Path, RunRecord]] = {}
         for file in (runs / "records").glob("*.json"):
-            record = RunRecord.read(file)
+            try:
+                record = RunRecord.read(file)
+            except BadInput as error:
+                warn(str(error))
+                continue
             known.setdefault(_identity(record), {})[file] = record
         for record in records:
             _record(runs, record, known.setdefault(_identity(record), {}))

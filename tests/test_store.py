@@ -270,5 +270,7 @@ def test_a_damaged_record_is_left_out_and_said_but_never_where_something_is_dele
     warnings: list[str] = []
     assert len(store.entries(tmp_path, warnings.append)) == 1
     assert ["cut.json: " in warning for warning in warnings] == [True]
+    write_run(tmp_path, "none", 1, {"stage1": {"kvr": [1, 1]}})  # it does not keep others from being recorded
+    assert len(store.entries(tmp_path, warnings.append)) == 2
     with pytest.raises(BadInput, match=r"cut\.json: "):
         store.records(tmp_path)
