@@ -6,8 +6,8 @@ A room is a folder or a file directly in remix_toolkit/. ROOMS lists them from t
 before it. `tests/test_layout.py` keeps it so.
 """
 
+import argparse
 import ast
-import sys
 from pathlib import Path
 
 ROOMS = (
@@ -63,7 +63,11 @@ def functions(file: Path) -> list[tuple[int, str]]:
 
 def main() -> None:
     """Print a line for each room, then the longest file and function, and what runs back up."""
-    package = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent) / "remix_toolkit"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent.parent, help="a checkout")
+    package = parser.parse_args().folder / "remix_toolkit"
+    if not package.is_dir():
+        parser.error(f"{package}: no such directory")
     sizes = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in sorted(package.rglob("*.py"))}
     rooms: dict[str, list[Path]] = {}
     for file in sizes:
