@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 
 TORCH   := torch==2.13.0
 VENV    := .venv
-LONGEST := $(addprefix tests/test_,slurm.py launch.py recipes.py processes.py cli.py)  # these first, or the end is slow
+LONGEST := $(addprefix tests/test_,slurm.py wheel.py launch.py recipes.py processes.py cli.py familiar.py recall.py probes.py)  # these first, or the end is slow
 # Processes of the tests, of one thread each: two more than cores, because some of them wait.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 2)')
 REMIX   := $(VENV)/bin/remix
