@@ -15,6 +15,7 @@ from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Recipe, Rows, Source
+from remix_toolkit.recipe.sft_fields import device_batch, max_length
 from remix_toolkit.stage import data
 from remix_toolkit.stage.select_rows import held_out_rows, take_rows
 
@@ -27,9 +28,8 @@ def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) 
     tokenizer = _tokenizer(recipe, runs)
     chosen, rows = take_rows(recipe, task, runs, ask=False)
     pairs = chosen[: len(chosen) - held_out_rows(task)]
-    examples, dropped = encoding.encode_all(tokenizer, pairs, recipe.train.get("max_length") or data.MAX_LENGTH)
-    per_device = recipe.train.get("per_device_train_batch_size", 8)
-    lengths = data.lengths([e for e in examples if e], recipe.global_batch_size, per_device)
+    examples, dropped = encoding.encode_all(tokenizer, pairs, max_length(recipe.train))
+    lengths = data.lengths([e for e in examples if e], recipe.global_batch_size, device_batch(recipe.train))
     counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": held_out_rows(task)}
     return {
         "task": tasks.task_name(task),

@@ -10,6 +10,7 @@ from typing import Any
 
 from remix_toolkit.graph.devices import launch_of
 from remix_toolkit.recipe.schema import Recipe, Shape
+from remix_toolkit.recipe.sft_fields import device_batch
 
 GB = 1e9
 HEADROOM = 0.1  # of a device's memory
@@ -51,7 +52,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     # The layer at work is whole on every device, in bf16; outside FSDP, autocast keeps a bf16 copy of all weights.
     at_work = 2.0 * base / shape.layers if sharded else 2.0 * base if recipe.precision == "bf16" else 0.0
     moments = 2.0 if "8bit" in str(train.get("optim", "")) else 2.0 * full
-    per_device = min(train.get("per_device_train_batch_size", 8), max(1, recipe.global_batch_size // processes))
+    per_device = min(device_batch(train), max(1, recipe.global_batch_size // processes))
     tokens = per_device * length
     half = 4.0 if recipe.precision == "fp32" else 2.0
     layer = tokens * _layer(shape, half, full)

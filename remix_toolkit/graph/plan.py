@@ -19,6 +19,7 @@ from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.why import Declared, published_declarations, why_new
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Pairs, Recipe, Rows, Stage
+from remix_toolkit.recipe.sft_fields import max_length
 
 TFLOPS = 989.0  # an H100's or H200's dense bf16 peak
 UTILIZATION = 0.4
@@ -111,8 +112,8 @@ def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
         if pairs is None or recipe.device_gb is None:
             continue
         train, instructions = recipe.stages[job.name].train, not tasks.is_factoid(recipe.stages[job.name].data)
-        longest = min(train.get("max_length", 2048), LONGEST * max(tokens for _, tokens, _ in pairs))
-        needed = memory.estimate(recipe, job.name, train.get("max_length", 2048) if instructions else round(longest))
+        longest = min(max_length(train), LONGEST * max(tokens for _, tokens, _ in pairs))
+        needed = memory.estimate(recipe, job.name, max_length(train) if instructions else round(longest))
         if needed:
             checkpointing = train.get("activation_checkpointing")
             if checkpointing is None:

@@ -8,6 +8,7 @@ sft_fields.yaml. Under other versions than the list's, a field that it lacks is 
 import math
 import types
 import typing
+from collections.abc import Mapping
 from functools import cache, reduce
 from importlib import metadata, resources
 from operator import or_
@@ -55,6 +56,9 @@ RESERVED = {
     "remove_unused_columns": "the toolkit prepares the columns",
 }
 
+MAX_LENGTH = 2048  # tokens; the toolkit's default, and what `max_length: null` means
+DEVICE_BATCH = 8  # examples; SFTConfig's default
+
 POSITIVE = {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "max_length"}
 
 TYPES: dict[str, Any] = {  # the types that SFTConfig's fields have, alone or in unions, as the list spells them
@@ -69,6 +73,16 @@ TYPES: dict[str, Any] = {  # the types that SFTConfig's fields have, alone or in
     "dict[str, bool]": dict[str, bool],
     "Literal[False]": Literal[False],
 }
+
+
+def max_length(train: Mapping[str, Any]) -> int:
+    """The most tokens that an example may have under these fields of `train:`; a longer one is dropped."""
+    return int(train.get("max_length") or MAX_LENGTH)
+
+
+def device_batch(train: Mapping[str, Any]) -> int:
+    """The examples that a device takes at once under these fields of `train:`."""
+    return int(train.get("per_device_train_batch_size", DEVICE_BATCH))
 
 
 def field_type(name: str) -> str | None:

@@ -26,13 +26,13 @@ from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Recipe, Source, Stage
+from remix_toolkit.recipe.sft_fields import device_batch, max_length
 from remix_toolkit.records import DataRecord, Fingerprints, StageCounts, write_text
 from remix_toolkit.stage.select_rows import held_out_rows, take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_LENGTH = 2048  # tokens; a recipe's or profile's `train.max_length` comes first
 PERCENTILES = (50, 90, 99, 100)
 
 
@@ -100,15 +100,11 @@ def _load_or_build(
         published = store.published_stages(runs).get(key)
         for kept in (folder, published and published / "data"):
             if kept and (kept / "data.json").exists():
-                return load(kept, tokenizer, _max_length(recipe.stages[name]))
+                return load(kept, tokenizer, max_length(recipe.stages[name].train))
         data = _build(recipe, name, earlier, tokenizer, runs, ask)
         if not data.counts["read"]["familiarity_unknown"]:
             save(data, folder)
         return data
-
-
-def _max_length(stage: Stage) -> int:
-    return int(stage.train.get("max_length") or MAX_LENGTH)
 
 
 def _build(
@@ -127,10 +123,10 @@ def _build(
     taken, rows = take_rows(recipe, stage.data, runs, all_facts, all_mixing, ask)
     chosen, held_out = taken[: len(taken) - held_out_rows(stage.data)], taken[len(taken) - held_out_rows(stage.data) :]
     _refuse_trained(stage, held_out, earlier)
-    encoded, dropped = encoding.encode_all(tokenizer, chosen, _max_length(stage))
+    encoded, dropped = encoding.encode_all(tokenizer, chosen, max_length(stage.train))
     facts = [pair for pair, example in zip(chosen, encoded, strict=True) if example]
     extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
-    encoded_extra, dropped_extra = encoding.encode_all(tokenizer, extra, _max_length(stage))
+    encoded_extra, dropped_extra = encoding.encode_all(tokenizer, extra, max_length(stage.train))
     examples = [example for example in (*encoded, *encoded_extra) if example]
     if len(examples) < recipe.global_batch_size:
         raise BadInput(
@@ -152,7 +148,7 @@ def _build(
         "commits": _commits(stage),
         "steps_per_epoch": len(examples) // recipe.global_batch_size,
         "trained_tokens": sum(len(e.labels) - e.labels.count(-100) for e in examples),
-        **lengths(examples, recipe.global_batch_size, stage.train.get("per_device_train_batch_size", 8)),
+        **lengths(examples, recipe.global_batch_size, device_batch(stage.train)),
     }
     fingerprints = {"facts": fingerprint(facts), "mixing": fingerprint(extra)}
     return StageData(facts, extra, held_out, examples, counts, fingerprints, {})
@@ -203,7 +199,7 @@ def save(data: StageData, folder: Path, examples: bool = True) -> None:
     record.write(folder / "data.json")
 
 
-def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> StageData:
+def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", longest: int) -> StageData:
     """Data that was saved; examples that were not kept (of a published stage) are made from the pairs again."""
     from datasets import load_from_disk
 
@@ -215,8 +211,8 @@ def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int) ->
         examples = [encoding.Example(list(ids), list(labels)) for ids, labels in columns]
     else:
         encoded = [
-            *encoding.encode_all(tokenizer, facts, max_length)[0],
-            *encoding.encode_all(tokenizer, mixed, max_length)[0],
+            *encoding.encode_all(tokenizer, facts, longest)[0],
+            *encoding.encode_all(tokenizer, mixed, longest)[0],
         ]
         examples = [example for example in encoded if example]
     counts = record.counts.model_dump()

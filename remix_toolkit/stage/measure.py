@@ -16,8 +16,9 @@ from remix_toolkit.evaluate.protocol import Models, Subject
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.graph.parent_weights import weights
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.sft_fields import max_length
 from remix_toolkit.records import StageRecord
-from remix_toolkit.stage.data import MAX_LENGTH, StageData
+from remix_toolkit.stage.data import StageData
 from remix_toolkit.stage.train import load_model
 
 
@@ -71,7 +72,7 @@ def _subject(recipe: Recipe, node: Node, data: StageData) -> Subject:
         pairs=data.facts,
         mixing=data.mixing,
         held_out=data.held_out,
-        max_length=stage.train.get("max_length") or MAX_LENGTH,
+        max_length=max_length(stage.train),
     )
 
 

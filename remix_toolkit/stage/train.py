@@ -29,6 +29,7 @@ from remix_toolkit import store
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Match, Recipe, Stage
+from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api
 from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete, Sharded, StopBelow
@@ -72,7 +73,7 @@ def sft_config(
     """
     settings = {"save_strategy": "steps", "report_to": "none", **stage.train}
     # The profile says what a device can take at once; a smaller global batch needs no more than its share.
-    per_device = min(settings.get("per_device_train_batch_size", 8), max(1, recipe.global_batch_size // world_size))
+    per_device = min(device_batch(settings), max(1, recipe.global_batch_size // world_size))
     settings["per_device_train_batch_size"] = per_device
     settings["max_length"] = None  # what is too long was dropped when the data was built; TRL would cut it
     per_step = per_device * world_size
