@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.store import sha256
+from remix_toolkit.data.files import sha256
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -16,8 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from remix_toolkit.data.files import sha256
 from remix_toolkit.records import StageRecord
-from remix_toolkit.store import published_stages, sha256
+from remix_toolkit.store import published_stages
 
 SWEEP = """\
 recipe: {recipe}

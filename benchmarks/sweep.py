@@ -15,9 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from remix_toolkit.data.files import sha256
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.difference import as_overrides
-from remix_toolkit.store import published_stages, sha256
+from remix_toolkit.store import published_stages
 
 SMALL = ["stages.stage1.train.max_steps=30", "stages.stage2.train.max_steps=20", "train.save_strategy=no"]
 

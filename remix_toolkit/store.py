@@ -12,7 +12,6 @@
 A stage is found by its key, never by its name. It is written under work/ and renamed into place.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from remix_toolkit.console import info, warn
+from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import FILES
@@ -175,12 +175,6 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
     os.rename(draft, final)
     shutil.rmtree(draft.parent, ignore_errors=True)
     return final
-
-
-def sha256(file: Path) -> str:
-    """The file's checksum, as `sha256sum` prints it."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- runs: which stages each consists of ---------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
-from remix_toolkit import store
+from remix_toolkit.data.files import sha256
 from remix_toolkit.graph.parent_weights import lineage_weights, retrained_ancestor
 from remix_toolkit.records import StageRecord
 
@@ -26,7 +26,7 @@ def test_a_stage_records_the_weights_that_it_started_from(two_arms, runs: Path, 
     one, other = two_arms
     (first,) = (runs / "stages").glob("*-stage1-*")
     record = StageRecord.read(one / "stage.json")
-    assert record.parent_weights == {"model.safetensors": store.sha256(first / "model.safetensors")}
+    assert record.parent_weights == {"model.safetensors": sha256(first / "model.safetensors")}
     assert StageRecord.read(first / "stage.json").parent_weights is None
     assert lineage_weights(one).keys() == {*record.ancestors, record.key}
     assert retrained_ancestor(one, other) is None

@@ -14,6 +14,7 @@ from conftest import ROOT, SMALL, real
 
 from remix_toolkit import store
 from remix_toolkit.cli.main import main
+from remix_toolkit.data.files import sha256
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import familiar
 
@@ -24,7 +25,7 @@ def entries(remix, runs: Path) -> list[dict]:
 
 def weights(runs: Path, stage: str) -> str:
     (folder,) = (runs / "stages").glob(f"*-{stage}-*")
-    return store.sha256(folder / "model.safetensors")
+    return sha256(folder / "model.safetensors")
 
 
 @pytest.mark.slow

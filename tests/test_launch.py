@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, SMALL
 
 from remix_toolkit import store
+from remix_toolkit.data.files import sha256
 from remix_toolkit.evaluate.records import RecallRecord
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.sweep import load_sweep
@@ -54,7 +55,7 @@ def until(what: Callable[[], object], why: str) -> None:
 
 
 def weights(runs: Path) -> dict[str, str]:
-    return {folder.name: store.sha256(folder / "model.safetensors") for folder in (runs / "stages").iterdir()}
+    return {folder.name: sha256(folder / "model.safetensors") for folder in (runs / "stages").iterdir()}
 
 
 def published(runs: Path) -> Counter[str]:
@@ -204,7 +205,7 @@ def test_weights_that_nobody_needs_go_and_come_back(remix, runs: Path, tmp_path:
     plan = json.loads(remix("plan", sweep, "--runs", runs, *SMALL, "--json").stdout)
     assert plan["stages_to_train"] == 2
     remix(*line, "--keep", "stage1")
-    assert {first.name: store.sha256(first / "model.safetensors")} == {first.name: good[first.name]}
+    assert {first.name: sha256(first / "model.safetensors")} == {first.name: good[first.name]}
     assert (first / "recall.json").read_text(encoding="utf-8") == before
     assert len(list(runs.glob("stages/chain-*/*.safetensors"))) == 1
     dry = remix("store", "prune", "--keep", "none", "--dry-run", "--runs", runs).stdout

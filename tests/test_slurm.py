@@ -10,7 +10,7 @@ import pytest
 import slurm_cluster
 from conftest import ROOT, SMALL
 
-from remix_toolkit import store
+from remix_toolkit.data.files import sha256
 from remix_toolkit.launch import slurm as slurm_launcher
 from remix_toolkit.records import StageRecord
 
@@ -53,7 +53,7 @@ def until(what: Callable[[], object], why: str) -> None:
 
 
 def weights(runs: Path) -> dict[str, str]:
-    return {folder.name: store.sha256(folder / "model.safetensors") for folder in (runs / "stages").iterdir()}
+    return {folder.name: sha256(folder / "model.safetensors") for folder in (runs / "stages").iterdir()}
 
 
 def test_a_chain_with_a_shared_parent_requeued_in_the_middle(remix, slurm, sweep, runs, tmp_path) -> None:

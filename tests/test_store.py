@@ -11,6 +11,7 @@ from forged import recall_record, stage_record
 from stores import write_run
 
 from remix_toolkit import store
+from remix_toolkit.data.files import sha256
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.lineage import lineage, run_record
@@ -91,7 +92,7 @@ def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
     assert store.find_stage(tmp_path, KEY) == folder
     assert not store.work_dir(tmp_path, KEY).exists()
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
-    assert manifest["model.safetensors"]["sha256"] == store.sha256(folder / "model.safetensors")
+    assert manifest["model.safetensors"]["sha256"] == sha256(folder / "model.safetensors")
     store.verify(folder)
     (folder / "model.safetensors").write_bytes(b"weighty")  # the same size
     with pytest.raises(BadInput, match=r"model\.safetensors is not the file that was published"):

@@ -5,6 +5,7 @@ reader raises begins with it. The functions on a row's values do not know it: th
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -227,3 +228,9 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def sha256(file: Path) -> str:
+    """The file's checksum, as `sha256sum` prints it."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

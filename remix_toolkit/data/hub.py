@@ -19,7 +19,7 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from remix_toolkit.console import info
-from remix_toolkit.data.files import LocatedRows, Row, first_line
+from remix_toolkit.data.files import LocatedRows, Row, first_line, sha256
 from remix_toolkit.errors import BadInput, RunFailed, nearest
 
 MAX_WORDS = 4000  # kept of a document of generic text: it makes one passage, and some documents are whole books
@@ -69,7 +69,7 @@ class Download(BaseModel):
 def read_rows(selection: Selection) -> LocatedRows:
     """(where, row) of every row, downloaded first if need be. Raises BadInput or RunFailed."""
     download, file = fetch(selection), selection.folder / "rows.jsonl"
-    if not file.exists() or _checksum(file) != download.sha256:
+    if not file.exists() or sha256(file) != download.sha256:
         raise BadInput(f"{file}: is missing or not what was downloaded; delete {file.parent} to download it again")
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -133,7 +133,7 @@ def _download(selection: Selection) -> Download:
             f"hub dataset {selection.name}: the stream ended after {count:,} of {total or 'at least 1'} rows. "
             "The same command downloads it anew; if the dataset has no more rows, lower `documents` or `first`"
         )
-    download = Download(commit=commit, rows=count, sha256=_checksum(draft))
+    download = Download(commit=commit, rows=count, sha256=sha256(draft))
     described = {**selection.declaration, **download.model_dump()}
     (selection.folder / "source.partial").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     draft.replace(selection.folder / "rows.jsonl")
@@ -220,8 +220,3 @@ def _without_token(text: str) -> str:
 
     token = get_token()
     return text.replace(token, "***") if token else text
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from remix_toolkit.data.files import sha256
 from remix_toolkit.data.tasks import VERSIONS, task_name
 from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Rows
 
@@ -74,6 +75,5 @@ def _hash(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     total = hashlib.sha256()
     for file, size, _ in files:
         total.update(f"{file.relative_to(root) if file != root else ''}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(bytes.fromhex(sha256(file)))
     return total.hexdigest()
