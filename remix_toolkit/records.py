@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -59,6 +60,11 @@ def write_text(file: Path, text: str) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)
+
+
+def write_lines(file: Path, rows: Iterable[BaseModel]) -> None:
+    """Write rows as JSON lines, in one step."""
+    write_text(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
 
 class FileSeal(Part):

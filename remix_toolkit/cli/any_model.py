@@ -10,7 +10,7 @@ from remix_toolkit.data import encoding, few_shot, mixing, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, FewShot, Mix, Rows
-from remix_toolkit.records import write_text
+from remix_toolkit.records import write_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,7 +64,7 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
     verdicts = recall(loaded, tokenizer, facts)
     if details:
         rows = (verdict_record(tasks.task_name(task), index, verdict) for index, verdict in enumerate(verdicts))
-        write_text(details, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        write_lines(details, rows)
     return {
         "model": model,
         "task": tasks.task_name(task),

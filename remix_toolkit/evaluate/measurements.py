@@ -32,7 +32,7 @@ from remix_toolkit.evaluate.records import (
     RecallRecord,
 )
 from remix_toolkit.recipe.schema import Evaluate, Instruction, Recipe
-from remix_toolkit.records import write_text
+from remix_toolkit.records import write_lines, write_text
 
 
 def requested(recipe: Recipe, stage: str) -> set[str]:
@@ -119,7 +119,7 @@ class HeldOut(Measurement):
             accuracy=100.0 * sum(row.correct for row in rows) / len(rows) if rows else None,
         )
         if is_main_process():
-            write_text(folder / "held_out.jsonl", "".join(f"{row.model_dump_json()}\n" for row in rows))
+            write_lines(folder / "held_out.jsonl", rows)
             record.write(folder / "held_out.json")
         correct = "" if record.accuracy is None else f", {record.accuracy:.1f}% of the results right"
         info(f"{subject.stage}: loss {record.loss:.3f} on {record.rows} held-out rows{correct}")

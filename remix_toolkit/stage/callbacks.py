@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from remix_toolkit.console import format_duration, info
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.recipe.schema import Stop
+from remix_toolkit.records import write_text
 
 COMPLETE = "complete.json"  # written into a checkpoint last: its files and their sizes
 
@@ -76,9 +77,7 @@ class MarkComplete(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
-            partial = folder / f"{COMPLETE}.partial"
-            partial.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-            partial.rename(folder / COMPLETE)
+            write_text(folder / COMPLETE, json.dumps(sizes, indent=1))
 
 
 class Progress(TrainerCallback):
