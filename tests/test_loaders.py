@@ -16,7 +16,7 @@ from remix_toolkit.data import hub, mixing, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_task
-from remix_toolkit.recipe.schema import CORPORA
+from remix_toolkit.recipe.schema import CORPORA, Factoid
 
 # --- upstream's formats, two ways in -----------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ def in_files(task: str, rows: list[Row]) -> dict[str, str]:
 @pytest.mark.parametrize("task", ROW)
 def test_upstreams_rows_are_the_same_pairs_from_files_and_from_the_hub(tmp_path: Path, task: str) -> None:
     spec = load_task(task, ["path=x"])
-    fact = tasks.is_factoid(spec)
+    fact = isinstance(spec, Factoid)
     rows = [ROW[task](*of) for of in (FACTS if fact else INSTRUCTIONS)] + MORE.get(task, [])
     ways = [f"path={write(tmp_path / 'local', in_files(task, rows))}"]
     if task in ("webqa", "math", "evolcode"):

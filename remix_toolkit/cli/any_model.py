@@ -33,9 +33,7 @@ def read_rows(task: Rows, data_seed: int) -> list[Pair]:
 def read_facts(task: Rows, data_seed: int) -> list[Pair]:
     """A task's facts. Raises BadInput for instructions."""
     if not isinstance(task, Factoid):
-        raise BadInput(
-            f"{tasks.task_name(task)}: instructions have no recall; a stage reports the loss on held-out rows"
-        )
+        raise BadInput(f"{task.task}: instructions have no recall; a stage reports the loss on held-out rows")
     return read_rows(task, data_seed)
 
 
@@ -63,11 +61,11 @@ def recall_of(model: str, task: Rows, data_seed: int, details: Path | None) -> d
 
     verdicts = recall(loaded, tokenizer, facts)
     if details:
-        rows = (verdict_record(tasks.task_name(task), index, verdict) for index, verdict in enumerate(verdicts))
+        rows = (verdict_record(task.task, index, verdict) for index, verdict in enumerate(verdicts))
         write_lines(details, rows)
     return {
         "model": model,
-        "task": tasks.task_name(task),
+        "task": task.task,
         "recall": percent(verdicts),
         "facts": len(facts),
         "correct": sum(verdict.correct for verdict in verdicts),
@@ -82,7 +80,7 @@ def lens_of(models: Sequence[str], task: Rows, data_seed: int) -> list[dict[str,
     results = []
     for model in models:
         loaded, tokenizer = load(model)
-        results.append({"model": model, "task": tasks.task_name(task), **lens(loaded, tokenizer, facts).model_dump()})
+        results.append({"model": model, "task": task.task, **lens(loaded, tokenizer, facts).model_dump()})
     return results
 
 
@@ -98,6 +96,6 @@ def interference_of(
     from remix_toolkit.evaluate.interference import interference
 
     examples = {name: [encoding.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
-    sources = {name: tasks.task_name(task) for name, task in data.items()}
+    sources = {name: task.task for name, task in data.items()}
     record = interference(loaded, tokenizer, examples, later_model, parts, sources)
     return {"model": model, "after": after, **record.model_dump(exclude={"version"})}

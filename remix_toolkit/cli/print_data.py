@@ -32,7 +32,7 @@ def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) 
     lengths = data.lengths([e for e in examples if e], recipe.global_batch_size, device_batch(recipe.train))
     counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": held_out_rows(task)}
     return {
-        "task": tasks.task_name(task),
+        "task": task.task,
         "profile": recipe.profile,
         "counts": {**counts, "dropped": dict(dropped), "read": rows, **lengths},
         "pairs": [_pair(pair, tokenizer if tokens else None) for pair in pairs[:limit]],
@@ -69,7 +69,7 @@ def prepare(recipes: list[Recipe]) -> list[dict[str, Any]]:
     sources: dict[tuple[str, str | None], Callable[[], Sized]] = {}  # name and path -> what reads the rows
     for task in dict.fromkeys(task for stage in stages for task in (stage.data, *stage.recall)):
         if isinstance(task, Source) and task.path is None:
-            downloads.setdefault(tasks.hub_selection(task), tasks.task_name(task))
+            downloads.setdefault(tasks.hub_selection(task), task.task)
         else:
             sources[tasks.describe(task), getattr(task, "path", None)] = partial(_usable_rows, task)
     for name, corpus in dict.fromkeys(item for stage in stages for item in stage.mix.corpora().items()):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.data.files import sha256
-from remix_toolkit.data.tasks import VERSIONS, task_name
+from remix_toolkit.data.tasks import VERSIONS
 from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Rows
 
 
@@ -23,7 +23,7 @@ def source_declaration(task: Rows, data_seed: int) -> dict[str, Any]:
     if path is not None:
         declared = {key: value for key, value in declared.items() if key not in {"hub", "config", "revision"}}
         declared["files"] = hash_source(path)  # which is what is read then
-    return {**declared, "data_seed": data_seed, "version": VERSIONS[task_name(task)]}
+    return {**declared, "data_seed": data_seed, "version": VERSIONS[task.task]}
 
 
 def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
@@ -41,13 +41,13 @@ def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
 
 def list_id(task: Rows, recipe: Recipe) -> str:
     """The id of a list of facts in a recipe's `recall`: the task's name and a hash of the rows' declaration."""
-    return f"{task_name(task)}-{short_hash(declaration(task, recipe))[:8]}"
+    return f"{task.task}-{short_hash(declaration(task, recipe))[:8]}"
 
 
 def facts_id(recipe: Recipe, stage: str) -> str:
     """The id of a stage's own facts, which depend on the stages before: what overlaps with those is left out."""
     stages = list(recipe.stages.values())[: recipe.position(stage) + 1]
-    name = task_name(stages[-1].data)
+    name = stages[-1].data.task
     declared = [declaration(stage.data, recipe) for stage in stages]
     return f"{name}-{short_hash(declared[0] if len(declared) == 1 else declared)[:8]}"
 

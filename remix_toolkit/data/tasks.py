@@ -85,7 +85,7 @@ def read_task(task: Rows, data_seed: int) -> TaskRows:
         return TaskRows(generated.generate_facts(task, count, data_seed), count)
     result = TaskRows([], 0)
     first_of: dict[tuple[object, str], int] = {}  # dialogue so far and prompt -> index of the pair that has them
-    to_pair = FORMATS[task_name(task)].to_pair
+    to_pair = FORMATS[task.task].to_pair
     if isinstance(task, Pairs):
         to_pair = partial(to_pair, prompt_column=task.prompt_column, response_column=task.response_column)
     for where, row in _read_rows(task):
@@ -129,15 +129,15 @@ def _read_rows(task: Rows) -> files.LocatedRows:
     if path is None and isinstance(task, Source):
         return hub.read_rows(hub_selection(task))
     if mistake := missing_path(task):
-        raise BadInput(f"{task_name(task)}: path: {mistake}")
+        raise BadInput(f"{task.task}: path: {mistake}")
     if not Path(str(path)).exists():
-        raise BadInput(missing(task_name(task), str(path)))
-    return FORMATS[task_name(task)].read_files(task)
+        raise BadInput(missing(task.task, str(path)))
+    return FORMATS[task.task].read_files(task)
 
 
 def hub_selection(task: Source) -> hub.Selection:
     """What is downloaded from the hub for this task. Raises BadInput where it has neither a path nor a hub id."""
-    name = task_name(task)  # type: ignore[arg-type]
+    name = task.task  # type: ignore[attr-defined]
     if not task.hub:
         raise BadInput(f"{name}: has neither `path` nor `hub`")
     own_columns = (task.prompt_column, task.response_column) if isinstance(task, Pairs) else None
@@ -173,14 +173,4 @@ def load_rows(task: Rows, data_seed: int) -> list[Pair]:
 def describe(task: Rows) -> str:
     """The task as messages name it: `popqa (../popQA.tsv)`."""
     source = getattr(task, "path", None) or getattr(task, "hub", None)
-    return f"{task_name(task)} ({source})" if source else task_name(task)
-
-
-def task_name(task: Rows) -> str:
-    """The task's name: `kvr`, `popqa`, ..."""
-    return task.task
-
-
-def is_factoid(task: Rows) -> bool:
-    """Is recall measured on it? Instruction tasks report the loss on held-out rows instead."""
-    return isinstance(task, Factoid)
+    return f"{task.task} ({source})" if source else task.task

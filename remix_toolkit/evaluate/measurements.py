@@ -16,7 +16,6 @@ from pathlib import Path
 from remix_toolkit.console import info
 from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tasks import is_factoid
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.protocol import Measurement, Models, Subject, in_shares, is_main_process
 from remix_toolkit.evaluate.records import (
@@ -31,7 +30,7 @@ from remix_toolkit.evaluate.records import (
     PerplexityRecord,
     RecallRecord,
 )
-from remix_toolkit.recipe.schema import Evaluate, Instruction, Recipe
+from remix_toolkit.recipe.schema import Evaluate, Factoid, Instruction, Recipe
 from remix_toolkit.records import write_lines, write_text
 
 
@@ -60,7 +59,7 @@ class Recall(Measurement):
 
     def requested(self, recipe: Recipe, stage: str) -> set[str]:
         so_far = list(recipe.stages)[: recipe.position(stage) + 1]
-        trained = {facts_id(recipe, name) for name in so_far if is_factoid(recipe.stages[name].data)}
+        trained = {facts_id(recipe, name) for name in so_far if isinstance(recipe.stages[name].data, Factoid)}
         return trained | {list_id(task, recipe) for task in recipe.stages[stage].recall}
 
     def measured(self, folder: Path) -> set[str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from remix_toolkit import store
-from remix_toolkit.data import tasks
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate import measurements
 from remix_toolkit.evaluate.measurements import MEASUREMENTS, measured
@@ -154,7 +153,7 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
 def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base_stage: str | None, run: str) -> Job:
     key = split_key(cell.recipe, task)
     asked = {base_stage} if base_stage else set()
-    job = jobs.setdefault(key, Job(key, "split", tasks.task_name(task), [cell], set(asked), set(asked), task=task))
+    job = jobs.setdefault(key, Job(key, "split", task.task, [cell], set(asked), set(asked), task=task))
     rows = None if task.size is None else task.start + task.size
     if rows is None or (job.rows is not None and rows > job.rows):
         job.rows, job.cells, job.task = rows, [cell], task  # the cell that asks for the most

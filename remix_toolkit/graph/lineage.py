@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.data import encoding, few_shot, identity, mixing, tasks, tiny
+from remix_toolkit.data import encoding, few_shot, identity, mixing, tiny
 from remix_toolkit.data.identity import facts_id, list_id, short_hash
 from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.errors import BadInput
@@ -85,7 +85,7 @@ def run_record(
             RunStage(
                 stage=node.stage,
                 key=node.key,
-                task=tasks.task_name(recipe.stages[node.stage].data),
+                task=recipe.stages[node.stage].data.task,
                 trained=facts_id(recipe, node.stage),
                 lists=fact_lists(recipe, node.position),
                 measurements=sorted(requested(recipe, node.stage)),
@@ -104,16 +104,16 @@ def fact_lists(recipe: Recipe, position: int) -> dict[str, FactList]:
     trained: list[str] = []
     for name, stage in recipe.stages.items():
         trained.append(facts_id(recipe, name))
-        lists.setdefault(trained[-1], (tasks.task_name(stage.data), f" of {name}"))
+        lists.setdefault(trained[-1], (stage.data.task, f" of {name}"))
     for stage in recipe.stages.values():
         for task in stage.recall:
-            lists.setdefault(list_id(task, recipe), (tasks.task_name(task), _details(task)))
+            lists.setdefault(list_id(task, recipe), (task.task, _details(task)))
     names = [task for task, _ in lists.values()]
     labels = {id_: task + (details if names.count(task) > 1 else "") for id_, (task, details) in lists.items()}
     taken = list(labels.values())
     labels = {id_: label if taken.count(label) == 1 else f"{label} ({id_})" for id_, label in labels.items()}
     stages = list(recipe.stages.values())[: position + 1]
-    measured = [id_ for id_, stage in zip(trained, stages, strict=False) if tasks.is_factoid(stage.data)]
+    measured = [id_ for id_, stage in zip(trained, stages, strict=False) if isinstance(stage.data, Factoid)]
     measured += [list_id(task, recipe) for task in stages[position].recall]
     return {id_: FactList(task=lists[id_][0], label=labels[id_]) for id_ in measured}
 
@@ -180,7 +180,7 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
 
 def split_folder(recipe: Recipe, task: Factoid, runs: Path) -> Path:
     """Where the verdicts of the recipe's base model on this task are kept."""
-    return runs / "familiar" / f"{tasks.task_name(task)}-{split_key(recipe, task)}"
+    return runs / "familiar" / f"{task.task}-{split_key(recipe, task)}"
 
 
 def split_key(recipe: Recipe, task: Factoid) -> str:

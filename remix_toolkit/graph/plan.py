@@ -18,7 +18,7 @@ from remix_toolkit.graph.prune import has_children, is_kept
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.why import Declared, published_declarations, why_new
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.recipe.schema import Pairs, Recipe, Rows, Stage
+from remix_toolkit.recipe.schema import Factoid, Pairs, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import max_length
 
 TFLOPS = 989.0  # an H100's or H200's dense bf16 peak
@@ -77,7 +77,7 @@ def plan(
                 "key": key,
                 "kind": job.kind,
                 "name": job.name,
-                "task": job.name if job.task else tasks.task_name(job.cells[0].recipe.stages[job.name].data),
+                "task": job.name if job.task else job.cells[0].recipe.stages[job.name].data.task,
                 "needs": sorted(job.needs, key=list(jobs).index),
                 "runs": job.runs,
                 "to_do": key in todo,
@@ -111,7 +111,7 @@ def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
         pairs = _pairs(recipe, recipe.stages[job.name])
         if pairs is None or recipe.device_gb is None:
             continue
-        train, instructions = recipe.stages[job.name].train, not tasks.is_factoid(recipe.stages[job.name].data)
+        train, instructions = recipe.stages[job.name].train, not isinstance(recipe.stages[job.name].data, Factoid)
         longest = min(max_length(train), LONGEST * max(tokens for _, tokens, _ in pairs))
         needed = memory.estimate(recipe, job.name, max_length(train) if instructions else round(longest))
         if needed:
@@ -187,7 +187,7 @@ def _measuring(job: Job) -> Cost:
     """One pass over all facts that are asked; other measurements are small beside it."""
     recipe = job.cells[0].recipe
     names = list(recipe.stages)[: recipe.position(job.name) + 1]
-    lists = [recipe.stages[name].data for name in names if tasks.is_factoid(recipe.stages[name].data)]
+    lists = [recipe.stages[name].data for name in names if isinstance(recipe.stages[name].data, Factoid)]
     lists += recipe.stages[job.name].recall
     tokens = sum((rows.size or 0) * _tokens(recipe, rows) for rows in lists)
     return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
@@ -233,11 +233,11 @@ def _size(rows: Rows) -> int | None:
 
 
 def _tokens(recipe: Recipe, rows: Rows) -> float:
-    return _of(recipe, sum(catalog()[tasks.task_name(rows)].characters))
+    return _of(recipe, sum(catalog()[rows.task].characters))
 
 
 def _trained(recipe: Recipe, rows: Rows) -> float:
-    return EOS + _of(recipe, catalog()[tasks.task_name(rows)].characters[1], 0)
+    return EOS + _of(recipe, catalog()[rows.task].characters[1], 0)
 
 
 def _of(recipe: Recipe, characters: float, more: int = FORMAT) -> float:

@@ -25,7 +25,7 @@ from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Recipe, Source, Stage
+from remix_toolkit.recipe.schema import Factoid, Recipe, Source, Stage
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
 from remix_toolkit.records import DataRecord, Fingerprints, StageCounts, write_text
 from remix_toolkit.stage.select_rows import held_out_rows, take_rows
@@ -169,7 +169,7 @@ def _add_measured(recipe: Recipe, name: str, built: dict[str, StageData], runs: 
     data.measured = {
         facts_id(recipe, trained): one.facts
         for trained, one in built.items()
-        if tasks.is_factoid(recipe.stages[trained].data)
+        if isinstance(recipe.stages[trained].data, Factoid)
     }
     for task in recipe.stages[name].recall:
         facts, _ = take_rows(recipe, task, runs, ask=ask)
@@ -235,7 +235,7 @@ def _commits(stage: Stage) -> dict[str, str]:
         if spec.hub and not spec.path
     }
     if isinstance(stage.data, Source) and stage.data.path is None:
-        selections[tasks.task_name(stage.data)] = tasks.hub_selection(stage.data)
+        selections[stage.data.task] = tasks.hub_selection(stage.data)
     downloads = {name: hub.cached_download(selection) for name, selection in selections.items()}
     return {name: download.commit for name, download in downloads.items() if download}
 

@@ -81,7 +81,7 @@ def _ask(
     from remix_toolkit.stage.train import load_model
 
     silence_libraries()
-    name, state = tasks.task_name(task), PartialState()
+    name, state = task.task, PartialState()
     if state.num_processes > 1:
         raise BadInput(
             f"{name}: which facts the base model knows has not been asked yet; ask first, in one process: "
@@ -152,7 +152,7 @@ def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:
     exemplars, pairs = _questions(recipe, task)
     familiar = sum(verdicts(recipe, task, exemplars, pairs, runs))
     return {
-        "task": tasks.task_name(task),
+        "task": task.task,
         "model": base_of(recipe, runs)[0],
         "facts": len(pairs),
         "familiar": familiar,
