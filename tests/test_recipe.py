@@ -188,7 +188,7 @@ def test_mistakes_in_overrides(recipe: Path, override: str, message: str) -> Non
         (3, "    data: \0", "not valid YAML"),
         (7, "      - 1", "mine.yaml:6: stages.stage1.train"),
         (11, "  tinny:", "mine.yaml:11: profiles.tinny: no such profile; did you mean 'tiny'"),
-        (1, "profile: tiny\nstages:", "mine.yaml:1: profile: choose it on the command line"),
+        (1, "profile: tiny\nstages:", "mine.yaml:1: profile: choose it with --profile tiny"),
         (1, "arms: {}\nstages:", "run it with `remix sweep`"),
     ],
 )

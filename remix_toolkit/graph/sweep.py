@@ -30,7 +30,8 @@ from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.difference import difference
 from remix_toolkit.recipe.draft import Setting, mapping
 from remix_toolkit.recipe.load import SWEEP_KEYS, check_sections, find_recipe, load_recipe, parse_override
-from remix_toolkit.recipe.schema import Recipe, Strict
+from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.recipe.yaml_file import Locations, dotted, load_mapping
 from remix_toolkit.records import RunRecord
 

@@ -1,14 +1,13 @@
 """What is refused in a recipe, as messages: file and line, key, what is wrong, what would be right."""
 
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe, Rows, Source
-from remix_toolkit.recipe.sft_fields import train_mistake
 from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -16,18 +15,19 @@ Mistake = tuple[Key, str]
 
 
 def validate(model: type[M], tree: dict[str, Any], locations: Locations, origin: str) -> M:
-    """The tree as a model. Raises BadInput with a line for each mistake; `origin` is named where no line is known."""
+    """The tree as a model; a recipe's parts do not contradict each other, and its names exist.
+
+    Raises BadInput with a line for each mistake; `origin` is named where no line is known.
+    """
     try:
-        return model.model_validate(tree)
+        valid = model.model_validate(tree)
     except ValidationError as error:
-        mistakes = [_mistake(item, model, tree) for item in error.errors()]
+        mistakes = [_mistake(item, tree) for item in error.errors()]
+    else:
+        mistakes = list(_recipe_mistakes(valid)) if isinstance(valid, Recipe) else []
+        if not mistakes:
+            return valid
     raise _bad_input(mistakes, locations, origin)
-
-
-def check_recipe(recipe: Recipe, locations: Locations, origin: str) -> None:
-    """Refuse what no field's type can: wrong `train` fields, parts that contradict each other, unknown names."""
-    if mistakes := list(_recipe_mistakes(recipe, locations)):
-        raise _bad_input(mistakes, locations, origin)
 
 
 def check_paths(recipe: Recipe, until: str | None, locations: Locations, origin: str) -> None:
@@ -54,7 +54,7 @@ def _bad_input(mistakes: list[Mistake], locations: Locations, origin: str) -> Ba
     return BadInput("\n".join(dict.fromkeys(lines)))
 
 
-def _mistake(error: Any, model: type[BaseModel], tree: Any) -> Mistake:
+def _mistake(error: Any, tree: Any) -> Mistake:
     """One of pydantic's errors as a key of the user's file and a message."""
     key: list[str | int] = []
     kind, loc, node = error["type"], error["loc"], tree
@@ -62,42 +62,21 @@ def _mistake(error: Any, model: type[BaseModel], tree: Any) -> Mistake:
         if (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node))):
             key.append(part)
             node = node[part]
-    if kind == "extra_forbidden":
-        return tuple(key), f"unknown key; {nearest(loc[-1], _fields_at(model, loc[:-1]))}"
     if kind == "missing":
         return (*key, loc[-1]), "is missing"
     if kind == "union_tag_invalid":
         tag = error["ctx"]["tag"]
-        return (*key, "task"), f"unknown task {tag!r}; {nearest(tag, TASKS)}"
+        what = "instructions have no recall; the stage that trains on them reports the loss on held-out rows"
+        return (*key, "task"), what if tag in TASKS else f"unknown task {tag!r}; {nearest(tag, TASKS)}"
     if kind == "union_tag_not_found":
         return tuple(key), f"names no task; valid: {', '.join(TASKS)}"
-    return tuple(key), f"{error['msg'].removeprefix('Value error, ')} (it is {error['input']!r})"
+    shown = "" if kind == "mistake" else f" (it is {error['input']!r})"
+    return tuple(key), error["msg"].removeprefix("Value error, ") + shown
 
 
-def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
-    """The keys that are valid where pydantic met an unknown one."""
-    models = [model]
-    for part in loc:
-        if part in TASKS and all(issubclass(model, Rows) for model in models):  # which of the tasks these rows are of
-            models = [TASKS[str(part)]]
-        else:
-            fields = [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]
-            models = [below for field in fields for below in _models_in(field.annotation)] or models
-    return {name for model in models for name in model.model_fields}
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _recipe_mistakes(recipe: Recipe, locations: Locations) -> Iterator[Mistake]:
-    for field, value in recipe.train.items():
-        if mistake := train_mistake(field, value):
-            yield ("train", field), mistake
+def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     for name in recipe.stages:
-        yield from _stage_mistakes(recipe, name, locations)
+        yield from _stage_mistakes(recipe, name)
     if recipe.quantization and not recipe.adapter:
         yield ("quantization",), "trains nothing without an `adapter`: quantized weights do not change"
     sources = {*TASKS, *CORPORA}
@@ -115,17 +94,9 @@ def _recipe_mistakes(recipe: Recipe, locations: Locations) -> Iterator[Mistake]:
                 yield ("stages", name, "data", "familiarity"), message
 
 
-def _stage_mistakes(recipe: Recipe, name: str, locations: Locations) -> Iterator[Mistake]:
+def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
     stage, path = recipe.stages[name], ("stages", name)
     earlier = list(recipe.stages)[: recipe.position(name)]
-    for field, value in stage.train.items():
-        if mistake := train_mistake(field, value):
-            key = (*path, "train", field)
-            yield key if key in locations else ("train", field), mistake
-    for index, rows in enumerate(stage.recall):
-        if not isinstance(rows, Factoid):
-            message = "instructions have no recall; the stage that trains on them reports the loss on held-out rows"
-            yield (*path, "recall", index, "task"), message
     if stage.match and (stage.stop or stage.train.get("max_steps", -1) != -1):
         other = "stop" if stage.stop else "train.max_steps"
         yield (*path, "match"), f"sets how long this stage trains, and so does its {other}: set that to null"

@@ -37,61 +37,49 @@ class Draft:
                 parts = {f"train.{field}": value[field] for field in value}
             for dotted_key, part in parts.items():
                 applied.add(dotted_key)
-                self._set(dotted_key.split("."), part, origin, applied)
+                self._set(tuple(dotted_key.split(".")), part, origin, applied)
 
-    def _set(self, key: list[str], value: Any, origin: str, applied: set[str]) -> None:
+    def _set(self, key: tuple[str, ...], value: Any, origin: str, applied: set[str]) -> None:
         """Set one key. A stage must exist; an optional mapping on the way, such as `mix`, is created."""
         *parents, last = key
-        if key == ["profile"]:
-            raise BadInput(f"{origin}: profile: choose it with --profile {value}")
+        stages = mapping(self.tree.get("stages"))
+        if key[0] == "stages" and len(key) > 1 and key[1] not in stages:
+            raise BadInput(f"{origin}: no stage {key[1]!r}; {nearest(key[1], stages)}")
         if parents == ["train"]:  # for every stage, even one that set this field itself
             for stage in self._stages().values():
                 mapping(stage.get("train")).pop(last, None)
         node = self.tree
-        for depth, part in enumerate(parents):
-            self._check_stage(key[: depth + 1], node, origin)
+        for depth, part in enumerate(parents, start=1):
             if node.get(part) is None:
                 node[part] = {}
-                self.locations[tuple(parents[: depth + 1])] = origin
+                self.locations[key[:depth]] = origin
             node = node[part]
             if not isinstance(node, dict):
-                raise BadInput(f"{origin}: {dotted(tuple(parents[: depth + 1]))} is {node!r}; it has no key {last!r}")
-        self._check_stage(key, node, origin)
+                raise BadInput(f"{origin}: {dotted(key[:depth])} is {node!r}; it has no key {last!r}")
         if last == "task" and parents[2:] == ["data"] and node.get("task") != value:
-            fields = set(TASKS[value].model_fields) if isinstance(value, str) and value in TASKS else {"size"}
-            for name in node.keys() - (fields & set(KEPT_WITH_A_NEW_TASK)):
+            fields = TASKS[str(value)].model_fields if str(value) in TASKS else ("size",)
+            for name in node.keys() - (set(KEPT_WITH_A_NEW_TASK) & set(fields)):
                 if dotted((*parents, name)) not in applied:  # else it was set for the new task
                     del node[name]
         node[last] = deepcopy(value)
-        for path in [path for path in self.locations if path[: len(key)] == tuple(key)]:
-            del self.locations[path]
-        self.locations[tuple(key)] = origin
-
-    def _check_stage(self, key: list[str], node: dict[str, Any], origin: str) -> None:
-        if len(key) == 2 and key[0] == "stages" and key[1] not in node:
-            raise BadInput(f"{origin}: no stage {key[1]!r}; {nearest(key[1], node)}")
+        self.locations = {at: line for at, line in self.locations.items() if at[: len(key)] != key} | {key: origin}
 
     def complete(self, mix_defaults: dict[str, dict[str, Any]]) -> None:
-        """Fill in what a stage leaves to `task: id`, to `paths`, to `train` and to the profile's `mix`."""
+        """Fill in what a stage leaves to `task: id`, to `paths` and to the profile's `mix`."""
         self._resolve_id()
-        train, paths = self.tree.get("train"), mapping(self.tree.get("paths"))
-        for name, stage in self._stages().items():
+        paths = mapping(self.tree.get("paths"))
+        for stage in self._stages().values():
+            for key in ("mix", "train", "recall"):
+                if stage.get(key) is None:  # a key with nothing after it
+                    stage.pop(key, None)
             for _, rows in _rows(stage):
                 fill_path(rows, paths, str(rows.get("task")), ("path", "hub"))
                 if isinstance(rows.get("path"), str):
                     rows["path"] = shipped.here_or_shipped(rows["path"])
-            stage["mix"] = {} if stage.get("mix") is None else stage["mix"]
-            for source, options in mapping(stage["mix"]).items():
+            for source, options in mapping(stage.get("mix")).items():
                 if isinstance(options, dict):
                     fill_path(options, paths, source, ("path", "hub", "text"))
                     stage["mix"][source] = with_defaults(options, mix_defaults.get(source, {}))
-            own_train = {} if stage.get("train") is None else stage["train"]
-            if isinstance(train, dict) and isinstance(own_train, dict):
-                for field in own_train:  # so that a mistake in one is not looked for in the recipe's or the profile's
-                    path = ("stages", name, "train", field)
-                    self.locations.setdefault(path, location_of(self.locations, path, self.file))
-                stage["train"] = {**train, **own_train}
-            stage["recall"] = [] if stage.get("recall") is None else stage["recall"]
 
     def _resolve_id(self) -> None:
         """`task: id` is the first stage's task from the row after its last, as many rows unless `size` is set."""

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import shipped
-from remix_toolkit.recipe.check import check_paths, check_recipe, missing_path, validate
+from remix_toolkit.recipe.check import check_paths, missing_path, validate
 from remix_toolkit.recipe.draft import Draft, Setting, with_defaults
 from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value, location_of
@@ -61,9 +61,6 @@ def resolve(
     sections = file.pop("profiles", None) or {}
     for key in SWEEP_KEYS & file.keys():
         raise BadInput(f"{file_locations[(key,)]}: {key}: this is a sweep, not a recipe: run it with `remix sweep`")
-    if "profile" in file:
-        origin = file_locations[("profile",)]
-        raise BadInput(f"{origin}: profile: choose it on the command line, --profile {file['profile']}")
 
     draft = Draft({"name": path.stem, **base}, dict(base_locations), str(path))
     draft.merge(file, file_locations)
@@ -71,15 +68,15 @@ def resolve(
     draft.apply([*settings, *map(parse_override, overrides or [])])
 
     tree = draft.tree
+    if "profile" in tree:
+        raise BadInput(f"{draft.locations[('profile',)]}: profile: choose it with --profile {tree['profile']}")
     tree |= {"profile": profile, "source": str(path)} | ({} if seed is None else {"seed": seed})
     if tree["base"] != base["base"] and tree.get("parameters") == base.get("parameters"):
         tree["parameters"] = None  # they are those of the profile's base
     if isinstance(config := tree.get("accelerate_config"), str):
         tree["accelerate_config"] = str(shipped.locate(config, "accelerate_configs") or config)
     draft.complete(mix_defaults)
-    resolved = validate(Recipe, tree, draft.locations, str(path))
-    check_recipe(resolved, draft.locations, str(path))
-    return resolved, draft.locations
+    return validate(Recipe, tree, draft.locations, str(path)), draft.locations
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -104,9 +101,7 @@ def read_resolved(file: Path) -> Recipe:
     Its relative paths start from the folder in which it was resolved. Raises BadInput, with file, line and key.
     """
     tree, locations = load_mapping(file)
-    recipe = validate(Recipe, tree, locations, str(file))
-    check_recipe(recipe, locations, str(file))
-    return recipe
+    return validate(Recipe, tree, locations, str(file))
 
 
 def parse_override(override: str) -> Setting:

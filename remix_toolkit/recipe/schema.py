@@ -2,30 +2,15 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.recipe.sft_fields import Train
+from remix_toolkit.recipe.strict import Strict, exactly_one
 
 NOT_IDENTITY = "not identity"  # marks a field that says where, how fast or what is measured: it is in no stage's key
 Count = Annotated[int, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Strict(BaseModel):
-    """Unknown keys and values of another type are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def exactly_one(message: str, *fields: str) -> Any:
-    """A validator: just one of these fields is set."""
-
-    def check(model: BaseModel) -> BaseModel:
-        if sum(bool(getattr(model, field)) for field in fields) != 1:
-            raise ValueError(message)
-        return model
-
-    return model_validator(mode="after")(check)
 
 
 class Rows(Strict):
@@ -149,6 +134,7 @@ class UltraChat(Instruction, Source):
 
 FactoidTask = KVR | InventedFacts | PopQA | TriviaQA | LAMA | EntityQuestions | WebQA | Pairs
 InstructionTask = GSM8K | MATH | EvolCode | APPS | UltraChat
+Facts = Annotated[FactoidTask, Field(discriminator="task")]
 Task = Annotated[FactoidTask | InstructionTask, Field(discriminator="task")]
 TASKS: dict[str, type[Rows]] = {
     get_args(model.model_fields["task"].annotation)[0]: model
@@ -164,16 +150,12 @@ class RandomWords(Strict):
     text: str = Field("nltk", description="whose vocabulary: nltk (the words corpus), pydoc, or a text file")
 
 
-class Corpus(Strict):
+class Corpus(Source):
     """Generic text: the first `words` words of a document are the prompt, the next `words` the response."""
 
     ratio: Ratio = Field(description="pairs added per pair of the stage's own data: 2 is the paper's 1:2")
     words: Annotated[int, Field(gt=0, le=2000)] = 50
     path: str | None = Field(None, description="a local copy: a .jsonl, .json or .parquet file, or a folder of them")
-    hub: str | None = Field(None, description="a dataset on the hub, streamed")
-    config: str | None = None
-    split: str = "train"
-    revision: str | None = None
     column: str = "text"
     documents: Count = Field(20_000, description="only the first documents")
 
@@ -267,19 +249,19 @@ Probe = Literal["lens", "interference"]
 class Evaluate(Strict):
     """What is measured of every published stage besides recall: what the rest of the model lost."""
 
-    text: Annotated[str, Field(description="for perplexity: docstrings (of Python), or a text file")] = "docstrings"
-    lm_eval: Annotated[list[str], Field(description="tasks of lm-evaluation-harness, or YAML files of your own")] = []
-    limit: Annotated[Count | None, Field(description="at most this many rows of each of these tasks")] = None
+    text: str = Field(default="docstrings", description="for perplexity: docstrings (of Python), or a text file")
+    lm_eval: list[str] = Field(default=[], description="tasks of lm-evaluation-harness, or YAML files of your own")
+    limit: Count | None = Field(default=None, description="at most this many rows of each of these tasks")
 
 
 class Stage(Strict):
     data: Task
     mix: Mix = Mix()
-    train: dict[str, Any] = Field({}, description="any SFTConfig field by its own name")
+    train: Train = Field({}, description="any SFTConfig field by its own name")
     stop: Stop | None = None
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
     curve: Annotated[Curve | None, NOT_IDENTITY] = Field(None, description="recall of earlier facts during training")
-    recall: Annotated[list[Task], NOT_IDENTITY] = Field([], description="more facts to measure, besides those trained")
+    recall: Annotated[list[Facts], NOT_IDENTITY] = Field([], description="more facts to measure, besides those trained")
     probe: Annotated[list[Probe], NOT_IDENTITY] = Field([], description="further measurements of the published stage")
 
 
@@ -312,7 +294,7 @@ class Setup(Strict):
     )
     global_batch_size: Count = 32
     accelerate_config: Annotated[str | None, NOT_IDENTITY] = Field(None, description="launch stages under this file")
-    train: dict[str, Any] = Field({}, description="SFTConfig fields for every stage")
+    train: Train = Field({}, description="SFTConfig fields for every stage")
 
 
 class Profile(Setup):
@@ -341,6 +323,13 @@ class Recipe(Setup):
     base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
     paths: Annotated[dict[str, str], NOT_IDENTITY] = Field({}, description="task -> its local file or folder")
     stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")], Stage] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fill_train(self) -> "Recipe":
+        """`train` is for every stage; what a stage sets itself goes before it."""
+        for name, stage in self.stages.items():
+            self.stages[name] = stage.model_copy(update={"train": {**self.train, **stage.train}})
+        return self
 
     def position(self, stage: str) -> int:
         """The stage's place in the sequence, from 0. Raises BadInput for an unknown stage."""

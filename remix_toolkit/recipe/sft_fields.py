@@ -5,19 +5,20 @@ sft_fields.yaml. Under other versions than the list's, a field that it lacks is 
 `python -m remix_toolkit.recipe.sft_fields > remix_toolkit/recipe/sft_fields.yaml` makes the list anew.
 """
 
+import inspect
 import math
-import types
-import typing
+import re
 from collections.abc import Mapping
-from functools import cache, reduce
+from functools import cache
 from importlib import metadata, resources
-from operator import or_
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints  # noqa: F401 - Literal is in some types
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from remix_toolkit.errors import nearest
+from remix_toolkit.recipe.strict import refuse
 from remix_toolkit.recipe.yaml_file import load_mapping
 
 # The toolkit sets these itself; a recipe that sets one is told what to write instead, or why not.
@@ -61,19 +62,6 @@ DEVICE_BATCH = 8  # examples; SFTConfig's default
 
 POSITIVE = {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "max_length"}
 
-TYPES: dict[str, Any] = {  # the types that SFTConfig's fields have, alone or in unions, as the list spells them
-    "None": None,
-    "bool": bool,
-    "int": int,
-    "float": float,
-    "str": str,
-    "list[str]": list[str],
-    "dict": dict,
-    "dict[str, Any]": dict[str, Any],
-    "dict[str, bool]": dict[str, bool],
-    "Literal[False]": Literal[False],
-}
-
 
 def max_length(train: Mapping[str, Any]) -> int:
     """The most tokens that an example may have under these fields of `train:`; a longer one is dropped."""
@@ -102,7 +90,7 @@ def train_mistake(name: str, value: Any) -> str | None:
     if expected is None:
         return f"no such SFTConfig field; {nearest(name, _listed()['fields'].keys() - RESERVED.keys())}"
     try:
-        _validator(expected).validate_python(value)
+        _type_adapter(expected).validate_python(value)
     except ValidationError:
         return f"is {value!r}; SFTConfig expects {expected}"
     if name == "model_init_kwargs" and isinstance(value, dict) and value.keys() & {"token", "use_auth_token"}:
@@ -116,6 +104,14 @@ def train_mistake(name: str, value: Any) -> str | None:
     return None
 
 
+def _check_train(train: dict[str, Any]) -> dict[str, Any]:
+    refuse(train, {field: what for field, value in train.items() if (what := train_mistake(field, value))})
+    return train
+
+
+Train = Annotated[dict[str, Any], AfterValidator(_check_train)]
+
+
 @cache
 def installed_fields() -> dict[str, str]:
     """Every field of the installed SFTConfig with its type; imports TRL."""
@@ -123,8 +119,21 @@ def installed_fields() -> dict[str, str]:
 
     from trl.trainer.sft_config import SFTConfig
 
-    hints = typing.get_type_hints(SFTConfig)
-    return {field.name: _spell(hints[field.name]) for field in dataclasses.fields(SFTConfig) if field.init}
+    hints = get_type_hints(SFTConfig)
+    return {field.name: _type_name(hints[field.name]) for field in dataclasses.fields(SFTConfig) if field.init}
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as the list has it; an enum, or any other class that YAML has no word for, is given as a string."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    names = [inspect.formatannotation(member).replace("typing.", "").replace("NoneType", "None") for member in members]
+    return " | ".join(dict.fromkeys(re.sub(r"\w+(\.\w+)+", "str", name) for name in names))
+
+
+@cache
+def _type_adapter(name: str) -> TypeAdapter[Any]:
+    """A strict validator of a type in the list; an integer is accepted for a float."""
+    return TypeAdapter(name, config=ConfigDict(strict=True))  # type: ignore[arg-type]
 
 
 @cache
@@ -135,24 +144,6 @@ def _listed() -> dict[str, Any]:
 @cache
 def _installed_versions() -> dict[str, str]:
     return {package: metadata.version(package) for package in ("trl", "transformers")}
-
-
-def _spell(annotation: Any) -> str:
-    """A type as the list spells it; an enum, like anything else that YAML has no word for, is given as a string."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " | ".join(dict.fromkeys(map(_spell, typing.get_args(annotation))))
-    if typing.get_origin(annotation) is list:
-        return f"list[{_spell(typing.get_args(annotation)[0])}]"
-    spelled = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-    spelled = spelled.replace("NoneType", "None")
-    return spelled if spelled in TYPES else "str"
-
-
-@cache
-def _validator(spelled: str) -> TypeAdapter[Any]:
-    """A strict validator of a type in the list's spelling; an integer is accepted for a float."""
-    union = reduce(or_, (TYPES[name] for name in spelled.split(" | ")))
-    return TypeAdapter(union, config=ConfigDict(strict=True))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from remix_toolkit.recipe.schema import Strict
+from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.report.retention import FLOOR
 from remix_toolkit.report.seeds import aggregate
 

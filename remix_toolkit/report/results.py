@@ -16,7 +16,7 @@ from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord
-from remix_toolkit.recipe.schema import Strict
+from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.records import RunRecord, RunStage, StageRecord
 
 SCHEMA: Literal[2] = 2  # raise it with every change of the form
