@@ -10,11 +10,10 @@ from conftest import real
 
 from remix_toolkit.data import generated, identity, mixing, tasks
 from remix_toolkit.data.overlap import FactIndex
-from remix_toolkit.data.pair import Pair
+from remix_toolkit.data.pair import Pair, fingerprint
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.load import load_task
 from remix_toolkit.recipe.schema import Mix, Passages, RandomWords, Replay
-from remix_toolkit.stage.data import fingerprint
 
 
 def load(name: str, *settings: str, data_seed: int = 0) -> list[Pair]:

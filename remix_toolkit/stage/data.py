@@ -8,12 +8,10 @@ A published stage keeps its pairs (not the examples) in data/: a later stage lea
 is measured on them without reading their source again.
 """
 
-import hashlib
-import json
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +21,11 @@ from remix_toolkit import store
 from remix_toolkit.data import encoding, hub, mixing, tasks
 from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.overlap import FactIndex
-from remix_toolkit.data.pair import Pair
+from remix_toolkit.data.pair import Pair, fingerprint, read_pairs, write_pairs
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Recipe, Source, Stage
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
-from remix_toolkit.records import DataRecord, Fingerprints, StageCounts, write_text
+from remix_toolkit.records import DataRecord, Fingerprints, StageCounts
 from remix_toolkit.stage.select_rows import held_out_rows, take_rows
 
 if TYPE_CHECKING:
@@ -184,8 +182,7 @@ def save(data: StageData, folder: Path, examples: bool = True) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, pairs in (("facts", data.facts), ("mixing", data.mixing), ("held_out", data.held_out)):
-        lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
-        write_text(folder / f"{name}.jsonl", "".join(lines))
+        write_pairs(folder / f"{name}.jsonl", pairs)
     if examples:
         from datasets import Dataset
 
@@ -204,7 +201,7 @@ def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", longest: int) -> St
     from datasets import load_from_disk
 
     record = DataRecord.read(folder / "data.json")
-    facts, mixed, held_out = (_read_pairs(folder / f"{name}.jsonl") for name in ("facts", "mixing", "held_out"))
+    facts, mixed, held_out = (read_pairs(folder / f"{name}.jsonl") for name in ("facts", "mixing", "held_out"))
     if (folder / "examples").exists():
         rows = load_from_disk(str(folder / "examples"))
         columns = zip(rows["input_ids"], rows["labels"], strict=True)
@@ -217,14 +214,6 @@ def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", longest: int) -> St
         examples = [example for example in encoded if example]
     counts = record.counts.model_dump()
     return StageData(facts, mixed, held_out, examples, counts, record.fingerprints.model_dump(), {})
-
-
-def _read_pairs(file: Path) -> list[Pair]:
-    with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
-        rows = [json.loads(line) for line in lines]
-    return [
-        Pair(**{**row, "answers": tuple(row["answers"]), "history": tuple(map(tuple, row["history"]))}) for row in rows
-    ]
 
 
 def _commits(stage: Stage) -> dict[str, str]:
@@ -260,9 +249,3 @@ def lengths(examples: Sequence[encoding.Example], batch: int, per_device: int) -
         "length_percentiles": {str(p): in_order[max(0, -(-len(tokens) * p // 100) - 1)] for p in PERCENTILES},
         "tokens_per_epoch": {"without_padding": sum(shuffled), "with_padding": padded},
     }
-
-
-def fingerprint(pairs: list[Pair]) -> str:
-    """A hash of the pairs themselves, in order: recorded with the stage that trains on them."""
-    lines = (json.dumps(asdict(pair), sort_keys=True, ensure_ascii=False) for pair in pairs)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
