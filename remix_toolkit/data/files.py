@@ -132,12 +132,9 @@ def read_jsonl(path: Path, first: int | None = None) -> LocatedRows:
     """One object a line; with `first`, only so many are read (a corpus may be larger than memory)."""
     with open_text(path) as lines:
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        try:
-            for number, line in islice(numbered, first):
-                where = f"{path}:{number}"
-                yield where, check_object(parse_json(line.rstrip("\n"), where), where)
-        except UnicodeDecodeError:
-            raise BadInput(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+        for number, line in islice(numbered, first):
+            where = f"{path}:{number}"
+            yield where, check_object(parse_json(line.rstrip("\n"), where), where)
 
 
 def read_json_array(path: Path) -> LocatedRows:
