@@ -15,9 +15,7 @@ from remix_toolkit.data.files import sha256
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.lineage import lineage, run_record
-from remix_toolkit.recipe.identity import NOT_IN_KEY
 from remix_toolkit.recipe.load import load_recipe
-from remix_toolkit.recipe.sft_fields import field_type
 from remix_toolkit.records import FileSeal, Manifest, Pruned
 
 KVR = ROOT / "recipes" / "kvr.yaml"
@@ -41,24 +39,15 @@ def test_a_stage_has_one_key_whatever_the_recipe_is_called(tmp_path: Path) -> No
         ("stages.stage1.mix={random_words: {ratio: 2}}", 0),
         ("stages.stage1.stop={loss_below: 1e-4}", 0),
         ("stages.stage1.data.size=99", 0),
-        ("data_seed=1", 0),
-        ("global_batch_size=16", 0),
         ("precision=bf16", 0),
-        ("adapter={r: 4}", 0),
         ("train.adam_beta2=0.999", 0),
-        ("train.per_device_train_batch_size=8", 2),  # how, not what
-        ("train.save_steps=7", 2),
-        ("train.report_to=tensorboard", 2),
+        ("train.save_steps=7", 2),  # how, not what
         ("stages.stage1.recall=[{task: kvr, start: 500}]", 2),  # what is measured
     ],
 )
-def test_what_is_in_the_key(override: str, shares: int) -> None:
+def test_whose_key_a_change_is_in(override: str, shares: int) -> None:
     assert sum(a == b for a, b in zip(keys(), keys(override), strict=True)) == shares
     assert keys(seed=1)[0] != keys(seed=0)[0]
-
-
-def test_fields_outside_the_key_exist() -> None:
-    assert all(map(field_type, NOT_IN_KEY))
 
 
 def test_a_local_file_counts_by_its_content(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ SFTConfig are listed here. Comparisons of runs leave both out. The key is made i
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
 from remix_toolkit.recipe.schema import NOT_IDENTITY, Recipe, Stage
 
 # Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
@@ -39,17 +37,10 @@ NOT_IN_KEY = {
 def is_identity(key: str) -> bool:
     """Does this dotted key (`train.save_steps`, `stages.stage1.data.size`) determine weights?"""
     parts = key.split(".")
-    if _is_marked(Recipe, parts[0]):
-        return False
-    if parts[0] == "stages" and len(parts) > 2:
-        if _is_marked(Stage, parts[2]):
-            return False
-        parts = parts[2:]
-    return not (parts[0] == "train" and len(parts) > 1 and parts[1] in NOT_IN_KEY)
-
-
-def _is_marked(model: type[BaseModel], field: str) -> bool:
-    return field in model.model_fields and NOT_IDENTITY in model.model_fields[field].metadata
+    model, path = (Stage, parts[2:]) if parts[0] == "stages" and len(parts) > 2 else (Recipe, parts)
+    field = model.model_fields.get(path[0])
+    marked = field is not None and NOT_IDENTITY in field.metadata
+    return not marked and not (path[0] == "train" and path[-1] in NOT_IN_KEY)
 
 
 def identity_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -313,7 +313,7 @@ class FewShot(Strict):
 class Recipe(Setup):
     """A resolved recipe: everything that determines the weights, and where it came from."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # it is part of a folder's name
+    name: Annotated[str, NOT_IDENTITY, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # it is part of a folder's name
     source: Annotated[str, NOT_IDENTITY] = Field("", description="the recipe file")
     profile: Annotated[str, NOT_IDENTITY] = "tiny"
     data_seed: int = 0
