@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, TextIO
 
 import yaml
 
@@ -24,7 +24,10 @@ PLAIN = {  # what a plain word may be besides text: YAML 1.2's types, so that ne
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar = {None: [(TAG + name, re.compile(pattern)) for name, pattern in PLAIN.items()]}
+    """A SafeLoader with these types for plain words."""
+
+
+_Loader.yaml_implicit_resolvers = {None: [(TAG + name, re.compile(pattern)) for name, pattern in PLAIN.items()]}
 
 
 def load_mapping(path: Path) -> tuple[dict[str, Any], Locations]:
