@@ -14,7 +14,7 @@ from remix_toolkit import store
 from remix_toolkit.cli.main import main
 from remix_toolkit.evaluate.records import PerplexityRecord
 from remix_toolkit.graph.jobs import Job
-from remix_toolkit.graph.sweep import Cell, load_cells
+from remix_toolkit.graph.sweep import Cell, load_sweep
 
 NOWHERE = Path("no such runs directory")
 
@@ -54,7 +54,7 @@ def find(of: list[Cell], arm: str, seed: int = 0) -> Cell:
 def shipped(name: str, profile: str | None = None) -> list[Cell]:
     """The cells of a file of recipes/, as a plan makes them on a machine that has no data."""
     with chdir(ROOT):
-        return load_cells(f"recipes/{name}.yaml", profile)[1]
+        return load_sweep(f"recipes/{name}.yaml", profile)[1]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: object) -> tuple[int, str, str]:

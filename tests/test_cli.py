@@ -292,7 +292,6 @@ QLORA = ["adapter={r: 4}", "quantization={load_in_4bit: true}"]
         (["recall", "nowhere", "--task", "kvr", "size=3"], "base 'nowhere'"),
         (["recall", "recipes", "--task", "kvr", "size=3"], "not a model directory"),
         (["recall", "x", "--task", "kv"], "no task 'kv'; did you mean 'kvr'"),
-        (["sweep", "kvr"], "kvr.yaml: is a recipe"),
     ],
 )
 def test_mistakes_on_the_command_line(monkeypatch, capsys, runs, arguments: list[str], message: str) -> None:

@@ -14,7 +14,7 @@ from remix_toolkit.errors import RunFailed
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
-from remix_toolkit.graph.sweep import load_cells
+from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.load import load_base, load_recipe
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.stage import train
@@ -66,7 +66,7 @@ def test_a_layer_keeps_what_is_estimated(precision: str) -> None:
 
 def planned(profile: str, *overrides: str) -> dict:
     """What the plan of kvr's stages says of memory."""
-    cells = load_cells(str(ROOT / "recipes" / "kvr.yaml"), profile, overrides=list(overrides))[1]
+    cells = load_sweep(str(ROOT / "recipes" / "kvr.yaml"), profile, overrides=list(overrides))[1]
     return plan(cells, "all", NOWHERE)["memory"]
 
 

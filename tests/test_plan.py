@@ -17,7 +17,7 @@ from remix_toolkit.cli.print_plan import draw
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
-from remix_toolkit.graph.sweep import load_cells
+from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.data import build_all
@@ -127,7 +127,7 @@ def test_tables_and_figures_share_their_stages() -> None:
     ],
 )
 def test_steps_follow_from_the_declaration(overrides: list[str], steps: list[int | None]) -> None:
-    made = plan(load_cells(KVR, overrides=overrides)[1], "all", NOWHERE)
+    made = plan(load_sweep(KVR, overrides=overrides)[1], "all", NOWHERE)
     assert [job["steps"] for job in training(made)] == steps
     assert made["steps"] == (None if None in steps else sum(steps))
     assert (made["tokens"] is None, made["flops"] is None) == (None in steps, None in steps)
@@ -137,7 +137,7 @@ def test_rows_of_a_file_of_ones_own_are_counted(tmp_path: Path) -> None:
     rows = "".join(f"who is {i}?,number {i}\n" for i in range(70))
     (tmp_path / "facts.csv").write_text(f"prompt,response\n{rows}", encoding="utf-8")
     own = [f"stages.stage1.data={{task: pairs, path: {tmp_path / 'facts.csv'}}}"]
-    made = plan(load_cells(KVR, overrides=own)[1], "all", NOWHERE)
+    made = plan(load_sweep(KVR, overrides=own)[1], "all", NOWHERE)
     assert [job["steps"] for job in training(made)] == [60 * (70 // 32), 150]
 
 
@@ -166,7 +166,7 @@ def test_a_recipe_matched_with_a_published_stage_is_planned() -> None:
     """What `remix run` takes, `remix plan` takes: a match names an arm, or a stage's key."""
     match = "stages.stage1.match={steps_of: 0123456789abcdef}"
     assert len(lineage(load_recipe(KVR, overrides=[match]))) == 2
-    assert plan(load_cells(KVR, overrides=[match])[1], "all", NOWHERE)["stages_to_train"] == 2
+    assert plan(load_sweep(KVR, overrides=[match])[1], "all", NOWHERE)["stages_to_train"] == 2
 
 
 def test_hours_follow_from_flops_and_those_from_tokens() -> None:

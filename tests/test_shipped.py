@@ -10,7 +10,7 @@ from conftest import ROOT
 from remix_toolkit import __version__
 from remix_toolkit.cli.recipes import copies_of, new
 from remix_toolkit.errors import BadInput
-from remix_toolkit.graph.sweep import is_sweep, load_cells
+from remix_toolkit.graph.sweep import is_sweep, load_sweep
 from remix_toolkit.recipe import shipped
 from remix_toolkit.recipe.load import find_recipe, load_base, load_mix, load_recipe
 from remix_toolkit.recipe.yaml_file import load_mapping
@@ -28,7 +28,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def resolved(name: str) -> list[dict]:
     """The recipe, or the recipes of a sweep's cells, on `tiny`, less where their files are."""
     sweep = is_sweep(name)
-    recipes = [cell.recipe for cell in load_cells(name, "tiny", [0])[1]] if sweep else [load_recipe(name)]
+    recipes = [cell.recipe for cell in load_sweep(name, "tiny", [0])[1]] if sweep else [load_recipe(name)]
     dumps = [recipe.model_dump(exclude={"name", "source"}) for recipe in recipes]
     for stage in (stage for dump in dumps for stage in dump["stages"].values()):
         stage["data"].pop("path", None)
@@ -63,7 +63,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(empty: Path, name: str, 
 def test_keys_do_not_depend_on_the_folder(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def keys() -> list[str]:
         names = ("kvr", "my_facts", "ablations/mixing_length")
-        return [node.key for name in names for cell in load_cells(name, "tiny")[1] for node in cell.nodes]
+        return [node.key for name in names for cell in load_sweep(name, "tiny")[1] for node in cell.nodes]
 
     away = keys()
     monkeypatch.chdir(ROOT)
@@ -136,7 +136,7 @@ def test_a_profile_is_given_by_any_path(empty: Path, place: str) -> None:
     assert load_base(profile).base == "tiny"
     assert load_recipe("kvr", profile).profile == profile
     assert load_mix("random_words", profile).random_words
-    cells = load_cells("ablations/replay", profile, overrides=["stages.stage2.data.task=invented_facts"])[1]
+    cells = load_sweep("ablations/replay", profile, overrides=["stages.stage2.data.task=invented_facts"])[1]
     assert {cell.recipe.profile for cell in cells} == {profile}
 
 

@@ -11,7 +11,7 @@ from sweeps import CONTROL, FACTS, RANDOM, find, keys, shipped
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import lineage
-from remix_toolkit.graph.sweep import Cell, load_cells, load_sweep
+from remix_toolkit.graph.sweep import Cell, load_sweep
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.load import load_recipe
 
@@ -169,18 +169,17 @@ def test_seeds_of_the_command_line_stand_in_place_of_the_sweeps(write_sweep) -> 
     sweep = write_sweep("recipe: facts.yaml\narms: {a: {}, b: {}}\nseeds: [0, 1, 2]\n")
     assert [cell.recipe.seed for cell in load_sweep(sweep)[1]] == [0, 1, 2, 0, 1, 2]
     assert [(cell.arm, cell.recipe.seed) for cell in load_sweep(sweep, seeds=[7])[1]] == [("a", 7), ("b", 7)]
-    assert load_cells(sweep, seeds=[7]) == ("all", load_sweep(sweep, seeds=[7])[1])
 
 
 def test_a_sweep_may_have_seeds_alone(write_sweep) -> None:
     sweep = write_sweep("recipe: facts.yaml\nset: {global_batch_size: 16}\nseeds: [3, 4]\n")
-    assert [(cell.arm, cell.recipe.seed) for cell in load_cells(sweep)[1]] == [("mine", 3), ("mine", 4)]
+    assert [(cell.arm, cell.recipe.seed) for cell in load_sweep(sweep)[1]] == [("mine", 3), ("mine", 4)]
 
 
 def test_a_plain_recipe_is_one_run_for_each_seed(write_sweep) -> None:
     recipe = write_sweep(FACTS, "facts.yaml")
-    keep, found = load_cells(recipe, seeds=[0, 3], overrides=["stages.stage1.data.size=32"])
-    assert keep == "all"
+    declared, found = load_sweep(recipe, seeds=[0, 3], overrides=["stages.stage1.data.size=32"])
+    assert declared.keep == "all"
     assert [(cell.arm, cell.recipe.seed, sizes(cell)) for cell in found] == [
         ("facts", 0, (32, 64)),
         ("facts", 3, (32, 64)),

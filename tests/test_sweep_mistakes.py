@@ -38,9 +38,9 @@ def assert_refused(cells, text: str, says: list[str]) -> None:
         ("arms: {a: {}}\npaper: {none: 13.5, a: 2}\n", [":3: paper: no arm 'none'; valid: a"]),
         ("grid: {stages.stage2.data.task: []}\n", [":2: grid.stages.stage2.data.task", "at least 1"]),
         ("grid: {stages.stage2.data.task: lama}\n", [":2: grid.stages.stage2.data.task", "valid list"]),
-        ("grid:\n  global_batch_size: [32, 64, 32]\n", [":3: grid: global_batch_size: a value is listed twice"]),
-        ("grid:\n  stages.stage1.mix: [{}, {}]\n", [":3: grid: stages.stage1.mix: a value is listed twice"]),
-        ("grid:\n  recipe: [facts.yaml, ./facts.yaml]\n", [":3: grid: recipe: a value is listed twice"]),
+        ("grid:\n  global_batch_size: [32, 64, 32]\n", [":3: grid: global_batch_size: 32 is listed twice"]),
+        ("grid:\n  stages.stage1.mix: [{}, {}]\n", [":3: grid: stages.stage1.mix: {} is listed twice"]),
+        ("grid:\n  recipe: [facts.yaml, ./facts.yaml]\n", ["mine.yaml: the arm 'facts' is listed twice"]),
         ("grid:\n  seed: [0, 1]\n", [":3: seed: use `seeds: [...]`"]),
         ("arms:\n  a: {seed: 3}\n", [":3: seed: use `seeds: [...]`"]),
         (
@@ -107,11 +107,11 @@ def test_mistakes_in_a_cell_name_its_arm(cells, text: str, says: list[str]) -> N
     [
         (
             ["none: {}", "b: {stages.stage1.match: {steps_of: nune}}"],
-            [":4: arm b: stages.stage1.match: no arm 'nune' beside it; did you mean 'none'?"],
+            [":4: arm b: stages.stage1.match: no arm 'nune' beside it that has this stage; did you mean 'none'?"],
         ),
         (
             ["a: {stages.stage1.match: {steps_of: a}}"],
-            [":3: stages.stage1.match: arms match one another in a circle: a -> a"],
+            [":3: match: arms match one another in a circle: a -> a"],
         ),
         (
             [
@@ -119,7 +119,7 @@ def test_mistakes_in_a_cell_name_its_arm(cells, text: str, says: list[str]) -> N
                 "b: {stages.stage2.match: {tokens_of: c}}",
                 "c: {stages.stage2.match: {steps_of: a}}",
             ],
-            [":3: stages.stage2.match: arms match one another in a circle: a -> b -> c -> a"],
+            [":3: match: arms match one another in a circle: a -> b -> c -> a"],
         ),
         (
             [
@@ -127,7 +127,7 @@ def test_mistakes_in_a_cell_name_its_arm(cells, text: str, says: list[str]) -> N
                 "a: {stages.stage1.match: {steps_of: b}}",
                 "b: {stages.stage1.match: {steps_of: a}}",
             ],
-            [":4: stages.stage1.match: arms match one another in a circle: x -> a -> b -> a"],
+            [":4: match: arms match one another in a circle: a -> b -> a"],
         ),
         (
             ["a: {}", "b:", "  stages.stage1.match: {steps_of: a}", "  stages.stage1.stop: {loss_below: 0.1}"],
@@ -151,7 +151,7 @@ def test_mistakes_in_a_match(cells, arms: list[str], says: list[str]) -> None:
 def test_a_cell_left_out_is_nothing_to_be_matched_with(cells) -> None:
     text = "grid: {precision: [fp32, bf16]}\narms:\n  a: {}\n  b: {stages.stage1.match: {steps_of: a}}\n"
     assert len(cells(text)) == 4
-    with pytest.raises(BadInput, match=r"arm bf16, b: stages\.stage1\.match: no arm 'a' beside it; valid: b"):
+    with pytest.raises(BadInput, match=r"arm bf16, b: stages\.stage1\.match: no arm 'a' beside it .*; valid: b"):
         cells(f"{text}exclude: [{{precision: bf16, arm: a}}]\n")
 
 
@@ -186,7 +186,6 @@ def test_a_mistake_that_is_inherited_is_named_where_it_stands(cells, write_sweep
             ["plan", "kvr", "stages.stage1.match={steps_of: random}"],
             "kvr: match: 'random' is an arm; only a sweep has arms: `remix sweep`",
         ),
-        (["sweep", "kvr"], "`remix run` runs it"),
         (["plan", "demo", "seed=3"], "use --seed 3"),
         (["plan", "kvr", "--seed", "1", "--seed", "1"], "--seed: seed 1 is listed twice"),
         (["plan", "kvr", "stages.stage1.data.size=10"], "10 examples are fewer than one batch of 32"),

@@ -71,13 +71,13 @@ def data_prepare(
 ) -> None:
     """Download all that recipes read from the hub, and check what they read from this machine."""
     from remix_toolkit.cli.print_data import prepare
-    from remix_toolkit.graph.sweep import load_cells
+    from remix_toolkit.graph.sweep import load_sweep
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if not names:
         raise BadInput("data prepare: name at least one recipe")
-    recipes = [cell.recipe for name in names for cell in load_cells(name, profile, overrides=overrides)[1]]
+    recipes = [cell.recipe for name in names for cell in load_sweep(name, profile, overrides=overrides)[1]]
     with keep_stdout_for_json(as_json):
         prepared = prepare(recipes)
     if as_json:

@@ -15,7 +15,7 @@ Profile = Annotated[str, typer.Option(help="which base model at which scale: a p
 Seed = Annotated[int | None, typer.Option(help="seed of order and mixing data [default: the recipe's, else 0]")]
 Runs = Annotated[Path, typer.Option(help="where stages are published")]
 Json = Annotated[bool, typer.Option("--json", help="for machines")]
-SweepArg = Annotated[str, typer.Argument(help="a sweep file, or the name of one in recipes/")]
+SweepArg = Annotated[str, typer.Argument(help="a sweep or recipe: a file, or the name of one in recipes/")]
 SweepProfile = Annotated[str | None, typer.Option(help="another profile than the sweep's")]
 Seeds = Annotated[list[int] | None, typer.Option(help="a seed; again for more [default: the sweep's]")]
 JobsAtOnce = Annotated[int | None, typer.Option(min=1, help="stages at once [default: as devices allow]")]

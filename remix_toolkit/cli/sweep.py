@@ -14,7 +14,7 @@ commands = typer.Typer()
 
 @commands.command()
 def plan(
-    sweep: Annotated[str, typer.Argument(help="a sweep or recipe: a file, or the name of one in recipes/")],
+    sweep: SweepArg,
     overrides: Overrides = None,
     profile: SweepProfile = None,
     seed: Seeds = None,
@@ -33,11 +33,11 @@ def plan(
     from remix_toolkit.cli.print_plan import draw, print_plan
     from remix_toolkit.data.missing_files import absent_sources
     from remix_toolkit.graph.plan import plan as make
-    from remix_toolkit.graph.sweep import load_cells
+    from remix_toolkit.graph.sweep import load_sweep
 
     started = perf_counter()
-    keep, cells = load_cells(sweep, profile, seed, overrides)
-    made = make(cells, keep, runs, jobs or 1, utilization, tflops)
+    declared, cells = load_sweep(sweep, profile, seed, overrides)
+    made = make(cells, declared.keep, runs, jobs or 1, utilization, tflops)
     absent = absent_sources(stage for cell in cells for stage in cell.recipe.stages.values())
     made |= {"absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}
     if graph:

@@ -15,9 +15,9 @@ one with what stands in it instead.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,11 +32,12 @@ from remix_toolkit.recipe.draft import Setting, mapping
 from remix_toolkit.recipe.load import SWEEP_KEYS, check_sections, find_recipe, load_recipe, parse_override
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.strict import Strict
-from remix_toolkit.recipe.yaml_file import Locations, dotted, load_mapping
+from remix_toolkit.recipe.yaml_file import Locations, load_mapping, location_of
 from remix_toolkit.records import RunRecord
 
 KEYS = ("recipe", "profile")  # of a grid or an arm, besides the recipe's own
 Keep = Literal["all", "leaves", "none"] | list[str]  # whose weights stay on disk; a list names stages
+Layer = tuple[dict[str, Any], Locations]  # of a sweep file: its keys, and where each is
 
 
 class Sweep(Strict):
@@ -75,19 +76,6 @@ def is_sweep(name: str) -> bool:
     return bool(load_mapping(find_recipe(name))[0].keys() & SWEEP_KEYS)
 
 
-def load_cells(
-    name: str, profile: str | None = None, seeds: list[int] | None = None, overrides: list[str] | None = None
-) -> tuple[Keep, list[Cell]]:
-    """Whose weights stay on disk, and the cells of a sweep or of a recipe (one for each seed)."""
-    if is_sweep(name):
-        declared, cells = load_sweep(name, profile, seeds, overrides)
-        return declared.keep, cells
-    _refuse_repeated(seeds or [], "--seed")
-    of_seed: list[int | None] = [*(seeds or [])] or [None]  # None: the recipe's own
-    recipes = [load_recipe(name, profile or "tiny", overrides, seed) for seed in of_seed]
-    return "all", [Cell(recipe.name, recipe, lineage(recipe)) for recipe in recipes]
-
-
 def parse_keep(text: str) -> Keep:
     """`all`, `leaves`, `none` or names of stages, as the command line has them."""
     return text if text in ("all", "leaves", "none") else [name.strip() for name in text.split(",")]  # type: ignore[return-value]
@@ -107,46 +95,32 @@ def stage_names(cells: Iterable[Cell]) -> set[str]:
 
 
 def load_sweep(
-    sweep: str, profile: str | None = None, seeds: list[int] | None = None, overrides: list[str] | None = None
+    name: str, profile: str | None = None, seeds: list[int] | None = None, overrides: list[str] | None = None
 ) -> tuple[Sweep, list[Cell]]:
-    """The sweep, and a cell for every arm and seed, an arm's seeds together.
+    """A sweep, and a cell for every arm and seed, an arm's seeds together; of a recipe, a cell for every seed.
 
     The command line's overrides come after the arm's. Raises BadInput for a mistake in any cell, before anything runs.
     """
-    path = find_recipe(sweep)
-    if not is_sweep(sweep):
-        raise BadInput(f"{path}: is a recipe, a single run: `remix run` runs it; a sweep has a grid, arms or seeds")
-    declared, locations = _load(path, profile)
-    if unknown := declared.paper.keys() - declared.arms.keys():
-        at = locations[("paper",)]
-        raise BadInput(f"{at}: paper: no arm {min(unknown)!r}; {nearest(min(unknown), declared.arms)}")
-    _refuse_repeated(seeds or declared.seeds, "--seed" if seeds else f"{locations.get(('seeds',), path)}: seeds")
-    command_line = [parse_override(override) for override in overrides or []]
-    if any(key == "seed" for key, _, _ in command_line):
+    path = find_recipe(name)
+    _refuse_repeated(seeds or [], "--seed: seed")
+    if not is_sweep(name):
+        of_seed: list[int | None] = [*(seeds or [])] or [None]  # None: the recipe's own
+        recipes = [load_recipe(name, profile or "tiny", overrides, seed) for seed in of_seed]
+        return Sweep.model_validate({"recipe": str(path)}), [
+            Cell(recipe.name, recipe, lineage(recipe)) for recipe in recipes
+        ]
+    settings = [parse_override(override) for override in overrides or []]
+    if any(key == "seed" for key, _, _ in settings):
         raise BadInput("seed: a sweep has several; use --seed 3, as often as you like")
-    cells: list[Cell] = []
-    locations_by_label: dict[str, str] = {}
-    for point in _grid_points(declared, locations):
-        arms: dict[str, _Arm] = {}
-        for name in declared.arms:
-            if _is_excluded(declared, {"arm": name, **point}):
-                continue
-            arm = arms[name] = _resolve(declared, locations, path, profile, point, name, command_line)
-            if arm.label in locations_by_label:
-                other = locations_by_label[arm.label]
-                raise BadInput(f"{arm.location}: two arms are called {arm.label!r}; the other is at {other}")
-            locations_by_label[arm.label] = arm.location
-        for arm in arms.values():
-            cells += [arm.cell(seed, arms) for seed in seeds or declared.seeds]
-    if not cells:
-        raise BadInput(f"{locations[('exclude',)]}: exclude: leaves no cell of the sweep")
-    check_keep(declared.keep, stage_names(cells), locations.get(("keep",), str(path)))
+    declared, locations = _load(path, profile)
+    cells = _Resolver(path, declared, locations, profile, settings).cells(seeds or declared.seeds)
+    check_keep(declared.keep, stage_names(cells), location_of(locations, ("keep",), str(path)))
     return declared, cells
 
 
-def _refuse_repeated(seeds: Sequence[int], origin: str) -> None:
-    if repeated := [seed for seed, n in Counter(seeds).items() if n > 1]:
-        raise BadInput(f"{origin}: seed {repeated[0]} is listed twice")
+def _refuse_repeated(values: Sequence[Any], origin: str) -> None:
+    if repeated := [value for number, value in enumerate(values) if value in values[:number]]:
+        raise BadInput(f"{origin} {repeated[0]!r} is listed twice")
 
 
 def _load(path: Path, profile: str | None) -> tuple[Sweep, Locations]:
@@ -156,168 +130,149 @@ def _load(path: Path, profile: str | None) -> tuple[Sweep, Locations]:
     for above in (("set",), ("grid",), *(("arms", arm) for arm in declared.arms)):
         if (*above, "seed") in locations:
             raise BadInput(f"{locations[(*above, 'seed')]}: seed: use `seeds: [...]` at the top of the sweep")
-    known: dict[str, list[Any]] = {"arm": list(declared.arms), **declared.grid}
-    for number, cell in enumerate(declared.exclude):
-        at = locations.get(("exclude", number), str(path))
-        for key, values in cell.items():
-            if key not in known:
-                raise BadInput(f"{at}: exclude: {key}: no key of the grid; {nearest(key, known)}")
+    _refuse_repeated(declared.seeds, f"{location_of(locations, ('seeds',), str(path))}: seeds: seed")
+    for key, values in declared.grid.items():
+        _refuse_repeated(values, f"{locations[('grid', key)]}: grid: {key}:")
+    axes: dict[str, list[Any]] = {"arm": list(declared.arms), **declared.grid}
+    for number, entry in enumerate(declared.exclude):
+        origin = f"{location_of(locations, ('exclude', number), str(path))}: exclude"
+        for key, values in entry.items():
+            if key not in axes:
+                raise BadInput(f"{origin}: {key}: no key of the grid; {nearest(key, axes)}")
             for value in _as_list(values):
-                if value not in known[key]:
-                    hint = nearest(value, map(str, known[key]))
-                    raise BadInput(f"{at}: exclude: {key} has no value {value!r}; {hint}")
+                if value not in axes[key]:
+                    raise BadInput(f"{origin}: {key} has no value {value!r}; {nearest(value, map(str, axes[key]))}")
+    for arm in declared.paper.keys() - declared.arms.keys():
+        raise BadInput(f"{locations[('paper',)]}: paper: no arm {arm!r}; {nearest(arm, declared.arms)}")
     if profile and profile in declared.grid.get("profile", []):
         declared = declared.model_copy(update={"grid": {**declared.grid, "profile": [profile]}})
     return declared, locations
 
 
-def _merge(path: Path, profile: str | None, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Locations]:
+def _merge(path: Path, profile: str | None, seen: tuple[Path, ...]) -> Layer:
     """The file over the one that it extends, its section for the profile over both."""
     if path.resolve() in seen:
         raise BadInput(f"{path}: extends: the files extend one another in a circle")
     tree, locations = load_mapping(path)
     sections = tree.pop("profiles", None) or {}
     check_sections(sections, Path(profile or "tiny").stem, path, locations)
-    for part in (tree, *sections.values()):
-        _anchor_recipes(path, part)
+    merged = tree, locations
     if "extends" in tree:
         try:
             base_file = find_recipe(path.parent / str(tree.pop("extends")))
         except BadInput as error:
             raise BadInput(f"{locations[('extends',)]}: extends: {error}") from None
         profile = profile or str(tree.get("profile") or "") or None
-        base, base_locations = _merge(base_file, profile, (*seen, path.resolve()))
-        kept = {at: line for at, line in base_locations.items() if at[:1] not in {(key,) for key in tree}}
-        tree, locations = {**base, **tree}, {**kept, **locations}
-    if not profile and "profile" in mapping(tree.get("grid")):
-        return tree, locations  # several profiles: no section belongs to all of them
-    name = Path(profile or str(tree.get("profile") or "tiny")).stem
-    for key, value in sections.get(name, {}).items():
-        tree[key] = value
-        moved = {at[2:]: line for at, line in locations.items() if at[:3] == ("profiles", name, key)}
-        locations = {at: line for at, line in locations.items() if at[:1] != (key,)} | moved
-    return tree, locations
+        merged = _put_over(_merge(base_file, profile, (*seen, path.resolve())), merged)
+    if not profile and "profile" in mapping(merged[0].get("grid")):
+        return merged  # several profiles: no section belongs to all of them
+    name = Path(profile or str(merged[0].get("profile") or "tiny")).stem
+    lines = {at[2:]: line for at, line in locations.items() if at[:2] == ("profiles", name)}
+    return _put_over(merged, (sections.get(name, {}), lines))
 
 
-def _anchor_recipes(path: Path, part: dict[str, Any]) -> None:
-    """A recipe is named relative to the file that names it."""
-    grid, arms = part.get("grid"), part.get("arms")
-    for settings in (part, part.get("set"), *(arms.values() if isinstance(arms, dict) else ())):
-        if isinstance(settings, dict) and isinstance(settings.get("recipe"), str):
-            settings["recipe"] = str(path.parent / settings["recipe"])
-    if isinstance(grid, dict) and isinstance(grid.get("recipe"), list):
-        grid["recipe"] = [str(path.parent / str(recipe)) for recipe in grid["recipe"]]
-
-
-def _grid_points(declared: Sweep, locations: Locations) -> Iterator[dict[str, Any]]:
-    for key, values in declared.grid.items():
-        if len({json.dumps(value, sort_keys=True, default=str) for value in values}) < len(values):
-            raise BadInput(f"{locations[('grid', key)]}: grid: {key}: a value is listed twice")
-    for combination in product(*declared.grid.values()):
-        yield dict(zip(declared.grid, combination, strict=True))
-
-
-def _is_excluded(declared: Sweep, cell: dict[str, Any]) -> bool:
-    return any(all(cell[key] in _as_list(value) for key, value in one.items()) for one in declared.exclude)
+def _put_over(lower: Layer, upper: Layer) -> Layer:
+    """The keys of one mapping in place of another's, whole; and where each is."""
+    kept = {at: line for at, line in lower[1].items() if at and at[0] not in upper[0]}
+    return {**lower[0], **upper[0]}, {**kept, **upper[1]}
 
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _resolve(
-    declared: Sweep,
-    locations: Locations,
-    path: Path,
-    profile: str | None,
-    point: dict[str, Any],
-    name: str,
-    command_line: list[Setting],
-) -> "_Arm":
-    """One arm's recipe, without a seed. Raises BadInput with the arm and the line of what is wrong in it."""
-    varied = [key for key, values in declared.grid.items() if len(values) > 1]
-    grid_point = ", ".join(_short_name(key, point[key], varied) for key in varied)
-    label = ", ".join(part for part in (grid_point, name) if part) or path.stem
-    location = locations.get(("arms", name), str(path))
-    settings = {**declared.set, **point, **declared.arms[name]}
-    file = str(settings.pop("recipe", declared.recipe))
-    arm_profile = settings.pop("profile", None)
-    if profile and arm_profile not in (None, profile):
-        raise BadInput(f"{location}: arm {label}: has profile {arm_profile}; run it without --profile {profile}")
-    lines = {
-        key: locations[at]
-        for key in settings
-        for at in (("set", key), ("grid", key), ("arms", name, key))
-        if at in locations
-    }
-    declared_settings = [(key, value, lines.get(key, location)) for key, value in settings.items()]
-    resolved_profile = str(arm_profile or profile or declared.profile)
-    try:
-        recipe = load_recipe(file, resolved_profile, seed=0, settings=[*declared_settings, *command_line])
-        unchanged = load_recipe(file, resolved_profile, seed=0, settings=declared_settings) if command_line else recipe
-    except BadInput as error:
-        raise BadInput(f"{location}: arm {label}: {error}") from None
-    compared = grid_point if len(declared.arms) > 1 else ""  # a grid without arms: its points are what is compared
-    overrides = difference(unchanged, recipe)
-    return _Arm(name, label, location, recipe.model_copy(update={"name": path.stem}), compared, overrides)
+@dataclass(frozen=True)
+class _Resolver:
+    """A declared sweep on its way to cells."""
 
+    path: Path
+    declared: Sweep
+    locations: Locations
+    profile: str | None  # the command line's
+    settings: list[Setting]  # the command line's
 
-@dataclass
-class _Arm:
-    """One arm at one point of the grid, before its seeds."""
+    def cells(self, seeds: Sequence[int]) -> list[Cell]:
+        """A cell for every arm and seed at every point of the grid that `exclude` does not leave out."""
+        cells: list[Cell] = []
+        labels: list[str] = []
+        for point in product(*self.declared.grid.values()):
+            chosen = dict(zip(self.declared.grid, point, strict=True))
+            arms = {arm: self._resolve(chosen, arm) for arm in self.declared.arms if not self._is_excluded(chosen, arm)}
+            labels += [cell.arm for cell in arms.values()]
+            by_seed = [self._with_seed(arms, seed) for seed in seeds]
+            cells += [of_seed[arm] for arm in arms for of_seed in by_seed]
+        if not cells:
+            raise BadInput(f"{self.locations[('exclude',)]}: exclude: leaves no cell of the sweep")
+        _refuse_repeated(labels, f"{self.path}: the arm")
+        return cells
 
-    name: str
-    label: str
-    location: str
-    recipe: Recipe
-    grid_point: str
-    overrides: dict[str, Any]
-    keys: dict[tuple[int, str], str] = field(default_factory=dict)  # (seed, stage) -> key, as far as worked out
+    def _is_excluded(self, point: dict[str, Any], arm: str) -> bool:
+        cell = {"arm": arm, **point}
+        return any(all(cell[key] in _as_list(entry[key]) for key in entry) for entry in self.declared.exclude)
 
-    def cell(self, seed: int, arms: dict[str, "_Arm"]) -> Cell:
-        """The arm under one seed, each `match` resolved to the key of the other arm's stage."""
-        recipe = self._with_seed(seed, list(self.recipe.stages), arms, ())
-        return Cell(self.label, recipe, lineage(recipe), self.grid_point, self.overrides)
+    def _resolve(self, point: dict[str, Any], arm: str) -> Cell:
+        """One arm's recipe, without a seed. Raises BadInput with the arm and the line of what is wrong in it."""
+        grid_point = self._describe(point)
+        label = ", ".join(part for part in (grid_point, arm) if part) or self.path.stem
+        origin = f"{self._line('arms', arm)}: arm {label}"
+        settings = {key: (key, value, self._line("set", key)) for key, value in self.declared.set.items()}
+        settings |= {key: (key, value, self._line("grid", key)) for key, value in point.items()}
+        settings |= {key: (key, value, self._line("arms", arm, key)) for key, value in self.declared.arms[arm].items()}
+        _, name, line = settings.pop("recipe", ("recipe", self.declared.recipe, self._line("recipe")))
+        file = Path(line.rpartition(":")[0]).parent / str(name)  # relative to the file that names it
+        _, profile, _ = settings.pop("profile", ("profile", self.profile or self.declared.profile, ""))
+        if self.profile not in (None, profile):
+            raise BadInput(f"{origin}: has profile {profile}; run it without --profile {self.profile}")
+        try:
+            unchanged = load_recipe(file, str(profile), seed=0, settings=list(settings.values()))
+            settled = [*settings.values(), *self.settings]
+            recipe = load_recipe(file, str(profile), seed=0, settings=settled) if self.settings else unchanged
+        except BadInput as error:
+            raise BadInput(f"{origin}: {error}") from None
+        compared = grid_point if len(self.declared.arms) > 1 else ""  # without arms, the grid's points are compared
+        recipe = recipe.model_copy(update={"name": self.path.stem})
+        return Cell(label, recipe, [], compared, difference(unchanged, recipe))
 
-    def key(self, seed: int, stage: str, arms: dict[str, "_Arm"], seen: tuple[tuple[str, str], ...]) -> str:
-        """The key of one stage; the keys of the stages that it is matched with come first.
+    def _line(self, *key: str) -> str:
+        return location_of(self.locations, key, str(self.path))
 
-        Raises BadInput where stages are matched with one another in a circle.
+    def _describe(self, point: dict[str, Any]) -> str:
+        """A point of the grid by what varies: `kvr, lama`, `ratio=2`: strings alone, other values behind their key."""
+        varied = {key: point[key] for key, values in self.declared.grid.items() if len(values) > 1}
+        ends = [key.rpartition(".")[2] for key in varied]
+        parts = []
+        for (key, value), end in zip(varied.items(), ends, strict=True):
+            name = end if ends.count(end) == 1 else key.removeprefix("stages.")
+            text = Path(value).stem if key in KEYS else value
+            parts.append(text if isinstance(value, str) else f"{name}={json.dumps(value)}")
+        return ", ".join(parts)
+
+    def _with_seed(self, arms: dict[str, Cell], seed: int) -> dict[str, Cell]:
+        """The arms at one point of the grid under a seed; `match` names the key of the other arm's stage.
+
+        Raises BadInput for an arm that is not there, and for arms that match one another in a circle.
         """
-        if (self.name, stage) in seen:
-            circle = " -> ".join(name for name, _ in [*seen, (self.name, stage)])
-            raise BadInput(f"{self.location}: stages.{stage}.match: arms match one another in a circle: {circle}")
-        if stage not in self.recipe.stages:
-            raise BadInput(f"{self.location}: arm {self.label} has no stage {stage!r} to match")
-        if (seed, stage) not in self.keys:
-            until = list(self.recipe.stages)[: self.recipe.position(stage) + 1]
-            self.keys[seed, stage] = lineage(self._with_seed(seed, until, arms, seen), until=stage)[-1].key
-        return self.keys[seed, stage]
-
-    def _with_seed(
-        self, seed: int, stages: list[str], arms: dict[str, "_Arm"], seen: tuple[tuple[str, str], ...]
-    ) -> Recipe:
-        changed = dict(self.recipe.stages)
-        for name in stages:
-            match = changed[name].match
-            if match is None:
-                continue
-            if match.other not in arms:
-                problem = f"no arm {match.other!r} beside it; {nearest(match.other, arms)}"
-                raise BadInput(f"{self.location}: arm {self.label}: stages.{name}.match: {problem}")
-            key = arms[match.other].key(seed, name, arms, (*seen, (self.name, name)))
-            resolved = match.model_copy(update={"steps_of" if match.steps_of else "tokens_of": key})
-            changed[name] = changed[name].model_copy(update={"match": resolved})
-        return self.recipe.model_copy(update={"seed": seed, "stages": changed})
-
-
-def _short_name(key: str, value: Any, varied: list[str]) -> str:
-    """`lama`, `ratio=2`: a string names itself, anything else follows as much of its key as is unique."""
-    if isinstance(value, str):
-        return Path(value).stem if key in KEYS else value
-    parts = key.split(".")
-    for n in range(1, len(parts) + 1):
-        short = dotted(tuple(parts[-n:]))
-        if sum(other.endswith(f".{short}") or other == short for other in varied) == 1:
-            break
-    return f"{short}={json.dumps(value, default=str)}"
+        recipes = {arm: cell.recipe.model_copy(update={"seed": seed}) for arm, cell in arms.items()}
+        waits_for: dict[tuple[str, str], set[tuple[str, str]]] = {}  # a stage's key is over the stages before it too
+        for arm, recipe in recipes.items():
+            for name, match in [(name, stage.match) for name, stage in recipe.stages.items() if stage.match]:
+                other = recipes.get(match.other)
+                if other is None or name not in other.stages:
+                    problem = f"no arm {match.other!r} beside it that has this stage; {nearest(match.other, recipes)}"
+                    raise BadInput(f"{self._line('arms', arm)}: arm {arms[arm].arm}: stages.{name}.match: {problem}")
+                before = list(other.stages)[: other.position(name) + 1]
+                waits_for[arm, name] = {(match.other, stage) for stage in before}
+        try:
+            order = list(TopologicalSorter(waits_for).static_order())
+        except CycleError as error:
+            circle = " -> ".join(arm for arm, _ in reversed(error.args[1]))
+            at = self._line("arms", error.args[1][0][0])
+            raise BadInput(f"{at}: match: arms match one another in a circle: {circle}") from None
+        for arm, name in order:
+            stage = recipes[arm].stages[name]
+            if stage.match:
+                key = lineage(recipes[stage.match.other], until=name)[-1].key
+                resolved = stage.match.model_copy(update={"steps_of" if stage.match.steps_of else "tokens_of": key})
+                changed = {**recipes[arm].stages, name: stage.model_copy(update={"match": resolved})}
+                recipes[arm] = recipes[arm].model_copy(update={"stages": changed})
+        return {arm: replace(arms[arm], recipe=recipe, nodes=lineage(recipe)) for arm, recipe in recipes.items()}
