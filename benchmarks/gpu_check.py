@@ -173,7 +173,7 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
 
     weights = sum(parameter.numel() for parameter in model("sdpa").parameters())
     own = Recipe.model_validate({**recipe.model_dump(), "parameters": float(weights), "shape": sizes})
-    needed = memory.estimate(own, "stage1", data.counts["longest"])
+    needed = memory.estimate(own, "stage1", data.counts.longest)
     room = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 1e18
     checkpointing = memory.needs_checkpointing(needed, room)
 
@@ -182,7 +182,7 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
             one = recipe.stages["stage1"]
             one = one.model_copy(update={"train": {**one.train, **settings}})
             args = train.sft_config(recipe, one, folder / "ours", 1, checkpointing=checkpointing)
-            return train.build_trainer(recipe, one, model(attention), tokenizer, data.examples, args, [])
+            return train.build_trainer(recipe, one, model(attention), tokenizer, data.examples, args)
 
         return build
 
@@ -199,13 +199,13 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
     variants["ours, no padding, sdpa"] = ours("sdpa", padding_free=True)
     if flash := next((name for module, name in FLASH.items() if find_spec(module)), None):
         variants[f"ours, no padding, {flash}"] = ours(flash, padding_free=True)
-    steps, per_epoch = data.counts["steps_per_epoch"], data.counts["tokens_per_epoch"]
-    real = per_epoch["without_padding"] / steps
+    steps, per_epoch = data.counts.steps_per_epoch, data.counts.tokens_per_epoch
+    real = per_epoch.without_padding / steps
     lengths = [len(data.examples[i].input_ids) for i in train.permutation(len(data.examples), 0, 0)]
     any_order = sum(8 * max(lengths[at : at + 8]) for at in range(0, steps * BATCH, 8)) / steps  # TRL's eight at a time
     rows: dict[str, dict[str, Any]] = {}
     for name, build in variants.items():
-        padded = any_order if build is trl else real if "no padding" in name else per_epoch["with_padding"] / steps
+        padded = any_order if build is trl else real if "no padding" in name else per_epoch.with_padding / steps
         rows[name] = timed(build, device, weights, real, padded)
     for row in rows.values():
         if "ms" in row and "ms" in rows["TRL, its defaults"]:

@@ -105,7 +105,7 @@ def measure(steps: int, rounds: int, folder: Path, overrides: list[str], at_once
     def ours(**changes: Any) -> Any:
         changed = stage.model_copy(update={"train": {**stage.train, **changes}})
         args = sft_config(recipe, changed, folder / "ours", 1)
-        return build_trainer(recipe, changed, copy.deepcopy(start), tokenizer, examples, args, [])
+        return build_trainer(recipe, changed, copy.deepcopy(start), tokenizer, examples, args)
 
     order = permutation(len(examples), recipe.seed, 0)
     rows = Dataset.from_list([{"input_ids": examples[i].input_ids, "labels": examples[i].labels} for i in order])

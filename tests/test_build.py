@@ -54,7 +54,7 @@ def test_each_pair_with_a_file_loads_on_tiny(first: str, second: str, tokenizer,
     recipe = load_recipe(first, "tiny", [*small, *paths, *plain])
     built = build_all(recipe, ["stage1", "stage2"], tokenizer, runs)
     held_out = 100 if second in ("gsm8k", "evolcode") else 0
-    assert (built["stage1"].counts["facts"], built["stage2"].counts["facts"]) == (20, 10)
+    assert (built["stage1"].counts.facts, built["stage2"].counts.facts) == (20, 10)
     assert len(built["stage2"].held_out) == held_out
     assert len(built["stage2"].measured) == (1 if held_out else 2)
     if second == "id":
@@ -128,7 +128,7 @@ def test_facts_of_an_earlier_stage_are_left_out_of_a_later_one(tmp_path: Path, t
     stages += [f"stages.stage2.data={{task: popqa, path: {tmp_path / 'b.tsv'}, size: 2}}", "global_batch_size=2"]
     built = build_all(load_recipe("popqa", "tiny", stages), ["stage1", "stage2"], tokenizer, runs)
     assert [fact.subject for fact in built["stage2"].facts] == ["Lima", "Bern"]
-    assert built["stage2"].counts["read"]["left_out"] == {"shares a fact with an earlier stage": 1}
+    assert built["stage2"].counts.read.left_out == {"shares a fact with an earlier stage": 1}
 
 
 def test_a_users_own_repeat_of_an_earlier_fact_is_refused(tmp_path: Path, tokenizer, runs: Path) -> None:
@@ -150,8 +150,8 @@ def test_documents_that_contain_facts_are_not_drawn(tmp_path: Path, tokenizer, r
     (tmp_path / "pile.jsonl").write_text("".join(json.dumps({"content": d}) + "\n" for d in documents), "utf-8")
     mix = f"stages.stage1.mix={{knowledge_pile: {{ratio: 2, path: {tmp_path / 'pile.jsonl'}}}}}"
     data = build_all(load_recipe("kvr", "tiny", [mix]), ["stage1"], tokenizer, runs)["stage1"]
-    assert data.counts["mixing"] == {"knowledge_pile": 200}
-    assert 0 < data.counts["overlap"]["mixing_left_out"]["knowledge_pile"] <= 30
+    assert data.counts.mixing == {"knowledge_pile": 200}
+    assert 0 < data.counts.overlap.mixing_left_out["knowledge_pile"] <= 30
     assert not any(fact.subject in pair.prompt for fact in facts for pair in data.mixing)
     more = load_recipe("kvr", "tiny", [mix, "stages.stage1.data.size=101"])
     with pytest.raises(BadInput, match=r"202 passages .*230 of 10 words, 30 .* a fact, such as 'The value"):
@@ -248,15 +248,15 @@ def test_overlap_is_looked_for_both_ways_and_without_a_known_subject(
     second = [f"stages.stage2.data={{task: lama, path: {tmp_path / 'lama'}, size: 1}}", "global_batch_size=1"]
     built = build_all(load_recipe("popqa", "tiny", first + second), ["stage1", "stage2"], tokenizer, runs)
     assert [pair.prompt[-7:] for pair in built["stage1"].mixing] == ["nothing"]  # the other document answers it
-    assert built["stage1"].counts["overlap"]["mixing_left_out"] in ({}, {"fineweb": 1})  # as it is drawn first or not
+    assert built["stage1"].counts.overlap.mixing_left_out in ({}, {"fineweb": 1})  # as it is drawn first or not
     assert built["stage2"].facts[0].subject == "Ada"
-    assert built["stage2"].counts["read"]["left_out"] == {"shares a fact with an earlier stage": 1}
+    assert built["stage2"].counts.read.left_out == {"shares a fact with an earlier stage": 1}
 
 
 def test_what_is_only_measured_is_compared_with_what_is_trained_on(tokenizer, runs: Path) -> None:
     recall = ["stages.stage1.recall=[{task: kvr, start: 90, size: 20}]"]
     (data,) = build_all(load_recipe("kvr", "tiny", recall), ["stage1"], tokenizer, runs).values()
-    assert list(data.counts["overlap"]["measured"].values()) == [10]
+    assert list(data.counts.overlap.measured.values()) == [10]
 
 
 def test_held_out_rows_are_not_those_of_an_earlier_stage(tmp_path: Path, tokenizer, runs: Path) -> None:

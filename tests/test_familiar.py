@@ -73,12 +73,12 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     oracle = Oracle(monkeypatch)
     recipe = recipe_of(facts_csv)
     task = recipe.stages["stage1"].data
-    chosen, report = take_rows(recipe, task, runs)
+    chosen, _, counts = take_rows(recipe, task, runs)
     shots, others = few_shot.draw_exemplars(task, FACTS, recipe.few_shot)
     unfamiliar = [fact for fact in others if int(fact.response.split()[-1]) % 2]
     assert chosen == unfamiliar[:8]
-    assert report["exemplars"] == 5
-    assert report["left_out"]["familiar"] > 0
+    assert counts.exemplars == 5
+    assert counts.left_out["familiar"] > 0
     assert len(oracle.asked) == 20  # two chunks hold eight unfamiliar facts
 
     take_rows(recipe, task, runs)

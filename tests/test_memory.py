@@ -18,7 +18,8 @@ from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.load import load_base, load_recipe
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.stage import train
-from remix_toolkit.stage.run import prepare, run_stage
+from remix_toolkit.stage.prepare import prepare
+from remix_toolkit.stage.run import run_stage
 
 LENGTH, BATCH = 128, 4
 
@@ -108,4 +109,4 @@ def test_out_of_memory_is_a_failed_run_that_says_what_helps(runs: Path, monkeypa
     monkeypatch.setattr(train.StageTrainer, "training_step", full)
     store.open_store(runs)
     with pytest.raises(RunFailed, match=r"stage1: out of memory on the device\.(.|\n)*per_device_train_batch_size=4"):
-        run_stage(recipe, node, prepare(recipe, [node], runs)["stage1"], runs)
+        run_stage(*prepare(recipe, [node], runs))

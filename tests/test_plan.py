@@ -158,7 +158,7 @@ def test_steps_of_equal_tokens_are_nearly_what_a_run_will_take(cells, tmp_path: 
     found = cells(f"arms: {{a: {{stages.stage1.mix: {{{mixing}}}}}, b: {{stages.stage1.match: {{tokens_of: a}}}}}}\n")
     planned = [job["steps"] for job in training(plan(found, "all", NOWHERE)) if job["name"] == "stage1"]
     a, b = (build_all(find(found, arm).recipe, ["stage1"], tokenizer, tmp_path)["stage1"] for arm in "ab")
-    tokens = [d.counts["trained_tokens"] / d.counts["examples"] for d in (a, b)]
+    tokens = [d.counts.trained_tokens / d.counts.examples for d in (a, b)]
     assert planned[1] == pytest.approx(planned[0] * tokens[0] / tokens[1], rel=0.2)
 
 

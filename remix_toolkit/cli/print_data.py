@@ -17,7 +17,7 @@ from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Recipe, Rows, Source
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
 from remix_toolkit.stage import data
-from remix_toolkit.stage.select_rows import held_out_rows, take_rows
+from remix_toolkit.stage.select_rows import take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,15 +26,14 @@ if TYPE_CHECKING:
 def show_task(task: Rows, recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[str, Any]:
     """`{task, profile, counts, pairs}`: what becomes of a task's rows, how long they are, and the first `limit`."""
     tokenizer = _tokenizer(recipe, runs)
-    chosen, rows = take_rows(recipe, task, runs, ask=False)
-    pairs = chosen[: len(chosen) - held_out_rows(task)]
+    pairs, held_out, read = take_rows(recipe, task, runs, ask=False)
     examples, dropped = encoding.encode_all(tokenizer, pairs, max_length(recipe.train))
     lengths = data.lengths([e for e in examples if e], recipe.global_batch_size, device_batch(recipe.train))
-    counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": held_out_rows(task)}
+    counts = {"facts": len(pairs) - sum(dropped.values()), "held_out": len(held_out)}
     return {
         "task": task.task,
         "profile": recipe.profile,
-        "counts": {**counts, "dropped": dict(dropped), "read": rows, **lengths},
+        "counts": {**counts, "dropped": dict(dropped), "read": read.model_dump(), **lengths},
         "pairs": [_pair(pair, tokenizer if tokens else None) for pair in pairs[:limit]],
     }
 
@@ -49,7 +48,7 @@ def show_recipe(recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[st
             sample.setdefault(pair.source, []).append(pair)
         pairs = [_pair(pair, tokenizer if tokens else None) for kind in sample.values() for pair in kind[:limit]]
         task = tasks.describe(recipe.stages[name].data)
-        stages.append({"stage": name, "task": task, "counts": built.counts, "pairs": pairs})
+        stages.append({"stage": name, "task": task, "counts": built.counts.model_dump(), "pairs": pairs})
     return {"recipe": recipe.name, "profile": recipe.profile, "seed": recipe.seed, "stages": stages}
 
 

@@ -30,7 +30,8 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
     jobs = graph([Cell(recipe.name, recipe, nodes)])
     todo = due(jobs, runs)
     loaded = {key for job in todo for key in jobs[job].loads}
-    from remix_toolkit.stage.run import prepare, run_stage
+    from remix_toolkit.stage.prepare import prepare
+    from remix_toolkit.stage.run import run_stage
 
     failures: list[str] = []
     known = recipe.position(recipe.base_stage) + 1 if recipe.base_stage else 0
@@ -41,13 +42,13 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
     whole = record = run_record(recipe, nodes, recipe.name)  # before anything takes time: the recipe's file may change
     try:
         for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
-            data = prepare(recipe, part, runs) if part else {}
-            for node in part:
+            for prepared in prepare(recipe, part, runs) if part else []:
+                node = prepared.node
                 try:
                     if recipe.accelerate_config and {node.key, measure_key(node.key)} & todo:
                         _launch(recipe, node, runs)
                     else:
-                        run_stage(recipe, node, data[node.stage], runs, node.key in loaded)
+                        run_stage(prepared, node.key in loaded)
                 except MeasurementFailed as error:  # the stage is published: the next one can start from it
                     failures.append(str(error))
                 record = whole.model_copy(update={"stages": whole.stages[: node.position + 1]})

@@ -58,7 +58,7 @@ def work(pipe: connection.Connection, runs: Path, log: Path, environment: dict[s
 
 
 def _check(order: CheckOrder, runs: Path) -> str:
-    from remix_toolkit.stage.run import prepare
+    from remix_toolkit.stage.prepare import prepare
 
     prepare(order.recipe, order.nodes, runs, ask=False)
     return ""

@@ -1,20 +1,28 @@
-"""What happens between the steps of training: the stop, checks, marks on checkpoints, progress on the screen."""
+"""What happens between the steps of training: the stop, checks, marks on checkpoints, progress, values for trackers."""
 
 import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 
 from remix_toolkit.console import format_duration, info
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.recipe.schema import Stop
 from remix_toolkit.records import write_text
+from remix_toolkit.stage import private_api
+
+if TYPE_CHECKING:
+    from trl.trainer.sft_trainer import SFTTrainer
 
 COMPLETE = "complete.json"  # written into a checkpoint last: its files and their sizes
 
@@ -22,21 +30,16 @@ COMPLETE = "complete.json"  # written into a checkpoint last: its files and thei
 class StopBelow(TrainerCallback):
     """End training once the loss was under a threshold at `times` optimizer steps, not necessarily in a row.
 
-    The count is read from the trainer's own log, which a checkpoint keeps: a resumed stage goes on counting.
+    They are counted in the trainer's own log, which a checkpoint keeps: a resumed stage goes on counting.
     """
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
-        self.count = 0
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.count = sum(entry.get("loss", math.inf) < self.stop.loss_below for entry in state.log_history)
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        if (logs or {}).get("loss", math.inf) < self.stop.loss_below:
-            self.count += 1
-            if self.count >= self.stop.times:
-                control.should_training_stop = True
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        below = sum(entry.get("loss", math.inf) < self.stop.loss_below for entry in state.log_history)
+        if below >= self.stop.times:
+            control.should_training_stop = True
 
 
 class EndWithoutSave(TrainerCallback):
@@ -76,8 +79,12 @@ class MarkComplete(TrainerCallback):
         PartialState().wait_for_everyone()  # each process writes its own random state
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-            sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
-            write_text(folder / COMPLETE, json.dumps(sizes, indent=1))
+            write_text(folder / COMPLETE, json.dumps(file_sizes(folder), indent=1))
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """The size of each file in a folder, in bytes."""
+    return {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
 
 
 class Progress(TrainerCallback):
@@ -87,32 +94,61 @@ class Progress(TrainerCallback):
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.bar: Any = None
+        columns = (TextColumn(stage), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self.bar = Bar(*columns, disable=not (sys.stdout.isatty() and PartialState().is_main_process))
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started, self.first = time.monotonic(), state.global_step
-        self.shown = state.global_step * self.LINES // max(state.max_steps, 1)
-        if state.is_world_process_zero and sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-            from rich.progress import Progress as Bar
-
-            self.bar = Bar(TextColumn(self.stage), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self.bar.start()
-            self.bar.add_task("", total=state.max_steps, completed=state.global_step)
+        self.shown = state.global_step * self.LINES // state.max_steps
+        self.bar.start()
+        self.bar.add_task("", total=state.max_steps, completed=state.global_step)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        if "loss" not in (logs or {}) or not state.is_world_process_zero:
+        if "loss" not in (logs or {}):
             return
         pace = (time.monotonic() - self.started) / max(state.global_step - self.first, 1)
         left = format_duration(pace * (state.max_steps - state.global_step))
         text = f"loss {logs['loss']:.2g}, at most {left} left"
-        if self.bar:
-            self.bar.update(0, completed=state.global_step, description=text)
-        elif (tenth := state.global_step * self.LINES // state.max_steps) > self.shown:
+        self.bar.update(self.bar.task_ids[0], completed=state.global_step, description=text)
+        tenth = state.global_step * self.LINES // state.max_steps
+        if self.bar.disable and tenth > self.shown:
             self.shown = tenth
             info(f"{self.stage}: step {state.global_step}/{state.max_steps}, epoch {state.epoch:.1f}, {text}")
 
     def close(self) -> None:
         """Leave the terminal as it was, also after an error or Ctrl-C."""
-        if self.bar:
-            self.bar.stop()
+        self.bar.stop()
+
+
+class Trackers(TrainerCallback):
+    """The trackers that `train.report_to` names, for other values than the losses, also after training.
+
+    Each stage is a run of its own. TensorBoard writes to `logs` (or to TENSORBOARD_LOGGING_DIR), not beside the
+    checkpoints, which are deleted.
+    """
+
+    def __init__(self, trainer: "SFTTrainer", logs: Path) -> None:
+        self.reporters: list[Any] = private_api.reporters_of(trainer)
+        for reporter in self.reporters:
+            if isinstance(reporter, TensorBoardCallback):
+                reporter.logging_dir = reporter.logging_dir or str(logs)
+        trainer.add_callback(self)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.args, self.state = args, state
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Values by name, such as `recall_kvr` in percent, at the optimizer step that training has come to."""
+        logs = {f"eval_{name}": value for name, value in values.items()}  # the prefix sets it apart from training
+        for reporter in self.reporters:
+            reporter.on_log(self.args, self.state, None, logs=logs)
+
+    def close(self) -> None:
+        """End the run: the next stage in this process begins another."""
+        for reporter in self.reporters:
+            if isinstance(reporter, TensorBoardCallback) and reporter.tb_writer:
+                reporter.tb_writer.close()
+            if isinstance(reporter, WandbCallback):
+                import wandb
+
+                wandb.finish()

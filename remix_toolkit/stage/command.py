@@ -23,7 +23,7 @@ def stage(
     profile: Annotated[str, typer.Option(help="a profile's name, or its file")] = "tiny",
     seed: Annotated[int | None, typer.Option(help="seed of order and mixing data")] = None,
     runs: Annotated[Path, typer.Option(help="where stages are published")] = Path("runs"),
-    only: Annotated[str | None, typer.Option(help="train, or measure; both where it is not given")] = None,
+    only: Annotated[Literal["train", "measure"] | None, typer.Option(help="both, where it is not given")] = None,
     sweep: Annotated[str | None, typer.Option(help="the sweep that this stage is trained for")] = None,
     parent: Annotated[int | None, typer.Option(help="a process with which this one ends")] = None,
 ) -> None:
@@ -36,7 +36,6 @@ def stage(
 
     if (stage is None) == (key is None):
         raise BadInput("stage: give --stage NAME, or --key KEY with a resolved recipe")
-    part = parse_only(only)
     end_with(parent)
     resolved = read_resolved(Path(recipe)) if key else load_recipe(recipe, profile, overrides, seed, until=stage)
     name = find_key(resolved, key)[0] if key else str(stage)
@@ -47,21 +46,13 @@ def stage(
     store.open_store(runs)
     failure: MeasurementFailed | None = None
     try:
-        run_key(resolved, key or nodes[-1].key, runs, part, sweep)
+        run_key(resolved, key or nodes[-1].key, runs, only, sweep)
     except MeasurementFailed as error:  # the stage is published all the same
         failure = error
     if records and is_main_process():
         store.record_runs(runs, records)
     if failure:
         raise failure
-
-
-def parse_only(text: str | None) -> Literal["train", "measure"] | None:
-    """`train`, `measure` or nothing, as the command line has it. Raises BadInput."""
-    parts: dict[str | None, Literal["train", "measure"] | None] = {None: None, "train": "train", "measure": "measure"}
-    if text not in parts:
-        raise BadInput(f"--only {text}: train or measure")
-    return parts[text]
 
 
 def find_key(recipe: "Recipe", key: str) -> "tuple[str, Factoid | None]":
@@ -102,7 +93,8 @@ def run_key(
     from remix_toolkit import store
     from remix_toolkit.graph.lineage import lineage
     from remix_toolkit.stage import familiar
-    from remix_toolkit.stage.run import prepare, run_stage
+    from remix_toolkit.stage.prepare import prepare
+    from remix_toolkit.stage.run import run_stage
 
     name, task = find_key(recipe, key)
     if task:
@@ -115,8 +107,8 @@ def run_key(
                 f"{recipe.name}: {name} starts from {before.stage}, which is not published in {runs} yet: "
                 f"run it first, with the same settings and --stage {before.stage}"
             )
-    data = prepare(recipe, [node], runs)[name]
-    run_stage(recipe, node, data, runs, only != "measure", sweep, wait, only)
+    (prepared,) = prepare(recipe, [node], runs)
+    run_stage(prepared, only != "measure", sweep, wait, only)
 
 
 def start_processes(recipe: "Recipe", stage: str) -> None:

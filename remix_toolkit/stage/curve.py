@@ -4,9 +4,7 @@ retention.jsonl gets a line for each list of facts at each measured step. A fact
 gives the trained answer, token by token: where a task has several right answers, recall after the stage may be higher.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,37 +13,37 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from remix_toolkit.data.encoding import Example, encode
-from remix_toolkit.data.pair import Pair
+from remix_toolkit.data.files import read_whole_lines
+from remix_toolkit.data.identity import facts_id
 from remix_toolkit.evaluate.recall import BATCH, batches, trained_logits
 from remix_toolkit.evaluate.records import RetentionPoint
-from remix_toolkit.stage.trackers import Trackers
+from remix_toolkit.graph.lineage import fact_lists
+from remix_toolkit.records import write_lines
+from remix_toolkit.stage.callbacks import Trackers
+from remix_toolkit.stage.prepare import PreparedStage
+
+CURVE = "retention.jsonl"
 
 
 class RetentionCurve(TrainerCallback):
     """Measures before the first step, every so many steps and after the last one; training does not change by a bit."""
 
-    def __init__(
-        self,
-        lists: Mapping[str, Sequence[Pair]],
-        names: Mapping[str, str],
-        tokenizer: PreTrainedTokenizerBase,
-        every: int,
-        file: Path,
-    ) -> None:
-        self.lists = {id_: [encode(tokenizer, fact) for fact in facts] for id_, facts in lists.items()}
-        self.names, self.tokenizer, self.every, self.file = names, tokenizer, every, file
-        self.trackers: Trackers | None = None  # set once there is a trainer
+    def __init__(self, prepared: PreparedStage, tokenizer: PreTrainedTokenizerBase, trackers: Trackers) -> None:
+        recipe, node, curve = prepared.recipe, prepared.node, prepared.stage.curve
+        assert curve
+        self.every = curve.steps or int(curve.epochs or 0) * prepared.data.counts.steps_per_epoch
+        trained = facts_id(recipe, node.stage)
+        self.labels = {id_: one.label for id_, one in fact_lists(recipe, node.position).items() if id_ != trained}
+        facts = prepared.data.measured
+        self.lists = {id_: [encode(tokenizer, fact) for fact in facts[id_]] for id_ in self.labels}
+        self.tokenizer, self.trackers, self.file = tokenizer, trackers, prepared.work / CURVE
+        self.points: list[RetentionPoint] = []
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        lines: list[str] = []
-        if state.global_step and self.file.exists():
-            text = self.file.read_text(encoding="utf-8")  # what was measured after the checkpoint is measured again
-            lines = [line for line in text.splitlines() if _step(line) <= state.global_step]
-        PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        if not lines:
+        if state.global_step:  # what was measured after the checkpoint is measured again
+            kept = [RetentionPoint.model_validate_json(line) for line in read_whole_lines(self.file).splitlines()]
+            self.points = [point for point in kept if point.step <= state.global_step]
+        if not self.points:
             self._measure(state, kwargs["model"])
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -61,29 +59,19 @@ class RetentionCurve(TrainerCallback):
         model.eval()
         for id_, examples in self.lists.items():
             right = right_by_scoring(model, self.tokenizer, examples)
-            recall = 100.0 * sum(right) / len(right)
             point = RetentionPoint(
                 step=state.global_step,
                 epoch=round(state.epoch or 0, 4),
                 list=id_,
-                recall=recall,
+                recall=100.0 * sum(right) / len(right),
                 facts=len(right),
                 right="".join("1" if known else "0" for known in right),
             )
-            if state.is_world_process_zero:
-                with self.file.open("a", encoding="utf-8") as out:
-                    out.write(point.model_dump_json() + "\n")
-            if self.trackers:
-                self.trackers.log(state, {f"retention_{self.names[id_]}": recall})
+            self.points.append(point)
+            self.trackers.log({f"retention_{self.labels[id_]}": point.recall})
+        if state.is_world_process_zero:
+            write_lines(self.file, self.points)
         model.train(training)
-
-
-def _step(line: str) -> float:
-    """A line's step; infinity for one that a crash has cut off."""
-    try:
-        return float(json.loads(line)["step"])
-    except ValueError:
-        return float("inf")
 
 
 @torch.no_grad()

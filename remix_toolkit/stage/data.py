@@ -11,7 +11,7 @@ is measured on them without reading their source again.
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ from remix_toolkit.data.pair import Pair, fingerprint, read_pairs, write_pairs
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Recipe, Source, Stage
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
-from remix_toolkit.records import DataRecord, Fingerprints, StageCounts
-from remix_toolkit.stage.select_rows import held_out_rows, take_rows
+from remix_toolkit.records import DataRecord, Fingerprints, OverlapCounts, StageCounts
+from remix_toolkit.stage.select_rows import take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,17 +41,16 @@ class StageData:
     facts: list[Pair]
     mixing: list[Pair]
     held_out: list[Pair]  # rows of an instruction task that no stage trains on
-    examples: list[encoding.Example]
-    counts: dict[str, Any]
-    fingerprints: dict[str, str]  # of the facts and of the mixing data
-    measured: dict[str, list[Pair]]  # by the id of a list: the facts that recall is measured on after this stage
+    counts: StageCounts
+    fingerprints: Fingerprints
+    examples: list[encoding.Example] = field(default_factory=list)
+    measured: dict[str, list[Pair]] = field(default_factory=dict)  # list id -> the facts measured after this stage
 
-
-def describe(data: StageData) -> str:
-    """`100 facts + 200 random_words`, and what was dropped."""
-    unit = "rows" if data.held_out else "facts"
-    parts = [f"{data.counts['facts']} {unit}", *(f"{n} {source}" for source, n in data.counts["mixing"].items())]
-    return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in data.counts["dropped"].items())
+    def __str__(self) -> str:
+        """`100 facts + 200 random_words`, and what was dropped."""
+        unit = "rows" if self.held_out else "facts"
+        parts = [f"{self.counts.facts} {unit}", *(f"{n} {source}" for source, n in self.counts.mixing.items())]
+        return " + ".join(parts) + "".join(f", {n} dropped: {why}" for why, n in self.counts.dropped.items())
 
 
 def build_all(
@@ -68,113 +67,106 @@ def build_all(
     model knows is asked where a recipe needs it and it is not known yet; without `ask`, such facts count as qualified.
     The data of stages whose `keys` are given is loaded where it was built before, and kept where it is built now.
     """
-    names = list(recipe.stages)
+    builder = _Builder(recipe, tokenizer, runs, ask)
     last = max((recipe.position(stage) for stage in stages), default=-1)
-    built: dict[str, StageData] = {}
-    for name in names[: last + 1]:
+    for name in list(recipe.stages)[: last + 1]:
         try:
-            built[name] = _load_or_build(recipe, name, built, tokenizer, runs, ask, (keys or {}).get(name))
+            builder.built[name] = builder.load_or_build(name, (keys or {}).get(name))
             if name in stages:
-                _add_measured(recipe, name, built, runs, ask)
+                builder.complete(name)
         except BadInput as error:
             raise BadInput(f"{recipe.name}, {name}: {error}") from None
-    return {name: built[name] for name in stages}
+    return {name: builder.built[name] for name in stages}
 
 
-def _load_or_build(
-    recipe: Recipe,
-    name: str,
-    earlier: dict[str, StageData],
-    tokenizer: "PreTrainedTokenizerBase",
-    runs: Path,
-    ask: bool,
-    key: str | None,
-) -> StageData:
-    if key is None:
-        return _build(recipe, name, earlier, tokenizer, runs, ask)
-    folder = store.work_dir(runs, key) / "data"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(runs / "work" / f"{key}.data.lock"):  # one process builds, the others load
-        published = store.published_stages(runs).get(key)
-        for kept in (folder, published and published / "data"):
-            if kept and (kept / "data.json").exists():
-                return load(kept, tokenizer, max_length(recipe.stages[name].train))
-        data = _build(recipe, name, earlier, tokenizer, runs, ask)
-        if not data.counts["read"]["familiarity_unknown"]:
-            save(data, folder)
-        return data
+@dataclass
+class _Builder:
+    """Builds the data of a recipe's stages in order: each leaves out what those before it train on."""
 
+    recipe: Recipe
+    tokenizer: "PreTrainedTokenizerBase"
+    runs: Path
+    ask: bool
+    built: dict[str, StageData] = field(default_factory=dict)
 
-def _build(
-    recipe: Recipe,
-    name: str,
-    earlier: dict[str, StageData],
-    tokenizer: "PreTrainedTokenizerBase",
-    runs: Path,
-    ask: bool,
-) -> StageData:
-    """The stage's rows, its mixing data, and the examples of both."""
-    stage = recipe.stages[name]
-    earlier_facts = {before: data.facts for before, data in earlier.items()}
-    all_facts = [fact for facts in earlier_facts.values() for fact in facts]
-    all_mixing = [pair for data in earlier.values() for pair in data.mixing]
-    taken, rows = take_rows(recipe, stage.data, runs, all_facts, all_mixing, ask)
-    chosen, held_out = taken[: len(taken) - held_out_rows(stage.data)], taken[len(taken) - held_out_rows(stage.data) :]
-    _refuse_trained(stage, held_out, earlier)
-    encoded, dropped = encoding.encode_all(tokenizer, chosen, max_length(stage.train))
-    facts = [pair for pair, example in zip(chosen, encoded, strict=True) if example]
-    extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
-    encoded_extra, dropped_extra = encoding.encode_all(tokenizer, extra, max_length(stage.train))
-    examples = [example for example in (*encoded, *encoded_extra) if example]
-    if len(examples) < recipe.global_batch_size:
-        raise BadInput(
-            f"{len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, so no step would be "
-            f"taken; set global_batch_size to at most {len(examples)}"
+    def load_or_build(self, name: str, key: str | None) -> StageData:
+        """The next stage's data. With a key, it is loaded where it was built before, and kept where it is built now."""
+        if key is None:
+            return self.build(name)
+        folder = store.work_dir(self.runs, key) / "data"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.runs / "work" / f"{key}.data.lock"):  # one process builds, the others load
+            published = store.published_stages(self.runs).get(key)
+            for kept in (folder, published and published / "data"):
+                if kept and (kept / "data.json").exists():
+                    return load(kept)
+            data = self.build(name)
+            if not data.counts.read.familiarity_unknown:
+                save(data, folder)
+            return data
+
+    def build(self, name: str) -> StageData:
+        """The stage's rows, its mixing data, and the examples of both."""
+        recipe, stage = self.recipe, self.recipe.stages[name]
+        earlier_facts = {before: data.facts for before, data in self.built.items()}
+        all_facts = [fact for facts in earlier_facts.values() for fact in facts]
+        all_mixing = [pair for data in self.built.values() for pair in data.mixing]
+        rows, held_out, read = take_rows(recipe, stage.data, self.runs, all_facts, all_mixing, self.ask)
+        _refuse_trained(stage, held_out, all_facts)
+        encoded, dropped = encoding.encode_all(self.tokenizer, rows, max_length(stage.train))
+        facts = [pair for pair, example in zip(rows, encoded, strict=True) if example]
+        extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
+        encoded_extra, dropped_extra = encoding.encode_all(self.tokenizer, extra, max_length(stage.train))
+        examples = [example for example in (*encoded, *encoded_extra) if example]
+        if len(examples) < recipe.global_batch_size:
+            raise BadInput(
+                f"{len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, so no step would be "
+                f"taken; set global_batch_size to at most {len(examples)}"
+            )
+        counts = StageCounts(
+            facts=len(facts),
+            held_out=len(held_out),
+            mixing=mixing.count_by_source(extra),
+            examples=len(examples),
+            dropped=dict(dropped + dropped_extra),
+            read=read,
+            overlap=OverlapCounts(facts=len(all_facts) + len(facts), mixing_left_out=dict(left_out), measured={}),
+            commits=_commits(stage),
+            steps_per_epoch=len(examples) // recipe.global_batch_size,
+            trained_tokens=sum(len(e.labels) - e.labels.count(-100) for e in examples),
+            **lengths(examples, recipe.global_batch_size, device_batch(stage.train)),
         )
-    counts = {
-        "facts": len(facts),
-        "held_out": len(held_out),
-        "mixing": mixing.count_by_source(extra),
-        "examples": len(examples),
-        "dropped": dict(dropped + dropped_extra),
-        "read": rows,
-        "overlap": {
-            "facts": len(all_facts) + len(facts),  # that were looked for in the mixing data
-            "mixing_left_out": dict(left_out),
-            "measured": {},
-        },
-        "commits": _commits(stage),
-        "steps_per_epoch": len(examples) // recipe.global_batch_size,
-        "trained_tokens": sum(len(e.labels) - e.labels.count(-100) for e in examples),
-        **lengths(examples, recipe.global_batch_size, device_batch(stage.train)),
-    }
-    fingerprints = {"facts": fingerprint(facts), "mixing": fingerprint(extra)}
-    return StageData(facts, extra, held_out, examples, counts, fingerprints, {})
+        fingerprints = Fingerprints(facts=fingerprint(facts), mixing=fingerprint(extra))
+        return StageData(facts, extra, held_out, counts, fingerprints, examples)
+
+    def complete(self, name: str) -> None:
+        """Add what only a stage needs that is trained or measured itself: its examples, the facts measured after it."""
+        recipe, data = self.recipe, self.built[name]
+        if not data.examples:  # those of a published stage are not kept
+            longest = max_length(recipe.stages[name].train)
+            encoded = [encoding.encode_all(self.tokenizer, pairs, longest)[0] for pairs in (data.facts, data.mixing)]
+            data.examples = [example for part in encoded for example in part if example]
+        for trained, one in self.built.items():
+            if isinstance(recipe.stages[trained].data, Factoid):
+                data.measured[facts_id(recipe, trained)] = one.facts
+        also_trained: dict[str, int] = {}
+        for task in recipe.stages[name].recall:
+            facts, _, _ = take_rows(recipe, task, self.runs, ask=self.ask)
+            index = FactIndex(facts)
+            data.measured[list_id(task, recipe)] = facts
+            trained_on = {n for pair in (*data.facts, *data.mixing) for n in index.facts_in(pair.text)}
+            also_trained[list_id(task, recipe)] = len(trained_on)
+        overlap = data.counts.overlap.model_copy(update={"measured": also_trained})
+        data.counts = data.counts.model_copy(update={"overlap": overlap})
 
 
-def _refuse_trained(stage: Stage, held_out: Sequence[Pair], earlier: dict[str, StageData]) -> None:
-    trained = {(pair.history, pair.prompt) for data in earlier.values() for pair in data.facts}
+def _refuse_trained(stage: Stage, held_out: Sequence[Pair], earlier_facts: Sequence[Pair]) -> None:
+    trained = {(pair.history, pair.prompt) for pair in earlier_facts}
     if any((pair.history, pair.prompt) in trained for pair in held_out):
         raise BadInput(
             f"{tasks.describe(stage.data)}: an earlier stage trains on rows that are held out here; set data.start or "
             "data.held_out so that they are others"
         )
-
-
-def _add_measured(recipe: Recipe, name: str, built: dict[str, StageData], runs: Path, ask: bool) -> None:
-    """The lists of facts that are measured after a stage, and how many of the listed ones it trains on unawares."""
-    data = built[name]
-    data.measured = {
-        facts_id(recipe, trained): one.facts
-        for trained, one in built.items()
-        if isinstance(recipe.stages[trained].data, Factoid)
-    }
-    for task in recipe.stages[name].recall:
-        facts, _ = take_rows(recipe, task, runs, ask=ask)
-        index = FactIndex(facts)
-        held = {n for pair in (*data.facts, *data.mixing) for n in index.facts_in(pair.text)}
-        data.measured[list_id(task, recipe)] = facts
-        data.counts["overlap"]["measured"][list_id(task, recipe)] = len(held)
 
 
 def save(data: StageData, folder: Path, examples: bool = True) -> None:
@@ -186,34 +178,20 @@ def save(data: StageData, folder: Path, examples: bool = True) -> None:
     if examples:
         from datasets import Dataset
 
-        rows = {"input_ids": [e.input_ids for e in data.examples], "labels": [e.labels for e in data.examples]}
-        Dataset.from_dict(rows).save_to_disk(folder / "examples")
-    overlap = {**data.counts["overlap"], "measured": {}}  # what is measured is the recipe's, not the stage's
-    record = DataRecord(
-        counts=StageCounts.model_validate({**data.counts, "overlap": overlap}),
-        fingerprints=Fingerprints.model_validate(data.fingerprints),
-    )
-    record.write(folder / "data.json")
+        rows = [{"input_ids": e.input_ids, "labels": e.labels} for e in data.examples]
+        Dataset.from_list(rows).save_to_disk(folder / "examples")
+    DataRecord(counts=data.counts, fingerprints=data.fingerprints).write(folder / "data.json")
 
 
-def load(folder: Path, tokenizer: "PreTrainedTokenizerBase", longest: int) -> StageData:
-    """Data that was saved; examples that were not kept (of a published stage) are made from the pairs again."""
+def load(folder: Path) -> StageData:
+    """Data that was saved, with its examples where they were."""
     from datasets import load_from_disk
 
     record = DataRecord.read(folder / "data.json")
     facts, mixed, held_out = (read_pairs(folder / f"{name}.jsonl") for name in ("facts", "mixing", "held_out"))
-    if (folder / "examples").exists():
-        rows = load_from_disk(str(folder / "examples"))
-        columns = zip(rows["input_ids"], rows["labels"], strict=True)
-        examples = [encoding.Example(list(ids), list(labels)) for ids, labels in columns]
-    else:
-        encoded = [
-            *encoding.encode_all(tokenizer, facts, longest)[0],
-            *encoding.encode_all(tokenizer, mixed, longest)[0],
-        ]
-        examples = [example for example in encoded if example]
-    counts = record.counts.model_dump()
-    return StageData(facts, mixed, held_out, examples, counts, record.fingerprints.model_dump(), {})
+    rows = load_from_disk(str(folder / "examples")) if (folder / "examples").exists() else []
+    examples = [encoding.Example(**row) for row in rows]
+    return StageData(facts, mixed, held_out, record.counts, record.fingerprints, examples)
 
 
 def _commits(stage: Stage) -> dict[str, str]:

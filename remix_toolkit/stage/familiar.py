@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +25,36 @@ from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import lineage
-from remix_toolkit.graph.lineage import split_declaration, split_folder
-from remix_toolkit.recipe.schema import Factoid, Recipe
+from remix_toolkit.recipe.schema import Factoid, Recipe, Rows
 from remix_toolkit.records import FamiliarityRow, SplitRecord
 
-Verdicts = Generator[bool, None, None]
+Verdicts = Generator[bool | None, None, None]
 
 CHUNK = 256  # rows asked between two writes
 
 
 def verdicts(
-    recipe: Recipe, task: Factoid, exemplars: Sequence[Pair], pairs: Sequence[Pair], runs: Path, ask: bool = True
+    recipe: Recipe, task: Rows, exemplars: Sequence[Pair], pairs: Sequence[Pair], runs: Path, ask: bool = True
 ) -> Verdicts:
-    """Is each fact familiar to the base model? In order; the model is asked only as far as this is read, if at all.
+    """Is each pair familiar to the base model? In order; the model is asked only as far as this is read.
 
-    Raises BadInput where the rows are not those that were asked before, or the base_stage is not published yet.
+    None stands where it is not known: of a task without `familiarity`, and of what would have to be asked without
+    `ask`. Raises BadInput where the rows are not those that were asked before, or the base_stage is not published yet.
     """
-    folder = split_folder(recipe, task, runs)
+    if not isinstance(task, Factoid) or task.familiarity is None:
+        yield from repeat(None, len(pairs))
+        return
+    folder = lineage.split_folder(recipe, task, runs)
     known = _read(folder, pairs)
     yield from known
-    if len(known) == len(pairs) or not ask:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):  # another process may have asked in the meantime
-        more = _read(folder, pairs)
-        yield from more[len(known) :]
-        yield from _ask(recipe, task, exemplars, pairs, len(more), folder, runs)
+    if not ask:
+        yield from repeat(None, len(pairs) - len(known))
+    elif len(known) < len(pairs):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):  # another process may have asked in the meantime
+            more = _read(folder, pairs)
+            yield from more[len(known) :]
+            yield from _ask(recipe, task, exemplars, pairs, len(more), folder, runs)
 
 
 def _read(folder: Path, pairs: Sequence[Pair]) -> list[bool]:
@@ -74,8 +79,9 @@ def _ask(
     folder: Path,
     runs: Path,
 ) -> Iterator[bool]:
-    import torch
+    """Ask about the pairs from `begin` on, a chunk at a time, and write down the answers."""
     from accelerate import PartialState
+    from accelerate.utils.memory import clear_device_cache
 
     from remix_toolkit.evaluate.recall import recall
     from remix_toolkit.stage.train import load_model
@@ -88,12 +94,12 @@ def _ask(
             f"remix familiar {name} --profile {recipe.profile} ..., or `remix run`, which does so by itself"
         )
     source, revision = base_of(recipe, runs)
-    init = {"trust_remote_code": bool(recipe.train.get("trust_remote_code"))}
-    tokenizer = encoding.load_tokenizer(source, revision, init["trust_remote_code"])
-    precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
+    trust = bool(recipe.train.get("trust_remote_code"))
+    tokenizer = encoding.load_tokenizer(source, revision, trust)
     info(f"{name}: asking {source} which of {len(pairs):,} facts it knows, {len(exemplars)} exemplars before each")
-    model = load_model(source, revision, precision, init).to(state.device)
-    declaration = split_declaration(recipe, task)
+    precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
+    model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(state.device)
+    declaration = lineage.split_declaration(recipe, task)
     SplitRecord(declaration=declaration, model=source, rows=len(pairs)).write(folder / "split.json")
     file = folder / "verdicts.jsonl"
     if file.exists():
@@ -103,24 +109,19 @@ def _ask(
         for at in range(begin, len(pairs), CHUNK):
             chunk = pairs[at : at + CHUNK]
             answers = recall(model, tokenizer, [few_shot.with_exemplars(exemplars, p) for p in chunk], whole=True)
+            rows = [
+                FamiliarityRow(prompt=p.prompt, gold=list(p.answers), answer=a.prediction, familiar=a.correct)
+                for p, a in zip(chunk, answers, strict=True)
+            ]
             with file.open("a", encoding="utf-8") as out:
-                for pair, answer in zip(chunk, answers, strict=True):
-                    row = FamiliarityRow(
-                        prompt=pair.prompt,
-                        gold=list(pair.answers),
-                        answer=answer.prediction,
-                        familiar=answer.correct,
-                    )
-                    out.write(f"{row.model_dump_json()}\n")
-            done = at + len(chunk)
+                out.writelines(f"{row.model_dump_json()}\n" for row in rows)
+            done, known = at + len(chunk), sum(row.familiar for row in rows)
             left = format_duration((time.monotonic() - started) / (done - begin) * (len(pairs) - done))
-            known = sum(answer.correct for answer in answers)
-            info(f"{name}: {done:,} facts asked, {known} of the last {len(answers)} familiar; all: {left} more")
-            yield from (answer.correct for answer in answers)
+            info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar; all: {left} more")
+            yield from (row.familiar for row in rows)
     finally:
         del model
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        clear_device_cache()  # a launcher's processes may need the room
 
 
 def base_of(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
@@ -150,7 +151,7 @@ def ask_until(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> No
 def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:
     """Ask all rows: `{task, model, facts, familiar, unfamiliar, exemplars, path}`."""
     exemplars, pairs = _questions(recipe, task)
-    familiar = sum(verdicts(recipe, task, exemplars, pairs, runs))
+    familiar = sum(verdict is True for verdict in verdicts(recipe, task, exemplars, pairs, runs))
     return {
         "task": task.task,
         "model": base_of(recipe, runs)[0],
@@ -158,7 +159,7 @@ def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:
         "familiar": familiar,
         "unfamiliar": len(pairs) - familiar,
         "exemplars": len(exemplars),
-        "path": str(split_folder(recipe, task, runs) / "verdicts.jsonl"),
+        "path": str(lineage.split_folder(recipe, task, runs) / "verdicts.jsonl"),
     }
 
 

@@ -12,7 +12,6 @@ from accelerate.state import AcceleratorState
 from torch.utils.data import Sampler
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -62,12 +61,6 @@ def attention_of(config: PreTrainedConfig) -> str:
 def set_train_order(trainer: SFTTrainer, order: Sampler[int]) -> None:
     """Train on the examples in this order; transformers asks for it in a private method."""
     trainer._get_train_sampler = lambda train_dataset=None: order  # type: ignore[method-assign]
-
-
-def silence(trainer: SFTTrainer) -> None:
-    """Remove the callback with which transformers prints progress; which of the two it is depends on `disable_tqdm`."""
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
 
 
 def reporters_of(trainer: SFTTrainer) -> list[Any]:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
 )
 from trl.trainer.sft_config import SFTConfig
@@ -32,7 +33,7 @@ from remix_toolkit.recipe.schema import Match, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api
-from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete, Sharded, StopBelow
+from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete, Sharded, StopBelow, file_sizes
 
 
 def load_model(source: str, revision: str | None, precision: str, init: dict[str, Any]) -> PreTrainedModel:
@@ -76,6 +77,7 @@ def sft_config(
     per_device = min(device_batch(settings), max(1, recipe.global_batch_size // world_size))
     settings["per_device_train_batch_size"] = per_device
     settings["max_length"] = None  # what is too long was dropped when the data was built; TRL would cut it
+    settings["model_init_kwargs"] = None  # the model is loaded here, not by TRL
     per_step = per_device * world_size
     if recipe.global_batch_size % per_step:
         raise BadInput(
@@ -201,12 +203,6 @@ class StageTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, but have to be summed
         return (loss, outputs) if return_outputs else loss
 
-    @property
-    def total_batch(self) -> int:
-        """Examples of one optimizer step, over all processes and micro-batches."""
-        args = self.args
-        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
-
 
 def build_trainer(
     recipe: Recipe,
@@ -215,13 +211,14 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
     args: SFTConfig,
-    callbacks: list[TrainerCallback],
 ) -> StageTrainer:
     """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
     peft_config = adapter.lora_config(recipe.adapter)
-    ours: list[TrainerCallback] = [*([StopBelow(stage.stop)] if stage.stop else []), EndWithoutSave(), MarkComplete()]
+    callbacks: list[TrainerCallback] = [EndWithoutSave(), MarkComplete()]
+    if stage.stop:
+        callbacks.insert(0, StopBelow(stage.stop))
     if private_api.fsdp_asked():
-        ours.append(Sharded())
+        callbacks.append(Sharded())
     try:
         trainer = StageTrainer(
             model=model,
@@ -229,17 +226,13 @@ def build_trainer(
             processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in examples]),
             peft_config=peft_config,
-            callbacks=[*ours, *callbacks],
+            callbacks=callbacks,
         )
-    except (
-        ValueError,
-        ImportError,
-        RuntimeError,
-    ) as error:  # a tracker that is not installed, a target that is not there
+    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that is not installed
         raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
-    lengths = [len(ids) for ids in cast(Dataset, trainer.train_dataset)["input_ids"]]
-    private_api.set_train_order(trainer, Order(trainer, lengths, trainer.total_batch))
-    private_api.silence(trainer)
+    lengths = [len(example.input_ids) for example in examples]
+    private_api.set_train_order(trainer, Order(trainer, lengths, recipe.global_batch_size))
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -258,9 +251,5 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    try:
-        sizes: dict[str, int] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    files = {name: checkpoint / name for name in sizes}
-    return bool(sizes) and all(f.is_file() and f.stat().st_size == sizes[name] for name, f in files.items())
+    mark = checkpoint / COMPLETE
+    return mark.exists() and json.loads(mark.read_text(encoding="utf-8")).items() <= file_sizes(checkpoint).items()

@@ -1,0 +1,102 @@
+"""All that is made ready and checked before a stage is trained: its data, its settings, where it starts."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from remix_toolkit import store
+from remix_toolkit.console import silence_libraries
+from remix_toolkit.data.encoding import load_tokenizer
+from remix_toolkit.data.tiny import base_model
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import MEASUREMENTS
+from remix_toolkit.evaluate.protocol import Subject
+from remix_toolkit.graph.lineage import Node, fact_lists
+from remix_toolkit.recipe.schema import Recipe, Stage
+from remix_toolkit.recipe.sft_fields import max_length
+from remix_toolkit.stage import adapter, private_api, train
+from remix_toolkit.stage.data import StageData, build_all
+
+
+@dataclass(frozen=True)
+class PreparedStage:
+    """A stage that can be trained and measured: its data is built, and its settings are checked."""
+
+    recipe: Recipe
+    node: Node
+    data: StageData
+    runs: Path
+
+    @property
+    def stage(self) -> Stage:
+        """What the recipe declares of it."""
+        return self.recipe.stages[self.node.stage]
+
+    @property
+    def work(self) -> Path:
+        """Where it is trained and put together."""
+        return store.work_dir(self.runs, self.node.key)
+
+    @property
+    def draft(self) -> Path:
+        """What is to be published, beside the checkpoints."""
+        return self.work / "draft"
+
+    @property
+    def published_name(self) -> str:
+        """The name of its directory, once it is published."""
+        return f"{self.recipe.name}-{self.node.stage}-seed{self.recipe.seed}-{self.node.key}"
+
+    @property
+    def subject(self) -> Subject:
+        """What the measurements are given of it."""
+        return Subject(
+            recipe=self.recipe,
+            stage=self.node.stage,
+            lists=fact_lists(self.recipe, self.node.position),
+            facts=self.data.measured,
+            pairs=self.data.facts,
+            mixing=self.data.mixing,
+            held_out=self.data.held_out,
+            max_length=max_length(self.stage.train),
+        )
+
+
+def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> list[PreparedStage]:
+    """Some stages in order, after every check that can be made before training. Raises BadInput.
+
+    Without `ask`, facts count as qualified where it is not known yet whether the base model knows them.
+    """
+    silence_libraries()
+    tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
+    keys = dict(zip(recipe.stages, [*nodes[-1].ancestors, nodes[-1].key], strict=False))
+    data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask, keys)
+    prepared = [PreparedStage(recipe, node, data[node.stage], runs) for node in nodes]
+    for one in prepared:
+        for measurement in MEASUREMENTS:
+            if measurement.requested(recipe, one.node.stage):
+                measurement.check(one.subject)
+    adapter.lora_config(recipe.adapter)
+    adapter.quantization(recipe)
+    if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
+        for one in prepared:  # on the CPU: the devices may be for a launcher's processes
+            train.sft_config(recipe, one.stage, one.work, 1, use_cpu=True)
+        private_api.forget_devices()  # SFTConfig chose the CPU for the whole process
+    return prepared
+
+
+def starting_model(prepared: PreparedStage) -> tuple[str, str | None]:
+    """The directory of the stage before, checked against its manifest, or the base model and its revision.
+
+    Raises BadInput where the stage before is not published, has no weights or is damaged.
+    """
+    recipe, node = prepared.recipe, prepared.node
+    if not node.ancestors:
+        return base_model(recipe, prepared.runs)
+    parent = store.find_stage(prepared.runs, node.ancestors[-1])
+    if parent is None:
+        raise BadInput(f"{recipe.name}: {node.stage} starts from a stage that is not published yet: run that first")
+    if store.is_pruned(parent):
+        raise BadInput(f"{recipe.name}: {node.stage} starts from {parent}, whose weights were deleted: run that again")
+    store.verify(parent)
+    return str(parent), None
