@@ -41,6 +41,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """The store that is trained once for the tests of all processes."""
+    from trained_store import TrainedStore, once, train
+
+    return TrainedStore(once(tmp_path_factory.getbasetemp(), "trained", train))
+
+
+@pytest.fixture(scope="session")
 def tokenizer(tiny_base: Path):
     from remix_toolkit.data.encoding import load_tokenizer
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from stores import FEW, HALF, group_of, write_arms, write_run
+from trained_store import FEW, HALF, TrainedStore, group_of
 
 from remix_toolkit.report.group import answer
 
@@ -17,89 +17,99 @@ from remix_toolkit.report.group import answer
         ({"none": HALF, "random": FEW}, "none still knows 50.0%"),  # the first arm may be the best
     ],
 )
-def test_what_cannot_be_said(tmp_path: Path, arms: dict, said: str) -> None:
-    write_arms(tmp_path, arms)
+def test_what_cannot_be_said(trained, tmp_path: Path, arms: dict, said: str) -> None:
+    trained.write_arms(tmp_path, arms)
     ((head, more),) = answer(group_of(tmp_path))
     assert said in " ".join([head, *more])
 
 
-def arms_by_seed(runs: Path, arms: dict[str, dict[int, int]], facts: int = 40) -> tuple[str, str]:
+def arms_by_seed(
+    trained: TrainedStore, runs: Path, arms: dict[str, dict[int, int]], facts: int = 40
+) -> tuple[str, str]:
     """Arm -> seed -> how many of its facts it keeps. The answer, and what qualifies it."""
     for arm, by_seed in arms.items():
         for seed, kept in by_seed.items():
-            left = [1] * kept + [0] * (facts - kept)
-            write_run(runs, arm, seed, {"stage1": {"kvr": [1] * facts}, "stage2": {"kvr": left, "lama": [1]}})
+            left = [1] * kept + [0] * (40 - kept)
+            trained.write_run(runs, arm, seed, {"stage1": {"kvr": [1] * 40}, "stage2": {"kvr": left, "webqa": [1]}})
     ((head, more),) = answer(group_of(runs))
     return head, " ".join(more)
 
 
-def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path: Path) -> None:
+def test_arms_are_compared_over_the_seeds_that_both_have(trained, tmp_path: Path) -> None:
     """One arm's mean is of an easy seed alone: under that one, it is behind."""
-    head, more = arms_by_seed(tmp_path, {"none": {0: 4, 1: 36}, "random": {1: 24, 2: 40}})
+    head, more = arms_by_seed(trained, tmp_path, {"none": {0: 4, 1: 36}, "random": {1: 24, 2: 40}})
     assert "random still knows 80.0%" in head
     assert "the highest mean of 2 arms. It is behind none on what both have, seed 1 (60.0% against 90.0%)," in head
     assert "chosen after the fact" not in more
     assert "One seed in common: the intervals are over facts only" in more
 
 
-def test_one_shared_seed_of_several_makes_no_lead(tmp_path: Path) -> None:
-    head, _ = arms_by_seed(tmp_path, {"none": {0: 4, 1: 4}, "random": {1: 36, 2: 36}})
+def test_one_shared_seed_of_several_makes_no_lead(trained, tmp_path: Path) -> None:
+    head, _ = arms_by_seed(trained, tmp_path, {"none": {0: 4, 1: 4}, "random": {1: 36, 2: 36}})
     assert "Whether it is better than none on what both have, seed 1 (90.0% against 10.0%), cannot be said" in head
     assert head.endswith(", under one seed.")
 
 
-def test_the_best_arm_is_held_against_every_other(tmp_path: Path) -> None:
+def test_the_best_arm_is_held_against_every_other(trained, tmp_path: Path) -> None:
     """The third arm varies too much to be told from the best one, though the first two can be."""
     arms = {"none": {0: 4, 1: 4, 2: 4}, "best": {0: 36, 1: 36, 2: 36}, "second": {0: 30, 1: 30, 2: 30}}
-    head, more = arms_by_seed(tmp_path, {**arms, "wild": {0: 40, 1: 36, 2: 2}})
+    head, more = arms_by_seed(trained, tmp_path, {**arms, "wild": {0: 40, 1: 36, 2: 2}})
     assert "the highest mean of 4 arms. It is ahead of none (10.0%)" in head
     assert head.endswith("It cannot be told apart from wild.")
     assert "The best of 4 arms was chosen after the fact" in more
 
 
-def test_few_seeds_have_to_agree(tmp_path: Path) -> None:
+def test_few_seeds_have_to_agree(trained, tmp_path: Path) -> None:
     """Two seeds say more, one a little less: the interval lies above 0, and that is not believed."""
     kept = {"none": {0: 0, 1: 0, 2: 20, 3: 0}, "random": {0: 39, 1: 39, 2: 19, 3: 39}}
-    head, more = arms_by_seed(tmp_path / "four", kept)
+    head, more = arms_by_seed(trained, tmp_path / "four", kept)
     assert head.endswith(", but not under every seed.")
     assert "chosen after the fact" not in more
     more_seeds = {"none": {**kept["none"], 4: 0}, "random": {**kept["random"], 4: 39}}
-    assert "It is ahead of none" in arms_by_seed(tmp_path / "five", more_seeds)[0]
+    assert "It is ahead of none" in arms_by_seed(trained, tmp_path / "five", more_seeds)[0]
 
 
-def test_arms_of_other_facts_or_fewer_stages_do_not_vanish(tmp_path: Path) -> None:
+def test_arms_of_other_facts_or_fewer_stages_do_not_vanish(trained, tmp_path: Path) -> None:
     def run(arm: str, *tasks: str) -> None:
         known = {f"stage{n}": {task: [1, 1] for task in tasks[:n]} for n in range(1, len(tasks) + 1)}
-        write_run(tmp_path, arm, 0, known)
+        trained.write_run(tmp_path, arm, 0, known)
 
-    run("kvr first", "kvr", "lama")
-    run("popqa first", "popqa", "lama")
+    run("kvr first", "kvr", "webqa")
+    run("popqa first", "popqa", "webqa")
     group = group_of(tmp_path)
     assert group.tasks == ["kvr", "popqa"]
     assert ["popqa first still knows 100.0%" in head for head, _ in answer(group)] == [False, True]
-    run("longer", "kvr", "lama", "webqa")
+    run("longer", "kvr", "webqa", "triviaqa")
     said = "kvr first, popqa first: not in the answer, as nothing is measured of kvr, popqa after stage3"
     assert said in group_of(tmp_path).noted()
 
 
-def test_the_number_of_facts_is_that_of_the_arm_that_is_named(tmp_path: Path) -> None:
-    write_run(tmp_path, "low", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 1], "lama": [1]}})
-    write_run(tmp_path, "random", 0, {"stage1": {"kvr": [1] * 6}, "stage2": {"kvr": [1] * 3 + [0] * 3, "lama": [1]}})
+def test_the_number_of_facts_is_that_of_the_arm_that_is_named(trained, tmp_path: Path) -> None:
+    trained.write_run(
+        tmp_path, "low", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 1], "webqa": [1]}}
+    )
+    trained.write_run(
+        tmp_path, "random", 0, {"stage1": {"kvr": [1] * 6}, "stage2": {"kvr": [1] * 3 + [0] * 3, "webqa": [1]}}
+    )
     assert "random still knows 50.0% of the 6 kvr facts" in answer(group_of(tmp_path))[0][0]
 
 
-def test_an_arm_that_did_not_learn_is_no_answer(tmp_path: Path) -> None:
-    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 0], "lama": [1]}})
+def test_an_arm_that_did_not_learn_is_no_answer(trained, tmp_path: Path) -> None:
+    trained.write_run(
+        tmp_path, "none", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 0], "webqa": [1]}}
+    )
     ((head, more),) = answer(group_of(tmp_path))
     assert head.startswith("Nothing can be said about what was retained")
     assert "stage1 did not reach 99% of its own facts: none" in more[0]
-    write_run(tmp_path, "random", 0, {"stage1": {"kvr": [1] * 4}, "stage2": {"kvr": [1, 0, 0, 0], "lama": [1]}})
+    trained.write_run(
+        tmp_path, "random", 0, {"stage1": {"kvr": [1] * 4}, "stage2": {"kvr": [1, 0, 0, 0], "webqa": [1]}}
+    )
     ((head, _),) = answer(group_of(tmp_path))
     assert "random still knows 25.0%" in head  # not none, which has 75% and learnt no more
 
 
-def test_one_stage_or_none_with_recall_says_nothing(tmp_path: Path) -> None:
-    write_run(tmp_path / "one", "none", 0, {"stage1": {"kvr": [1, 1]}})
+def test_one_stage_or_none_with_recall_says_nothing(trained, tmp_path: Path) -> None:
+    trained.write_run(tmp_path / "one", "none", 0, {"stage1": {"kvr": [1, 1]}})
     assert answer(group_of(tmp_path / "one"))[0][0].startswith("Nothing can be said about retention yet: stage1 is the")
-    write_run(tmp_path / "none", "none", 0, {"stage1": {}})
+    trained.write_run(tmp_path / "none", "none", 0, {"stage1": {}})
     assert "no stage here is measured by recall" in answer(group_of(tmp_path / "none"))[0][0]

@@ -6,23 +6,20 @@ import shutil
 from contextlib import chdir
 from pathlib import Path
 
-import made
 import pytest
 import yaml
 from conftest import ROOT
-from forged import lens_record
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
-from sweeps import command
 
 from remix_toolkit import store
 from remix_toolkit.data.encoding import prompt_ids
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, HeldOutRecord, PerplexityRecord
+from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, HeldOutRecord, InterferenceRecord, LensRecord
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.report.card import card, fenced
-from remix_toolkit.report.results import Results, _public_setting, as_json, json_schema, of_stage, of_store, public
+from remix_toolkit.report.results import Results, as_json, json_schema, of_stage, of_store, public
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
 
@@ -56,8 +53,8 @@ def code(text: str, language: str) -> str:
     return block
 
 
-def test_a_card_says_what_was_measured_and_where_it_came_from(runs: Path) -> None:
-    first, second = made.run(runs, MIX, knows=half)
+def test_a_card_says_what_was_measured_and_where_it_came_from(trained, runs: Path) -> None:
+    first, second = trained.run(runs, MIX, knows=half)
     text = card(second)
     data = ModelCard(text).data
     assert (data.library_name, data.base_model, data.datasets, data.license) == ("transformers", None, None, None)
@@ -78,13 +75,13 @@ def test_a_card_says_what_was_measured_and_where_it_came_from(runs: Path) -> Non
         ["random_words", "40", "pydoc"],
         ["invented_facts", "20", "generated"],
     ]
-    assert "torch 2.13.0" in text
+    assert "torch 2" in text
     assert "knew only" not in text
 
 
-def test_the_recipe_of_a_card_resolves_to_the_same_stage(runs: Path, tmp_path: Path) -> None:
+def test_the_recipe_of_a_card_resolves_to_the_same_stage(trained, runs: Path, tmp_path: Path) -> None:
     """Also where another run of a longer recipe published it, and with everything else that a recipe may say."""
-    folders = made.run(runs, MIX, "train.weight_decay=0.1", "adapter={r: 4}", "base_stage=stage2", seed=1)
+    folders = trained.run(runs, MIX, "train.weight_decay=0.1", "adapter={r: 4}", "base_stage=stage2", seed=1)
     for folder in folders:
         text = card(folder)
         said = code(text, "sh").split()
@@ -96,22 +93,27 @@ def test_the_recipe_of_a_card_resolves_to_the_same_stage(runs: Path, tmp_path: P
         assert list(resolved.stages) == ["stage1", "stage2"][: 1 + folders.index(folder)]
 
 
-def test_the_way_to_load_it_works_and_asks_as_it_was_trained(runs: Path, tokenizer, tiny_base: Path) -> None:
-    def model(draft: Path) -> None:
-        shutil.copytree(tiny_base, draft, dirs_exist_ok=True)
-        tokenizer.save_pretrained(draft)
-
-    folder = made.run(runs, draft=model, prompt="Say '{row}' of {task}", gold='"""\\')[0]
+def test_the_way_to_load_it_works_and_asks_as_it_was_trained(trained, tokenizer) -> None:
+    """Of a stage that was trained, with all that is measured."""
+    first, second = trained.stages
     names: dict = {}
-    with chdir(folder.parent):
-        exec(code(card(folder), "python"), names)
-    assert names["inputs"]["input_ids"][0].tolist() == prompt_ids(tokenizer, "Say '0' of kvr")
+    with chdir(first.parent):
+        exec(code(card(first), "python"), names)
+    fact = json.loads((first / "recall.jsonl").read_text(encoding="utf-8").partition("\n")[0])
+    assert names["inputs"]["input_ids"][0].tolist() == prompt_ids(tokenizer, fact["prompt"])
+    held_out, text = trained.read(HeldOutRecord, "held_out.json"), card(second)
+    assert f"loss {held_out.loss:.3f} on 8 rows, {held_out.accuracy:.1f}% of the results right" in text
+    assert "perplexity" in text
+    assert "Not measured: what else it can do" in text
+    probes = of_store(trained.runs).model_dump(by_alias=True)["stages"][1]["probes"]
+    assert probes["lens"] == trained.read(LensRecord, "lens.json").model_dump()
+    assert probes["interference"] == trained.read(InterferenceRecord, "interference.json").model_dump()
 
 
-def test_hub_ids_and_licences(runs: Path) -> None:
+def test_hub_ids_and_licences(trained, runs: Path) -> None:
     data = "stages.stage2.data={task: popqa, size: 20, revision: abc}"
     corpus = "stages.stage2.mix={knowledge_pile: {ratio: 2}}"
-    text = card(made.run(runs, data, corpus, MIX, profile="llama3-8b")[1])
+    text = card(trained.run(runs, data, corpus, MIX, profile="llama3-8b")[1])
     found = ModelCard(text).data
     assert (found.base_model, found.license) == ("meta-llama/Meta-Llama-3-8B", "llama3")
     assert found.datasets == ["Query-of-CC/Knowledge_Pile", "akariasai/PopQA"]
@@ -121,14 +123,14 @@ def test_hub_ids_and_licences(runs: Path) -> None:
     assert rows["random_words"][1:] == ["nltk", "public domain"]
 
 
-def test_neither_paths_nor_users_nor_their_facts_are_given_away(runs: Path, tmp_path: Path) -> None:
+def test_neither_paths_nor_users_nor_their_facts_are_given_away(trained, runs: Path, tmp_path: Path) -> None:
     home = tmp_path / "home" / "alice smith"
     home.mkdir(parents=True)
     (home / "f|<b>.csv").write_text("prompt,response\nx,1\n", encoding="utf-8")
     (home / "words.txt").write_text("some words", encoding="utf-8")
     own = f"stages.stage2.data={{task: pairs, path: '{home}/f|<b>.csv', size: 1}}"
     mix = f"stages.stage1.mix={{random_words: {{ratio: 2, text: '{home}/words.txt'}}}}"
-    folder = made.run(runs, own, mix, f"paths.lama={home}/LAMA", prompt="secret {row}", arm=f"in {home}/x")[1]
+    folder = trained.run(runs, own, mix, f"paths.lama={home}/LAMA", prompt="secret {row}", arm=f"in {home}/x")[1]
     results = as_json(of_stage(folder))
     text = card(folder)
     for said in (results, text):
@@ -141,29 +143,20 @@ def test_neither_paths_nor_users_nor_their_facts_are_given_away(runs: Path, tmp_
 
 
 def test_paths_are_known_wherever_they_stand() -> None:
-    relative = {
-        "base": "../alice/x",
-        "hub": "../..",
-        "of": ["./alice/a.csv", "b/../alice/c.csv"],
-        "/home/alice/t.yaml": 1,
-    }
-    assert public(relative) == {"base": "x", "hub": "..", "of": ["a.csv", "c.csv"], "t.yaml": 1}
-    assert _public_setting("base", "../alice/x") == "x"
-    assert _public_setting("stages.stage1.data.path", ["a/b.csv", "../alice/c.csv"]) == ["b.csv", "c.csv"]
-    assert public({"/a/t.yaml": 1, "/b/t.yaml": 2}) == {"t.yaml": 1, "t.yaml (1)": 2}  # both are kept
     said = {
-        "path": "../alice/a.csv",
-        "hub": "a/b",
-        "c": "C:\\Users\\alice\\b.csv",
-        "d": ["~/x/y", "a / b / c: https://x/y/z"],
+        **{"base": "../alice/x", "hub": "../..", "of": ["./alice/a.csv", "b/../alice/c.csv"]},
+        **{"/home/alice/t.yaml": 1, "/home/bob/t.yaml": 2, "c": "C:\\Users\\alice\\b.csv"},  # both t.yaml are kept
+        **{"d": ["~/x/y", "a / b / c: https://x/y/z"], "e": "see '/home/alice/f', hf_" + "a" * 34, "f": "a/b"},
     }
-    left = {"path": "a.csv", "hub": "a/b", "c": "b.csv", "d": ["y", "a / b / c: https://x/y/z"]}
-    assert public({**said, "e": "see '/home/alice/f', hf_" + "a" * 34}) == {**left, "e": "see 'f', hf_..."}
+    assert public(said) == {
+        **{"base": "x", "hub": "..", "of": ["a.csv", "c.csv"], "t.yaml": 1, "t.yaml (4)": 2, "c": "b.csv"},
+        **{"d": ["y", "a / b / c: https://x/y/z"], "e": "see 'f', hf_...", "f": "a/b"},
+    }
 
 
-def test_no_text_breaks_out_of_a_card(runs: Path) -> None:
+def test_no_text_breaks_out_of_a_card(trained, runs: Path) -> None:
     evil = "</details>\n```\n<script>alert(1)</script> | {row} \u2028 ${{x}} [a](javascript:b)"
-    folder = made.run(runs, prompt=evil, gold=evil, arm="<img src=x> | `", knows=half)[1]
+    folder = trained.run(runs, prompt=evil, gold=evil, arm="<img src=x> | `", knows=half)[1]
     text = card(folder)
     tokens = MarkdownIt("commonmark").enable("table").parse(text.split("---\n", 2)[2])
     raw = [t.content for t in tokens if t.type == "html_block"]
@@ -174,8 +167,8 @@ def test_no_text_breaks_out_of_a_card(runs: Path) -> None:
     assert [(t.type, t.content) for t in MarkdownIt().parse(block)] == [("fence", "a\n````\nb\n")]
 
 
-def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
-    folder = made.run(runs, knows=lambda stage, task, row: row > 0)[1]
+def test_what_is_not_known_is_said(trained, runs: Path, tmp_path: Path) -> None:
+    folder = trained.run(runs, knows=lambda stage, task, row: row > 0)[1]
     assert "stage1 knows only 95.0% of its own facts" in card(folder)
     store.delete_weights(folder)
     assert "weights were deleted" in card(folder)
@@ -188,56 +181,45 @@ def test_what_is_not_known_is_said(runs: Path, tmp_path: Path) -> None:
         card(folder)
 
 
-def test_a_profile_of_ones_own_is_among_the_files_that_are_needed(runs: Path, tmp_path: Path) -> None:
+def test_a_profile_of_ones_own_is_among_the_files_that_are_needed(trained, runs: Path, tmp_path: Path) -> None:
     own = tmp_path / "mine" / "tiny.yaml"  # for which the recipe has a section
     own.parent.mkdir()
     shutil.copy(ROOT / "remix_toolkit" / "recipe" / "profiles" / "tiny.yaml", own)
-    text = card(made.run(runs, profile=str(own))[0])
+    text = card(trained.run(runs, profile=str(own))[0])
     assert "It reads local files, of whose paths only the last part stands here: tiny.yaml." in text
 
 
-def test_probes_and_held_out_rows(runs: Path) -> None:
-    beside = {
-        "held_out.json": HeldOutRecord(rows=20, loss=1.25, tokens=400, accuracy=55.0).model_dump_json(),
-        "perplexity.json": PerplexityRecord(perplexity=12.5, tokens=1000, text="pydoc").model_dump_json(),
-        "lens.json": lens_record("kvr-1", first_layer=None).model_dump_json(),
-        "lm_eval.json": HarnessRecord(
-            tasks={
-                "arc_easy": HarnessResult(version="0.4.9", limit=8, metrics={"acc": 0.375, "acc_stderr": 0.1}),
-                "/home/alice/mine.yaml": HarnessResult(version="0.4.9", limit=None, metrics={"exact_match": 0.5}),
-            }
-        ).model_dump_json(),
-    }
-    first, second = made.run(runs, beside=beside)
+def test_measurements_that_are_damaged_or_missing(trained, runs: Path) -> None:
+    metrics = {"arc_easy": {"acc": 0.375, "acc_stderr": 0.1}, "/home/alice/mine.yaml": {"exact_match": 0.5}}
+    tasks = {name: HarnessResult(version="0.4.9", limit=8, metrics=of) for name, of in metrics.items()}
+    files = {"lm_eval.json": HarnessRecord(tasks=tasks).model_dump_json(), "lens.json": trained.text("lens.json")}
+    first, second = trained.run(runs, files=files)
+    lens = trained.read(LensRecord, "lens.json")
+    lists = {id_: one.model_copy(update={"first_layer": None}) for id_, one in lens.lists.items()}
+    lens.model_copy(update={"lists": lists}).write(second / "lens.json")
     text = card(second)
-    assert tables(text.split("---\n", 2)[2])[0][2][3] == "loss 1.250 on 20 rows, 55.0% of the results right"
-    assert "perplexity 12.50 on 1,000 tokens of pydoc" in text
     lines = [line for line in text.splitlines() if line.startswith("- lm-eval")]
     assert lines == ["- lm-eval arc\\_easy acc: 0.375", "- lm-eval mine exact\\_match: 0.5"]
-    assert "Not measured: how safe it is." in text
-    assert "alice" not in text + as_json(of_stage(second))
-    for damaged in ('{"arc": 1}', "[]", '{"version": 1, "tasks": {"arc": {}}}'):
-        (second / "lm_eval.json").write_text(damaged, encoding="utf-8")
-        with pytest.raises(BadInput, match="results cannot be read"):
-            card(second)
-    (second / "lm_eval.json").write_text(beside["lm_eval.json"], encoding="utf-8")
-    said = json.loads(as_json(of_stage(second)), parse_constant=pytest.fail)  # NaN is no JSON
-    assert said["stages"][1]["probes"]["lens"]["lists"]["kvr-1"]["first_layer"] is None
-    assert said["stages"][0]["held_out"]["loss"] == 1.25
+    results = as_json(of_stage(second))
+    assert "alice" not in text + results
+    said = json.loads(results, parse_constant=pytest.fail)  # NaN is no JSON
+    assert {one["first_layer"] for one in said["stages"][1]["probes"]["lens"]["lists"].values()} == {None}
+    (second / "lm_eval.json").write_text('{"version": 1, "tasks": {"arc": {}}}', encoding="utf-8")
+    with pytest.raises(BadInput, match="results cannot be read"):
+        card(second)
     recall = (first / "recall.json").read_text(encoding="utf-8")
-    for damaged in (recall.replace("100.0", "null"), recall.replace("100.0", "NaN"), "{"):
-        assert damaged != recall
+    for damaged in (recall.replace("100.0", "NaN"), "{"):
         (first / "recall.json").write_text(damaged, encoding="utf-8")
         with pytest.raises(BadInput, match="results cannot be read"):
             of_stage(first)
     (first / "recall.json").unlink()  # published, not measured yet
-    assert tables(card(first).split("---\n", 2)[2])[0][1][1] != "100.0"
+    assert "100.0" not in card(first)
 
 
-def test_results_are_in_their_schema(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made.run(runs, knows=half)
-    made.run(runs, MIX, arm="random", seed=1)
-    last = made.run(runs, MIX, arm="random", seed=1)[1]
+def test_results_are_in_their_schema(trained, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained.run(runs, knows=half)
+    trained.run(runs, MIX, arm="random", seed=1)
+    last = trained.run(runs, MIX, arm="random", seed=1)[1]
     whole = of_store(runs)
     again = Results.model_validate_json(as_json(whole))
     assert again == whole
@@ -260,15 +242,14 @@ def test_schema_of_results_is_current() -> None:
     assert shipped == json_schema(), "run: remix schema results > docs/results.schema.json"
 
 
-def test_on_the_command_line(monkeypatch, capsys, runs: Path, tmp_path: Path) -> None:
-    second = made.run(runs)[1]
-    code, out, _ = command(monkeypatch, capsys, "card", second.name[-16:-8], "--runs", runs)
-    assert (code, yaml.safe_load(out.split("---\n")[1])["library_name"]) == (0, "transformers")
+def test_on_the_command_line(trained, here, runs: Path, tmp_path: Path) -> None:
+    second = trained.run(runs)[1]
+    out = here("card", second.name[-16:-8], "--runs", runs).stdout
+    assert yaml.safe_load(out.split("---\n")[1])["library_name"] == "transformers"
     file = tmp_path / "new" / "README.md"
-    assert command(monkeypatch, capsys, "card", second, "-o", file) == (0, "", "")
+    assert here("card", second, "-o", file).stdout == ""
     assert file.read_text(encoding="utf-8") == out
-    code, out, _ = command(monkeypatch, capsys, "results", "--runs", runs)
-    assert len(json.loads(out)["stages"]) == 2
+    assert len(json.loads(here("results", "--runs", runs).stdout)["stages"]) == 2
     before = sorted(second.iterdir())
     for arguments, message in [
         (["card", second, "-o", second / "README.md"], "is in a published stage"),
@@ -279,7 +260,7 @@ def test_on_the_command_line(monkeypatch, capsys, runs: Path, tmp_path: Path) ->
         (["results", "--runs", tmp_path / "none"], "nothing is published there"),
         (["schema", "result"], "recipe or results"),
     ]:
-        code, out, err = command(monkeypatch, capsys, *arguments)
-        assert (code, out, err.count("\n")) == (2, "", 1), err
-        assert re.search(message, err), err
+        done = here(*arguments, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert re.search(message, done.stderr), done.stderr
     assert sorted(second.iterdir()) == before

@@ -5,12 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
-import made
 import pytest
-from sweeps import command
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord
+from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord, RetentionPoint
 from remix_toolkit.report.compare import compare
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
@@ -31,18 +29,17 @@ def all_but_five(stage: str, task: str, row: int) -> bool:
     return (stage, task) != ("stage2", "kvr") or row >= 5
 
 
-def arms(runs: Path, seeds: tuple[int, ...] = (0, 1), **changes: object) -> None:
+def arms(trained, runs: Path, seeds: tuple[int, ...] = (0, 1), **changes: object) -> None:
     for seed in seeds:
-        made.run(runs, arm="none", seed=seed, knows=first_ten, **changes)  # type: ignore[arg-type]
-        made.run(runs, MIX, arm="random", seed=seed, knows=all_but_five, losses=(4.0, 2.03, 0.5))
+        trained.run(runs, arm="none", seed=seed, knows=first_ten, **changes)  # type: ignore[arg-type]
+        trained.run(runs, MIX, arm="random", seed=seed, knows=all_but_five, losses=(4.0, 2.03, 0.5))
 
 
-def test_two_arms(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    arms(runs)
-    made.run(runs, MIX, arm="random", seed=2)
+def test_two_arms(trained, runs: Path, tmp_path: Path, here) -> None:
+    arms(trained, runs)
+    trained.run(runs, MIX, arm="random", seed=2)
     line = ("compare", "none", "random", "--runs", runs, "--facts", tmp_path / "facts.csv")
-    code, out, _ = command(monkeypatch, capsys, *line, "--json")
-    (found,) = json.loads(out)["pairs"]
+    (found,) = json.loads(here(*line, "--json").stdout)["pairs"]
     assert {row["key"]: (row["a"], row["b"]) for row in found["settings"]} == {
         "stages.stage1.mix.random_words.ratio": (None, 2.0),
         "stages.stage1.mix.random_words.words": (None, 5),
@@ -66,16 +63,15 @@ def test_two_arms(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     losses = [(row["stage"], row["seed"], row["a"], row["b"], row["parts_at_step"]) for row in found["losses"]]
     assert losses == [(stage, seed, 1.0, 0.5, 2) for stage in ("stage1", "stage2") for seed in (0, 1)]  # 2.03: by 1.5%
     assert found["notes"] == ["only B has seed 2"]
-    code, out, _ = command(monkeypatch, capsys, *line)
-    assert code == 0
+    out = here(*line).stdout
     assert "kvr after stage2, known to A only:\n  Which is number 0 of kvr? answer 0 (B says other..., seed 0)" in out
     assert "and 17 more" in out
     assert "+25.0 [" in out
     assert "bootstrap over seeds and facts" in out
 
 
-def test_a_stage_and_the_one_before_it(runs: Path) -> None:
-    first, second = made.run(runs, knows=first_ten)
+def test_a_stage_and_the_one_before_it(trained, runs: Path) -> None:
+    first, second = trained.run(runs, knows=first_ten)
     (found,) = compare(str(first), second.name[-16:], runs)["pairs"]
     (kept,) = found["recall"]
     assert (kept["a"], kept["b"], kept["only_a"], kept["only_b"]) == (100.0, 50.0, 10, 0)
@@ -84,9 +80,9 @@ def test_a_stage_and_the_one_before_it(runs: Path) -> None:
     assert any(note.startswith("invented_facts after stage1 / stage2: only B was asked") for note in found["notes"])
 
 
-def test_stages_of_two_seeds_are_two_models(runs: Path) -> None:
-    a = made.run(runs, knows=first_ten, seed=0)[1]
-    b = made.run(runs, knows=all_but_five, seed=1)[1]
+def test_stages_of_two_seeds_are_two_models(trained, runs: Path) -> None:
+    a = trained.run(runs, knows=first_ten, seed=0)[1]
+    b = trained.run(runs, knows=all_but_five, seed=1)[1]
     (found,) = compare(str(a), str(b), runs)["pairs"]
     assert [(row["key"], row["a"], row["b"]) for row in found["settings"]] == [("seed", 0, 1)]
     assert [row["difference"] for row in found["recall"]] == [25.0, 0.0]
@@ -95,9 +91,9 @@ def test_stages_of_two_seeds_are_two_models(runs: Path) -> None:
     assert "both are the same stage" in same["notes"]
 
 
-def test_other_facts_are_not_compared(runs: Path) -> None:
-    made.run(runs, arm="few", knows=first_ten)
-    made.run(runs, "data_seed=1", arm="other", knows=all_but_five)
+def test_other_facts_are_not_compared(trained, runs: Path) -> None:
+    trained.run(runs, arm="few", knows=first_ten)
+    trained.run(runs, "data_seed=1", arm="other", knows=all_but_five)
     (found,) = compare("few", "other", runs)["pairs"]
     assert (found["recall"], found["facts"]) == ([], [])
     assert [row["key"] for row in found["settings"]] == ["data_seed"]
@@ -109,28 +105,28 @@ def test_other_facts_are_not_compared(runs: Path) -> None:
     ]
 
 
-def test_a_file_that_changed_under_its_name_is_seen(runs: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_under_its_name_is_seen(trained, runs: Path, tmp_path: Path) -> None:
     file = tmp_path / "facts.csv"
     data = f"stages.stage2.data={{task: pairs, path: {file}, size: 1}}"
     keys = []
     for answer in "12":
         file.write_text(f"prompt,response\nx,{answer}\n", encoding="utf-8")
-        keys.append(made.run(runs, data)[1].name[-16:])
+        keys.append(trained.run(runs, data)[1].name[-16:])
     (found,) = compare(*keys, runs)["pairs"]
     assert [row["key"] for row in found["settings"]] == ["declaration.stages.1.data.files"]
 
 
-def test_two_stores(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    arms(runs, seeds=(0,))
+def test_two_stores(trained, runs: Path, tmp_path: Path, here) -> None:
+    arms(trained, runs, seeds=(0,))
     other = tmp_path / "other"
-    made.run(other, arm="none", knows=all_but_five)
-    made.run(other, "seed=0", arm="third")
+    trained.run(other, arm="none", knows=all_but_five)
+    trained.run(other, "seed=0", arm="third")
     found = compare(str(runs), str(other), Path("nowhere"))
     assert [pair["a"] for pair in found["pairs"]] == ["none on tiny"]
     assert (found["only_a"], found["only_b"]) == (["random on tiny"], ["third on tiny"])
     kept = found["pairs"][0]["recall"][1]
     assert (kept["task"], kept["difference"]) == ("kvr", 25.0)
-    out = command(monkeypatch, capsys, "compare", runs, other)[1]
+    out = here("compare", runs, other).stdout
     assert "Only B has: third on tiny" in out
     assert "say nothing of other seeds" in out
     shutil.rmtree(other / "records")
@@ -138,44 +134,45 @@ def test_two_stores(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
         compare(str(runs), str(other), runs)
 
 
-def test_retention_curves_and_held_out_rows(runs: Path, monkeypatch, capsys) -> None:
-    id_ = next(iter(RecallRecord.read(made.run(runs, seed=9)[0] / "recall.json").lists))
+def test_retention_curves_and_held_out_rows(trained, runs: Path, here) -> None:
+    id_ = next(iter(RecallRecord.read(trained.run(runs, seed=9)[0] / "recall.json").lists))
 
-    def beside(recalls: list[float], loss: float) -> dict[str, str]:
+    def files(recalls: list[float], loss: float) -> dict[str, str]:
+        point = RetentionPoint.model_validate_json(trained.text("retention.jsonl").partition("\n")[0])
         points = [{"step": n, "epoch": n / 2, "list": id_, "recall": r} for n, r in enumerate(recalls)]
         return {
-            "retention.jsonl": "".join(json.dumps(p) + "\n" for p in points),
-            "held_out.json": HeldOutRecord(rows=20, loss=loss, tokens=99, accuracy=None).model_dump_json(),
+            "retention.jsonl": "".join(f"{point.model_copy(update=p).model_dump_json()}\n" for p in points),
+            "held_out.json": trained.read(HeldOutRecord, "held_out.json", loss=loss, accuracy=None).model_dump_json(),
         }
 
-    made.run(runs, arm="none", beside=beside([100, 96, 50, 20], 2.5))
-    made.run(runs, MIX, arm="random", beside=beside([100, 100, 90, 70], 2.0))
+    trained.run(runs, arm="none", files=files([100, 96, 50, 20], 2.5))
+    trained.run(runs, MIX, arm="random", files=files([100, 100, 90, 70], 2.0))
     (found,) = compare("none", "random", runs)["pairs"]
     curve = {"stage": "stage2", "seed": 0, "list": id_, "a": 20, "b": 70, "parts_at_epoch": 1.0}
-    assert found["curves"][1] == curve  # 96 and 100 are less than five points apart
-    assert [(row["what"], row["a"], row["b"]) for row in found["held_out"]] == [("loss", 2.5, 2.0)] * 2
-    assert "recall at their end" in command(monkeypatch, capsys, "compare", "none", "random", "--runs", runs)[1]
+    assert found["curves"] == [curve]  # 96 and 100 are less than five points apart
+    assert [(row["what"], row["a"], row["b"]) for row in found["held_out"]] == [("loss", 2.5, 2.0)]
+    assert "recall at their end" in here("compare", "none", "random", "--runs", runs).stdout
 
 
-def test_a_loss_that_is_no_number_parts_nothing(runs: Path) -> None:
-    made.run(runs, arm="none", losses=(4.0, float("nan"), 1.0))
-    made.run(runs, MIX, arm="random", losses=(4.0, 2.0, 1.0))
+def test_a_loss_that_is_no_number_parts_nothing(trained, runs: Path) -> None:
+    trained.run(runs, arm="none", losses=(4.0, float("nan"), 1.0))
+    trained.run(runs, MIX, arm="random", losses=(4.0, 2.0, 1.0))
     (found,) = compare("none", "random", runs)["pairs"]
     assert [row["parts_at_step"] for row in found["losses"]] == [None, None]
 
 
-def test_a_terminal_obeys_no_fact(runs: Path, monkeypatch, capsys) -> None:
-    made.run(runs, arm="none", knows=first_ten, prompt="\x1b[2J[bold]{row}\nof {task}\u2028", gold="\x07[/red]")
-    made.run(runs, MIX, arm="random", knows=lambda *_: True, prompt="\x1b[2J[bold]{row}\nof {task}\u2028")
-    code, out, _ = command(monkeypatch, capsys, "compare", "none", "random", "--runs", runs)
-    assert (code, "[2J[bold]10 of kvr [/red] (A says other..." in out) == (0, True)
+def test_a_terminal_obeys_no_fact(trained, runs: Path, here) -> None:
+    trained.run(runs, arm="none", knows=first_ten, prompt="\x1b[2J[bold]{row}\nof {task}\u2028", gold="\x07[/red]")
+    trained.run(runs, MIX, arm="random", knows=lambda *_: True, prompt="\x1b[2J[bold]{row}\nof {task}\u2028")
+    out = here("compare", "none", "random", "--runs", runs).stdout
+    assert "[2J[bold]10 of kvr [/red] (A says other..." in out
     assert not {"\x1b", "\x07", "\u2028"} & set(out)
 
 
-def test_mistakes(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    arms(runs, seeds=(0,))
-    second = made.run(runs, arm="alone", seed=3)[1]
-    made.run(runs, arm="none", recipe=_renamed(tmp_path))
+def test_mistakes(trained, runs: Path, tmp_path: Path, here) -> None:
+    arms(trained, runs, seeds=(0,))
+    second = trained.run(runs, arm="alone", seed=3)[1]
+    trained.run(runs, arm="none", recipe=_renamed(tmp_path))
     for given, message in [
         (("random", "randon"), "did you mean 'random'?"),
         (("none", "random"), "several arms are called that: kvr/none on tiny, mine/none on tiny"),
@@ -185,18 +182,18 @@ def test_mistakes(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
         (("random", "kvr-stage2-seed4"), "did you mean 'kvr-stage2-seed"),
         (("random", ""), "is neither"),
     ]:
-        code, out, err = command(monkeypatch, capsys, "compare", *given, "--runs", runs)
-        assert (code, out, err.count("\n")) == (2, "", 1), err
-        assert message in err
+        done = here("compare", *given, "--runs", runs, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert message in done.stderr
     assert [pair["b"] for pair in compare("random", "mine/none", runs)["pairs"]] == ["mine/none"]
     assert len(compare("kvr", "kvr", runs)["pairs"]) == 3  # a sweep: its arms
 
 
 @pytest.mark.parametrize("file", ["recall.jsonl", "retention.jsonl"])
-def test_a_file_that_was_cut_off(runs: Path, file: str) -> None:
-    beside = {"retention.jsonl": ""}
-    a = made.run(runs, beside=beside)[1]
-    b = made.run(runs, MIX, beside=beside)[1]
+def test_a_file_that_was_cut_off(trained, runs: Path, file: str) -> None:
+    files = {"retention.jsonl": ""}
+    a = trained.run(runs, files=files)[1]
+    b = trained.run(runs, MIX, files=files)[1]
     (b / file).write_text('{"list": "kv', encoding="utf-8")
     with pytest.raises(BadInput, match=f"{file}.* cannot be read|{file} is not the file that was published"):
         compare(str(a), str(b), runs)

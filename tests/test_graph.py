@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from sweeps import CONTROL, FACTS, NOWHERE, RANDOM, SHARED, find, keys, publish, shipped
+from sweeps import CONTROL, FACTS, NOWHERE, RANDOM, SHARED, find, keys, shipped
 
 from remix_toolkit.graph import prune
 from remix_toolkit.graph.jobs import Job, due, graph, loaders, measure_key
@@ -64,7 +64,7 @@ def test_a_stage_that_runs_share_is_one_job(shared) -> None:
     assert all(len(job.cells) == 1 for job in shared.values())
 
 
-def test_a_stage_is_measured_behind_its_publication(shared) -> None:
+def test_a_stage_is_measured_behind_its_publication(trained, shared) -> None:
     """Nothing that is trained waits for a measurement."""
     for job in training(shared):
         measure = shared[measure_key(job.key)]
@@ -204,55 +204,57 @@ def test_the_papers_tasks_are_each_asked_once_for_all_runs(tmp_path: Path) -> No
 # --- what is left to do --------------------------------------------------------------------------------------------
 
 
-def test_what_is_published_and_measured_is_not_due(shared, tmp_path: Path) -> None:
+def test_what_is_published_and_measured_is_not_due(trained, shared, tmp_path: Path) -> None:
     assert due(shared, tmp_path) == set(shared)
     first, second, third, last = measuring(shared)
     of_last = {last.key, last.node.key}
-    publish(tmp_path, first)
+    trained.publish_job(tmp_path, first)
     assert due(shared, tmp_path) == {second.key, second.node.key, third.key, third.node.key} | of_last
-    publish(tmp_path, second)
-    publish(tmp_path, third, measured=set(sorted(third.requested)[:1]))  # a list was added since
+    trained.publish_job(tmp_path, second)
+    trained.publish_job(tmp_path, third, measured=set(sorted(third.requested)[:1]))  # a list was added since
     assert due(shared, tmp_path) == {third.key} | of_last
-    publish(tmp_path, third, measured={*third.requested, "another-sweeps"})
+    trained.publish_job(tmp_path, third, measured={*third.requested, "another-sweeps"})
     assert due(shared, tmp_path) == of_last
-    publish(tmp_path, last)
+    trained.publish_job(tmp_path, last)
     assert due(shared, tmp_path) == set()
 
 
-def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(shared, tmp_path: Path) -> None:
+def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(trained, shared, tmp_path: Path) -> None:
     first, *rest = measuring(shared)
-    publish(tmp_path, first, pruned=True)
+    trained.publish_job(tmp_path, first, pruned=True)
     for job in rest[:-1]:
-        publish(tmp_path, job, pruned=True)
+        trained.publish_job(tmp_path, job, pruned=True)
     assert due(shared, tmp_path) == {
         first.node.key,
         first.key,
         rest[-1].node.key,
         rest[-1].key,
     }  # first's results go too
-    publish(tmp_path, rest[-1])
+    trained.publish_job(tmp_path, rest[-1])
     assert due(shared, tmp_path) == set()
-    publish(tmp_path, rest[0], pruned=True, measured=set())  # its weights are gone, and are needed to measure it
+    trained.publish_job(
+        tmp_path, rest[0], pruned=True, measured=set()
+    )  # its weights are gone, and are needed to measure it
     assert due(shared, tmp_path) == {first.node.key, first.key, rest[0].node.key, rest[0].key}
 
 
-def test_a_pruned_stage_is_not_trained_again_to_measure_its_child(shared, tmp_path: Path) -> None:
+def test_a_pruned_stage_is_not_trained_again_to_measure_its_child(trained, shared, tmp_path: Path) -> None:
     first, *rest = measuring(shared)
-    publish(tmp_path, first, pruned=True)
+    trained.publish_job(tmp_path, first, pruned=True)
     for job in rest:
-        publish(tmp_path, job)
-    publish(tmp_path, rest[0], measured=set())  # its own weights are there: that is all it takes
+        trained.publish_job(tmp_path, job)
+    trained.publish_job(tmp_path, rest[0], measured=set())  # its own weights are there: that is all it takes
     assert due(shared, tmp_path) == {rest[0].key}
 
 
-def test_a_split_is_due_for_a_stage_that_is_due(familiar, tmp_path: Path) -> None:
+def test_a_split_is_due_for_a_stage_that_is_due(trained, familiar, tmp_path: Path) -> None:
     taught, stage = measuring(familiar)
     (split,) = (job for job in familiar.values() if job.kind == "split")
-    publish(tmp_path, taught)
+    trained.publish_job(tmp_path, taught)
     assert due(familiar, tmp_path) == {split.key, stage.node.key, stage.key}
-    publish(tmp_path, taught, pruned=True)
+    trained.publish_job(tmp_path, taught, pruned=True)
     assert due(familiar, tmp_path) == {taught.node.key, taught.key, split.key, stage.node.key, stage.key}
-    publish(tmp_path, stage)
+    trained.publish_job(tmp_path, stage)
     assert due(familiar, tmp_path) == set()
 
 
@@ -274,8 +276,8 @@ def test_whose_weights_stay(keep: str | list[str], stays: list[bool]) -> None:
     assert [prune.is_kept(keep, "stage1", True), prune.is_kept(keep, "stage2", False)] == stays
 
 
-def test_weights_are_spare_once_all_that_load_them_is_done(shared, tmp_path: Path) -> None:
-    folders = {job.node.key: publish(tmp_path, job, sweep="mine") for job in measuring(shared)}
+def test_weights_are_spare_once_all_that_load_them_is_done(trained, shared, tmp_path: Path) -> None:
+    folders = {job.node.key: trained.publish_job(tmp_path, job, sweep="mine") for job in measuring(shared)}
     first, *rest = (job.key for job in training(shared))
 
     def spare(done: set[str], keep: str | list[str] = "none", sweep: str = "mine") -> set[str]:
@@ -291,7 +293,7 @@ def test_weights_are_spare_once_all_that_load_them_is_done(shared, tmp_path: Pat
     assert spare(everything, ["stage1"]) == set(rest)
     assert spare(everything, "all") == set()
     assert spare(everything, sweep="another") == set()  # what this sweep did not train stays
-    publish(tmp_path, training(shared)[0], pruned=True, sweep="mine")
+    trained.publish_job(tmp_path, training(shared)[0], pruned=True, sweep="mine")
     assert spare(everything) == set(rest)
 
 
@@ -299,10 +301,12 @@ def command_of(file: object) -> Command:
     return Command(sweep=str(file), profile=None, seeds=None, overrides=[])
 
 
-def test_a_living_sweep_keeps_what_it_has_to_do_and_loads(shared, tmp_path: Path) -> None:
+def test_a_living_sweep_keeps_what_it_has_to_do_and_loads(trained, shared, tmp_path: Path) -> None:
     first, second, *_ = measuring(shared)
-    publish(tmp_path, first)
-    publish(tmp_path, second, pruned=True)  # it will be trained again: its directory is there, its weights are not
+    trained.publish_job(tmp_path, first)
+    trained.publish_job(
+        tmp_path, second, pruned=True
+    )  # it will be trained again: its directory is there, its weights are not
     first, second = (job.node.key for job in (first, second))
     state = begin(command_of(ROOT / "recipes" / "demo.yaml"), shared, {second}, "none", "local")
     folder, lock = claim(tmp_path, state.id)
@@ -338,7 +342,7 @@ def test_a_sweeps_name_does_not_make_it_the_same_sweep(cells, write_sweep) -> No
     assert one.id.startswith("demo-")
 
 
-def test_the_peak_falls_as_less_is_kept(shared) -> None:
+def test_the_peak_falls_as_less_is_kept(trained, shared) -> None:
     weights = 4 * int(load_base("tiny").parameters)  # fp32
     working = (1 + 2) * 3 * weights + weights  # checkpoints with two moments each, two kept and one written; the draft
     last = list(shared)[-2:]

@@ -4,25 +4,25 @@ from pathlib import Path
 
 import accelerate
 import pytest
-from forged import lens_record, recall_record
 
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.evaluate.measurements import MEASUREMENTS, is_measured, measured, requested
 from remix_toolkit.evaluate.protocol import in_shares
-from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, PerplexityRecord
+from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, LensRecord, PerplexityRecord
 from remix_toolkit.recipe.load import load_recipe
 
 
-def test_what_is_requested_is_what_is_missing_until_it_is_measured(tmp_path: Path) -> None:
+def test_what_is_requested_is_what_is_missing_until_it_is_measured(trained, tmp_path: Path) -> None:
     settings = ["stages.stage1.probe=[lens]", "evaluate.lm_eval=[arc]", "evaluate.limit=8"]
     recipe = load_recipe("kvr", "tiny", settings)
     (facts,) = (id_ for id_ in requested(recipe, "stage1") if id_.startswith("kvr-"))
     assert requested(recipe, "stage1") == {facts, "perplexity", f"lens {facts}", "lm_eval arc on 8 rows"}
     assert requested(recipe, "stage2") > {facts, "perplexity", "lm_eval arc on 8 rows"}
     assert not is_measured(recipe, "stage1", tmp_path)
-    recall_record({facts: [1, 0]}).write(tmp_path / "recall.json")
-    lens_record(facts).write(tmp_path / "lens.json")
-    PerplexityRecord(perplexity=9.0, tokens=9, text="mine.txt").write(tmp_path / "perplexity.json")
+    trained.recall({facts: [1, 0]}).write(tmp_path / "recall.json")
+    (lens, *_) = trained.read(LensRecord, "lens.json").lists.values()
+    trained.read(LensRecord, "lens.json", lists={facts: lens}).write(tmp_path / "lens.json")
+    trained.read(PerplexityRecord, "perplexity.json", text="mine.txt").write(tmp_path / "perplexity.json")
     assert measured(tmp_path) == {facts, f"lens {facts}", "perplexity", "perplexity mine.txt"}
     other = HarnessResult(version="0.4", limit=None, metrics={"acc": 0.5})
     HarnessRecord(tasks={"arc": other}).write(tmp_path / "lm_eval.json")
@@ -46,10 +46,7 @@ def test_a_file_of_another_version_is_named_with_what_helps(tmp_path: Path) -> N
 def test_names_and_files_are_of_one_measurement_each() -> None:
     names = [measurement.name for measurement in MEASUREMENTS]
     assert len(set(names)) == len(names)
-    assert all(
-        issubclass(measurement.record, object) and measurement.record.model_fields["version"]
-        for measurement in MEASUREMENTS
-    )
+    assert all(measurement.record.model_fields["version"] for measurement in MEASUREMENTS)
 
 
 @pytest.fixture

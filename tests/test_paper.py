@@ -2,18 +2,18 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable
+from math import isnan, nan
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
-from forged import lens_record
-from printed import paper_claims
 from sweeps import shipped
+from trained_store import TrainedStore
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.records import LensRecord
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.identity import identity_settings
@@ -29,33 +29,43 @@ FACTS = 50
 Recall = Callable[[Cell], float]
 
 
-def measured(cells: Iterable[Cell], recall: Recall, folder: Path | None = None, own: float = 100.0) -> list[dict]:
-    """The entries of some cells, as `store.entries` has them: `recall` after the last stage, `own` of a stage's own.
+def by_arm(values: dict[str, float]) -> Recall:
+    return lambda cell: next(v for arm, v in values.items() if f", {cell.arm}".endswith(f", {arm}"))
 
-    With a folder, each stage has a recall.jsonl there, of FACTS facts, the first of which are known.
-    """
+
+def entries_of(cells: Iterable[Cell], recall: Recall, own: float = 100.0) -> list[dict]:
+    """The entries of some cells, as `store.entries` has them: `recall` after the last stage, `own` of a stage's own."""
     entries = []
     for cell in cells:
         record = cell.record()
         about = {name: getattr(record, name) for name in ("recipe", "arm", "grid_point", "profile", "seed")}
-        about["overrides"] = as_overrides(identity_settings(record.overrides))
+        about |= {"overrides": as_overrides(identity_settings(record.overrides)), "run": record.keys[-1], "steps": 9}
         for stage in record.stages:
             for facts, listed in stage.lists.items():
                 mine = facts == stage.trained
-                known = own if mine else recall(cell)
-                row = about | {"run": record.keys[-1], "stage": stage.stage, "key": stage.key}
-                row |= {"steps": 9, "path": "", "task": listed.label, "list": facts, "recall": known, "facts": FACTS}
-                row |= {"own": mine, "held_out": None}
-                if folder and not mine:
-                    place = folder / f"{stage.key}-{len(entries)}"
-                    place.mkdir()
-                    lines = [
-                        {"list": facts, "prompt": f"{n}?", "correct": n < known * FACTS / 100} for n in range(FACTS)
-                    ]
-                    (place / "recall.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-                    row["path"] = str(place)
-                entries.append(row)
+                row = {"stage": stage.stage, "key": stage.key, "path": "", "task": listed.label, "list": facts}
+                row |= {"recall": own if mine else recall(cell), "facts": FACTS, "own": mine, "held_out": None}
+                entries.append(about | row)
     return entries
+
+
+@pytest.fixture
+def measured(trained: TrainedStore, tmp_path: Path) -> Callable[..., list[dict]]:
+    """As `entries_of`, and of what is no stage's own there is a recall.jsonl: of FACTS facts, the first are known."""
+
+    def measure(cells: Iterable[Cell], recall: Recall, own: float = 100.0) -> list[dict]:
+        entries = entries_of(cells, recall, own)
+        for number, entry in enumerate(entries):
+            if not entry["own"]:
+                folder = tmp_path / f"{entry['key']}-{number}-{len(list(tmp_path.iterdir()))}"
+                folder.mkdir()
+                known = entry["recall"] * FACTS / 100
+                rows = [{"list": entry["list"], "prompt": f"{n}?", "correct": n < known} for n in range(FACTS)]
+                trained.write_verdicts(folder, rows)
+                entry["path"] = str(folder)
+        return entries
+
+    return measure
 
 
 def some(sweep: str, profile: str | None = None, seeds: Iterable[int] = (0, 1, 2), **where: str) -> list[Cell]:
@@ -95,7 +105,7 @@ def test_all_cells_of_a_sweep_fill_all_cells_of_its_table(sweep: str, profile: s
     """Under its own profile a sweep leaves no cell empty, each holds its own runs, and none is left over."""
     cells = [cell for cell in shipped(f"paper/{sweep}", profile) if cell.recipe.seed == 0]
     values = {cell.nodes[-1].key: float(n % 97) for n, cell in enumerate(cells)}
-    entries = measured(cells, lambda cell: values[cell.nodes[-1].key])
+    entries = entries_of(cells, lambda cell: values[cell.nodes[-1].key])
     found = [one for one in tables(entries) if one.name == sweep]
     assert {one.profile for one in found if one.measured} == {cell.recipe.profile for cell in cells}
     filled = [one for one in found if one.measured]
@@ -114,16 +124,16 @@ def test_all_cells_of_a_sweep_fill_all_cells_of_its_table(sweep: str, profile: s
 
 
 def test_runs_of_one_sweep_fill_the_tables_that_hold_the_same_runs() -> None:
-    entries = measured(some("table2", arm="- / -", place="kvr, "), lambda cell: 20.0)
+    entries = entries_of(some("table2", arm="- / -", place="kvr, "), lambda cell: 20.0)
     assert cell_of(table(entries, "table1", "llama3-8b"), "kvr", "- / -", "avg_nonfactoid").n == 3
-    entries = measured(some("figure9", place="mistral"), lambda cell: 20.0)
+    entries = entries_of(some("figure9", place="mistral"), lambda cell: 20.0)
     assert cell_of(table(entries, "table6", "mistral-7b"), "popqa", "- / -", "lama").mean == 20
     assert not [one for one in tables(entries) if one.name == "table5" and one.measured]  # the other model's
 
 
 @pytest.mark.parametrize("profile", [None, "tiny"])
 def test_sweeps_that_share_a_cell_mean_the_same_stage(profile: str | None) -> None:
-    entries = measured([cell for sweep in SWEEPS for cell in some(sweep, profile, seeds=[0])], lambda cell: 20.0)
+    entries = entries_of([cell for sweep in SWEEPS for cell in some(sweep, profile, seeds=[0])], lambda cell: 20.0)
     found = paper_layout.find(entries)
     assert len(found) == (len(SWEEPS) + 1 if profile is None else len(SWEEPS))  # figure 9 has two models
     for there in found.values():
@@ -171,7 +181,7 @@ def test_printed_averages_are_of_the_columns_that_they_are_said_to_be_of() -> No
 
 def test_a_cell_has_the_mean_its_interval_the_seeds_and_the_papers_value() -> None:
     values = {0: 10.0, 1: 20.0, 2: 60.0}
-    entries = measured(
+    entries = entries_of(
         some("table2", place="kvr, lama", arm="random / knowledge_pile"), lambda c: values[c.recipe.seed]
     )
     found = table(entries, "table2", "llama3-8b")
@@ -185,25 +195,25 @@ def test_a_cell_has_the_mean_its_interval_the_seeds_and_the_papers_value() -> No
 
 def test_an_average_needs_all_its_columns_and_takes_the_seeds_that_all_have() -> None:
     cells = [cell for cell in some("table2", place="kvr, ", arm="- / -") if not cell.arm.startswith("kvr, webqa")]
-    entries = measured(cells, lambda cell: 10.0 * cell.recipe.seed)
+    entries = entries_of(cells, lambda cell: 10.0 * cell.recipe.seed)
     found = table(entries, "table2", "llama3-8b")
     assert cell_of(found, "kvr", "- / -", "avg_factoid").mean is None  # webqa is not run
     assert cell_of(found, "kvr", "- / -", "avg_nonfactoid").mean == 10
     assert found.averages["avg_factoid"] == ("id", "lama", "entityquestions", "webqa")
-    late = measured(some("table2", seeds=[1], place="kvr, webqa", arm="- / -"), lambda cell: 50.0)
+    late = entries_of(some("table2", seeds=[1], place="kvr, webqa", arm="- / -"), lambda cell: 50.0)
     average = cell_of(table(entries + late, "table2", "llama3-8b"), "kvr", "- / -", "avg_factoid")
     assert (average.mean, average.seeds) == (20, (1,))  # (10 + 10 + 10 + 50) / 4
 
 
 def test_another_model_or_changed_settings_never_stand_beside_the_papers_numbers() -> None:
-    entries = measured(some("table2", "tiny"), lambda cell: 20.0)
-    changed = measured(some("table2", place="kvr, lama", seeds=[0]), lambda cell: 30.0)
+    entries = entries_of(some("table2", "tiny"), lambda cell: 20.0)
+    changed = entries_of(some("table2", place="kvr, lama", seeds=[0]), lambda cell: 30.0)
     for entry in changed:
         entry["overrides"] = [*entry["overrides"], "base=another/model"]
-    twice = measured(some("table2", place="kvr, webqa", arm="random / -", seeds=[0]), lambda cell: 35.0)
+    twice = entries_of(some("table2", place="kvr, webqa", arm="random / -", seeds=[0]), lambda cell: 35.0)
     for entry in twice:  # more than the arm mixes in
         entry["overrides"] = [*entry["overrides"], "stages.stage1.mix={random_words: {ratio: 4}}"]
-    more = measured(some("table2", place="kvr, id", arm="- / -", seeds=[0]), lambda cell: 40.0)
+    more = entries_of(some("table2", place="kvr, id", arm="- / -", seeds=[0]), lambda cell: 40.0)
     for entry in more:  # what the arm does not mix in
         entry["overrides"] = [*entry["overrides"], "stages.stage1.mix={random_words: {ratio: 2}}"]
     found = [one for one in tables(entries + changed + twice + more) if one.name == "table2"]
@@ -236,13 +246,13 @@ def test_where_files_are_and_how_many_processes_train_changes_nothing() -> None:
 
 
 def test_a_stage_that_did_not_learn_its_own_facts_is_named_below_the_table() -> None:
-    entries = measured(some("table2", place="kvr, lama", arm="- / -", seeds=[0]), lambda cell: 30.0, own=90.0)
+    entries = entries_of(some("table2", place="kvr, lama", arm="- / -", seeds=[0]), lambda cell: 30.0, own=90.0)
     notes = table(entries, "table2", "llama3-8b").notes
     assert any("kvr, - / -: stage1 knows only 90.0% of its own facts" in note for note in notes)
 
 
 def test_as_text() -> None:
-    entries = measured(some("table2", place="kvr, lama", arm="random / -"), lambda c: 10.0 * c.recipe.seed)
+    entries = entries_of(some("table2", place="kvr, lama", arm="random / -"), lambda c: 10.0 * c.recipe.seed)
     found = shown(table(entries, "table2", "llama3-8b"))
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert len(rows) == 3 * 6 * 11
@@ -265,47 +275,46 @@ def test_as_text() -> None:
 
 def test_the_papers_own_numbers_under_the_same_rule() -> None:
     """What they do not support: replay helps everywhere; both stages beat either alone, beyond KVR."""
-    found = {one.id: one for one in paper_claims()}
-    verdicts = {id_: one.verdict for id_, one in found.items()}
-    assert {id_ for id_, verdict in verdicts.items() if verdict == "does not hold"} == {
-        "replay_everywhere",
-        "both_best_everywhere",
+    sweeps = [sweep for sweep in SWEEPS if paper().tables[sweep].printed]
+    entries = entries_of([cell for sweep in sweeps for cell in some(sweep)], lambda cell: nan)
+    for number, entry in enumerate(entries):
+        entry["path"] = str(number)
+    for (name, setting), there in paper_layout.find(entries).items():
+        printed = paper().tables[name].printed
+        for (fact, arm, column), mine in there.cells.items():
+            value = dict(zip(view(name, setting[0]).show, printed.get(fact, {}).get(arm, []), strict=False)).get(column)
+            for entry in mine if isinstance(value, float | int) else []:
+                entries[int(entry["path"])]["recall"] = value
+    found = {
+        one.id: one for one in claims([entry for entry in entries if not isnan(entry["recall"])]) if one.comparable
     }
-    drawn = {"earlier_layers", "source_indifferent", "length", "ratio", "three_stages"}
-    unreadable = {"random_stage2_hurts", "stage1_better_nonfactoid"}
-    assert {id_ for id_, verdict in verdicts.items() if verdict == "not enough data"} == drawn | unreadable
-    assert all("not printed in figure" in found[id_].why for id_ in drawn)
-    assert all("unreadable in table2" in found[id_].why for id_ in unreadable)
-    assert {part.verdict for id_ in unreadable for part in found[id_].parts} == {"holds", "not enough data"}
+    failed = {id_ for id_, one in found.items() if one.verdict == "does not hold"}
+    assert failed == {"replay_everywhere", "both_best_everywhere"}
     assert "popqa, after entityquestions: 10% over 0%: 64.0 against 64.3" in found["replay_everywhere"].why
 
 
-def by_arm(values: dict[str, float]) -> Recall:
-    return lambda cell: next(v for arm, v in values.items() if f", {cell.arm}".endswith(f", {arm}"))
-
-
-def test_a_claim_that_holds(tmp_path: Path) -> None:
+def test_a_claim_that_holds(measured) -> None:
     arms = {"random / knowledge_pile": 90.0, "random / -": 40.0, "- / knowledge_pile": 50.0}
     cells = [cell for arm in arms for cell in some("table2", place="kvr, ", arm=arm)]
     cells += some("table4", place="kvr, ", arm="10%")
-    found = claim(measured(cells, by_arm(arms | {"10%": 70.0}), tmp_path), "both_best")
+    found = claim(measured(cells, by_arm(arms | {"10%": 70.0})), "both_best")
     assert (found.verdict, found.comparable, len(found.parts)) == ("holds", True, 3)
     assert [part.difference for part in found.parts] == pytest.approx([50, 40, 20])
     assert all(part.low and part.low > 0 and part.seeds == 3 for part in found.parts)
     assert "kvr, after factoid: random / knowledge_pile over 10%: 90.0 against 70.0, +20.0 [" in found.why
 
 
-def test_a_claim_that_does_not_hold(tmp_path: Path) -> None:
+def test_a_claim_that_does_not_hold(measured) -> None:
     cells = some("table2", arm="random / -") + some("table2", arm="- / -")
-    entries = measured(cells, by_arm({"random / -": 20.0, "- / -": 80.0}), tmp_path)
+    entries = measured(cells, by_arm({"random / -": 20.0, "- / -": 80.0}))
     found = claim(entries, "random_stage1_factoid")
     assert found.verdict == "does not hold"
     assert found.why.startswith("3 of 3 comparisons fail: kvr, after factoid: random / - over - / -: 20.0 against 80.0")
 
 
-def test_one_comparison_that_fails_is_enough_and_whatever_is_missing_beside_it(tmp_path: Path) -> None:
+def test_one_comparison_that_fails_is_enough_and_whatever_is_missing_beside_it(measured) -> None:
     cells = some("table2", place="kvr, ", arm="random / -") + some("table2", place="kvr, ", arm="- / -")
-    entries = measured(cells, by_arm({"random / -": 20.0, "- / -": 80.0}), tmp_path, own=95.0)
+    entries = measured(cells, by_arm({"random / -": 20.0, "- / -": 80.0}), own=95.0)
     found = claim(entries, "random_stage1_factoid")
     assert [part.verdict for part in found.parts] == ["does not hold", "not enough data", "not enough data"]
     assert found.verdict == "does not hold"
@@ -313,16 +322,16 @@ def test_one_comparison_that_fails_is_enough_and_whatever_is_missing_beside_it(t
     assert "under 99% of their own facts" in found.why
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_what_is_missing_is_named(measured) -> None:
     cells = some("table2", place="kvr, ", arm="random / -") + some("table2", place="kvr, lama", arm="- / -")
-    found = claim(measured(cells, lambda cell: 50.0, tmp_path), "random_stage1_factoid")
+    found = claim(measured(cells, lambda cell: 50.0), "random_stage1_factoid")
     assert found.verdict == "not enough data"
     assert "missing: table2, kvr, - / - after id, entityquestions, webqa" in found.why
     assert "table2, popqa, random / - after id, lama, entityquestions, webqa" in found.why
     assert {one.verdict for one in claims([])} == {"not enough data"}
 
 
-def test_an_interval_on_both_sides_decides_nothing(tmp_path: Path) -> None:
+def test_an_interval_on_both_sides_decides_nothing(measured) -> None:
     """Seeds that disagree: 60 points more, 40 less, 20 more; one of them alone is decided by its facts."""
     kept = {0: 100.0, 1: 0.0, 2: 60.0}
     arms = {"random / knowledge_pile": lambda seed: kept[seed], "- / -": lambda seed: 40.0}
@@ -331,7 +340,7 @@ def test_an_interval_on_both_sides_decides_nothing(tmp_path: Path) -> None:
     def recall(cell: Cell) -> float:
         return next(of(cell.recipe.seed) for arm, of in arms.items() if f", {cell.arm}".endswith(f", {arm}"))
 
-    entries = measured(cells, recall, tmp_path)
+    entries = measured(cells, recall)
     found = claim(entries, "mistral_kvr", "mistral-7b")
     assert found.verdict == "not enough data"
     assert "the interval lies on both sides of 0" in found.why
@@ -346,17 +355,17 @@ def test_an_interval_on_both_sides_decides_nothing(tmp_path: Path) -> None:
 def test_without_recall_jsonl_seeds_alone_decide_and_one_seed_nothing() -> None:
     arms = {"random / knowledge_pile": 80.0, "- / -": 20.0}
     cells = [cell for arm in arms for cell in some("table3", place="kvr, ", arm=arm)]
-    entries = measured(cells, by_arm(arms))
+    entries = entries_of(cells, by_arm(arms))
     assert claim(entries, "mistral_kvr", "mistral-7b").verdict == "holds"
     found = claim([entry for entry in entries if entry["seed"] == 0], "mistral_kvr", "mistral-7b")
     assert (found.verdict, found.parts[0].low) == ("not enough data", None)
     assert "one seed has no interval" in found.why
 
 
-def test_an_unreadable_file_is_as_one_that_is_gone_and_said(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_as_one_that_is_gone_and_said(measured) -> None:
     arms = {"random / knowledge_pile": 80.0, "- / -": 20.0}
     cells = [cell for arm in arms for cell in some("table3", place="kvr, ", arm=arm)]
-    entries = measured(cells, by_arm(arms), tmp_path)
+    entries = measured(cells, by_arm(arms))
     file = Path(next(entry["path"] for entry in entries if entry["path"])) / "recall.jsonl"
     file.write_text('{"list": "kv', encoding="utf-8")
     with pytest.raises(BadInput, match=r"recall\.jsonl: cannot be read"):
@@ -371,21 +380,19 @@ def test_an_unreadable_file_is_as_one_that_is_gone_and_said(tmp_path: Path) -> N
     assert found.verdict == "holds"  # over seeds alone
 
 
-def test_a_margin_has_to_be_reached(tmp_path: Path) -> None:
+def test_a_margin_has_to_be_reached(measured) -> None:
     """At least 30 points, with two stages more, everywhere."""
     cells = some("figure8")
     for remix, verdict in ((60.0, "holds"), (22.0, "does not hold")):
-        folder = tmp_path / verdict
-        folder.mkdir()
-        entries = measured(cells, lambda cell, remix=remix: 10.0 if ", - / - / -" in cell.arm else remix, folder)
+        entries = measured(cells, lambda cell, remix=remix: 10.0 if ", - / - / -" in cell.arm else remix)
         found = claim(entries, "three_stages")
         assert [part.difference for part in found.parts] == pytest.approx([remix - 10] * 4)
         assert found.verdict == verdict
         assert "(claimed: 30 or more)" in found.why
 
 
-def test_verdicts_on_tiny_are_labelled_so(tmp_path: Path) -> None:
-    entries = measured(some("table2", "tiny"), lambda cell: 90.0 if ", random / -" in cell.arm else 10.0, tmp_path)
+def test_verdicts_on_tiny_are_labelled_so(measured) -> None:
+    entries = measured(some("table2", "tiny"), lambda cell: 90.0 if ", random / -" in cell.arm else 10.0)
     found = claim(entries, "random_stage1_factoid", "tiny")
     assert (found.verdict, found.comparable) == ("holds", False)
     assert found.why.startswith("On tiny, which is not the paper's model and setting: kvr, after factoid")
@@ -395,17 +402,19 @@ def test_verdicts_on_tiny_are_labelled_so(tmp_path: Path) -> None:
     assert "tiny has no such D_B" in nonfactoid.why
 
 
-def test_layers_are_judged_by_the_logit_lens_where_models_were_probed(tmp_path: Path) -> None:
+def test_layers_are_judged_by_the_logit_lens_where_models_were_probed(trained, measured) -> None:
+    record = trained.read(LensRecord, "lens.json")
+    probed, *_ = record.lists.values()
     cells = [cell for cell in some("figure4", seeds=[0]) if not cell.arm.endswith("knowledge_pile / -")]
-    entries = measured(cells, lambda cell: 50.0, tmp_path)
+    entries = measured(cells, lambda cell: 50.0)
     assert "missing: figure4, kvr, - / - after lama" in claim(entries, "earlier_layers").why
     again = [{**entry, "seed": 1} for entry in entries]
     for entry in entries:
         if entry["path"]:
-            early = "random" in entry["arm"]
-            lens = lens_record(entry["list"], first_layer=10.0 if early else 20.0, spread=8.0 if early else 3.0)
-            lens.write(Path(entry["path"]) / "lens.json")
+            first, spread = (10.0, 8.0) if "random" in entry["arm"] else (20.0, 3.0)
+            seen = probed.model_copy(update={"first_layer": first, "spread": spread})
             damaged = Path(entry["path"]) / "lens.json"
+            record.model_copy(update={"lists": {entry["list"]: seen}}).write(damaged)
     assert "one seed has no interval" in claim(entries, "earlier_layers").why
     found = claim(entries + again, "earlier_layers")
     assert found.verdict == "holds"

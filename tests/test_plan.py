@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from sweeps import CONTROL, NOWHERE, SHARED, command, find, keys, publish, shipped
+from sweeps import CONTROL, NOWHERE, SHARED, find, keys, shipped
 
 from remix_toolkit.cli.print_plan import draw
 from remix_toolkit.graph.jobs import graph
@@ -60,7 +60,7 @@ def test_table_2_is_planned_without_its_data_or_anything_heavy(remix) -> None:
 
 
 @pytest.mark.parametrize("file", [*PAPER, *ABLATIONS], ids=lambda file: file.stem)
-def test_shipped_sweeps_plan_under_their_own_profile_and_small(file: Path) -> None:
+def test_shipped_sweeps_plan_under_their_own_profile_and_small(trained, file: Path) -> None:
     name = f"{file.parent.name}/{file.stem}"
     for profile in (None, "tiny", *(["llama3-8b"] if file in ABLATIONS else [])):
         found = shipped(name, profile)
@@ -84,7 +84,7 @@ def test_shipped_sweeps_plan_under_their_own_profile_and_small(file: Path) -> No
 
 
 @pytest.mark.parametrize("file", PAPER, ids=lambda file: file.stem)
-def test_the_counts_in_a_files_header_are_the_plans(file: Path) -> None:
+def test_the_counts_in_a_files_header_are_the_plans(trained, file: Path) -> None:
     header = file.read_text(encoding="utf-8").partition("\nprofile")[0].replace("\n#", " ")
     factors = r"(?:(?P<factors>\d+ \w+(?: x \d+ \w+)+): )?"
     stages = r"(?:, (?P<stages>\d+) stages| of one stage| of two stages.*? (?P<trained>\d+) stages are trained)"
@@ -141,7 +141,7 @@ def test_rows_of_a_file_of_ones_own_are_counted(tmp_path: Path) -> None:
     assert [job["steps"] for job in training(made)] == [60 * (70 // 32), 150]
 
 
-def test_a_matched_stage_takes_the_others_steps_or_tokens(cells) -> None:
+def test_a_matched_stage_takes_the_others_steps_or_tokens(trained, cells) -> None:
     found = cells(CONTROL)
     order = {job["key"]: job for job in plan(found, "all", NOWHERE)["order"]}
     for size in (32, 64):
@@ -154,7 +154,9 @@ def test_a_matched_stage_takes_the_others_steps_or_tokens(cells) -> None:
 
 
 @pytest.mark.parametrize("mixing", ["random_words: {ratio: 2, words: 50}", "passages: {ratio: 1, words: 5}"])
-def test_steps_of_equal_tokens_are_nearly_what_a_run_will_take(cells, tmp_path: Path, tokenizer, mixing: str) -> None:
+def test_steps_of_equal_tokens_are_nearly_what_a_run_will_take(
+    trained, cells, tmp_path: Path, tokenizer, mixing: str
+) -> None:
     found = cells(f"arms: {{a: {{stages.stage1.mix: {{{mixing}}}}}, b: {{stages.stage1.match: {{tokens_of: a}}}}}}\n")
     planned = [job["steps"] for job in training(plan(found, "all", NOWHERE)) if job["name"] == "stage1"]
     a, b = (build_all(find(found, arm).recipe, ["stage1"], tokenizer, tmp_path)["stage1"] for arm in "ab")
@@ -169,7 +171,9 @@ def test_a_recipe_matched_with_a_published_stage_is_planned() -> None:
     assert plan(load_sweep(KVR, overrides=[match])[1], "all", NOWHERE)["stages_to_train"] == 2
 
 
-def test_hours_follow_from_flops_and_those_from_tokens() -> None:
+def test_hours_follow_from_flops_and_those_from_tokens(
+    trained,
+) -> None:
     found = shipped("paper/figure4")
     made = shipped_plan("paper/figure4")
     with chdir(ROOT):
@@ -182,13 +186,13 @@ def test_hours_follow_from_flops_and_those_from_tokens() -> None:
     assert trained < made["flops"] < 1.1 * trained  # questions cost little
 
 
-def test_published_stages_are_not_planned_again(cells, tmp_path: Path) -> None:
+def test_published_stages_are_not_planned_again(trained, cells, tmp_path: Path) -> None:
     found = cells(SHARED)
     made = plan(found, "none", tmp_path)
     assert (made["stages_published"], made["stages_to_train"]) == (0, 4)
     measure, measure_second, *_ = (job for job in graph(found).values() if job.kind == "measure")
-    publish(tmp_path, measure)
-    publish(tmp_path, measure_second)
+    trained.publish_job(tmp_path, measure)
+    trained.publish_job(tmp_path, measure_second)
     less = plan(found, "none", tmp_path)
     assert (less["runs"], less["stages_requested"], less["stages_distinct"]) == (3, 6, 4)
     assert (less["stages_published"], less["stages_to_train"]) == (2, 2)
@@ -197,14 +201,14 @@ def test_published_stages_are_not_planned_again(cells, tmp_path: Path) -> None:
     assert less["tokens"] < made["tokens"]
     assert less["flops"] < made["flops"]
     assert draw(less).count(":::published") == 2
-    publish(tmp_path, measure, pruned=True)
+    trained.publish_job(tmp_path, measure, pruned=True)
     assert plan(found, "none", tmp_path)["stages_to_train"] == 3
 
 
-def test_a_plan_says_why_a_stage_is_new(monkeypatch, capsys, cells, tmp_path: Path) -> None:
+def test_a_plan_says_why_a_stage_is_new(trained, cells, tmp_path: Path) -> None:
     found = cells("arms: {a: {}}\n")
     _, measure = (job for job in graph(found).values() if job.kind == "measure")
-    record = publish(tmp_path, measure) / "stage.json"
+    record = trained.publish_job(tmp_path, measure) / "stage.json"
     stage = StageRecord.read(record).model_copy(update={"declaration": found[0].nodes[1].declaration})
     stage.write(record)
     changed = cells("arms: {a: {stages.stage1.train.learning_rate: 5e-4, stages.stage2.mix.passages.ratio: 1}}\n")
@@ -223,20 +227,18 @@ def test_nothing_is_known_of_a_base_of_unknown_size(cells) -> None:
 
 
 @pytest.mark.parametrize("name", ["familiar_facts", "recipes/demo.yaml", "recipes/ablations/three_stages.yaml"])
-def test_a_drawing_has_every_stage_and_split_and_every_edge(monkeypatch, capsys, name: str) -> None:
-    _, out, _ = command(monkeypatch, capsys, "plan", name, "--json", "--runs", NOWHERE)
-    made = json.loads(out)
-    code, drawn, _ = command(monkeypatch, capsys, "plan", name, "--graph", "mermaid", "--runs", NOWHERE)
-    assert (code, drawn) == (0, draw(made) + "\n")
+def test_a_drawing_has_every_stage_and_split_and_every_edge(here, name: str) -> None:
+    made = json.loads(here("plan", name, "--json", "--runs", NOWHERE).stdout)
+    drawn = here("plan", name, "--graph", "mermaid", "--runs", NOWHERE).stdout
+    assert drawn == draw(made) + "\n"
     jobs = [job for job in made["order"] if job["kind"] != "measure"]
     assert re.findall(r"^  (\w{16})\[", drawn, re.M) == [job["key"] for job in jobs]
     edges = [(need, job["key"]) for job in jobs for need in job["needs"]]
     assert re.findall(r"^  (\w+) --> (\w+)$", drawn, re.M) == edges
 
 
-def test_a_plan_on_the_screen_says_what_it_costs(monkeypatch, capsys) -> None:
-    code, out, _ = command(monkeypatch, capsys, "plan", "recipes/paper/figure8.yaml", "--runs", NOWHERE)
-    assert code == 0
+def test_a_plan_on_the_screen_says_what_it_costs(here) -> None:
+    out = here("plan", "recipes/paper/figure8.yaml", "--runs", NOWHERE).stdout
     assert "24: 8 arms, seeds 0, 1, 2" in out
     assert "72 asked for, 42 different, 0 published, 42 to train" in out
     assert "data/EntityQuestions" in out or (ROOT / "data" / "EntityQuestions").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from stores import once
+from trained_store import once
 
 from remix_toolkit import store
 from remix_toolkit.data.encoding import load_tokenizer
@@ -57,7 +57,7 @@ def shared_runs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Pa
         (folder / "text.txt").write_text("word " * 50)
         store.open_store(folder)
 
-    return once(tmp_path_factory, "recipes", make)
+    return once(tmp_path_factory.getbasetemp(), "recipes", make)
 
 
 def run_job(job: Job, runs: Path) -> None:

@@ -15,12 +15,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from forged import interference_record, lens_record
-from stores import FEW, HALF, group_of, once, prompts, write_arms, write_run
+from trained_store import FEW, HALF, TrainedStore, group_of, once, prompts
 
 from remix_toolkit import store
-from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, PerplexityRecord
-from remix_toolkit.records import Manifest, Pruned
+from remix_toolkit.evaluate.records import HeldOutRecord, InterferenceRecord, LensRecord, PerplexityRecord
+from remix_toolkit.records import RunRecord
 from remix_toolkit.report.facts import facts_of
 from remix_toolkit.report.group import groups
 from remix_toolkit.report.page import named, write_report
@@ -75,26 +74,20 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(trained: TrainedStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report's folder of two arms, three seeds; the second keeps more. A stranger's file lay in it before."""
-    return once(tmp_path_factory, "report", make) / "report"
 
+    def make(runs: Path) -> None:
+        files = {name: trained.text(name) for name in ("lens.json", "interference.json", "retention.jsonl")}
+        trained.write_arms(
+            runs, {"none": FEW, "random": HALF}, files=files, settings={"stages.stage1.mix": {"a": 1}, "b": "c d"}
+        )
+        (runs / "report" / "tables").mkdir(parents=True)
+        (runs / "report" / "mine.txt").write_text("mine")
+        (runs / "report" / "index.html").write_text("an older page")
+        assert write_report(runs, runs / "report", None) == runs / "report" / "index.html"
 
-def make(runs: Path) -> None:
-    arc = HarnessResult(version="0.4", limit=8, metrics={"acc": 0.375})
-    curve = [{"step": n, "epoch": n / 2, "list": "kvr-1", "recall": 100 - 20 * n} for n in range(4)]
-    files = {
-        "lens.json": lens_record("kvr-1").model_dump_json(),
-        "interference.json": interference_record().model_dump_json(),
-        "perplexity.json": PerplexityRecord(perplexity=12.5, tokens=9, text="pydoc").model_dump_json(),
-        "lm_eval.json": HarnessRecord(tasks={"arc": arc}).model_dump_json(),
-        "retention.jsonl": "".join(json.dumps(line) + "\n" for line in curve),
-    }
-    write_arms(runs, {"none": FEW, "random": HALF}, files=files, overrides=["stages.stage1.mix={a: 1}", "b='c d'"])
-    (runs / "report" / "tables").mkdir(parents=True)
-    (runs / "report" / "mine.txt").write_text("mine")
-    (runs / "report" / "index.html").write_text("an older page")
-    assert write_report(runs, runs / "report", None) == runs / "report" / "index.html"
+    return once(tmp_path_factory.getbasetemp(), "report", make) / "report"
 
 
 def test_the_answer_stands_first_with_its_uncertainty(made: Path) -> None:
@@ -137,37 +130,34 @@ def test_figures_and_tables_lie_beside_the_page(made: Path) -> None:
     assert r"none & stage2 & 0, 1, 2 & 10.0 $\pm$ 5.0" in (tables / "retention-sizes-tiny.tex").read_text()
 
 
-def test_probes_are_shown_where_a_stage_has_them(made: Path) -> None:
-    text = (made / "index.html").read_text()
-    for number in ("1.5", "1.6", "-0.250", "-0.500 to +0.125", "2.500", "1.750", "12.50", "0.375"):
+def test_a_trained_store_is_reported_with_all_that_was_measured(trained, tmp_path: Path) -> None:
+    page = Page(write_report(trained.runs, tmp_path / "report", None))
+    assert {"matrix", "curves", "facts", "probes", "losses", "settings", "rerun"} < set(page.ids)
+    text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    lens, held_out = trained.read(LensRecord, "lens.json"), trained.read(HeldOutRecord, "held_out.json")
+    angle = trained.read(InterferenceRecord, "interference.json").groups["whole"]["a.b"]
+    numbers = [f"{one.first_layer:.1f}" for one in lens.lists.values()] + [f"{angle.cosine:+.3f}"]
+    numbers += [f"{trained.read(PerplexityRecord, 'perplexity.json').perplexity:.2f}"]
+    for number in numbers:
         assert f">{number}<" in text, number
-    assert "the gradient of b" in text  # no more than noise
+    assert f"loss {held_out.loss:.2f}" in text
+    assert page.scripts == 1
 
 
 def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
     rows = list(csv.DictReader((made / "tables" / "runs-sizes-tiny.csv").open()))
-    line = [
-        "remix",
-        "run",
-        "recipes/kvr.yaml",
-        "--profile",
-        "tiny",
-        "--seed",
-        "0",
-        "--runs",
-        str(made.parent),
-        'stages.stage1.mix={"a": 1}',
-        'b="c d"',
-    ]
+    source = RunRecord.read(next((made.parent / "records").glob("*.json"))).source
+    line = ["remix", "run", source, "--profile", "tiny", "--seed", "0", "--runs", str(made.parent)]
+    line += ['stages.stage1.mix={"a": 1}', 'b="c d"']
     assert shlex.split(rows[0]["command"]) == line
     keys = dict(part.split("=") for part in rows[0]["stages and their keys"].split())
     assert all(store.published_stages(made.parent)[key].name.split("-")[1] == stage for stage, key in keys.items())
     assert "2.13.0" in (made / "tables" / "versions-sizes-tiny.md").read_text()
 
 
-def test_a_matched_arm_needs_the_arm_that_it_names(tmp_path: Path) -> None:
+def test_a_matched_arm_needs_the_arm_that_it_names(trained, tmp_path: Path) -> None:
     known = {"stage1": {"kvr": [1, 1]}}
-    write_run(tmp_path, "control", 0, known, overrides=[f'stages.stage1.match={{"steps_of":"{"a" * 16}"}}'])
+    trained.write_run(tmp_path, "control", 0, known, settings={"stages.stage1.match": {"steps_of": "a" * 16}})
     (runs,) = (
         part for part in rerun(group_of(tmp_path), Path("runs")) if getattr(part, "name", "") == "runs-sizes-tiny"
     )
@@ -175,41 +165,45 @@ def test_a_matched_arm_needs_the_arm_that_it_names(tmp_path: Path) -> None:
     assert "names a stage of this store by its key" in " ".join(runs.notes)
 
 
-def test_a_fact_is_kept_lost_gained_or_never_learnt(tmp_path: Path) -> None:
-    write_run(tmp_path, "a", 0, {"stage1": {"kvr": [1, 1, 0, 0]}, "stage2": {"kvr": [1, 0, 1, 0], "lama": [1]}})
-    write_run(tmp_path, "b", 0, {"stage1": {"kvr": [1, 1, 1]}})  # has not come to stage2
-    shutil.rmtree(write_run(tmp_path, "c", 0, {"stage1": {"kvr": [1]}, "stage2": {"kvr": [0], "lama": [1]}})["stage1"])
+def test_a_fact_is_kept_lost_gained_or_never_learnt(trained, tmp_path: Path) -> None:
+    trained.write_run(
+        tmp_path, "a", 0, {"stage1": {"kvr": [1, 1, 0, 0]}, "stage2": {"kvr": [1, 0, 1, 0], "webqa": [1]}}
+    )
+    trained.write_run(tmp_path, "b", 0, {"stage1": {"kvr": [1, 1, 1]}})  # has not come to stage2
+    shutil.rmtree(
+        trained.write_run(tmp_path, "c", 0, {"stage1": {"kvr": [1]}, "stage2": {"kvr": [0], "webqa": [1]}})["stage1"]
+    )
     (facts,) = facts_of(group_of(tmp_path))
     (run,) = facts.runs
     assert (facts.before, facts.after, run.outcomes) == ("stage1", "stage2", "klgn")
-    assert (run.first, run.last) == ([None, None, "wrong 2", "wrong 3"], [None, "wrong 1", None, "wrong 3"])
+    assert (run.first, run.last) == ([None, None, "wrong 2...", "wrong 3..."], [None, "wrong 1...", None, "wrong 3..."])
     assert facts.table().rows == [["a", "1", "25.0", "25.0", "25.0", "25.0"]]
     out = io.StringIO()
     facts.write(out)
-    assert list(csv.reader(io.StringIO(out.getvalue())))[2] == [prompts(2)[1], "v1", "a", "0", "lost", "", "wrong 1"]
+    assert list(csv.reader(io.StringIO(out.getvalue())))[2] == [prompts(2)[1], "v1", "a", "0", "lost", "", "wrong 1..."]
     packed = json.loads(gzip.decompress(base64.b64decode(facts.packed())))
-    assert packed["said"] == ["wrong 2", "wrong 3", "wrong 1"]
+    assert packed["said"] == ["wrong 2...", "wrong 3...", "wrong 1..."]
     assert packed["runs"][0]["answers"] == [[-1, -1, 0, 1], [-1, 2, -1, 1]]
 
 
-def test_what_was_said_is_whole_in_the_csv_and_a_beginning_is_shown_as_one(tmp_path: Path) -> None:
-    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [0, 0], "lama": [1]}}
-    file = write_run(tmp_path, "a", 0, known, said="x" * 400)["stage2"] / "recall.jsonl"
+def test_what_was_said_is_whole_in_the_csv_and_a_beginning_is_shown_as_one(trained, tmp_path: Path) -> None:
+    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [0, 0], "webqa": [1]}}
+    file = trained.write_run(tmp_path, "a", 0, known, wrong="x" * 400)["stage2"] / "recall.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     lines[1] |= {"prediction": "r6s", "prediction_complete": False}
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (facts,) = facts_of(group_of(tmp_path))
     facts.write(out := io.StringIO())
     said = [row[-1] for row in csv.reader(io.StringIO(out.getvalue()))][1:]
-    assert said == ["x" * 400 + " 0", "r6s..."]
+    assert said == ["x" * 400 + "...", "r6s..."]
     assert json.loads(gzip.decompress(base64.b64decode(facts.packed())))["said"] == ["x" * 300 + "…", "r6s..."]
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_hostile_text_stays_text(trained, tmp_path: Path) -> None:
     for arm in NASTY[:3]:
-        known = {"stage1": {"kvr": [1] * len(NASTY)}, "stage2": {"kvr": [0] * len(NASTY), "lama": [1]}}
-        nasty = {"recipe": "../<b>r</b>", "grid_point": "&amp;", "overrides": ["a='; rm -rf /'"], "said": NASTY[0]}
-        write_run(tmp_path, arm, 0, known, asked=NASTY, **nasty)
+        known = {"stage1": {"kvr": [1] * len(NASTY)}, "stage2": {"kvr": [0] * len(NASTY), "webqa": [1]}}
+        nasty = {"recipe": "../<b>r</b>", "grid_point": "&amp;", "settings": {"a": "'; rm -rf /'"}, "wrong": NASTY[0]}
+        trained.write_run(tmp_path, arm, 0, known, asked=NASTY, **nasty)
     file = write_report(tmp_path, tmp_path / "report", None)
     assert file
     page, text = Page(file), file.read_text(encoding="utf-8")
@@ -236,8 +230,8 @@ def test_latex_and_markdown_are_escaped() -> None:
     assert next(csv.reader(io.StringIO(as_csv(table).split("\r\n", 1)[1]))) == [NASTY[2]]
 
 
-def test_a_figure_has_a_dark_variant_and_takes_any_name(tmp_path: Path) -> None:
-    write_arms(tmp_path, {"$\\frac": FEW[:1], "_hidden": HALF[:1]})
+def test_a_figure_has_a_dark_variant_and_takes_any_name(trained, tmp_path: Path) -> None:
+    trained.write_arms(tmp_path, {"$\\frac": FEW[:1], "_hidden": HALF[:1]})
     light, dark = svgs(arms_figure(store.entries(tmp_path), "kvr"))
     assert light.startswith("<svg")
     assert STYLE["text.color"] in light
@@ -254,20 +248,24 @@ def test_seeds_that_share_no_point_have_no_mean() -> None:
     assert len([line for line in axes[0].lines if line.get_linewidth() > 1]) == 2  # each by itself
 
 
-def test_a_folder_whose_name_is_no_text(tmp_path: Path, here) -> None:
+def test_a_folder_whose_name_is_no_text(trained, tmp_path: Path, here) -> None:
     runs = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xff"))
-    write_run(runs, "none", 0, {"stage1": {"kvr": [1]}})
+    trained.write_run(runs, "none", 0, {"stage1": {"kvr": [1]}})
     assert here("report", runs, check=False).returncode == 0
     assert r"s\udcff" in (runs / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_several_sweeps_in_one_store(tmp_path: Path) -> None:
+def test_several_sweeps_in_one_store(trained, tmp_path: Path) -> None:
     """Other recipes, profiles and places, an instruction stage, and names that would be one file's."""
     known = {"stage1": {"kvr": [1, 1]}, "stage2": {}}
-    write_run(tmp_path, "none", 0, {**known, "stage2": {"kvr": [1, 0]}})
-    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}, recipe="a b")
-    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}, recipe="a-b")
-    write_run(tmp_path, "none", 1, known, recipe="a b", profile="llama3-8b", begun=["stage3"])
+    trained.write_run(tmp_path, "none", 0, {**known, "stage2": {"kvr": [1, 0]}})
+    trained.write_run(
+        tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}, recipe="a b"
+    )
+    trained.write_run(
+        tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}, recipe="a-b"
+    )
+    trained.write_run(tmp_path, "none", 1, known, recipe="a b", profile="llama3-8b", begun=["stage3"])
     told = groups(store.entries(tmp_path), expected(store.records(tmp_path)), Answers())
     made = named(sections(told, tmp_path, []))
     parts = [part for section in made for part in section.parts]
@@ -281,30 +279,21 @@ def test_several_sweeps_in_one_store(tmp_path: Path) -> None:
     assert "a-b" not in " ".join(file.name for file in (tmp_path / "one").rglob("*"))
 
 
-def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    both = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}
-    write_run(tmp_path, "none", 0, both)
-    folders = write_run(tmp_path, "none", 1, both)
+def test_what_is_wrong_in_a_store_is_said_on_the_page(
+    trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}
+    trained.write_run(tmp_path, "none", 0, both)
+    folders = trained.write_run(tmp_path, "none", 1, both)
     (folders["stage2"] / "loss.csv").write_text("cut off")  # not what was published
-    nan = write_run(tmp_path, "nan", 0, both, last_loss=float("nan"), files={"lens.json": '{"version": 1}'})
-    loss = nan["stage2"] / "loss.csv"
-    loss.write_text(loss.read_text().replace("1.0,0.001", "nan,0.001"))
-    pruned = write_run(tmp_path, "pruned", 0, both)["stage2"]
-    manifest = json.loads((pruned / "manifest.json").read_text())
-    manifest["files"]["model.safetensors"] = {"bytes": 1, "sha256": ""}
-    (pruned / "manifest.json").write_text(json.dumps(manifest))
-    Pruned(weights=["model.safetensors"]).write(pruned / "pruned.json")
-    (write_run(tmp_path, "unread", 0, both)["stage2"] / "recall.jsonl").unlink()
-    write_run(tmp_path, "begun", 0, {}, begun=["stage1"])
-    old = write_run(tmp_path, "old", 0, both)["stage1"]  # as another version wrote it
-    (old / "stage.json").write_text('{"stage": "stage1"}')
-    Manifest(files={}).write(old / "manifest.json")
-    damaged = write_run(tmp_path, "recipe", 0, both)["stage2"]
-    text = "name: [unclosed\nsource: x\n"
-    (damaged / "recipe.yaml").write_text(text)
-    manifest = json.loads((damaged / "manifest.json").read_text())
-    manifest["files"]["recipe.yaml"]["bytes"] = len(text)
-    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    trained.write_run(tmp_path, "nan", 0, both, losses=(4.0, float("nan"), 1.0), files={"lens.json": '{"version": 1}'})
+    store.delete_weights(trained.write_run(tmp_path, "pruned", 0, both)["stage2"])
+    (trained.write_run(tmp_path, "unread", 0, both)["stage2"] / "recall.jsonl").unlink()
+    trained.write_run(tmp_path, "begun", 0, {}, begun=["stage1"])
+    trained.write_run(
+        tmp_path, "old", 0, both, files={"stage.json": '{"stage": "stage2"}'}
+    )  # as another version wrote it
+    trained.write_run(tmp_path, "recipe", 0, both, files={"recipe.yaml": "name: [unclosed\nsource: x\n"})
     assert write_report(tmp_path, tmp_path / "out", None)
     page = Page(tmp_path / "out" / "index.html")
     start = page.tags.index("ul.warnings")
@@ -313,7 +302,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
     for wrong in (
         "loss.csv is not the file that was published",
         "none: seed 1 missing (kvr after stage2",
-        "nan, seed 0: the loss of stage2 is no number at 1 steps, first at step 1",
+        "nan, seed 0: the loss of stage2 is no number at 1 steps, first at step 2",
         "weights deleted, results kept: stage2 of pruned",
         "recall.jsonl: cannot be read (FileNotFoundError",
         "lens.json: lists: Field required",
@@ -325,7 +314,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("is not the file that was published") == 1
 
 
-def test_mistakes(tmp_path: Path, here) -> None:
+def test_mistakes(trained, tmp_path: Path, here) -> None:
     def ends(*arguments: object) -> tuple[int, str]:
         done = here("report", *arguments, check=False)
         assert done.stderr.count("\n") <= 1
@@ -335,7 +324,7 @@ def test_mistakes(tmp_path: Path, here) -> None:
     assert (code, "nowhere: is no directory" in said) == (2, True)
     assert ends(tmp_path) == (0, f"{tmp_path}: nothing is published yet\n")
     assert not (tmp_path / "report").exists()
-    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
+    trained.write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
     code, said = ends(tmp_path, "--recipe", "size")
     assert (code, "did you mean 'sizes'?" in said) == (2, True)
     for more in (["--runs", tmp_path / "nowhere"], ["--runs", tmp_path, "--recipe", "size"]):
@@ -350,8 +339,8 @@ def test_mistakes(tmp_path: Path, here) -> None:
     assert (code, "cut.json: cannot be read" in said) == (0, True)
 
 
-def test_the_command_loads_no_torch(tmp_path: Path) -> None:
-    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
+def test_the_command_loads_no_torch(trained, tmp_path: Path) -> None:
+    trained.write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}})
     code = "import sys; from remix_toolkit.cli.main import main; sys.argv = ['remix', 'report', sys.argv[1]]\n"
     code += "try: main()\nfinally: assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)

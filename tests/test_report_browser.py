@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stores import once, write_run
 from test_report import NASTY
+from trained_store import TrainedStore, once
 
 from remix_toolkit.report.page import write_report
 
@@ -42,23 +42,22 @@ def quiet(browser) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(trained: TrainedStore, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the report of two sweeps: of eight nasty facts, two arms, two seeds; of 20,000, two runs."""
-    return (once(tmp_path_factory, "browsed", make) / "report" / "index.html").as_uri()
 
+    def make(runs: Path) -> None:
+        for arm, left in (("none", [0] * 6 + [1] * 2), (NASTY[0], [1] * 6 + [0] * 2)):
+            known = {"stage1": {"kvr": [1] * 8}, "stage2": {"kvr": left, "invented_facts": [1]}}
+            for seed in (0, 1):
+                trained.write_run(runs, arm, seed, known, asked=NASTY, wrong=f"{NASTY[1]} {{row}}")
+        rng = random.Random(0)
+        for seed in range(2):
+            left = [int(rng.random() < 0.3) for _ in range(MANY)]
+            known = {"stage1": {"kvr": [1] * MANY}, "stage2": {"kvr": left, "invented_facts": [1]}}
+            trained.write_run(runs, "one", seed, known, recipe="big")
+        write_report(runs, runs / "report", None)
 
-def make(runs: Path) -> None:
-    for arm, left in (("none", [0] * 6 + [1] * 2), (NASTY[0], [1] * 6 + [0] * 2)):
-        for seed in (0, 1):
-            known = {"stage1": {"kvr": [1] * 8}, "stage2": {"kvr": left, "lama": [1]}}
-            write_run(runs, arm, seed, known, asked=NASTY, said=NASTY[1])
-    rng = random.Random(0)
-    for seed in range(2):
-        left = [int(rng.random() < 0.3) for _ in range(MANY)]
-        write_run(
-            runs, "one", seed, {"stage1": {"kvr": [1] * MANY}, "stage2": {"kvr": left, "lama": [1]}}, recipe="big"
-        )
-    write_report(runs, runs / "report", None)
+    return (once(tmp_path_factory.getbasetemp(), "browsed", make) / "report" / "index.html").as_uri()
 
 
 @pytest.fixture

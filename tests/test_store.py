@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from forged import recall_record, stage_record
-from stores import write_run
+from trained_store import KVR, TrainedStore
 
 from remix_toolkit import store
 from remix_toolkit.data.files import sha256
@@ -17,8 +15,6 @@ from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.records import FileSeal, Manifest, Pruned
-
-KVR = ROOT / "recipes" / "kvr.yaml"
 
 
 def keys(*overrides: str, seed: int = 0, recipe: Path = KVR) -> list[str]:
@@ -64,20 +60,17 @@ def test_a_local_file_counts_by_its_content(tmp_path: Path) -> None:
 KEY = "0123456789abcdef"
 
 
-def published(runs: Path, lists: str = "A", weights: bytes = b"weights", recipe: str = "r") -> Path:
+def published(trained: TrainedStore, runs: Path, lists: str = "A", weights: str = "weights", recipe: str = "r") -> Path:
     """A published stage, with recall of some lists if it had none."""
-    draft = store.work_dir(store.open_store(runs), KEY) / "draft"
-    draft.mkdir(parents=True)
-    (draft / "model.safetensors").write_bytes(weights)
-    stage_record("stage1", KEY, sweep=recipe).write(draft / "stage.json")
-    folder = store.publish(runs, draft, f"{recipe}-stage1-seed0-{KEY}")
+    files = {"model.safetensors": weights}
+    folder = trained.publish(runs, "stage1", KEY, f"{recipe}-stage1-seed0", files, sweep=recipe)
     if not (folder / "recall.json").exists():
-        recall_record({name: [1] for name in lists}).write(folder / "recall.json")
+        trained.recall({name: [1] for name in lists}).write(folder / "recall.json")
     return folder
 
 
-def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
-    folder = published(tmp_path)
+def test_publication_is_complete_and_checked(trained, tmp_path: Path) -> None:
+    folder = published(trained, tmp_path)
     assert store.find_stage(tmp_path, KEY) == folder
     assert not store.work_dir(tmp_path, KEY).exists()
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
@@ -91,15 +84,15 @@ def test_publication_is_complete_and_checked(tmp_path: Path) -> None:
         store.find_stage(tmp_path, KEY)
 
 
-def test_a_directory_of_ones_own_is_no_stage(tmp_path: Path) -> None:
-    folder = published(tmp_path)
+def test_a_directory_of_ones_own_is_no_stage(trained, tmp_path: Path) -> None:
+    folder = published(trained, tmp_path)
     for name in ("mine", "my-merged-model", "r-stage1-seed0-backup"):
         (tmp_path / "stages" / name).mkdir()
     assert store.published_stages(tmp_path) == {KEY: folder}
 
 
-def test_weights_are_deleted_once_by_whoever_comes_first(tmp_path: Path) -> None:
-    folder = published(tmp_path)
+def test_weights_are_deleted_once_by_whoever_comes_first(trained, tmp_path: Path) -> None:
+    folder = published(trained, tmp_path)
     for _ in range(2):
         store.delete_weights(folder)
         assert Pruned.read(folder / "pruned.json").weights == ["model.safetensors"]
@@ -107,10 +100,10 @@ def test_weights_are_deleted_once_by_whoever_comes_first(tmp_path: Path) -> None
     assert store.find_stage(tmp_path, KEY) == folder
 
 
-def test_a_stage_whose_weights_were_deleted_makes_room_for_the_same_stage_trained_again(tmp_path, capsys) -> None:
-    folder = published(tmp_path, "AX")
+def test_a_stage_trained_again_takes_the_place_of_one_without_weights(trained, tmp_path, capsys) -> None:
+    folder = published(trained, tmp_path, "AX")
     store.delete_weights(folder)
-    again = published(tmp_path, "B", weights=b"changed", recipe="another")
+    again = published(trained, tmp_path, "B", weights="changed", recipe="another")
     assert list((tmp_path / "stages").iterdir()) == [again]  # found by its key, whatever the name
     assert not store.is_pruned(again)
     store.verify(again)
@@ -119,8 +112,8 @@ def test_a_stage_whose_weights_were_deleted_makes_room_for_the_same_stage_traine
     assert "measured again" in capsys.readouterr().out
 
 
-def test_an_older_store_is_refused_in_one_line(tmp_path: Path) -> None:
-    published(tmp_path)
+def test_an_older_store_is_refused_in_one_line(trained, tmp_path: Path) -> None:
+    published(trained, tmp_path)
     (tmp_path / "store.json").unlink()
     for read in (store.open_store, store.records, store.entries):
         with pytest.raises(BadInput, match=r"written by an earlier version of this toolkit") as refused:
@@ -174,7 +167,9 @@ def test_two_spellings_of_one_change_are_one_run(tmp_path: Path) -> None:
     assert record.settings == {"stages.stage1.mix.random_words": {"ratio": 2.0}}
 
 
-def test_two_lists_of_one_task_are_told_apart() -> None:
+def test_two_lists_of_one_task_are_told_apart(
+    trained,
+) -> None:
     recipe = load_recipe(KVR, overrides=["stages.stage2.data={task: kvr, size: 100, start: 100}"])
     second = run_record(recipe, lineage(recipe), "kvr").stages[1]
     assert sorted(listed.label for listed in second.lists.values()) == ["kvr of stage1", "kvr of stage2"]
@@ -192,11 +187,11 @@ def test_two_files_of_ones_own_are_told_apart(tmp_path: Path) -> None:
     assert labels == ["pairs of stage1", "pairs of stage2", "pairs[0:1] of b.csv"]
 
 
-def test_runs_of_the_same_weights_are_one_run(tmp_path: Path) -> None:
+def test_runs_of_the_same_weights_are_one_run(trained, tmp_path: Path) -> None:
     """An override that is in no key (how often a checkpoint is saved) makes no other model, under whatever seed."""
-    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}}
+    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}
     for seed in (0, 1):
-        write_run(tmp_path, "none", seed, known)
+        trained.write_run(tmp_path, "none", seed, known)
     record = next(record for record in store.records(tmp_path) if record.seed == 0)
     fewer = [stage.model_copy(update={"lists": dict(list(stage.lists.items())[:1])}) for stage in record.stages]
     changed = {"train.save_strategy": "no"}
@@ -214,14 +209,14 @@ def test_runs_of_the_same_weights_are_one_run(tmp_path: Path) -> None:
         ("held_out.json", '{"rows": 8', "held_out.json: cannot be read (JSONDecodeError"),
         ("held_out.json", '{"version": 1, "rows": 8}', "held_out.json: loss: Field required"),
         ("recall.json", "[]", "recall.json: the file: Input should be"),
-        ("recall.json", ("recall", "null"), "recall.json: lists.kvr-1.recall: Input should be a valid number"),
-        ("recall.json", ("recall", "NaN"), "recall.json: lists.kvr-1.recall: Input should be a finite number"),
+        ("recall.json", ("recall", "null"), "recall: Input should be a valid number"),
+        ("recall.json", ("recall", "NaN"), "recall: Input should be a finite number"),
         (
             "recall.json",
             ("recall", "101"),
-            "recall.json: lists.kvr-1.recall: Input should be less than or equal to 100",
+            "recall: Input should be less than or equal to 100",
         ),
-        ("recall.json", ("facts", '"2"'), "recall.json: lists.kvr-1.facts: Input should be a valid integer"),
+        ("recall.json", ("facts", '"2"'), "facts: Input should be a valid integer"),
         ("recall.json", ("version", "7"), "recall.json: has format version 7; this toolkit reads version 1"),
         ("stage.json", ("counts", "null"), "stage.json: counts: Input should be"),
         ("stage.json", ("libraries", "null"), "stage.json: libraries: Input should be"),
@@ -231,11 +226,11 @@ def test_runs_of_the_same_weights_are_one_run(tmp_path: Path) -> None:
         ("manifest.json", "[]", "manifest.json: "),
     ],
 )
-def test_a_damaged_stage_is_left_out_and_said(tmp_path: Path, file: str, text: str | tuple, said: str) -> None:
+def test_a_damaged_stage_is_left_out_and_said(trained, tmp_path: Path, file: str, text: str | tuple, said: str) -> None:
     """The text of the file, or one of its fields and what is written there."""
-    damaged = write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "lama": [1]}})[
-        "stage2"
-    ]
+    damaged = trained.write_run(
+        tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}
+    )["stage2"]
     if isinstance(text, tuple):
         field, value = text
         whole = (damaged / file).read_text(encoding="utf-8")
@@ -254,13 +249,13 @@ def test_a_damaged_stage_is_left_out_and_said(tmp_path: Path, file: str, text: s
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "null", '{"stages": [{"stage": "stage1"}]}'])
-def test_a_damaged_record_is_left_out_and_said_but_never_where_something_is_deleted(tmp_path: Path, text: str) -> None:
-    write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}})
+def test_a_damaged_record_is_left_out_but_never_where_something_is_deleted(trained, tmp_path: Path, text: str) -> None:
+    trained.write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}})
     (tmp_path / "records" / "cut.json").write_text(text, encoding="utf-8")
     warnings: list[str] = []
     assert len(store.entries(tmp_path, warnings.append)) == 1
     assert ["cut.json: " in warning for warning in warnings] == [True]
-    write_run(tmp_path, "none", 1, {"stage1": {"kvr": [1, 1]}})  # it does not keep others from being recorded
+    trained.write_run(tmp_path, "none", 1, {"stage1": {"kvr": [1, 1]}})  # it does not keep others from being recorded
     assert len(store.entries(tmp_path, warnings.append)) == 2
     with pytest.raises(BadInput, match=r"cut\.json: "):
         store.records(tmp_path)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from sweeps import command
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.sweep import load_sweep
@@ -197,7 +196,7 @@ def test_a_mistake_that_is_inherited_is_named_where_it_stands(cells, write_sweep
         (["sweep", "demo", "--keep", "leafs"], "--keep leafs: keep: no stage 'leafs'; did you mean 'leaves'?"),
     ],
 )
-def test_mistakes_end_with_exit_code_2(monkeypatch, capsys, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_end_with_exit_code_2(here, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "file").write_text("no directory")  # nothing could be trained, were a mistake not noticed
-    code, _, error = command(monkeypatch, capsys, *arguments, "--runs", tmp_path / "file")
-    assert (code, message in error, "Traceback" in error) == (2, True, False), error
+    done = here(*arguments, "--runs", tmp_path / "file", check=False)
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr

@@ -27,8 +27,9 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest_key(cls, tree: Any) -> Any:
-        unknown = [key for key in tree if key not in cls.model_fields] if isinstance(tree, dict) else []
-        refuse(tree, {key: f"unknown key; {nearest(key, cls.model_fields)}" for key in unknown})
+        known = {field.alias or name: field for name, field in cls.model_fields.items()}
+        unknown = [key for key in tree if key not in known] if isinstance(tree, dict) else []
+        refuse(tree, {key: f"unknown key; {nearest(key, known)}" for key in unknown})
         return tree
 
 
