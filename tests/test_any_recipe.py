@@ -1,7 +1,5 @@
-"""Any recipe, sweep, profile, override or file of pairs is either accepted or refused with the place of the mistake."""
+"""Any recipe, sweep, profile or override is either accepted or refused with the place of the mistake."""
 
-import csv
-import io
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -11,11 +9,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remix_toolkit.data.tasks import read_task
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.difference import as_overrides, settings_of
-from remix_toolkit.recipe.load import load_recipe, load_task, read_resolved, resolved_yaml
+from remix_toolkit.recipe.load import load_recipe, read_resolved, resolved_yaml
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Curve, Evaluate, Match, Mix, Profile, RandomWords, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import RESERVED
 
@@ -36,12 +33,8 @@ WORDS = {
     ".",
     "\0",
 }
-FIELDS = {name for model in MODELS for name in model.model_fields} | {
-    "profiles",
-    "learning_rate",
-    "max_steps",
-    "save_steps",
-}
+FIELDS = {name for model in MODELS for name in model.model_fields}
+FIELDS |= {"profiles", "learning_rate", "max_steps", "save_steps"}
 KEY = st.sampled_from(sorted(FIELDS | WORDS)) | st.text(max_size=3)
 WORD = st.sampled_from(sorted(WORDS)) | st.text(st.characters(exclude_characters="\n"), max_size=3) | st.just("x" * 300)
 NUMBER = st.integers(-1, 9) | st.integers() | st.floats() | st.floats(0, 2)
@@ -99,16 +92,8 @@ RECIPE = spoilt(st.builds(lambda stages, top: {"stages": stages, **top}, STAGES,
 PROFILE = spoilt(
     some(train=REST["train"], mix=REST["mix"], parameters=st.floats(1, 9)).map(lambda rest: {"base": "x", **rest})
 )
-DOTTED = st.lists(KEY, min_size=1, max_size=4).map(".".join) | st.sampled_from(
-    [
-        "stages.stage1.data.task",
-        "stages.stage2.data",
-        "stages.stage1.mix.passages.text",
-        "train.max_steps",
-        "stages",
-        "paths",
-    ]
-)
+DEEP = ["stages.stage1.data.task", "stages.stage2.data", "stages.stage1.mix.passages.text", "train.max_steps", "stages"]
+DOTTED = st.lists(KEY, min_size=1, max_size=4).map(".".join) | st.sampled_from([*DEEP, "paths"])
 OVERRIDE = st.one_of(
     st.builds("{}={}".format, DOTTED, VALUE.map(json.dumps)), st.builds("{}={}".format, DOTTED, st.text()), st.text()
 )
@@ -167,51 +152,26 @@ def test_any_override(overrides: list[str]) -> None:
     result_or_mistake(lambda: load_recipe("kvr", "tiny", overrides), "override", "kvr.yaml:")
 
 
-CELL = st.text('ab",\n\t \0é', max_size=9)
-
-
-@ARBITRARY
-@given(
-    cells=st.lists(st.tuples(CELL, CELL), max_size=4),
-    tail=TEXT,
-    name=st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.json"]),
-)
-def test_any_file_of_pairs(tmp_path: Path, cells: list[tuple[str, str]], tail: str, name: str) -> None:
-    rows = [{"prompt": prompt, "response": response} for prompt, response in cells]
-    out = io.StringIO()
-    csv.writer(out, delimiter="\t" if name == "a.tsv" else ",").writerows([("prompt", "response"), *cells])
-    whole = {"a.json": json.dumps(rows), "a.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
-    task = load_task(
-        "pairs", [f"path={json.dumps(str(write(tmp_path / name, whole.get(name, out.getvalue()) + tail)))}"]
-    )
-    read = result_or_mistake(lambda: read_task(task, 0), name)
-    assert read is None or read.rows == len(read.pairs) + sum(read.dropped.values())
-
-
 POINT = st.sampled_from(
     ["stages.stage1.data.size", "train.learning_rate", "precision", "stages.stage1.mix", "recipe", "profile"]
 )
 SETTINGS = st.dictionaries(
     POINT, SIZE | st.sampled_from(["fp32", "recipe.yaml", {"random_words": {"ratio": 1}}, "tiny"])
 )
-SWEEP = spoilt(
-    st.builds(
-        lambda arms, rest: {"recipe": "recipe.yaml", "arms": arms, **rest},
-        st.dictionaries(
-            st.sampled_from(["none", "random", "a, b"]), some(**{"stages.stage1.data.size": SIZE}), min_size=1
-        ),
-        some(
-            grid=st.fixed_dictionaries({"train.max_steps": st.lists(SIZE, min_size=1, max_size=2, unique=True)}),
-            set=st.just({"stages.stage1.data.size": 3}) | SETTINGS,
-            seeds=st.lists(SIZE, min_size=1, max_size=2, unique=True),
-            exclude=st.just([{"arm": "none"}]) | st.lists(SETTINGS, max_size=1),
-            keep=st.sampled_from(["all", ["stage1"], ["stage"]]),
-            paper=st.just({"none": 1.0}),
-            profiles=st.fixed_dictionaries({"tiny": SETTINGS | some(seeds=st.just([1]), arms=st.just({"only": {}}))}),
-            extends=st.just("sweep.yaml") | WORD,
-        ),
-    )
+ARMS = st.dictionaries(
+    st.sampled_from(["none", "random", "a, b"]), some(**{"stages.stage1.data.size": SIZE}), min_size=1
 )
+MORE = some(
+    grid=st.fixed_dictionaries({"train.max_steps": st.lists(SIZE, min_size=1, max_size=2, unique=True)}),
+    set=st.just({"stages.stage1.data.size": 3}) | SETTINGS,
+    seeds=st.lists(SIZE, min_size=1, max_size=2, unique=True),
+    exclude=st.just([{"arm": "none"}]) | st.lists(SETTINGS, max_size=1),
+    keep=st.sampled_from(["all", ["stage1"], ["stage"]]),
+    paper=st.just({"none": 1.0}),
+    profiles=st.fixed_dictionaries({"tiny": SETTINGS | some(seeds=st.just([1]), arms=st.just({"only": {}}))}),
+    extends=st.just("sweep.yaml") | WORD,
+)
+SWEEP = spoilt(st.builds(lambda arms, rest: {"recipe": "recipe.yaml", "arms": arms, **rest}, ARMS, MORE))
 
 
 @ARBITRARY

@@ -44,17 +44,12 @@ def recipe(tmp_path: Path) -> Path:
     ("text", "value"),
     [
         ("1e-4", 1e-4),
-        ("5E3", 5000.0),
         ("100", 100),
-        ("-.5", -0.5),
         ("1.", 1.0),
-        ("1e", "1e"),
         ("true", True),
         ("no", "no"),
         ("2024-01-01", "2024-01-01"),
-        ("12:30:00", "12:30:00"),
         ("1_000", 1000),
-        ("~", None),
         (".inf", float("inf")),
     ],
 )
@@ -121,45 +116,26 @@ def test_profiles_have_the_papers_hyperparameters(profile: str) -> None:
         ("stages.stage1.mix.random_word.ratio=1", "unknown key; did you mean 'random_words'?"),
         ("stages.stage1.mix.random_words.ratio=-1", "greater than or equal to 0"),
         ("stages.stage1.mix.random_words.ratio=.nan", "finite number"),
-        ("stages.stage1.mix.random_words.ratio=two", "valid number"),
-        ("stages.stage1.data.size=1.5", "valid integer"),
-        ("stages.stage1.data.size=0", "greater than 0"),
         ("stages.stage1.data.size=true", "valid integer"),
         ("stages.stage1.data.size.x=1", "is 100; it has no key 'x'"),
         ("stages.stage1.train.learning_rte=1", "did you mean 'learning_rate'?"),
         ("stages.stage1.train.learning_rate=fast", "SFTConfig expects float"),
-        ("train.max_steps=0.5", "SFTConfig expects int"),
         ("train.max_steps=-5", "or -1 for whole epochs"),
         ("train.save_total_limit=1", "at least 2"),
         ("train.gradient_checkpointing=true", "activation_checkpointing now"),
-        ("stages.stage2.train={learning_rte: 1}", "stages.stage2.train.learning_rte: no such SFTConfig field"),
         ("name=../x", "name: String should match"),
         ("data_seed=2024-13-45", "valid integer"),
-        ("adapter={r: !!timestamp 2024-01-01}", "not valid YAML"),
-        ("stages={1: {data: {task: kvr}}}", "a key is one word"),
         ("train.bf16=true", "set `precision`"),
         ("train.model_init_kwargs={token: abc}", "contains a token"),
         ("train.hub_token=abc", "no token goes into a recipe"),
         ("stages.stage1.stop={times: 3}", "stages.stage1.stop.loss_below: is missing"),
-        (
-            "stages.stage2.mix.replay={stage: stage2, ratio: 0.1}",
-            "'stage2' is no earlier stage; did you mean 'stage1'?",
-        ),
+        ("stages.stage2.mix.replay={stage: stage2, ratio: 0.1}", "did you mean 'stage1'?"),
         ("stages.stage2.data={task: pairs}", "either `path` (a file or folder) or `hub`"),
-        (
-            "stages.stage1.mix.passages={ratio: 1, text: a.txt, hub: b}",
-            "one of `text` (pydoc, a file, a folder), `path` (rows) and `hub`",
-        ),
-        ("bas=tiny", "did you mean 'base'?"),
+        ("stages.stage1.mix.passages={ratio: 1, text: a.txt, hub: b}", "one of `text`"),
         ("precision=fp8", "'fp32', 'bf16' or 'pure_bf16'"),
         ("size", "write it as key=value"),
-        ("data_seed={", "not valid YAML"),
         ("stages={}", "at least 1 item"),
-        ("train.per_device_train_batch_size=0", "a number greater than 0"),
-        ("train.num_train_epochs=-1", "a number greater than 0"),
-        ("stages.stage1.train.learning_rate=.nan", "a number greater than 0"),
         ("profile=llama3-8b", "--profile llama3-8b"),
-        ("train=fast", "valid dictionary"),
         ("stages.stage1.data.task={{ task }}", "a key is one word"),
     ],
 )
@@ -175,17 +151,12 @@ def test_mistakes_in_overrides(recipe: Path, override: str, message: str) -> Non
     [
         (3, "    data: {task: kvr, sise: 100}", "mine.yaml:3: stages.stage1.data.sise: unknown key"),
         (5, "      randm_words: {ratio: 2}", "mine.yaml:5: stages.stage1.mix.randm_words: unknown key"),
-        (5, "      random_words: {ratio: -2}", "mine.yaml:5: stages.stage1.mix.random_words.ratio"),
         (7, "      learnin_rate: 1e-4", "mine.yaml:7: stages.stage1.train.learnin_rate: no such SFTConfig field"),
-        (9, "    dat: {}", "mine.yaml:9: stages.stage2.dat: unknown key; did you mean 'data'?"),
-        (9, "    data: {task: invented_facts, start: big}", "mine.yaml:9: stages.stage2.data.start"),
         (12, "    stages.stage9.data.size: 50", "mine.yaml:12: no stage 'stage9'"),
         (8, "  stage1:", "mine.yaml:8: stages.stage1: duplicate key, first set at"),
         (3, "    data: !!python/object/apply:os.system ['true']", "mine.yaml:3: not valid YAML"),
-        (3, "    data: {task: kvr", "not valid YAML"),
         (3, "    data: &x {task: *x}", "alias"),
         (3, "    data: {task: kvr, ? [a]: 3}", "mine.yaml:3: stages.stage1.data: a key is one word"),
-        (3, "    data: \0", "not valid YAML"),
         (7, "      - 1", "mine.yaml:6: stages.stage1.train"),
         (11, "  tinny:", "mine.yaml:11: profiles.tinny: no such profile; did you mean 'tiny'"),
         (1, "profile: tiny\nstages:", "mine.yaml:1: profile: choose it with --profile tiny"),
@@ -205,10 +176,8 @@ def test_mistakes_in_files_name_the_line(recipe: Path, line: int, replacement: s
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"# nothing\n", "is empty"),
         (b"- a\n- b\n", "is a list"),
         (b"\xff\xfe\x00", "not UTF-8"),
-        (b"word", "is a str"),
     ],
 )
 def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
@@ -315,46 +284,26 @@ def test_schema_file_is_current() -> None:
     assert shipped == json_schema(), "run: remix schema > recipes/schema.json"
 
 
+RANDOM, REPLAY = (
+    "mix={random_words: {ratio: 2}}",
+    "mix={replay: {stage: stage1, ratio: 0.1}, knowledge_pile: {ratio: 2}}",
+)
+FAR = ["stages.stage2.data.task=apps", "stages.stage2.mix.fineweb.ratio=1", "train.learning_rate=3e-5", "data_seed=2"]
+THREE = ["stages.stage3.data={task: pairs, hub: a/b}", "stages.stage2.curve={epochs: 1}", "adapter={r: 16}"]
+WEBQA = ["stages.stage2.data={task: webqa, familiarity: unfamiliar}", f"stages.stage2.{REPLAY}"]
+GSM8K = ["stages.stage2.data.task=gsm8k", f"stages.stage1.{RANDOM}"]
 KEYS = [  # of November 2026; a change of code that moves one orphans the stages that were published under it
-    ("kvr", "llama3-8b", ["stages.stage2.data.task=id"], ["1ed31db0c84ae833", "dd50c5e3356cca91"]),
-    (
-        "kvr",
-        "mistral-7b",
-        ["stages.stage2.data.task=gsm8k", "stages.stage1.mix={random_words: {ratio: 2}}"],
-        ["e410d57c6ffbe8de", "ec86d820ce3b8a34"],
-    ),
-    (
-        "kvr",
-        "llama3-8b-24gb",
-        [
-            "stages.stage2.data={task: webqa, familiarity: unfamiliar}",
-            "stages.stage2.mix={replay: {stage: stage1, ratio: 0.1}, knowledge_pile: {ratio: 2}}",
-        ],
-        ["bb2e1db0ff02561b", "7713711e829c4e24"],
-    ),
-    ("popqa", "llama3-8b", ["stages.stage2.data.task=ultrachat", "seed=1"], ["2fe2cb69c415c386", "0d4cb362e04e5fb3"]),
-    (
-        "triviaqa",
-        "llama3-8b",
-        [
-            "stages.stage2.data.task=apps",
-            "stages.stage2.mix.fineweb.ratio=1",
-            "train.learning_rate=3e-5",
-            "data_seed=2",
-        ],
-        ["740a3c22ea1a08b0", "e99d2b923b12017d"],
-    ),
-    (
-        "three_stages",
-        "llama3-8b",
-        ["stages.stage3.data={task: pairs, hub: a/b}", "stages.stage2.curve={epochs: 1}", "adapter={r: 16}"],
-        ["43033acfd812e663", "791220c840a98a76", "1ece9c3ca667fef4"],
-    ),
-    ("familiar_facts", "llama3-8b", ["stages.stage2.data.task=evolcode"], ["df1e859dcad1536f"]),
+    ("kvr", "llama3-8b", ["stages.stage2.data.task=id"], "1ed31db0c84ae833 dd50c5e3356cca91"),
+    ("kvr", "mistral-7b", GSM8K, "e410d57c6ffbe8de ec86d820ce3b8a34"),
+    ("kvr", "llama3-8b-24gb", WEBQA, "bb2e1db0ff02561b 7713711e829c4e24"),
+    ("popqa", "llama3-8b", ["stages.stage2.data.task=ultrachat", "seed=1"], "2fe2cb69c415c386 0d4cb362e04e5fb3"),
+    ("triviaqa", "llama3-8b", FAR, "740a3c22ea1a08b0 e99d2b923b12017d"),
+    ("three_stages", "llama3-8b", THREE, "43033acfd812e663 791220c840a98a76 1ece9c3ca667fef4"),
+    ("familiar_facts", "llama3-8b", ["stages.stage2.data.task=evolcode"], "df1e859dcad1536f"),
 ]
 
 
 @pytest.mark.parametrize(("recipe", "profile", "overrides", "keys"), KEYS)
-def test_stage_keys_of_shipped_recipes(recipe: str, profile: str, overrides: list[str], keys: list[str]) -> None:
+def test_stage_keys_of_shipped_recipes(recipe: str, profile: str, overrides: list[str], keys: str) -> None:
     resolved = load_recipe(ROOT / "recipes" / f"{recipe}.yaml", profile, overrides)
-    assert [node.key for node in lineage(resolved)] == keys
+    assert [node.key for node in lineage(resolved)] == keys.split()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,32 +64,17 @@ def test_every_spelling_of_a_change_has_the_same_settings(one: list, other: list
 
 
 @pytest.mark.parametrize(
-    ("overrides", "changes"),
+    ("override", "changes"),
     [
-        (["stages.stage1.data.size=50"], {"stages.stage1.data.size": 50}),  # the rows of `id` follow
-        (["stages.stage1.data.size=50", "stages.stage2.data.start=100"], None),
-        (["stages.stage1.data.task=popqa", "stages.stage1.data.path=x.tsv"], None),
-        (["stages.stage2.data.task=gsm8k"], {"stages.stage2.data.task": "gsm8k"}),
-        (["train.learning_rate=3e-5"], {"train.learning_rate": 3e-5}),
-        (["train.learning_rate=3e-5", "stages.stage1.train.learning_rate=1e-4"], None),
-        (["stages.stage1.train={}"], {"stages.stage1.train.learning_rate": 1e-3}),
-        (["adapter={r: 8}"], {"adapter": {"r": 8}}),
-        (["adapter.r=4"], {"adapter.r": 4}),
-        (["paths.lama=L"], {"paths.lama": "L"}),
-        (["paths={lama: L}"], None),
-        (["stages.stage3.mix.fineweb.path=null"], None),
-        (["stages.stage1.mix={}"], {"stages.stage1.mix.random_words": None}),
-        (["stages.stage1.mix={random_words: {ratio: 1}}"], {"stages.stage1.mix.random_words.words": 5}),
-        (["stages={only: {data: {task: kvr}}}"], None),
-        (["base=other", "precision=bf16"], {"base": "other", "precision": "bf16"}),
-        (["stages.stage2.recall=[]"], {"stages.stage2.recall": []}),
+        ("stages.stage1.data.size=50", {"stages.stage1.data.size": 50}),  # the rows of `id` follow
+        ("stages.stage1.train={}", {"stages.stage1.train.learning_rate": 1e-3}),
+        ("stages.stage1.mix={}", {"stages.stage1.mix.random_words": None}),
+        ("stages.stage1.mix={random_words: {ratio: 1}}", {"stages.stage1.mix.random_words.words": 5}),
+        ("stages.stage2.recall=[]", {"stages.stage2.recall": []}),
     ],
 )
-def test_settings_lead_to_the_same_recipe(id_recipe: Path, overrides: list[str], changes: dict | None) -> None:
-    recipe = load_recipe(id_recipe, "tiny", overrides)
-    found = settings_of(recipe)
-    assert changes is None or found == changes
-    assert load_recipe(id_recipe, "tiny", as_overrides(found)) == recipe
+def test_settings_are_named_as_deep_as_they_differ(id_recipe: Path, override: str, changes: dict) -> None:
+    assert settings_with(id_recipe, override) == changes
 
 
 def test_a_file_that_leaves_a_key_open_has_settings_too(tmp_path: Path) -> None:
@@ -185,27 +169,11 @@ def test_a_null_in_place_of_a_default_is_kept(tmp_path: Path) -> None:
     assert read_resolved(tmp_path / "frozen.yaml") == recipe
 
 
-def test_a_published_recipe_is_read_back(tmp_path: Path) -> None:
-    recipe = load_recipe(ROOT / "recipes" / "kvr.yaml")
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True)))
-    assert read_resolved(tmp_path / "recipe.yaml") == recipe
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("size: 100\n", "sise: 100\n", "stages.stage1.data.sise: unknown key; did you mean 'size'"),
-        ("size: 100\n", "size: many\n", "stages.stage1.data.size: .*valid integer"),
-        ("base: tiny\n", "", "base: is missing"),
-        ("precision: fp32", "precision: fp8", "precision: "),
-        ("weight_decay: 0.0", "weight_decoy: 0.0", "stages.stage1.train.weight_decoy: .*did you mean 'weight_decay'"),
-    ],
-)
-def test_a_frozen_recipe_edited_by_hand(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_frozen_recipe_edited_by_hand(tmp_path: Path) -> None:
     text = resolved_yaml(load_recipe(ROOT / "recipes" / "kvr.yaml"))
-    assert old in text
-    (tmp_path / "frozen.yaml").write_text(text.replace(old, new), encoding="utf-8")
-    with pytest.raises(BadInput, match=rf"frozen.yaml:\d+: {message}"):
+    assert "size: 100\n" in text
+    (tmp_path / "frozen.yaml").write_text(text.replace("size: 100\n", "sise: 100\n"), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"frozen.yaml:\d+: stages.stage1.data.sise: .*did you mean 'size'"):
         read_resolved(tmp_path / "frozen.yaml")
 
 

@@ -18,128 +18,56 @@ def assert_refused(cells, text: str, says: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("sedes: [0]\ngrid: {}\n", [":2: sedes: unknown key; did you mean 'seeds'?"]),
-        ("arms: {}\n", [":2: arms", "at least 1"]),
-        ("arms: [a, b]\n", [":2: arms", "valid dictionary"]),
-        ("arms:\n  a: {}\n  b: {}\n  a: {data_seed: 1}\n", [":5: arms.a: duplicate key, first set at", ":3"]),
-        ("grid: {}\n", [":2: grid", "at least 1"]),
-        ("profile: [tiny]\narms: {a: {}}\n", [":2: profile", "valid string"]),
-        ("grid: true\n", [":2: grid", "valid dictionary"]),
-        ("extends: none.yaml\narms: {a: {}}\n", [":1: extends", "no such recipe"]),
-        ("grid: {1: [a]}\n", [":2: grid", "a key is one word"]),
+        ("sedes: [0]\ngrid: {}\n", [":2: sedes", "'seeds'"]),
+        ("arms: {}\n", [":2: arms"]),
+        ("arms:\n  a: {}\n  b: {}\n  a: {data_seed: 1}\n", [":5: arms.a: duplicate key", ":3"]),
+        ("grid: true\n", [":2: grid"]),
+        ("extends: none.yaml\narms: {a: {}}\n", [":1: extends"]),
         ("set: {stages.stage1.data.task: [kvr]}\n", ["stages.stage1.data"]),
-        ("arms: {a: {}}\nkeep: foo\n", [":3: keep: Input should be 'all'"]),
-        ("arms: {a: {}}\nseeds: []\n", [":3: seeds", "at least 1"]),
-        ("arms: {a: {}}\nseeds: [0.5]\n", [":3: seeds.0", "valid integer"]),
-        ("arms: {a: {}}\nseeds: [0, 1, 0]\n", [":3: seeds: seed 0 is listed twice"]),
-        ("arms: {a: {}}\nkeep: leafs\n", [":3: keep", "'all', 'leaves' or 'none'"]),
+        ("arms: {a: {}}\nseeds: [0.5]\n", [":3: seeds.0"]),
+        ("arms: {a: {}}\nseeds: [0, 1, 0]\n", [":3: seeds", "seed 0"]),
+        ("arms: {a: {}}\nkeep: leafs\n", [":3: keep", "'leaves'"]),
         ("arms: {a: {}}\nkeep: [stag1]\n", [":3: keep", "'stag1'", "'stage1'"]),
-        ("arms: {a: {}}\npaper: {none: 13.5, a: 2}\n", [":3: paper: no arm 'none'; valid: a"]),
-        ("grid: {stages.stage2.data.task: []}\n", [":2: grid.stages.stage2.data.task", "at least 1"]),
-        ("grid: {stages.stage2.data.task: lama}\n", [":2: grid.stages.stage2.data.task", "valid list"]),
-        ("grid:\n  global_batch_size: [32, 64, 32]\n", [":3: grid: global_batch_size: 32 is listed twice"]),
-        ("grid:\n  stages.stage1.mix: [{}, {}]\n", [":3: grid: stages.stage1.mix: {} is listed twice"]),
-        ("grid:\n  recipe: [facts.yaml, ./facts.yaml]\n", ["mine.yaml: the arm 'facts' is listed twice"]),
-        ("grid:\n  seed: [0, 1]\n", [":3: seed: use `seeds: [...]`"]),
-        ("arms:\n  a: {seed: 3}\n", [":3: seed: use `seeds: [...]`"]),
-        (
-            "grid: {precision: [fp32, bf16]}\nexclude:\n- {precison: fp32}\n",
-            [":4: exclude: precison: no key of the grid; did you mean 'precision'?"],
-        ),
-        (
-            "grid: {precision: [fp32, bf16]}\nexclude:\n- {precision: fp32, arm: ''}\n- {precision: [bf16, fp33]}\n",
-            [":5: exclude: precision has no value 'fp33'; did you mean 'fp32'?"],
-        ),
-        (
-            "arms: {random: {}, none: {}}\nexclude:\n- {arm: randm}\n",
-            [":4: exclude: arm has no value 'randm'; did you mean 'random'?"],
-        ),
-        ("arms: {a: {}, b: {}}\nexclude:\n- arm: [a, b]\n", [":3: exclude: leaves no cell of the sweep"]),
-        ("arms: {a: {}}\nprofiles: {tinny: {}}\n", [":3: profiles.tinny", "did you mean 'tiny'?"]),
-        ("arms: {a: {}}\nprofiles: {tiny: [1]}\n", [":3: profiles: maps a profile's name to"]),
-        ("arms: {a: {}}\nprofiles: {tiny: {gird: {}}}\n", [":3: gird: unknown key; did you mean 'grid'?"]),
-        ("arms: {a: {}}\nprofiles:\n  tiny:\n    grid: {precision: []}\n", [":5: grid.precision", "at least 1"]),
-        ("extends: nowhere/mine.yaml\n", ["nowhere/mine.yaml: no such recipe"]),
-        ("extends: fact.yaml\n", ["fact.yaml: no such recipe; did you mean 'facts'?"]),
+        ("arms: {a: {}}\npaper: {none: 13.5, a: 2}\n", [":3: paper", "'none'"]),
+        ("grid: {stages.stage2.data.task: lama}\n", [":2: grid.stages.stage2.data.task"]),
+        ("grid:\n  global_batch_size: [32, 64, 32]\n", [":3: grid: global_batch_size"]),
+        ("grid:\n  recipe: [facts.yaml, ./facts.yaml]\n", ["arm 'facts'"]),
+        ("arms:\n  a: {seed: 3}\n", [":3: seed", "`seeds: [...]`"]),
+        ("grid: {precision: [fp32, bf16]}\nexclude:\n- {precison: fp32}\n", [":4: exclude: precison", "'precision'"]),
+        ("arms: {random: {}, none: {}}\nexclude:\n- {arm: randm}\n", [":4: exclude", "'randm'", "'random'"]),
+        ("arms: {a: {}, b: {}}\nexclude:\n- arm: [a, b]\n", [":3: exclude"]),
+        ("arms: {a: {}}\nprofiles: {tinny: {}}\n", [":3: profiles.tinny", "'tiny'"]),
+        ("arms: {a: {}}\nprofiles: {tiny: {gird: {}}}\n", [":3: gird", "'grid'"]),
+        ("extends: fact.yaml\n", ["fact.yaml", "'facts'"]),
+        ("grid:\n  stages.stage2.data.sise: [1, 2]\n", ["arm sise=1", ":3", "'size'"]),
+        ("grid:\n  stages.stage3.data.size: [1, 2]\n", ["arm size=1", ":3", "'stage3'", "'stage2'"]),
+        ("grid: {stages.stage2.data.task: [kvr, lame]}\n", ["arm lame", ":2", "'lama'"]),
+        ("arms:\n  a: {}\n  b:\n    stages.stage1.data.sise: 2\n", ["arm b", ":5", "'size'"]),
+        ("set:\n  globl_batch_size: 2\narms: {a: {}}\n", ["arm a", ":3", "'global_batch_size'"]),
+        ("arms:\n  a: {recipe: fact.yaml}\n", [":3: arm a", "fact.yaml", "'facts'"]),
+        ("profile: tinny\narms:\n  a: {}\n", [":4: arm a", "'tinny'", "'tiny'"]),
+        ("arms:\n  a:\n    stages.stage1.curve: {epochs: 1}\n", [":3: arm a", ":4: ", "stages.stage1.curve"]),
     ],
 )
 def test_mistakes_in_a_sweep_name_the_place_and_what_is_right(cells, text: str, says: list[str]) -> None:
     assert_refused(cells, text, says)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("grid:\n  stages.stage2.data.sise: [1, 2]\n", ["arm sise=1", ":3", "unknown key; did you mean 'size'?"]),
-        (
-            "grid:\n  stages.stage3.data.size: [1, 2]\n",
-            ["arm size=1", ":3", "no stage 'stage3'; did you mean 'stage2'"],
-        ),
-        ("grid: {stages.stage2.data.task: [kvr, lame]}\n", ["arm lame", ":2", "did you mean 'lama'?"]),
-        (
-            "arms:\n  a: {}\n  b:\n    stages.stage1.data.sise: 2\n",
-            ["arm b", ":5", "unknown key; did you mean 'size'?"],
-        ),
-        ("set:\n  globl_batch_size: 2\narms: {a: {}}\n", ["arm a", ":3", "did you mean 'global_batch_size'?"]),
-        (
-            "grid:\n  global_batch_size: [1, 2]\narms:\n  a: {recipe: fact.yaml}\n",
-            [":5: arm global_batch_size=1, a", "fact.yaml: no such recipe; did you mean 'facts'?"],
-        ),
-        ("arms:\n  a:\n    profile: tinny\n", [":3: arm a", "no profile 'tinny'; did you mean 'tiny'?"]),
-        ("profile: tinny\narms:\n  a: {}\n", [":4: arm a", "no profile 'tinny'; did you mean 'tiny'?"]),
-        (
-            "arms:\n  a:\n    stages.stage1.curve: {epochs: 1}\n",
-            [":3: arm a", ":4: ", "stages.stage1.curve: measures the facts of earlier stages"],
-        ),
-        (
-            "arms:\n  a:\n    stages.stage2.curve: {epochs: 1, steps: 3}\n",
-            [":3: arm a", ":4: ", "either `steps` or `epochs`"],
-        ),
-    ],
-)
-def test_mistakes_in_a_cell_name_its_arm(cells, text: str, says: list[str]) -> None:
-    assert_refused(cells, text, says)
+MATCH = "stages.stage1.match: {steps_of: a}"
+CIRCLE = ["a: {MATCH: {steps_of: b}}", "b: {MATCH: {tokens_of: c}}", "c: {MATCH: {steps_of: a}}"]
 
 
 @pytest.mark.parametrize(
     ("arms", "says"),
     [
+        (["none: {}", "b: {stages.stage1.match: {steps_of: nune}}"], [":4: arm b: stages.stage1.match", "'none'"]),
+        (["a: {stages.stage1.match: {steps_of: a}}"], [":3: match: ", "a circle: a -> a"]),
         (
-            ["none: {}", "b: {stages.stage1.match: {steps_of: nune}}"],
-            [":4: arm b: stages.stage1.match: no arm 'nune' beside it that has this stage; did you mean 'none'?"],
+            [arm.replace("MATCH", "stages.stage2.match") for arm in CIRCLE],
+            [":3: match", "a -> b -> c -> a"],
         ),
-        (
-            ["a: {stages.stage1.match: {steps_of: a}}"],
-            [":3: match: arms match one another in a circle: a -> a"],
-        ),
-        (
-            [
-                "a: {stages.stage2.match: {steps_of: b}}",
-                "b: {stages.stage2.match: {tokens_of: c}}",
-                "c: {stages.stage2.match: {steps_of: a}}",
-            ],
-            [":3: match: arms match one another in a circle: a -> b -> c -> a"],
-        ),
-        (
-            [
-                "x: {stages.stage1.match: {steps_of: a}}",
-                "a: {stages.stage1.match: {steps_of: b}}",
-                "b: {stages.stage1.match: {steps_of: a}}",
-            ],
-            [":4: match: arms match one another in a circle: a -> b -> a"],
-        ),
-        (
-            ["a: {}", "b:", "  stages.stage1.match: {steps_of: a}", "  stages.stage1.stop: {loss_below: 0.1}"],
-            [":4: arm b", ":5: ", "sets how long this stage trains, and so does its stop"],
-        ),
-        (
-            ["a: {}", "b:", "  stages.stage1.match: {steps_of: a}", "  stages.stage1.train.max_steps: 3"],
-            [":4: arm b", ":5: ", "sets how long this stage trains, and so does its train.max_steps"],
-        ),
-        (
-            ["a: {}", "b:", "  stages.stage1.match: {steps_of: a, tokens_of: a}"],
-            [":4: arm b", ":5: ", "either `steps_of` or `tokens_of`"],
-        ),
+        (["a: {}", "b:", f"  {MATCH}", "  stages.stage1.stop: {loss_below: 0.1}"], [":4: arm b", ":5: ", "stop"]),
+        (["a: {}", "b:", f"  {MATCH}", "  stages.stage1.train.max_steps: 3"], [":4: arm b", ":5: ", "train.max_steps"]),
         (["a: {}", "b: {stages.stage1.match: {}}"], [":4: arm b", "either `steps_of` or `tokens_of`"]),
     ],
 )
@@ -170,30 +98,21 @@ def test_a_mistake_that_is_inherited_is_named_where_it_stands(cells, write_sweep
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "recipes/ablations/replay.yaml"], "run it with `remix sweep`"),
-        (["run", "recipes/paper/table1.yaml"], "run it with `remix sweep`"),
-        (["sweep", "recipes/ablations/replay.yml"], "no such recipe"),
-        (["plan", "recipes/ablations/replai.yaml"], "did you mean 'replay'?"),
-        (["plan", "demo", "--profile", "tinny"], "no profile 'tinny'; did you mean 'tiny'"),
-        (
-            ["plan", "demo", "stages.stage1.data.sise=3"],
-            "arm none: override 'stages.stage1.data.sise=3': stages.stage1.data.sise: unknown key; did you mean 'size'",
-        ),
+        (["run", "recipes/ablations/replay.yaml"], "`remix sweep`"),
+        (["plan", "recipes/ablations/replai.yaml"], "'replay'"),
+        (["plan", "demo", "--profile", "tinny"], "'tiny'"),
+        (["plan", "demo", "stages.stage1.data.sise=3"], "arm none: override 'stages.stage1.data.sise=3'"),
         (["plan", "demo", "--graph", "svg"], "mermaid"),
         (["run", "kvr", "stages.stage1.match={steps_of: random}"], "only a sweep has arms"),
-        (
-            ["plan", "kvr", "stages.stage1.match={steps_of: random}"],
-            "kvr: match: 'random' is an arm; only a sweep has arms: `remix sweep`",
-        ),
+        (["plan", "kvr", "stages.stage1.match={steps_of: random}"], "only a sweep has arms"),
         (["plan", "demo", "seed=3"], "use --seed 3"),
         (["plan", "kvr", "--seed", "1", "--seed", "1"], "--seed: seed 1 is listed twice"),
         (["plan", "kvr", "stages.stage1.data.size=10"], "10 examples are fewer than one batch of 32"),
         (["plan", "kvr", "accelerate_config=none.yaml"], "none.yaml: no such file"),
-        (["plan", "kvr", "stages.stage1.recall=3"], "valid list"),
         (["plan", "kvr", "stages.stage1.data.size='100'", "stages.stage2.data.task=id"], "id means the rows after"),
         (["sweep", "demo", "--slurm", "cluster.yaml"], "--slurm needs --launcher slurm"),
         (["sweep", "demo", "--launcher", "slurm", "--jobs", "2"], "--jobs and --plot are for --launcher local"),
-        (["sweep", "demo", "--keep", "leafs"], "--keep leafs: keep: no stage 'leafs'; did you mean 'leaves'?"),
+        (["sweep", "demo", "--keep", "leafs"], "'leaves'"),
     ],
 )
 def test_mistakes_end_with_exit_code_2(here, tmp_path: Path, arguments: list[str], message: str) -> None:
