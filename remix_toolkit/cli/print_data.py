@@ -75,7 +75,7 @@ def prepare(recipes: list[Recipe]) -> list[dict[str, Any]]:
         if path := corpus.path or getattr(corpus, "text", None):
             sources[f"{name} ({path})", path] = partial(mixing.passage_texts, name, corpus)
         else:
-            downloads.setdefault(mixing.hub_selection(name, corpus), name)
+            downloads.setdefault(hub.select(name, corpus), name)
     for words in [stage.mix.random_words for stage in stages if stage.mix.random_words]:
         sources[f"random_words ({words.text})", words.text] = partial(mixing.vocabulary, words.text, download=True)
     for selection, name in downloads.items():
@@ -105,9 +105,9 @@ def _downloaded_rows(selection: hub.Selection) -> range:
 
 def _announce(name: str, selection: hub.Selection) -> None:
     """Print what will be downloaded, or that it is here already and whether upstream has changed since."""
-    about, download = catalog()[name], hub.cached_download(selection)
+    about = catalog()[name]
     part = f"the first {selection.first:,} rows of " if selection.first else ""
-    state = f"here already, {download.rows:,} rows" if download else "to download"
+    state = "here already" if hub.cached_file(selection) else "to download"
     info(f"{name}: {part}{selection.name} ({about.size}; licence {about.licence}): {state}")
     if commit := hub.newer_commit(selection):
         warn(

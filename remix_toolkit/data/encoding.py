@@ -10,10 +10,9 @@ gives.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
-from remix_toolkit.data.files import first_line
+from remix_toolkit.data.files import one_line
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
-CHUNK = 256  # pairs tokenized at a time: while it runs, the tokenizer holds much more than the ids
 
 CHAT_TEMPLATE = (
     "{{ bos_token or '' }}"
@@ -48,49 +46,31 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> Example:
-    """One pair as the model trains on it. Raises BadInput for a response that contains EOS."""
-    (example,) = encode_batch(tokenizer, [pair])
-    if isinstance(example, BadInput):
-        raise example
-    return example
-
-
-def encode_batch(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[Pair]) -> list[Example | BadInput]:
-    """Pairs as the model trains on them; of a dialogue, every assistant turn is trained on.
+    """One pair as the model trains on it; of a dialogue, every assistant turn is trained on.
 
     TRL's own prompt-completion path moves the mask where a token spans the boundary of prompt and response. Here the
     prompt's tokens are always those of the prompt alone; the response's are those of the joint text or, where the joint
-    text merges across the boundary, those of the response alone. In place of a pair whose response contains EOS, which
-    would end it, there is a BadInput.
+    text merges across the boundary, those of the response alone. Raises BadInput for a response that contains EOS,
+    which would end it.
     """
-    dialogues = [(*pair.history, (pair.prompt, pair.response)) for pair in pairs]
-    examples: list[Example | BadInput] = [Example([], []) for _ in pairs]
-    texts = [""] * len(pairs)  # of the turns encoded so far
-    for turn in range(max(map(len, dialogues), default=0)):
-        rows = [i for i, turns in enumerate(dialogues) if turn < len(turns) and isinstance(examples[i], Example)]
-        prompts = [f"{texts[i]}<|user|>\n{dialogues[i][turn][0].strip()}\n<|assistant|>\n" for i in rows]
-        responses = [dialogues[i][turn][1].strip() for i in rows]
-        joints = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        tokens = zip(rows, prompts, _ids(tokenizer, prompts), responses, _ids(tokenizer, joints), strict=True)
-        for i, prompt, before, response, joint in tokens:
-            encoded = examples[i]
-            assert isinstance(encoded, Example)
-            earlier = encoded.input_ids
-            if before[: len(earlier)] != earlier:  # together with this turn, the earlier ones are split differently
-                this_turn = prompt[len(texts[i].removesuffix("\n")) :]
-                before = earlier + tokenizer(this_turn, add_special_tokens=False)["input_ids"]
-            after = joint[len(before) :]
-            if joint[: len(before)] != before:
-                after = tokenizer(response, add_special_tokens=False)["input_ids"]
-            if tokenizer.eos_token_id in after:
-                eos = tokenizer.eos_token
-                examples[i] = BadInput(f"the response {response[:200]!r} contains {eos!r}, which would end it")
-                continue
-            after = [*after, tokenizer.eos_token_id]
-            untrained = [-100] * (len(before) - len(earlier))
-            examples[i] = Example([*before, *after], [*encoded.labels, *untrained, *after])
-            texts[i] = f"{prompt}{response}{tokenizer.eos_token}\n"
-    return examples
+    text = ""  # of the turns so far
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for prompt, response in (*pair.history, (pair.prompt, pair.response)):
+        turn, response = f"<|user|>\n{prompt.strip()}\n<|assistant|>\n", response.strip()
+        before, joint = _ids(tokenizer, [text + turn, text + turn + response])
+        if before[: len(input_ids)] != input_ids:  # together with this turn, the earlier ones are split differently
+            before = input_ids + tokenizer(f"\n{turn}", add_special_tokens=False)["input_ids"]
+        after = joint[len(before) :]
+        if joint[: len(before)] != before:
+            after = tokenizer(response, add_special_tokens=False)["input_ids"]
+        if tokenizer.eos_token_id in after:
+            raise BadInput(f"the response {response[:200]!r} contains {tokenizer.eos_token!r}, which would end it")
+        after = [*after, tokenizer.eos_token_id]
+        labels += [-100] * (len(before) - len(input_ids)) + after
+        input_ids = before + after
+        text += f"{turn}{response}{tokenizer.eos_token}\n"
+    return Example(input_ids, labels)
 
 
 def encode_all(
@@ -103,22 +83,23 @@ def encode_all(
     """
     examples: list[Example | None] = []
     dropped: Counter[str] = Counter()
-    shortest = 0
-    chunks = (encode_batch(tokenizer, pairs[i : i + CHUNK]) for i in range(0, len(pairs), CHUNK))
-    for pair, example in zip(pairs, chain.from_iterable(chunks), strict=True):
-        if isinstance(example, BadInput):
+    too_long: list[int] = []
+    for pair in pairs:
+        example: Example | None = None
+        try:
+            example = encode(tokenizer, pair)
+        except BadInput:
             if pair.source == "pairs":
-                raise example
+                raise
             dropped[f"holds {tokenizer.eos_token}"] += 1
-            examples.append(None)
-        elif max_length is not None and len(example.input_ids) > max_length:
+        if example and max_length is not None and len(example.input_ids) > max_length:
             dropped[f"longer than {max_length} tokens"] += 1
-            shortest = min(shortest or len(example.input_ids), len(example.input_ids))
-            examples.append(None)
-        else:
-            examples.append(example)
+            too_long.append(len(example.input_ids))
+            example = None
+        examples.append(example)
     if pairs and not any(examples):
-        raise BadInput(f"max_length {max_length} drops all {len(pairs)} pairs; the shortest has {shortest} tokens")
+        shortest = f"; the shortest has {min(too_long)} tokens" if too_long else ""
+        raise BadInput(f"max_length {max_length} drops all {len(pairs)} pairs{shortest}")
     return examples, dropped
 
 
@@ -134,7 +115,7 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"base {source!r}: its tokenizer cannot be loaded: {first_line(error)}") from error
+        raise BadInput(f"base {source!r}: its tokenizer cannot be loaded: {one_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise BadInput(f"base {source!r}: its tokenizer has no EOS token, so no response would have an end")
     if tokenizer.pad_token_id is None:
@@ -145,5 +126,5 @@ def load_tokenizer(
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return rows if tokenizer.bos_token_id is None else [[tokenizer.bos_token_id, *ids] for ids in rows]

@@ -17,13 +17,12 @@ from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Rows
 
 def source_declaration(task: Rows, data_seed: int) -> dict[str, Any]:
     """What determines the task's rows, for the lineage key; a local file counts by its content, not by its path."""
-    rows = {"size", "start", "familiarity", "prompt", "held_out"}
-    declared = task.model_dump(exclude={*rows, "path"})
-    path = getattr(task, "path", None)
-    if path is not None:
-        declared = {key: value for key, value in declared.items() if key not in {"hub", "config", "revision"}}
-        declared["files"] = hash_source(path)  # which is what is read then
-    return {**declared, "data_seed": data_seed, "version": VERSIONS[task.task]}
+    excluded = {"size", "start", "familiarity", "prompt", "held_out", "path"}
+    declared: dict[str, Any] = {"data_seed": data_seed, "version": VERSIONS[task.task]}
+    if (path := getattr(task, "path", None)) is not None:  # which is what is read then
+        excluded |= {"hub", "config", "revision"}
+        declared["files"] = hash_source(path)
+    return task.model_dump(exclude=excluded) | declared
 
 
 def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:

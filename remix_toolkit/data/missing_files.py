@@ -12,15 +12,13 @@ BUILT_IN = {"nltk", "pydoc"}  # texts that are named, not read from a path
 
 def absent_sources(stages: Iterable[Stage]) -> dict[str, str]:
     """Paths at which there is nothing, each with the task or mixing source that reads it."""
-    paths: dict[str, str] = {}
+    absent: dict[str, str] = {}
     for stage in stages:
-        for task in (stage.data, *stage.recall):
-            paths.setdefault(getattr(task, "path", None) or "", task.task)
-        for name, corpus in stage.mix.corpora().items():
-            paths.setdefault(corpus.path or getattr(corpus, "text", None) or "", name)
-        if stage.mix.random_words:
-            paths.setdefault(stage.mix.random_words.text, "random_words")
-    return {path: name for path, name in paths.items() if path and path not in BUILT_IN and not Path(path).exists()}
+        for name, source in [*((task.task, task) for task in (stage.data, *stage.recall)), *stage.mix]:
+            path = getattr(source, "path", None) or getattr(source, "text", None)
+            if path and path not in BUILT_IN and not Path(path).exists():
+                absent.setdefault(path, name)
+    return absent
 
 
 def require_sources(stages: Iterable[Stage]) -> None:

@@ -4,14 +4,14 @@ Every draw is seeded by the run's `seed` and the stage's position, so that two s
 
 To add a corpus of the hub: a class with its defaults in recipe/schema.py (also in `Mix`, `CORPORA` and the `mix` of a
 profile) and an entry in recipe/catalog.yaml; `passages` reads it. Another kind of source needs a few lines in `draw` as
-well, in data/missing_files.py, and where its declaration (graph/lineage.py), its tokens (graph/plan.py) and its rows
-(cli/print_data.py) are worked out.
+well, and where its declaration (graph/lineage.py), its tokens (graph/plan.py) and its rows (cli/print_data.py) are
+worked out.
 """
 
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from remix_toolkit.data import files, hub
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.catalog import local_alternative
 from remix_toolkit.recipe.schema import Corpus, Mix, Passages, RandomWords
 from remix_toolkit.recipe.yaml_file import read_text
 
@@ -28,7 +27,6 @@ VERSIONS = {**dict.fromkeys(Mix.model_fields, 1), "overlap": 2}
 
 PROMPT = "Complete the following partial passage:\n\n"  # section B.5
 MIN_DOCUMENT_WORDS = 100
-SHOWN_OVERLAPS = 5  # in a message
 
 
 def draw(
@@ -42,11 +40,10 @@ def draw(
     """
     pairs: list[Pair] = []
     left_out: Counter[str] = Counter()
-    if mix.random_words or mix.corpora():
-        index = FactIndex([*(fact for stage in earlier.values() for fact in stage), *facts])
-    if mix.random_words:
+    index = FactIndex([*(fact for stage in earlier.values() for fact in stage), *facts])
+    if words := mix.random_words:
         rng = random.Random(f"random_words {seed} {position}")
-        pairs += random_words(mix.random_words, round(mix.random_words.ratio * len(facts)), rng, index, left_out)
+        pairs += random_words(words, round(words.ratio * len(facts)), rng, index, left_out)
     for name, corpus in mix.corpora().items():
         rng = random.Random(f"{name} {seed} {position}")
         pairs += passages(name, corpus, round(corpus.ratio * len(facts)), rng, index, left_out)
@@ -67,9 +64,6 @@ def count_by_source(pairs: Iterable[Pair]) -> dict[str, int]:
     return dict(Counter(pair.source for pair in pairs))
 
 
-# --- random words ------------------------------------------------------------------------------------------------
-
-
 def random_words(
     spec: RandomWords, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
 ) -> list[Pair]:
@@ -79,18 +73,59 @@ def random_words(
     def sequence() -> str:
         return " ".join(rng.choices(words, k=spec.words))
 
+    drawn = (Pair(PROMPT + sequence(), sequence(), "random_words") for _ in range(11 * count))
+    return _without_facts(drawn, count, index, left_out)
+
+
+def passages(
+    name: str, spec: Corpus, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
+) -> list[Pair]:
+    """`count` passages drawn without replacement: `words` words are the prompt, the next `words` the response.
+
+    A document of a corpus makes one passage, its beginning, if it has 100 words or more, as in the paper. A text of the
+    user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
+    """
+    texts = passage_texts(name, spec)
+    own_text = spec.text if isinstance(spec, Passages) else None
+    if count > len(texts):
+        source = own_text or f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
+        raise BadInput(f"{name}: {count} passages requested, but {source} gives {len(texts)} of {2 * spec.words} words")
+    drawn = map(str.split, rng.sample(texts, count if own_text else len(texts)))
+    pairs = (Pair(PROMPT + " ".join(words[: spec.words]), " ".join(words[spec.words :]), name) for words in drawn)
+    return _without_facts(pairs, count, index, left_out)
+
+
+def _without_facts(drawn: Iterable[Pair], count: int, index: FactIndex, left_out: Counter[str]) -> list[Pair]:
+    """The first `count` of the drawn pairs that contain no fact. Raises BadInput where there are not so many."""
     pairs: list[Pair] = []
-    while len(pairs) < count:
-        pair = Pair(PROMPT + sequence(), sequence(), "random_words")
-        if (fact := index.first_fact_in(pair)) is None:
+    for pair in drawn:
+        if len(pairs) == count:
+            break
+        if fact := index.first_fact_in(pair):
+            left_out[pair.source] += 1
+            text = pair.text.removeprefix(PROMPT)
+            overlap = f"{fact.source} fact {fact.prompt!r} -> {fact.response!r} in {text[:80]!r}..."
+        else:
             pairs.append(pair)
-            continue
-        left_out["random_words"] += 1
-        if left_out["random_words"] > 10 * count:
-            raise BadInput(
-                f"random_words: most sequences of {spec.text}'s words contain a fact, such as {_describe(fact)}"
-            )
+    if len(pairs) < count:
+        raise BadInput(
+            f"{pair.source}: {count} pairs requested, but {left_out[pair.source]} of those drawn contain a fact, such "
+            f"as the {overlap}"
+        )
     return pairs
+
+
+def passage_texts(name: str, spec: Corpus) -> list[str]:
+    """Every run of 2 x `words` words that can become a passage."""
+    size = 2 * spec.words
+    if isinstance(spec, Passages) and spec.text:
+        own = map(str.split, local_documents(spec.text))
+        return [" ".join(words[i : i + size]) for words in own for i in range(0, len(words) - size + 1, size)]
+    rows = files.read_corpus(Path(spec.path)) if spec.path else hub.read_rows(hub.select(name, spec))
+    documents = (row.value(spec.column, str) for row in islice(rows, spec.documents))
+    least = max(size, MIN_DOCUMENT_WORDS)
+    beginnings = (document.split(maxsplit=least)[:least] for document in documents)
+    return [" ".join(words[:size]) for words in beginnings if len(words) == least]
 
 
 def vocabulary(text: str, download: bool = False) -> list[str]:
@@ -115,102 +150,6 @@ def vocabulary(text: str, download: bool = False) -> list[str]:
             "random_words: NLTK's words corpus is not on this machine. Get it once with `remix data prepare RECIPE` "
             "or `python -m nltk.downloader words`, point NLTK_DATA at a copy, or set `text`: pydoc or a text file"
         ) from None
-
-
-# --- generic text ------------------------------------------------------------------------------------------------
-
-
-def passages(
-    name: str, spec: Corpus, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
-) -> list[Pair]:
-    """`count` passages drawn without replacement: `words` words are the prompt, the next `words` the response.
-
-    A document of a corpus makes one passage, its beginning, if it has 100 words or more, as in the paper. A text of the
-    user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
-    """
-    texts = passage_texts(name, spec)
-    own_text = isinstance(spec, Passages) and spec.text
-    if count > len(texts):
-        source = own_text or f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
-        raise BadInput(f"{name}: {count} passages requested, but {source} gives {len(texts)} of {2 * spec.words} words")
-    if own_text:
-        pairs = [_passage(name, text, spec.words) for text in rng.sample(texts, count)]
-        _refuse_overlaps(pairs, index)
-        return pairs
-    pairs = []
-    example = ""
-    for number in rng.sample(range(len(texts)), len(texts)):
-        if len(pairs) == count:
-            break
-        pair = _passage(name, texts[number], spec.words)
-        if (fact := index.first_fact_in(pair)) is None:
-            pairs.append(pair)
-        else:
-            left_out[name] += 1
-            example = _describe(fact)
-    if len(pairs) < count:
-        raise BadInput(
-            f"{name}: {count} passages requested, but of the {len(texts)} of {2 * spec.words} words, {left_out[name]} "
-            f"contain a fact, such as {example}"
-        )
-    return pairs
-
-
-def passage_texts(name: str, spec: Corpus) -> list[str]:
-    """Every run of 2 x `words` words that can become a passage."""
-    size = 2 * spec.words
-    if isinstance(spec, Passages) and spec.text:
-        documents = [document.split() for document in local_documents(spec.text)]
-        return [" ".join(words[i : i + size]) for words in documents for i in range(0, len(words) - size + 1, size)]
-    least = max(size, MIN_DOCUMENT_WORDS)
-    beginnings = (document.split(maxsplit=least)[:least] for document in _corpus_documents(name, spec))
-    return [" ".join(words[:size]) for words in beginnings if len(words) == least]
-
-
-def _passage(name: str, text: str, half: int) -> Pair:
-    words = text.split()
-    return Pair(PROMPT + " ".join(words[:half]), " ".join(words[half:]), name)
-
-
-def _refuse_overlaps(pairs: Sequence[Pair], index: FactIndex) -> None:
-    """Raise BadInput where passages of a text of the user's own contain facts."""
-    overlaps = [
-        f"{pair.source} row {row} contains {index.facts[number].source} fact {_describe(index.facts[number])}, in "
-        f"{pair.text.removeprefix(PROMPT)[:80]!r}..."
-        for row, pair in enumerate(pairs, start=1)
-        for number in index.facts_in(pair.text)
-    ]
-    if overlaps:
-        more = f"\n... and {len(overlaps) - SHOWN_OVERLAPS} more" if len(overlaps) > SHOWN_OVERLAPS else ""
-        raise BadInput("mixing data overlaps the facts:\n" + "\n".join(overlaps[:SHOWN_OVERLAPS]) + more)
-
-
-def _describe(fact: Pair) -> str:
-    return f"{fact.prompt!r} -> {fact.response!r}"
-
-
-def hub_selection(name: str, spec: Corpus) -> hub.Selection:
-    """What is downloaded from the hub for this corpus."""
-    return hub.Selection(
-        str(spec.hub),
-        spec.config,
-        spec.split,
-        spec.revision,
-        (spec.column,),
-        spec.documents,
-        local_alternative=local_alternative(name),
-    )
-
-
-def _corpus_documents(name: str, spec: Corpus) -> Iterator[str]:
-    if spec.path:
-        yield from islice(files.read_documents(Path(spec.path), spec.column), spec.documents)
-        return
-    for where, row in hub.read_rows(hub_selection(name, spec)):
-        text = row[spec.column]
-        if not isinstance(text, str):
-            raise BadInput(f"{where}: {spec.column} is {files.shorten(text)}; a text is expected")
-        yield text
 
 
 def local_documents(text: str) -> list[str]:

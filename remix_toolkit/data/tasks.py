@@ -3,36 +3,26 @@
 `read_task` returns every usable row of a task and counts the others; `select_rows` takes the rows
 `start .. start + size` of those that qualify, in upstream order.
 
-To add a task: its keys in recipe/schema.py, its entry in recipe/catalog.yaml, a reader of its files and a function from
-a row to a Pair in factoid.py or instruction.py, and a line in FORMATS. Raise a task's version when its rows change for
-the same declaration: versions are part of the lineage key.
+To add a task: its keys in recipe/schema.py, its entry in recipe/catalog.yaml, a function from a row to a Pair in
+factoid.py or instruction.py (and a reader, where upstream's files are not simply rows), and a line in FORMATS. Raise a
+task's version when its rows change for the same declaration: versions are part of the lineage key.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from remix_toolkit.data import factoid, files, generated, hub, instruction
+from remix_toolkit.data import factoid, generated, hub, instruction
+from remix_toolkit.data.files import Row, UnusableRow, read_rows
 from remix_toolkit.data.missing_files import missing
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.catalog import local_alternative
-from remix_toolkit.recipe.check import missing_path
-from remix_toolkit.recipe.schema import (
-    APPS,
-    KVR,
-    TASKS,
-    Factoid,
-    InventedFacts,
-    Pairs,
-    Rows,
-    Source,
-    UltraChat,
-)
+from remix_toolkit.recipe.schema import KVR, TASKS, Factoid, InventedFacts, Pairs, Rows, Source, UltraChat
 
 VERSIONS = dict.fromkeys(TASKS, 1)  # of how rows become pairs
 GENERATED_ROWS = 10_000  # how many generated facts there are to choose from by familiarity
@@ -41,25 +31,25 @@ HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]+|#\d+);")
 
 
 class Format(NamedTuple):
-    """How a task's rows are read, and what becomes of each."""
+    """What becomes of a task's rows, and how they are read."""
 
-    read_files: Callable[[Any], files.LocatedRows]  # from the task, whose `path` is upstream's file or folder
     to_pair: Callable[..., Pair]  # from a row; raises UnusableRow or BadInput
     hub_columns: tuple[str, ...] = ()  # of the dataset on the hub, if there is one
+    read: Callable[[Path, str], Iterator[Row]] = read_rows  # from upstream's file or folder, a split of it
 
 
 FORMATS = {
-    "popqa": Format(factoid.read_popqa, factoid.popqa, ("subj", "obj", "question", "possible_answers")),
-    "triviaqa": Format(factoid.read_triviaqa, factoid.triviaqa, ("question", "answer")),
-    "lama": Format(factoid.read_lama, factoid.lama),
-    "entityquestions": Format(factoid.read_entityquestions, factoid.entityquestions),
-    "webqa": Format(factoid.read_webqa, factoid.webqa, ("question", "answers")),
-    "pairs": Format(factoid.read_pairs, factoid.pairs),  # its columns are keys of the task
-    "gsm8k": Format(instruction.read_lines, instruction.gsm8k, ("question", "answer")),
-    "math": Format(instruction.read_math, instruction.math, ("problem", "solution")),
-    "evolcode": Format(instruction.read_evolcode, instruction.evolcode, ("instruction", "output")),
-    "apps": Format(instruction.read_lines, instruction.apps, ("question", "solutions", "difficulty")),
-    "ultrachat": Format(instruction.read_lines, instruction.ultrachat, ("data",)),
+    "popqa": Format(factoid.popqa, ("subj", "obj", "question", "possible_answers")),
+    "triviaqa": Format(factoid.triviaqa, ("question", "answer"), factoid.read_triviaqa),
+    "lama": Format(factoid.lama, (), factoid.read_lama),
+    "entityquestions": Format(factoid.entityquestions, (), factoid.read_entityquestions),
+    "webqa": Format(factoid.webqa, ("question", "answers"), factoid.read_webqa),
+    "pairs": Format(factoid.pairs),  # its columns are keys of the task
+    "gsm8k": Format(instruction.gsm8k, ("question", "answer")),
+    "math": Format(instruction.math, ("problem", "solution"), instruction.read_math),
+    "evolcode": Format(instruction.evolcode, ("instruction", "output"), instruction.read_evolcode),
+    "apps": Format(instruction.apps, ("question", "solutions", "difficulty")),
+    "ultrachat": Format(instruction.ultrachat, ("data",)),
 }
 
 
@@ -71,7 +61,7 @@ class TaskRows:
     rows: int
     dropped: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)  # kept, but worth a look
-    locations: list[str] = field(default_factory=list)  # of each pair, as messages name it; empty for generated ones
+    places: list[str] = field(default_factory=list)  # of each pair, as messages name it; empty for generated ones
 
 
 def read_task(task: Rows, data_seed: int) -> TaskRows:
@@ -88,69 +78,55 @@ def read_task(task: Rows, data_seed: int) -> TaskRows:
     to_pair = FORMATS[task.task].to_pair
     if isinstance(task, Pairs):
         to_pair = partial(to_pair, prompt_column=task.prompt_column, response_column=task.response_column)
-    for where, row in _read_rows(task):
+    for row in _read_rows(task):
         result.rows += 1
         try:
             pair = to_pair(row)
             if isinstance(task, Factoid) and not isinstance(task, Pairs) and len(pair.response) > LONGEST_ANSWER:
-                raise files.UnusableRow(f"an answer of more than {LONGEST_ANSWER} characters")
+                raise UnusableRow(f"an answer of more than {LONGEST_ANSWER} characters")
             index = first_of.setdefault((pair.history, pair.prompt), len(result.pairs))
             if index < len(result.pairs):
-                _accept_answers(result, index, pair, same_response=isinstance(task, Pairs))
-                raise files.UnusableRow("asks the same as an earlier row")
-        except files.UnusableRow as reason:
+                _accept_answers(result, index, pair, row.place if isinstance(task, Pairs) else None)
+                raise UnusableRow("asks the same as an earlier row")
+        except UnusableRow as reason:
             result.dropped[str(reason)] += 1
             continue
-        except BadInput as error:
-            raise BadInput(f"{where}: {error}") from None
         if isinstance(task, Factoid) and HTML.search(f"{pair.prompt} {pair.response}"):
             result.noted["HTML in it"] += 1
         result.pairs.append(pair)
-        result.locations.append(where)
+        result.places.append(row.place)
     return result
 
 
-def _accept_answers(result: TaskRows, index: int, pair: Pair, same_response: bool) -> None:
+def _accept_answers(result: TaskRows, index: int, pair: Pair, place: str | None) -> None:
     """Of two rows that ask the same, the first row's answer is trained on, and recall accepts those of both.
 
-    Raises BadInput where their responses must be the same and are not.
+    Raises BadInput where a row of the user's own, at `place`, has another response than the first.
     """
     first = result.pairs[index]
-    if same_response and first.response != pair.response:
+    if place and first.response != pair.response:
         raise BadInput(
-            f"the prompt {pair.prompt!r} has the response {pair.response!r} here and {first.response!r} at "
-            f"{result.locations[index]}; a fact has one response"
+            f"{place}: the prompt {pair.prompt!r} has the response {pair.response!r} here and {first.response!r} at "
+            f"{result.places[index]}; a fact has one response"
         )
     result.pairs[index] = replace(first, answers=tuple(dict.fromkeys([*first.answers, *pair.answers])))
 
 
-def _read_rows(task: Rows) -> files.LocatedRows:
+def _read_rows(task: Rows) -> Iterator[Row]:
     path = getattr(task, "path", None)
     if path is None and isinstance(task, Source):
         return hub.read_rows(hub_selection(task))
-    if mistake := missing_path(task):
-        raise BadInput(f"{task.task}: path: {mistake}")
     if not Path(str(path)).exists():
         raise BadInput(missing(task.task, str(path)))
-    return FORMATS[task.task].read_files(task)
+    rows = FORMATS[task.task].read(Path(str(path)), getattr(task, "split", "train"))
+    return islice(rows, task.first) if isinstance(task, UltraChat) else rows
 
 
 def hub_selection(task: Source) -> hub.Selection:
     """What is downloaded from the hub for this task. Raises BadInput where it has neither a path nor a hub id."""
-    name = task.task  # type: ignore[attr-defined]
-    if not task.hub:
-        raise BadInput(f"{name}: has neither `path` nor `hub`")
+    name: str = task.task  # type: ignore[attr-defined]
     own_columns = (task.prompt_column, task.response_column) if isinstance(task, Pairs) else None
-    return hub.Selection(
-        task.hub,
-        task.config,
-        task.split,
-        task.revision,
-        own_columns or FORMATS[name].hub_columns,
-        first=task.first if isinstance(task, UltraChat) else None,
-        data_dir=task.data_dir if isinstance(task, APPS) else None,
-        local_alternative=local_alternative(name),
-    )
+    return hub.select(name, task, own_columns or FORMATS[name].hub_columns)
 
 
 def select_rows(task: Rows, pairs: Sequence[Pair], kind: str = "", note: str = "") -> list[Pair]:

@@ -197,14 +197,12 @@ def load(folder: Path) -> StageData:
 def _commits(stage: Stage) -> dict[str, str]:
     """The hub's commit of each source that was read from there."""
     selections = {
-        name: mixing.hub_selection(name, spec)
-        for name, spec in stage.mix.corpora().items()
-        if spec.hub and not spec.path
+        name: hub.select(name, spec) for name, spec in stage.mix.corpora().items() if spec.hub and not spec.path
     }
     if isinstance(stage.data, Source) and stage.data.path is None:
         selections[stage.data.task] = tasks.hub_selection(stage.data)
-    downloads = {name: hub.cached_download(selection) for name, selection in selections.items()}
-    return {name: download.commit for name, download in downloads.items() if download}
+    files = {name: hub.cached_file(selection) for name, selection in selections.items()}
+    return {name: file.stem for name, file in files.items() if file}
 
 
 def lengths(examples: Sequence[encoding.Example], batch: int, per_device: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def take_rows(
             # The first `start` rows are not taken: for in-domain rows, they are those of the earlier stage.
             if shares and len(qualified) >= task.start:
                 if isinstance(task, Pairs):
-                    location = rows.locations[rows.pairs.index(pair)]
+                    location = rows.places[rows.pairs.index(pair)]
                     raise BadInput(
                         f"{location}: {pair.prompt!r} -> {pair.response!r} shares a fact with what an earlier stage "
                         "trains on; to train on such facts again, use mix: replay"
