@@ -231,7 +231,7 @@ class _Resolver:
             raise BadInput(f"{origin}: {error}") from None
         compared = grid_point if len(self.declared.arms) > 1 else ""  # without arms, the grid's points are compared
         recipe = recipe.model_copy(update={"name": self.path.stem})
-        return Cell(label, recipe, [], compared, difference(unchanged, recipe))
+        return Cell(label, recipe, [], compared, difference(unchanged.model_dump(), recipe))
 
     def _line(self, *key: str) -> str:
         return location_of(self.locations, key, str(self.path))
