@@ -22,12 +22,6 @@ class Draft:
     locations: Locations
     file: str  # the recipe file, for messages where nothing more precise is known
 
-    def merge(self, tree: dict[str, Any], locations: Locations) -> None:
-        """Put a file's keys over those in the draft; those of `train` one by one."""
-        train = tree.get("train") or {}
-        self.tree |= {**tree, "train": {**self.tree["train"], **train} if isinstance(train, dict) else train}
-        self.locations |= locations
-
     def apply(self, settings: Iterable[Setting]) -> None:
         """Set dotted keys, in order. Raises BadInput for a key that cannot be set."""
         applied: set[str] = set()

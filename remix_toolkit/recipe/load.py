@@ -55,19 +55,22 @@ def resolve(
 ) -> tuple[Recipe, Locations]:
     """`load_recipe`, whatever data has no `path`; also where each key was set."""
     path = find_recipe(recipe)
-    file, file_locations = load_mapping(path)
+    file, locations = load_mapping(path)
     base, base_locations = load_profile(profile)
     mix_defaults = base.pop("mix")
     sections = file.pop("profiles", None) or {}
     for key in SWEEP_KEYS & file.keys():
-        raise BadInput(f"{file_locations[(key,)]}: {key}: this is a sweep, not a recipe: run it with `remix sweep`")
+        raise BadInput(f"{locations[(key,)]}: {key}: this is a sweep, not a recipe: run it with `remix sweep`")
 
-    draft = Draft({"name": path.stem, **base}, dict(base_locations), str(path))
-    draft.merge(file, file_locations)
-    draft.apply(_section_settings(sections, profile, path, file_locations))
+    if isinstance(train := file.get("train") or {}, dict):  # its fields go over the profile's one by one
+        file["train"] = {**base["train"], **train}
+    tree = {"name": path.stem, **base, **file}
+    draft = Draft(tree, {**base_locations, **locations}, str(path))
+    name = Path(profile).stem  # a profile of the user's own is a file
+    check_sections(sections, name, path, locations)
+    section = sections.get(name, {}).items()
+    draft.apply((key, value, location_of(locations, ("profiles", name, key), str(path))) for key, value in section)
     draft.apply([*settings, *map(parse_override, overrides or [])])
-
-    tree = draft.tree
     if "profile" in tree:
         raise BadInput(f"{draft.locations[('profile',)]}: profile: choose it with --profile {tree['profile']}")
     tree |= {"profile": profile, "source": str(path)} | ({} if seed is None else {"seed": seed})
@@ -126,9 +129,9 @@ def find_recipe(recipe: str | Path, tasks: Iterable[str] = ()) -> Path:
     path = Path(recipe)
     if os.path.exists(path):  # a name that is too long for the system is none that exists
         raise BadInput(f"{path}: is a directory; a recipe file is expected")
-    by_path = path.suffix == ".yaml"
-    names = {file.stem for file in shipped.siblings(path if by_path else Path("recipes", path))} | set(tasks)
-    hint = nearest(path.stem, names) if by_path else nearest(recipe, names | shipped.names().keys())
+    folders = (path.parent, shipped.in_package(path).parent, Path("recipes"))
+    names = {file.stem for folder in folders for file in folder.glob("*.yaml")} | shipped.names().keys() | set(tasks)
+    hint = nearest(path.stem if path.suffix == ".yaml" else recipe, names)
     raise BadInput(f"{recipe}: no such {'task or ' if tasks else ''}recipe; {hint}")
 
 
@@ -189,11 +192,3 @@ def check_sections(sections: Any, profile: str, path: Path, locations: Locations
         if get_close_matches(name, known, cutoff=0.7):
             origin = location_of(locations, ("profiles", name), str(path))
             raise BadInput(f"{origin}: profiles.{name}: no such profile; {nearest(name, known)}")
-
-
-def _section_settings(sections: Any, profile: str, path: Path, locations: Locations) -> list[Setting]:
-    """The settings that the recipe has for this profile."""
-    name = Path(profile).stem  # a profile of the user's own is a file
-    check_sections(sections, name, path, locations)
-    settings = sections.get(name, {}).items()
-    return [(key, value, location_of(locations, ("profiles", name, key), str(path))) for key, value in settings]

@@ -32,11 +32,6 @@ def here_or_shipped(path: str) -> str:
     return str(shipped) if not os.path.exists(path) and os.path.exists(shipped) else path
 
 
-def siblings(path: Path) -> list[Path]:
-    """The recipes that could be meant by a path: those in its folder, here and in the package."""
-    return [*path.parent.glob("*.yaml"), *in_package(path).parent.glob("*.yaml")]
-
-
 def names(folder: str = "recipes") -> dict[str, Path]:
     """`kvr`, `paper/table2`, ...: the package's files in `folder` by the names under which they are found."""
     root = PACKAGE / folder
