@@ -201,7 +201,8 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
         variants[f"ours, no padding, {flash}"] = ours(flash, padding_free=True)
     steps, per_epoch = data.counts.steps_per_epoch, data.counts.tokens_per_epoch
     real = per_epoch.without_padding / steps
-    lengths = [len(data.examples[i].input_ids) for i in train.permutation(len(data.examples), 0, 0)]
+    batches = train.epoch_batches(len(data.examples), 0, 0, BATCH)
+    lengths = [len(data.examples[i].input_ids) for batch in batches for i in batch]
     any_order = sum(8 * max(lengths[at : at + 8]) for at in range(0, steps * BATCH, 8)) / steps  # TRL's eight at a time
     rows: dict[str, dict[str, Any]] = {}
     for name, build in variants.items():

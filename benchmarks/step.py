@@ -32,7 +32,7 @@ from remix_toolkit.data import encoding
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.stage.data import build_all
-from remix_toolkit.stage.train import build_trainer, load_model, permutation, sft_config
+from remix_toolkit.stage.train import build_trainer, epoch_batches, load_model, sft_config
 
 BATCH = 32
 # What is trained on, and how many examples go through the model at once.
@@ -107,7 +107,7 @@ def measure(steps: int, rounds: int, folder: Path, overrides: list[str], at_once
         args = sft_config(recipe, changed, folder / "ours", 1)
         return build_trainer(recipe, changed, copy.deepcopy(start), tokenizer, examples, args)
 
-    order = permutation(len(examples), recipe.seed, 0)
+    order = [i for batch in epoch_batches(len(examples), recipe.seed, 0, BATCH) for i in batch]
     rows = Dataset.from_list([{"input_ids": examples[i].input_ids, "labels": examples[i].labels} for i in order])
     collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
 

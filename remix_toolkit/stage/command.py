@@ -2,7 +2,7 @@
 
 import os
 import threading
-import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,28 +28,35 @@ def stage(
     parent: Annotated[int | None, typer.Option(help="a process with which this one ends")] = None,
 ) -> None:
     """One stage of a recipe by its name, or of a resolved recipe by its key, in this process."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
     from remix_toolkit import store
     from remix_toolkit.data.missing_files import require_sources
-    from remix_toolkit.evaluate.protocol import is_main_process
     from remix_toolkit.graph.lineage import lineage, run_record
     from remix_toolkit.recipe.load import load_recipe, read_resolved
 
     if (stage is None) == (key is None):
         raise BadInput("stage: give --stage NAME, or --key KEY with a resolved recipe")
-    end_with(parent)
+    if parent:
+        end_with(parent)
+    if "LOCAL_RANK" in os.environ:
+        end_with(os.getppid())  # the launcher
     resolved = read_resolved(Path(recipe)) if key else load_recipe(recipe, profile, overrides, seed, until=stage)
     name = find_key(resolved, key)[0] if key else str(stage)
     nodes = lineage(resolved, until=name)
     require_sources(resolved.stages[node.stage] for node in nodes)
     records = [run_record(resolved, nodes, resolved.name)] if stage else []  # now: the recipe's file may change
-    start_processes(resolved, name)
+    # accelerate's state is made before anything asks for it, with the recipe's time-out for the other processes.
+    patience = timedelta(seconds=resolved.stages[name].train.get("ddp_timeout", 1800))
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=patience)
     store.open_store(runs)
     failure: MeasurementFailed | None = None
     try:
         run_key(resolved, key or nodes[-1].key, runs, only, sweep)
     except MeasurementFailed as error:  # the stage is published all the same
         failure = error
-    if records and is_main_process():
+    if records and PartialState().is_main_process:
         store.record_runs(runs, records)
     if failure:
         raise failure
@@ -63,14 +70,14 @@ def find_key(recipe: "Recipe", key: str) -> "tuple[str, Factoid | None]":
     from remix_toolkit.graph.lineage import lineage, split_key
     from remix_toolkit.recipe.schema import Factoid
 
-    keys = {node.key: node.stage for node in lineage(recipe)}
-    if key in keys:
-        return keys[key], None
+    keys = {node.stage: node.key for node in lineage(recipe)}
     for name, stage in recipe.stages.items():
+        if keys[name] == key:
+            return name, None
         for task in (stage.data, *stage.recall):
             if isinstance(task, Factoid) and task.familiarity and split_key(recipe, task) == key:
                 return name, task
-    listed = ", ".join(f"{stage} {key}" for key, stage in keys.items())
+    listed = ", ".join(f"{name} {key}" for name, key in keys.items())
     raise BadInput(
         f"{recipe.name}: no stage has the key {key}: the recipe, its data or the base model changed since that key was "
         f"worked out; the keys are now {listed}"
@@ -111,29 +118,16 @@ def run_key(
     run_stage(prepared, only != "measure", sweep, wait, only)
 
 
-def start_processes(recipe: "Recipe", stage: str) -> None:
-    """Make accelerate's state before anything asks for it, with the recipe's time-out for the other processes."""
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    patience = timedelta(seconds=recipe.stages[stage].train.get("ddp_timeout", 1800))
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=patience)
-
-
-def end_with(parent: int | None) -> None:
-    """From now on, end this process when its launcher dies, or the process that started that one.
+def end_with(pid: int) -> None:
+    """From now on, end this process once another one has ended.
 
     A launcher that is killed (-9) informs nobody: its processes would hold their devices for ever.
     """
     import psutil
 
-    launcher = os.getppid()
-
     def watch() -> None:
-        while (parent is None or psutil.pid_exists(parent)) and (
-            "LOCAL_RANK" not in os.environ or os.getppid() == launcher
-        ):
-            time.sleep(1)
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -109,10 +109,9 @@ class _Builder:
         """The stage's rows, its mixing data, and the examples of both."""
         recipe, stage = self.recipe, self.recipe.stages[name]
         earlier_facts = {before: data.facts for before, data in self.built.items()}
-        all_facts = [fact for facts in earlier_facts.values() for fact in facts]
-        all_mixing = [pair for data in self.built.values() for pair in data.mixing]
-        rows, held_out, read = take_rows(recipe, stage.data, self.runs, all_facts, all_mixing, self.ask)
-        _refuse_trained(stage, held_out, all_facts)
+        earlier = [pair for data in self.built.values() for pair in (*data.facts, *data.mixing)]
+        rows, held_out, read = take_rows(recipe, stage.data, self.runs, earlier, self.ask)
+        _refuse_trained(stage, held_out, earlier)
         encoded, dropped = encoding.encode_all(self.tokenizer, rows, max_length(stage.train))
         facts = [pair for pair, example in zip(rows, encoded, strict=True) if example]
         extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
@@ -130,7 +129,9 @@ class _Builder:
             examples=len(examples),
             dropped=dict(dropped + dropped_extra),
             read=read,
-            overlap=OverlapCounts(facts=len(all_facts) + len(facts), mixing_left_out=dict(left_out), measured={}),
+            overlap=OverlapCounts(
+                facts=sum(map(len, earlier_facts.values())) + len(facts), mixing_left_out=dict(left_out), measured={}
+            ),
             commits=_commits(stage),
             steps_per_epoch=len(examples) // recipe.global_batch_size,
             trained_tokens=sum(len(e.labels) - e.labels.count(-100) for e in examples),
@@ -160,8 +161,8 @@ class _Builder:
         data.counts = data.counts.model_copy(update={"overlap": overlap})
 
 
-def _refuse_trained(stage: Stage, held_out: Sequence[Pair], earlier_facts: Sequence[Pair]) -> None:
-    trained = {(pair.history, pair.prompt) for pair in earlier_facts}
+def _refuse_trained(stage: Stage, held_out: Sequence[Pair], earlier: Sequence[Pair]) -> None:
+    trained = {(pair.history, pair.prompt) for pair in earlier}
     if any((pair.history, pair.prompt) in trained for pair in held_out):
         raise BadInput(
             f"{tasks.describe(stage.data)}: an earlier stage trains on rows that are held out here; set data.start or "

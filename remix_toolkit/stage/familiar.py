@@ -44,40 +44,33 @@ def verdicts(
     if not isinstance(task, Factoid) or task.familiarity is None:
         yield from repeat(None, len(pairs))
         return
-    folder = lineage.split_folder(recipe, task, runs)
-    known = _read(folder, pairs)
+    file = lineage.split_folder(recipe, task, runs) / "verdicts.jsonl"
+    known = _read(file, pairs)
     yield from known
     if not ask:
         yield from repeat(None, len(pairs) - len(known))
     elif len(known) < len(pairs):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):  # another process may have asked in the meantime
-            more = _read(folder, pairs)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_name("lock")):  # another process may have asked in the meantime
+            more = _read(file, pairs)
             yield from more[len(known) :]
-            yield from _ask(recipe, task, exemplars, pairs, len(more), folder, runs)
+            yield from _ask(recipe, task, exemplars, pairs, len(more), file, runs)
 
 
-def _read(folder: Path, pairs: Sequence[Pair]) -> list[bool]:
-    file = folder / "verdicts.jsonl"
+def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
     lines = read_whole_lines(file).decode().split("\n")[:-1]
     rows = [FamiliarityRow.model_validate_json(line) for line in lines]
     for number, (row, pair) in enumerate(zip(rows, pairs, strict=False), start=1):
         if (row.prompt, row.gold) != (pair.prompt, list(pair.answers)):
             raise BadInput(
                 f"{file}: row {number} asks {row.prompt!r}, the data has {pair.prompt!r} there: its source has "
-                f"changed since. Delete {folder} to ask again"
+                f"changed since. Delete {file.parent} to ask again"
             )
     return [row.familiar for row in rows]
 
 
 def _ask(
-    recipe: Recipe,
-    task: Factoid,
-    exemplars: Sequence[Pair],
-    pairs: Sequence[Pair],
-    begin: int,
-    folder: Path,
-    runs: Path,
+    recipe: Recipe, task: Factoid, exemplars: Sequence[Pair], pairs: Sequence[Pair], begin: int, file: Path, runs: Path
 ) -> Iterator[bool]:
     """Ask about the pairs from `begin` on, a chunk at a time, and write down the answers."""
     from accelerate import PartialState
@@ -100,8 +93,7 @@ def _ask(
     precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
     model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(state.device)
     declaration = lineage.split_declaration(recipe, task)
-    SplitRecord(declaration=declaration, model=source, rows=len(pairs)).write(folder / "split.json")
-    file = folder / "verdicts.jsonl"
+    SplitRecord(declaration=declaration, model=source, rows=len(pairs)).write(file.with_name("split.json"))
     if file.exists():
         os.truncate(file, len(read_whole_lines(file)))
     started = time.monotonic()

@@ -5,6 +5,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import pandas
@@ -107,7 +108,7 @@ def stage_record(
         fingerprints=data.fingerprints,
         steps=ended.global_step,
         steps_planned=ended.max_steps,
-        trained_tokens=train.trained_tokens(recipe, data.examples, ended.global_step),
+        trained_tokens=next(islice(train.tokens_by_step(recipe, data.examples), ended.global_step - 1, None)),
         epochs=ended.epoch,
         sweep=sweep,
         stop_fired=bool(prepared.stage.stop) and ended.global_step < ended.max_steps,

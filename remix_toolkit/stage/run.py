@@ -36,11 +36,7 @@ Part = Literal["train", "measure"]
 
 
 def run_stage(
-    prepared: PreparedStage,
-    weights: bool = True,
-    sweep: str | None = None,
-    wait: bool = True,
-    only: Part | None = None,
+    prepared: PreparedStage, weights: bool = True, sweep: str | None = None, wait: bool = True, only: Part | None = None
 ) -> Path:
     """Train, publish and measure one stage, or do `only` one of these; what is done already is not done again.
 

@@ -17,18 +17,13 @@ CHUNK = 2000  # candidates looked for in the earlier stages' texts at a time: so
 
 
 def take_rows(
-    recipe: Recipe,
-    task: Rows,
-    runs: Path,
-    earlier_facts: Sequence[Pair] = (),
-    earlier_mixing: Sequence[Pair] = (),
-    ask: bool = True,
+    recipe: Recipe, task: Rows, runs: Path, earlier: Sequence[Pair] = (), ask: bool = True
 ) -> tuple[list[Pair], list[Pair], RowCounts]:
     """The rows that a recipe takes of a task, those that it holds out, and what became of the others.
 
-    Rows qualify that are as familiar as asked for and that share no fact with what the stages before trained on, in
-    either direction; the user's own rows that do raise BadInput, which names them. Without `ask`, facts of which it is
-    not known whether the base model knows them count as qualified.
+    Rows qualify that are as familiar as asked for and that share no fact with `earlier`, the pairs that the stages
+    before train on, in either direction; the user's own rows that do raise BadInput, which names them. Without `ask`,
+    facts of which it is not known whether the base model knows them count as qualified.
     """
     rows = tasks.read_task(task, recipe.data_seed)
     candidates, exemplars = rows.pairs, list[Pair]()
@@ -42,7 +37,7 @@ def take_rows(
     qualified: list[Pair] = []
     left_out, unknown = Counter[str](), 0
     with closing(verdicts):
-        shared = _share_facts(candidates, earlier_facts, earlier_mixing)
+        shared = _share_facts(candidates, earlier)
         for pair, known, shares in zip(candidates, verdicts, shared, strict=False):
             if familiarity and known is None:
                 unknown += 1
@@ -77,15 +72,15 @@ def take_rows(
     return taken[: len(taken) - held_out], taken[len(taken) - held_out :], counts
 
 
-def _share_facts(candidates: Sequence[Pair], facts: Sequence[Pair], mixing: Sequence[Pair]) -> Iterator[bool]:
-    """For each candidate: does it share a fact with what earlier stages train on, in either direction?"""
-    earlier, texts = FactIndex(facts), [pair.text for pair in (*facts, *mixing)]
+def _share_facts(candidates: Sequence[Pair], earlier: Sequence[Pair]) -> Iterator[bool]:
+    """For each candidate: does it share a fact with a pair of an earlier stage, in either direction?"""
+    facts = FactIndex(earlier)
     for start in range(0, len(candidates), CHUNK):
         chunk = candidates[start : start + CHUNK]
-        index = FactIndex(chunk if texts else [])
-        in_texts = {number for text in texts for number in index.facts_in(text)}
+        index = FactIndex(chunk if earlier else [])
+        in_earlier = {number for pair in earlier for number in index.facts_in(pair.text)}
         for number, pair in enumerate(chunk):
-            yield number in in_texts or earlier.first_fact_in(pair) is not None
+            yield number in in_earlier or facts.first_fact_in(pair) is not None
 
 
 def _select(task: Rows, qualified: list[Pair], familiarity: str | None, held_out: int) -> list[Pair]:

@@ -8,7 +8,7 @@ stops below a loss; and each complete checkpoint is marked (the last two are in 
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,35 +72,38 @@ def sft_config(
 
     Raises BadInput where the global batch is no multiple of what the devices take at once, or SFTConfig refuses.
     """
-    settings = {"save_strategy": "steps", "report_to": "none", **stage.train}
     # The profile says what a device can take at once; a smaller global batch needs no more than its share.
-    per_device = min(device_batch(settings), max(1, recipe.global_batch_size // world_size))
-    settings["per_device_train_batch_size"] = per_device
-    settings["max_length"] = None  # what is too long was dropped when the data was built; TRL would cut it
-    settings["model_init_kwargs"] = None  # the model is loaded here, not by TRL
-    per_step = per_device * world_size
-    if recipe.global_batch_size % per_step:
+    per_device = min(device_batch(stage.train), max(1, recipe.global_batch_size // world_size))
+    accumulated, rest = divmod(recipe.global_batch_size, per_device * world_size)
+    if rest:
         raise BadInput(
             f"{recipe.name}: global_batch_size {recipe.global_batch_size} is no multiple of "
             f"per_device_train_batch_size {per_device} x {world_size} processes"
         )
+    settings = {
+        "save_strategy": "steps",
+        "report_to": "none",
+        **stage.train,
+        "output_dir": str(output_dir),
+        "seed": recipe.seed,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": accumulated,
+        "average_tokens_across_devices": True,
+        "activation_checkpointing": checkpointing and not private_api.fsdp_asked(),
+        "bf16": recipe.precision == "bf16",
+        "use_cpu": not torch.accelerator.is_available() if use_cpu is None else use_cpu,
+        "dataloader_drop_last": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "max_length": None,  # what is too long was dropped when the data was built; TRL would cut it
+        "packing": False,
+        "completion_only_loss": False,  # labels come ready-made
+        "model_init_kwargs": None,  # the model is loaded here, not by TRL
+        "logging_steps": 1,  # the loss curve and the stop read the loss of every step, not a mean over steps
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+    }
     try:
-        args = private_api.sft_config(
-            output_dir=str(output_dir),
-            seed=recipe.seed,
-            gradient_accumulation_steps=recipe.global_batch_size // per_step,
-            bf16=recipe.precision == "bf16",
-            dataloader_drop_last=True,
-            logging_steps=1,  # the loss curve and the stop read the loss of every step, not a mean over steps
-            logging_nan_inf_filter=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            packing=False,
-            average_tokens_across_devices=True,
-            completion_only_loss=False,  # labels come ready-made
-            disable_tqdm=True,
-            use_cpu=not torch.accelerator.is_available() if use_cpu is None else use_cpu,
-            **{**settings, "activation_checkpointing": checkpointing and not private_api.fsdp_asked()},
-        )
+        args = private_api.sft_config(**settings)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
     if private_api.fsdp_asked():
@@ -125,34 +128,26 @@ class Order(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         args = self.trainer.args
         epoch = int(self.trainer.state.epoch or 0)  # a resumed run is in the middle of one
-        order = permutation(len(self.lengths), args.seed, epoch)
         in_parts = args.train_batch_size < self.batch
-        for start in range(0, len(self), self.batch):
-            batch = order[start : start + self.batch]
+        for batch in epoch_batches(len(self.lengths), args.seed, epoch, self.batch):
             yield from sorted(batch, key=lambda i: -self.lengths[i]) if in_parts else batch
 
 
-def permutation(examples: int, seed: int, epoch: int) -> list[int]:
-    """The order of the examples in one epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(examples, generator=generator).tolist()
+def epoch_batches(examples: int, seed: int, epoch: int, global_batch: int) -> list[list[int]]:
+    """The examples of one epoch by number: those of each optimizer step."""
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    batches: list[list[int]] = order[: examples // global_batch * global_batch].view(-1, global_batch).tolist()
+    return batches
 
 
-def tokens_by_step(examples: Sequence[Example], seed: int, global_batch: int) -> Iterator[int]:
+def tokens_by_step(recipe: Recipe, examples: Sequence[Example]) -> Iterator[int]:
     """How many tokens with a loss training has seen after each optimizer step, without end."""
     tokens = [len(example.labels) - example.labels.count(-100) for example in examples]
     seen = 0
     for epoch in count():
-        order = permutation(len(tokens), seed, epoch)
-        for start in range(0, len(tokens) // global_batch * global_batch, global_batch):
-            seen += sum(tokens[i] for i in order[start : start + global_batch])
+        for batch in epoch_batches(len(tokens), recipe.seed, epoch, recipe.global_batch_size):
+            seen += sum(tokens[i] for i in batch)
             yield seen
-
-
-def trained_tokens(recipe: Recipe, examples: Sequence[Example], steps: int) -> int:
-    """How many tokens with a loss so many optimizer steps see."""
-    by_step = tokens_by_step(examples, recipe.seed, recipe.global_batch_size)
-    return next(islice(by_step, steps - 1, None))
 
 
 def matched_steps(recipe: Recipe, match: Match, examples: Sequence[Example], runs: Path) -> int:
@@ -166,12 +161,10 @@ def matched_steps(recipe: Recipe, match: Match, examples: Sequence[Example], run
     other = StageRecord.read(folder / "stage.json")
     if match.steps_of:
         return other.steps
-    before = 0
-    for step, tokens in enumerate(tokens_by_step(examples, recipe.seed, recipe.global_batch_size), start=1):
-        if tokens >= other.trained_tokens:
-            return step if tokens - other.trained_tokens <= other.trained_tokens - before else max(1, step - 1)
-        before = tokens
-    raise AssertionError("the epochs never end")
+    wanted = other.trained_tokens
+    steps = enumerate(pairwise(chain([0], tokens_by_step(recipe, examples))), start=1)
+    step, before, after = next((step, before, after) for step, (before, after) in steps if after >= wanted)
+    return step if after - wanted <= wanted - before else max(1, step - 1)
 
 
 class StageTrainer(SFTTrainer):
