@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -127,7 +128,9 @@ def end_with(pid: int) -> None:
 
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).wait()
+            other = psutil.Process(pid)
+            while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
