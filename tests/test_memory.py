@@ -15,13 +15,30 @@ from remix_toolkit.graph import memory
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_sweep
-from remix_toolkit.recipe.load import load_base, load_recipe
+from remix_toolkit.recipe.load import load_base, load_recipe, profile_names
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.stage import train
 from remix_toolkit.stage.prepare import prepare
 from remix_toolkit.stage.run import run_stage
 
 LENGTH, BATCH = 128, 4
+
+
+@pytest.mark.parametrize("profile", sorted(profile_names()))
+def test_a_profile_has_as_many_parameters_as_a_model_of_its_shape(profile: str, tiny_base: Path) -> None:
+    base = load_base(profile)
+    config = LlamaConfig.from_pretrained(tiny_base)
+    if shape := base.shape:
+        config = LlamaConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.hidden // 128,
+            num_key_value_heads=shape.key_value // 128,
+        )
+    with torch.device("meta"):
+        assert LlamaForCausalLM(config).num_parameters() == pytest.approx(base.parameters, rel=1e-3)
 
 
 def kept_bytes(layers: int, dtype: torch.dtype) -> int:

@@ -103,14 +103,14 @@ def _candidates(recipe: Recipe) -> Iterator[dict[str, Any]]:
 @cache
 def _of_file(file: str, profile: str, text: str) -> Recipe:
     """The recipe of a file alone; `text` is what the file holds now."""
-    return resolve(file, profile, (), None, ())[0]
+    return resolve(file, profile, None, ())[0]
 
 
 def _resolves(recipe: Recipe, settings: Mapping[str, Any]) -> bool:
     """Do these settings make this recipe of its file?"""
     given = [(key, value, f"{key} of {recipe.name}") for key, value in settings.items()]
     try:
-        other, _ = resolve(recipe.source, recipe.profile, (), recipe.seed, given)
+        other, _ = resolve(recipe.source, recipe.profile, recipe.seed, given)
     except BadInput:
         return False
     same = {"name": recipe.name, "source": recipe.source}

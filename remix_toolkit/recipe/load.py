@@ -41,17 +41,13 @@ def load_recipe(
     `settings` are a sweep's; they come before the overrides. With `until`, the data of the stages behind that one may
     lack its `path`. Raises BadInput, each mistake with its file, line and key, and what would be right.
     """
-    resolved, locations = resolve(recipe, profile, overrides, seed, settings)
+    resolved, locations = resolve(recipe, profile, seed, [*settings, *map(parse_override, overrides or [])])
     check_paths(resolved, until, locations, resolved.source)
     return resolved
 
 
 def resolve(
-    recipe: str | Path,
-    profile: str,
-    overrides: Sequence[str] | None,
-    seed: int | None,
-    settings: Sequence[Setting],
+    recipe: str | Path, profile: str, seed: int | None, settings: Sequence[Setting]
 ) -> tuple[Recipe, Locations]:
     """`load_recipe`, whatever data has no `path`; also where each key was set."""
     path = find_recipe(recipe)
@@ -70,7 +66,7 @@ def resolve(
     check_sections(sections, name, path, locations)
     section = sections.get(name, {}).items()
     draft.apply((key, value, location_of(locations, ("profiles", name, key), str(path))) for key, value in section)
-    draft.apply([*settings, *map(parse_override, overrides or [])])
+    draft.apply(settings)
     if "profile" in tree:
         raise BadInput(f"{draft.locations[('profile',)]}: profile: choose it with --profile {tree['profile']}")
     tree |= {"profile": profile, "source": str(path)} | ({} if seed is None else {"seed": seed})

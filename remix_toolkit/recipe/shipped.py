@@ -7,6 +7,7 @@ hook and without a second lookup for checkouts. Nothing is ever written there.
 """
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
@@ -41,15 +42,9 @@ def names(folder: str = "recipes") -> dict[str, Path]:
 
 def opening(file: Path) -> str:
     """What a recipe's first comment says of it, in one line: its first paragraph."""
-    paragraph: list[str] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        text = line.removeprefix("#").strip()
-        if text.startswith("yaml-language-server"):
-            continue
-        if not line.startswith("#") or (not text and paragraph):
-            break
-        paragraph += [text] if text else []
-    return " ".join(" ".join(paragraph).split())
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if "yaml-language-server" not in line]
+    comment = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)]
+    return " ".join("\n".join(comment).strip().split("\n\n")[0].split())
 
 
 def in_package(path: Path) -> Path:
