@@ -156,7 +156,7 @@ def test_sizes_and_starts_beyond_the_data(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,response\nx,1\ny,2\n", encoding="utf-8")
     with pytest.raises(BadInput, match=r"3 rows .*the data has 2"):
         load("pairs", f"path={tmp_path / 'a.csv'}", "size=3")
-    with pytest.raises(BadInput, match=r"rows 2 to 2 .*the data has 2"):
+    with pytest.raises(BadInput, match=r"rows 2 to 3 .*the data has 2"):
         load("pairs", f"path={tmp_path / 'a.csv'}", "start=2")
 
 

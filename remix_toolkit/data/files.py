@@ -29,7 +29,7 @@ class Row(dict[str, Any]):
 
     def __init__(self, place: str, values: object) -> None:
         if not isinstance(values, dict):
-            raise BadInput(f"{place}: is {shorten(values)}; an object with the row's columns is expected")
+            raise BadInput(f"{place}: is {values!r:.200}; an object with the row's columns is expected")
         super().__init__(values)
         self.place = place
 
@@ -39,7 +39,7 @@ class Row(dict[str, Any]):
             raise BadInput(f"{self.place}: no column {column!r}; {nearest(column, map(str, self))}")
         value = self[column]
         if not isinstance(value, kind):
-            raise BadInput(f"{self.place}: {column} is {shorten(value)}; {KINDS[kind]} is expected")
+            raise BadInput(f"{self.place}: {column} is {value!r:.200}; {KINDS[kind]} is expected")
         return value
 
     def text(self, column: str) -> str:
@@ -58,7 +58,7 @@ class Row(dict[str, Any]):
         if isinstance(values, str) and values.lstrip().startswith("["):
             values = parse_json(values, f"{self.place}: {column}")
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise BadInput(f"{self.place}: {column} is {shorten(self[column])}; a list of texts is expected")
+            raise BadInput(f"{self.place}: {column} is {self[column]!r:.200}; a list of texts is expected")
         return values
 
 
@@ -76,12 +76,6 @@ def usable_texts(texts: Iterable[str]) -> tuple[str, ...]:
     """The texts that are neither empty nor hold control characters, cleaned, each once."""
     cleaned = [text.replace("\r\n", "\n") for text in texts]
     return tuple(dict.fromkeys(text.strip() for text in cleaned if text.strip() and not CONTROL.search(text)))
-
-
-def shorten(value: object) -> str:
-    """A value as a message shows it: its repr, cut after 200 characters."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 # --- files -------------------------------------------------------------------------------------------------------

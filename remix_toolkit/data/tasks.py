@@ -129,14 +129,17 @@ def hub_selection(task: Source) -> hub.Selection:
     return hub.select(name, task, own_columns or FORMATS[name].hub_columns)
 
 
-def select_rows(task: Rows, pairs: Sequence[Pair], kind: str = "", note: str = "") -> list[Pair]:
-    """Rows `start .. start + size` of those that qualify. Raises BadInput where there are too few.
+def select_rows(task: Rows, pairs: Sequence[Pair], familiarity: str | None = None, held_out: int = 0) -> list[Pair]:
+    """Rows `start .. start + size` of those that qualify, and the held-out ones behind them; at least one row.
 
-    `kind` ("unfamiliar ") and `note` (" 100 of them held out,") are words of that message.
+    Raises BadInput where there are too few, with their `familiarity` in the message.
     """
-    end = len(pairs) if task.size is None else task.start + task.size
-    if end > len(pairs) or task.start >= len(pairs):
-        requested = f"{kind}rows {task.start} to {end}" if task.start else f"{end} {kind}rows"
+    size = max(1, len(pairs) - task.start - held_out) if task.size is None else task.size
+    end = task.start + size + held_out
+    if end > len(pairs):
+        rows = f"{familiarity} rows" if familiarity else "rows"
+        requested = f"{rows} {task.start} to {end}" if task.start else f"{end} {rows}"
+        note = f" {held_out} of them held out," if held_out else ""
         raise BadInput(f"{describe(task)}: {requested} requested,{note} but the data has {len(pairs)}")
     return list(pairs[task.start : end])
 

@@ -57,7 +57,7 @@ def take_rows(
             qualified.append(pair)
             if len(qualified) == end:
                 break
-    taken = _select(task, qualified, familiarity, held_out)
+    taken = tasks.select_rows(task, qualified, familiarity, held_out)
     if few_shot_prompt:
         taken = [few_shot.with_exemplars(exemplars, pair) for pair in taken]
     counts = RowCounts(
@@ -81,13 +81,3 @@ def _share_facts(candidates: Sequence[Pair], earlier: Sequence[Pair]) -> Iterato
         in_earlier = {number for pair in earlier for number in index.facts_in(pair.text)}
         for number, pair in enumerate(chunk):
             yield number in in_earlier or facts.first_fact_in(pair) is not None
-
-
-def _select(task: Rows, qualified: list[Pair], familiarity: str | None, held_out: int) -> list[Pair]:
-    """The rows `start .. start + size` of those that qualify, and the held-out ones behind them."""
-    size = task.size
-    if size is None and isinstance(task, Instruction):  # all but those held out, one at least
-        size = max(1, len(qualified) - task.start - held_out)
-    with_held_out = task.model_copy(update={"size": size and size + held_out})
-    note = f" {held_out} of them held out," if held_out else ""
-    return tasks.select_rows(with_held_out, qualified, f"{familiarity} " if familiarity else "", note)
