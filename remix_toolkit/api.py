@@ -11,36 +11,42 @@ A mistake in the input raises BadInput, work that could not be finished RunFaile
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from remix_toolkit import store
-from remix_toolkit.data.missing_files import require_sources
-from remix_toolkit.errors import RunFailed
+from remix_toolkit.console import silence_libraries
+from remix_toolkit.data.missing_files import absent_sources, require_sources
+from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph.sweep import Cell, Keep, Sweep, check_keep, load_sweep, stage_names
 from remix_toolkit.recipe import load
-from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.schema import Factoid, FewShot, Recipe, Rows
 from remix_toolkit.records import RunRecord
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from remix_toolkit.data.pair import Pair
     from remix_toolkit.launch.state import Command
 
+Settings = Mapping[str, Any] | Sequence[str] | None  # {"stages.stage1.data.size": 50}, or "stages.stage1.data.size=50"
 Folders = dict[str, Path]  # stage -> its published model directory, in the order of training
 
 
 def load_recipe(
     recipe: str | Path,
     profile: str = "tiny",
-    settings: Mapping[str, Any] | None = None,
+    settings: Settings = None,
     seed: int | None = None,
     until: str | None = None,
 ) -> Recipe:
     """A recipe, resolved and checked: a file, or the name of one (`remix recipes` lists those of the package).
 
-    `settings` are dotted keys and their values, such as `{"stages.stage1.data.size": 50}`; `profile` is a profile's
-    name or its file; the data of stages after `until` need not be there. Raises BadInput for each mistake, with its
-    file, line and key.
+    `profile` is a profile's name or its file; the data of stages after `until` need not be there. Raises BadInput for
+    each mistake, with its file, line and key.
     """
     return load.load_recipe(recipe, profile, _overrides(settings), seed, until=until)
 
@@ -56,10 +62,33 @@ def run(recipe: Recipe, runs: str | Path = "runs", stage: str | None = None) -> 
     return _folders(record, Path(runs))
 
 
+def plan(
+    name: str | Path,
+    profile: str | None = None,
+    settings: Settings = None,
+    seeds: Sequence[int] | None = None,
+    runs: str | Path = "runs",
+    jobs: int = 1,
+    utilization: float = 0.4,
+    tflops: float = 989.0,
+) -> dict[str, Any]:
+    """What a sweep or recipe will train and what that costs, as `remix plan --json` prints it; nothing is loaded.
+
+    `jobs` stages are trained at once; GPU-hours are those of GPUs that reach `utilization` of a peak of `tflops`.
+    """
+    from remix_toolkit.graph.plan import plan as plan_cells
+
+    started = perf_counter()
+    declared, cells = load_sweep(str(name), profile, list(seeds or []), _overrides(settings))
+    planned = plan_cells(cells, declared.keep, Path(runs), jobs, utilization, tflops)
+    absent = absent_sources(stage for cell in cells for stage in cell.recipe.stages.values())
+    return {**planned, "absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}
+
+
 def sweep(
     name: str | Path,
     profile: str | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Settings = None,
     seeds: Sequence[int] | None = None,
     runs: str | Path = "runs",
     jobs: int | None = None,
@@ -102,9 +131,141 @@ def begin_sweep(
     return declared, cells, records
 
 
-def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
+def recall(model: str | Path, task: str, data_seed: int = 0, details: Path | None = None) -> dict[str, Any]:
+    """`{model, task, recall, facts, correct}` of any model directory or hub id; recall is in percent.
+
+    `task` is a task of facts with its settings, such as "kvr size=100"; `details` is a file for each fact's verdict.
+    """
+    declared = _facts(task)
+    facts = _pairs(declared, data_seed)
+    loaded, tokenizer = _load_model(str(model))
+    from remix_toolkit.evaluate.recall import percent, verdict_record
+    from remix_toolkit.evaluate.recall import recall as ask
+    from remix_toolkit.records import write_lines
+
+    verdicts = ask(loaded, tokenizer, facts)
+    if details:
+        write_lines(details, (verdict_record(declared.task, index, one) for index, one in enumerate(verdicts)))
+    correct = sum(verdict.correct for verdict in verdicts)
+    answered = {"recall": percent(verdicts), "facts": len(facts), "correct": correct}
+    return {"model": str(model), "task": declared.task, **answered}
+
+
+def lens(model: str | Path, task: str, data_seed: int = 0) -> dict[str, Any]:
+    """`{model, task}` and the fields of a LensResult: at which layers the answers of a task's facts appear."""
+    declared = _facts(task)
+    facts = _pairs(declared, data_seed)
+    loaded, tokenizer = _load_model(str(model))
+    from remix_toolkit.evaluate.lens import lens as look
+
+    return {"model": str(model), "task": declared.task, **look(loaded, tokenizer, facts).model_dump()}
+
+
+def interference(
+    model: str | Path,
+    a: str,
+    b: str,
+    mix: str | None = None,
+    after: str | Path | None = None,
+    profile: str = "tiny",
+    parts: int = 8,
+    data_seed: int = 0,
+) -> dict[str, Any]:
+    """`{model, after}` and the fields of an InterferenceRecord: do the gradients of tasks A and B oppose each other?
+
+    A mixing source, `mix`, is drawn for B as in a stage, with the profile's defaults; `after` is the model after
+    training on B; the gradients of each task are those of so many `parts` of it.
+    """
+    from remix_toolkit.data import encoding, mixing
+
+    tasks = {"a": _task(a), "b": _task(b)}
+    declared = load.load_mix(mix, profile) if mix else None
+    pairs = {name: _pairs(task, data_seed) for name, task in tasks.items()}
+    if declared:
+        pairs["m"], _ = mixing.draw(declared, pairs["b"], {"stage1": pairs["a"]}, seed=0, position=1)
+    loaded, tokenizer = _load_model(str(model))
+    later_model = _load_model(str(after))[0] if after else None
+    from remix_toolkit.evaluate.interference import interference as measure
+
+    examples = {name: [encoding.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
+    sources = {name: task.task for name, task in tasks.items()}
+    record = measure(loaded, tokenizer, examples, later_model, parts, sources).model_dump(exclude={"version"})
+    return {"model": str(model), "after": str(after) if after else None, **record}
+
+
+def familiar(
+    task: str,
+    profile: str = "tiny",
+    base: str | None = None,
+    few_shot: FewShot | None = None,
+    runs: str | Path = "runs",
+) -> dict[str, Any]:
+    """Which facts of a task the base model already answers; recipes with `familiarity` reuse what is found.
+
+    `base` is another base model than the profile's. Returns `{task, model, facts, familiar, unfamiliar, path}`.
+    """
+    declared = _task(task)
+    if not isinstance(declared, Factoid):
+        raise BadInput(f"{declared.task}: instructions are not familiar or unfamiliar; name a task of facts")
+    declared = declared.model_copy(update={"familiarity": "familiar"})  # of generated facts, all that can be chosen
+    recipe = load.load_base(profile)
+    changes = {"few_shot": few_shot or FewShot(), "base": base or recipe.base}
+    from remix_toolkit.stage.familiar import split
+
+    store.open_store(Path(runs))
+    return split(recipe.model_copy(update=changes), declared, Path(runs))
+
+
+def _task(text: str) -> Rows:
+    """A task with its settings, such as `kvr size=100`. Raises BadInput."""
+    name, *settings = shlex.split(text) or [""]
+    return load.load_task(name, settings)
+
+
+def _facts(text: str) -> Factoid:
+    task = _task(text)
+    if not isinstance(task, Factoid):
+        raise BadInput(f"{task.task}: instructions have no recall; a stage reports the loss on held-out rows")
+    return task
+
+
+def _pairs(task: Rows, data_seed: int) -> "list[Pair]":
+    """A task's rows as a model is prompted with them. Raises BadInput where they depend on a recipe's base model."""
+    from remix_toolkit.data import few_shot, tasks
+
+    if isinstance(task, Factoid) and task.familiarity:
+        hint = "name the task in a recipe's `recall`, or run `remix familiar`"
+        raise BadInput(f"familiarity: it depends on a recipe's base model; {hint}")
+    pairs = tasks.read_task(task, data_seed).pairs
+    if isinstance(task, Factoid) and task.prompt == "few_shot":
+        shots, pairs = few_shot.draw_exemplars(task, pairs, FewShot())
+        pairs = [few_shot.with_exemplars(shots, fact) for fact in pairs]
+    return tasks.select_rows(task, pairs)
+
+
+def _load_model(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model in the dtype it was saved in, on the GPU if there is one. Raises BadInput."""
+    silence_libraries()
+    folder = Path(model)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise BadInput(f"{model}: not a model directory (it has no config.json)")
+    if folder.exists() and store.is_pruned(folder):
+        raise BadInput(f"{model}: its weights were deleted, only its results are left; run that stage again")
+    import torch
+
+    from remix_toolkit.data import encoding
+    from remix_toolkit.stage.train import load_model
+
+    tokenizer = encoding.load_tokenizer(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(model, None, "auto", {}).to(device), tokenizer  # type: ignore[arg-type]
+
+
+def _overrides(settings: Settings) -> list[str]:
     """Settings as the command line has them. JSON is YAML."""
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
+    if not isinstance(settings, Mapping):
+        return list(settings or [])
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in settings.items()]
 
 
 def _folders(record: RunRecord, runs: Path) -> Folders:

@@ -242,7 +242,7 @@ def test_data_shows_what_is_trained(here, runs: Path) -> None:
     )
     assert mixed["stages"][0]["counts"]["mixing"] == {"random_words": 200}
     assert {pair["source"] for pair in mixed["stages"][0]["pairs"]} == {"kvr", "random_words"}
-    assert "100 usable, taken 100" in here("data", "recipes/kvr.yaml", "--runs", runs).stdout
+    assert "stage1: kvr, under profile tiny" in here("data", "recipes/kvr.yaml", "--runs", runs).stdout
 
 
 # --- mistakes: exit code 2, one clear message, nothing trained or overwritten --------------------------------------

@@ -1,13 +1,13 @@
 """`remix data`: what is trained on, before anything is."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from remix_toolkit.cli.options import Json, Overrides, Profile, Runs, Seed, keep_stdout_for_json
+from remix_toolkit.cli.options import Json, Overrides, Profile, Runs, Seed
+from remix_toolkit.cli.output import emit, keep_stdout_for_json, print_record, print_table
 from remix_toolkit.errors import BadInput
 
 
@@ -35,7 +35,7 @@ def data_show(
     as_json: Json = False,
 ) -> None:
     """A task's rows, or all data of a recipe: kept and dropped, lengths, samples (`remix data NAME`)."""
-    from remix_toolkit.cli.print_data import print_data, show_recipe, show_task
+    from remix_toolkit.cli.inspect_data import show_recipe, show_task
     from remix_toolkit.recipe.load import find_recipe, load_base, load_recipe, load_task
     from remix_toolkit.recipe.schema import TASKS
 
@@ -46,21 +46,26 @@ def data_show(
         else:
             find_recipe(name, tasks=TASKS)
             shown = show_recipe(load_recipe(name, profile, overrides, seed), limit, tokens, runs)
-    if as_json:
-        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
-    else:
-        print_data(shown)
+    emit(shown, as_json, _print_data, ensure_ascii=False)
+
+
+def _print_data(shown: dict[str, Any]) -> None:
+    for part in shown.get("stages", [shown]):
+        title = f"{part['stage']}: {part['task']}" if "stage" in part else part["task"]
+        typer.secho(f"{title}, under profile {shown['profile']}", bold=True)
+        print_record(part["counts"])
+        for pair in part["pairs"]:
+            typer.echo("".join(f"\n  {name}: {value!r}" for name, value in pair.items()))
 
 
 @commands.command("list")
 def data_list(as_json: Json = False) -> None:
     """Every task and mixing source: licence, size, hub id, local format."""
-    from remix_toolkit.cli.print_data import list_catalog, print_catalog
+    from remix_toolkit.recipe.catalog import catalog
 
-    if as_json:
-        typer.echo(json.dumps(list_catalog(), indent=1))
-    else:
-        print_catalog()
+    rows = [{"name": name, **entry.model_dump()} for name, entry in catalog().items()]
+    columns = ("name", "kind", "about", "licence", "size", "hub", "local")
+    emit(rows, as_json, lambda rows: print_table(rows, columns))
 
 
 @commands.command("prepare")
@@ -70,7 +75,7 @@ def data_prepare(
     as_json: Json = False,
 ) -> None:
     """Download all that recipes read from the hub, and check what they read from this machine."""
-    from remix_toolkit.cli.print_data import prepare
+    from remix_toolkit.cli.inspect_data import prepare
     from remix_toolkit.graph.sweep import load_sweep
 
     names = [argument for argument in arguments if "=" not in argument]
@@ -80,5 +85,4 @@ def data_prepare(
     recipes = [cell.recipe for name in names for cell in load_sweep(name, profile, overrides=overrides)[1]]
     with keep_stdout_for_json(as_json):
         prepared = prepare(recipes)
-    if as_json:
-        typer.echo(json.dumps(prepared, indent=1))
+    emit(prepared, as_json, lambda _: None)  # for people, each source has its line as soon as it is read

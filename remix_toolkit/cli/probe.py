@@ -1,54 +1,93 @@
-"""`remix probe`: at which layers a model's facts appear, and how training on other data interferes with them."""
+"""`remix recall`, `familiar` and `probe`: what a model answers, whoever trained it, and what goes on inside it."""
 
-import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from remix_toolkit.cli.options import Json, check_plot_file
+from remix_toolkit.cli.options import Json, Profile, Runs
+from remix_toolkit.cli.output import (
+    check_plot_file,
+    check_writable,
+    emit,
+    keep_stdout_for_json,
+    print_record,
+    print_table,
+)
 from remix_toolkit.errors import BadInput
 
-if TYPE_CHECKING:
-    from remix_toolkit.recipe.schema import Rows
-
-commands = typer.Typer(no_args_is_help=True, help="At which layers facts appear, and what interferes with them.")
+commands = typer.Typer()
+probe = typer.Typer(no_args_is_help=True, help="At which layers facts appear, and what interferes with them.")
+commands.add_typer(probe, name="probe")
+TaskSettings = Annotated[list[str] | None, typer.Argument(help="the task's settings: size=100 path=facts.csv")]
+Task = Annotated[str, typer.Option(help="which facts: kvr, popqa, pairs, ...")]
 DataSeed = Annotated[int, typer.Option(help="which draw of generated facts")]
 
 
-@commands.command("lens")
+@commands.command()
+def familiar(
+    task: Annotated[str, typer.Argument(help="which facts: popqa, pairs, ...")],
+    overrides: TaskSettings = None,
+    profile: Profile = "tiny",
+    base: Annotated[str | None, typer.Option(help="another base model than the profile's")] = None,
+    exemplars: Annotated[int, typer.Option(min=1, help="facts in front of each question, as few_shot.exemplars")] = 5,
+    few_shot_seed: Annotated[int, typer.Option(help="which ones, as few_shot.seed")] = 0,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Which facts of a task the base model already answers; recipes with `familiarity` reuse what is found."""
+    from remix_toolkit import api
+    from remix_toolkit.recipe.schema import FewShot
+
+    few_shot = FewShot(exemplars=exemplars, seed=few_shot_seed)
+    with keep_stdout_for_json(as_json):
+        split = api.familiar(_with_settings(task, overrides), profile, base, few_shot, runs)
+    emit(split, as_json, print_record, indent=None)
+
+
+@commands.command()
+def recall(
+    model: Annotated[str, typer.Argument(help="a published stage, any model directory, or a hub id")],
+    overrides: TaskSettings = None,
+    task: Task = "kvr",
+    data_seed: DataSeed = 0,
+    details: Annotated[Path | None, typer.Option(help="write each fact's verdict here, as JSON lines")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recall of a task's facts by a model, in percent."""
+    from remix_toolkit import api
+
+    check_writable(details, "--details")
+    emit(api.recall(model, _with_settings(task, overrides), data_seed, details), as_json, print_record, indent=None)
+
+
+@probe.command("lens")
 def probe_lens(
     arguments: Annotated[list[str], typer.Argument(help="models (published stages, directories, hub ids), key=value")],
-    task: Annotated[str, typer.Option(help="which facts: kvr, popqa, pairs, ...")] = "kvr",
+    task: Task = "kvr",
     data_seed: DataSeed = 0,
     plot: Annotated[Path | None, typer.Option(help="draw the models' lines into this .png, .pdf or .svg")] = None,
     as_json: Json = False,
 ) -> None:
     """At which layers the right token is among the ten likeliest (figure 4); key=value are the task's settings."""
-    from remix_toolkit.recipe.load import load_task
+    from remix_toolkit import api
 
     models = [argument for argument in arguments if "=" not in argument]
     if not models:
         raise BadInput("probe lens: name at least one model")
-    declared = load_task(task, [argument for argument in arguments if "=" in argument])
     check_plot_file(plot, "--plot")
-    from remix_toolkit.cli.any_model import lens_of
-
-    results = lens_of(models, declared, data_seed)
+    facts = _with_settings(task, [argument for argument in arguments if "=" in argument])
+    results = [api.lens(model, facts, data_seed) for model in models]
     if plot:
         from remix_toolkit.report.plot import plot_lens
 
         plot_lens(results, plot)
-    if as_json:
-        typer.echo(json.dumps(results, indent=1))
-    else:
-        print_lens(results)
+    emit(results, as_json, _print_lenses)
 
 
-@commands.command("interference")
+@probe.command("interference")
 def probe_interference(
     model: Annotated[str, typer.Argument(help="a published stage, any model directory, or a hub id")],
     a: Annotated[str, typer.Option(help="the facts to keep, with their settings: 'kvr size=100'")],
@@ -61,76 +100,40 @@ def probe_interference(
     as_json: Json = False,
 ) -> None:
     """Do the gradients of two tasks oppose each other, and did the weights move against the first?"""
-    from remix_toolkit.recipe.load import load_mix
+    from remix_toolkit import api
 
-    data = {name: _task(text, name) for name, text in (("a", a), ("b", b))}
-    declared = load_mix(mix, profile) if mix else None
-    from remix_toolkit.cli.any_model import interference_of
-
-    record = interference_of(model, data, declared, after, data_seed, parts)
-    if as_json:
-        typer.echo(json.dumps(record, indent=1))
-    else:
-        print_interference(record)
+    emit(api.interference(model, a, b, mix, after, profile, parts, data_seed), as_json, _print_interference)
 
 
-def _task(text: str, option: str) -> "Rows":
-    from remix_toolkit.recipe.load import load_task
-
-    name, *settings = shlex.split(text) or [""]
-    if not name:
-        raise BadInput(f"--{option}: name a task, such as 'kvr size=100'")
-    return load_task(name, settings)
+def _with_settings(task: str, settings: Sequence[str] | None) -> str:
+    return shlex.join([task, *(settings or [])])
 
 
-def print_lens(results: list[dict[str, Any]]) -> None:
-    """For each model, a row per layer and a summary."""
-    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+def _print_lenses(results: list[dict[str, Any]]) -> None:
+    """For each model, its numbers, then a row for each layer."""
     for result in results:
-        table = Table(
-            title=f"{result['task']} in {result['model']}: {result['facts']:,} facts, {result['tokens']:,} tokens"
-        )
-        for column in ("layer", "% in top 10", "median rank", "probability", "share of occurrences", "seen first"):
-            table.add_column(column, justify="right")
-        for layer in range(result["layers"]):
-            shares = f"{result['occurrence'][layer]:.3f}", f"{result['first'][layer]:.3f}"
-            rank = f"{result['median_rank'][layer]:,.0f}"
-            table.add_row(
-                str(layer + 1), f"{result['top10'][layer]:.1f}", rank, f"{result['probability'][layer]:.3f}", *shares
-            )
-        console.print(table)
-        first = "never" if result["first_layer"] is None else f"in layer {result['first_layer']:.2f} on average"
-        console.print(
-            f"first seen {first}; {result['never']:.1f}% of the tokens never; in "
-            f"{result['layers_per_token']:.2f} layers each; spread over {result['spread']:.2f} layers"
-        )
+        by_layer = {name: value for name, value in result.items() if isinstance(value, list) and name != "positions"}
+        print_record({name: value for name, value in result.items() if not isinstance(value, list)})
+        layers = zip(*by_layer.values(), strict=True)
+        rows = [{"layer": n, **dict(zip(by_layer, values, strict=True))} for n, values in enumerate(layers, start=1)]
+        print_table(rows, list(rows[0]))
 
 
-def _angle(angle: dict[str, float | None]) -> str:
+def _print_interference(record: dict[str, Any]) -> None:
+    """Cosines with their 95% intervals for each group of weights, and how far it moved; then all other numbers."""
+    moved = record["displacement"] or {}
+    rows = []
+    for group, angles in record["groups"].items():
+        row = {"weights": group} | {f"cosine {pair}": _interval(angle) for pair, angle in angles.items()}
+        rows.append(row | ({"moved": moved[group]["relative"]} if moved else {}))
+    print_table(rows, list(rows[0]))
+    rest = {
+        name: value for name, value in record.items() if name not in ("groups", "displacement") and value is not None
+    }
+    print_record(rest)
+
+
+def _interval(angle: dict[str, float | None]) -> str:
     if angle["cosine"] is None:
         return "noise"
     return f"{angle['cosine']:+.3f} [{angle['low']:+.3f}, {angle['high']:+.3f}]"
-
-
-def print_interference(record: dict[str, Any]) -> None:
-    """Cosines for each group of weights, norms, and the change of the loss, predicted and measured."""
-    console = Console(width=None if Console().is_terminal else 120, highlight=False)
-    table = Table(title=f"gradients at {record['model']}: cosine [95% interval over {record['parts']} parts]")
-    pairs = list(record["groups"]["whole"])
-    moved = record["displacement"] or {}
-    for column in ("weights", *(pair.upper().replace(".", " and ") for pair in pairs), *(["moved"] if moved else [])):
-        table.add_column(column, justify="left" if column == "weights" else "right")
-    for group, angles in record["groups"].items():
-        cells = [_angle(angles[pair]) for pair in pairs]
-        table.add_row(group, *cells, *([f"{100 * moved[group]['relative']:.1f}%"] if moved else []))
-    console.print(table)
-    for name, norm in record["norms"].items():
-        noise = "indistinguishable from noise" if norm["noise"] else "distinguishable from noise"
-        console.print(
-            f"gradient of {name.upper()}: norm {norm['norm']:.3g}, shared by all parts {norm['signal']:.3g}, {noise}"
-        )
-    if moved:
-        console.print(
-            f"loss on A: {record['loss_before']:.3g} before, {record['loss_after']:.3g} after; change expected to "
-            f"first order: {record['predicted']:+.3g} [{record['predicted_low']:+.3g}, {record['predicted_high']:+.3g}]"
-        )

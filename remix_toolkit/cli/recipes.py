@@ -1,6 +1,5 @@
 """`remix recipes` and `remix new`: the recipes and sweeps that come with the package, and copies of them to edit."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from remix_toolkit.cli.options import Json
+from remix_toolkit.cli.output import emit, print_record, print_table
 from remix_toolkit.errors import BadInput, nearest
 
 commands = typer.Typer()
@@ -24,20 +24,14 @@ def recipes(as_json: Json = False) -> None:
         kind = "sweep" if is_sweep(str(file)) else "recipe"
         command = f"remix {'sweep' if kind == 'sweep' else 'run'} {name}"
         rows.append({"name": name, "kind": kind, "about": shipped.opening(file), "command": command, "path": str(file)})
-    if as_json:
-        return typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-    from rich.console import Console
-    from rich.table import Table
+    emit(rows, as_json, _print_recipes, ensure_ascii=False)
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
-    table.add_column("command", no_wrap=True)
-    table.add_column("what it shows")
-    for row in rows:
-        table.add_row(row["command"], row["about"])
-    console = Console(width=None if Console().is_terminal else 120, highlight=False, markup=False)
-    console.print(table)
-    configs = ", ".join(shipped.names("accelerate_configs"))
-    console.print(f"accelerate configs, for --accelerate: {configs}\nfiles: {shipped.PACKAGE}", soft_wrap=True)
+
+def _print_recipes(rows: list[dict[str, Any]]) -> None:
+    from remix_toolkit.recipe import shipped
+
+    print_table(rows, ("command", "about"))
+    print_record({"accelerate configs": list(shipped.names("accelerate_configs")), "files": str(shipped.PACKAGE)})
 
 
 @commands.command()

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from remix_toolkit.cli.options import Json, Runs, check_plot_file, check_writable, write_output
+from remix_toolkit.cli.options import Json, Runs
+from remix_toolkit.cli.output import check_plot_file, check_writable, emit, write_output
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 
@@ -86,9 +87,7 @@ def compare(
     found = side_by_side.compare(a, b, runs)
     if facts:
         side_by_side.write_facts(found, facts)
-    if as_json:
-        return typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
-    side_by_side.print_compared(found)
+    emit(found, as_json, side_by_side.print_compared, ensure_ascii=False)
 
 
 @commands.command()

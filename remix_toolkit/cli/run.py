@@ -23,18 +23,14 @@ def run(
     accelerate: Annotated[str | None, typer.Option(help="an accelerate config, in place of accelerate_config")] = None,
 ) -> None:
     """Train, publish and measure a recipe's stages; what is published already is reused."""
-    from remix_toolkit.recipe.load import load_recipe
-
-    overrides = [*(overrides or []), *([f"accelerate_config={json.dumps(accelerate)}"] if accelerate else [])]
-    resolved = load_recipe(recipe, profile, overrides, seed, until=stage)
-    from remix_toolkit.launch.local import run as run_recipe
-
-    record = run_recipe(resolved, runs, stage)
-    from remix_toolkit import store
+    from remix_toolkit import api, store
     from remix_toolkit.report.retention import print_matrices
 
+    overrides = [*(overrides or []), *([f"accelerate_config={json.dumps(accelerate)}"] if accelerate else [])]
+    resolved = api.load_recipe(recipe, profile, overrides, seed, until=stage)
+    *_, folder = api.run(resolved, runs, stage).values()
+    run_of = (resolved.name, resolved.name, resolved.profile, resolved.seed, folder.name.rpartition("-")[2])
     names = ("recipe", "arm", "profile", "seed", "run")
-    run_of = (record.recipe, record.arm, record.profile, record.seed, record.keys[-1])
     print_matrices([entry for entry in store.entries(runs) if tuple(entry[name] for name in names) == run_of])
 
 

@@ -1,13 +1,16 @@
 """`remix store`: list what is published, check it, make room."""
 
-import json
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from remix_toolkit.cli.options import Json, Runs
-from remix_toolkit.errors import RunFailed
+from remix_toolkit.cli.output import emit, print_record, print_table
+from remix_toolkit.console import info
+from remix_toolkit.errors import BadInput, RunFailed
 
 commands = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
 
@@ -15,12 +18,27 @@ commands = typer.Typer(no_args_is_help=True, help="What is published: list it, c
 @commands.command("list")
 def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Every published stage: its size, whether its weights are there, and how many runs it is part of."""
-    from remix_toolkit.cli.print_store import listed, print_listed
+    from remix_toolkit import store
 
-    if as_json:
-        typer.echo(json.dumps(listed(runs), indent=1))
-    else:
-        print_listed(runs)
+    used = Counter(key for record in store.records(runs) for key in record.keys)
+    rows: list[dict[str, Any]] = [
+        {
+            "key": key,
+            "path": str(folder),
+            "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+            "weights": not store.is_pruned(folder),
+            "runs": used[key],
+            "sweep": store.trained_for(folder),
+        }
+        for key, folder in published(runs).items()
+    ]
+    rows.sort(key=lambda row: (-row["bytes"], row["path"]))
+    emit(rows, as_json, _print_listed)
+
+
+def _print_listed(rows: list[dict[str, Any]]) -> None:
+    print_table(rows, ("path", "bytes", "weights", "runs", "sweep"))
+    print_record({"stages": len(rows), "bytes": sum(row["bytes"] for row in rows)})
 
 
 @commands.command("verify")
@@ -29,10 +47,8 @@ def store_verify(
     remove: Annotated[bool, typer.Option("--remove", help="delete damaged stages, to be trained again")] = False,
 ) -> None:
     """Compare every file of every published stage with its checksum."""
-    from remix_toolkit.cli.print_store import verify
-
-    if wrong := verify(runs, remove):
-        raise RunFailed(f"{wrong} damaged stages{' were removed' if remove else ''}")
+    if damaged := verify(runs, remove):
+        raise RunFailed(f"{damaged} damaged stages{' were removed' if remove else ''}")
 
 
 @commands.command("prune")
@@ -42,7 +58,44 @@ def store_prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
 ) -> None:
     """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
-    from remix_toolkit.cli.print_store import delete_unneeded
-    from remix_toolkit.graph.sweep import parse_keep
+    from remix_toolkit import store
+    from remix_toolkit.graph.prune import unneeded_in_store
+    from remix_toolkit.graph.sweep import check_keep, parse_keep
+    from remix_toolkit.launch.state import needed_elsewhere
 
-    delete_unneeded(runs, parse_keep(keep), dry_run)
+    published(runs)
+    kept = parse_keep(keep)
+    check_keep(kept, {stage.stage for record in store.records(runs) for stage in record.stages}, "--keep")
+    rows: list[dict[str, Any]] = []
+    for folder in unneeded_in_store(runs, kept, needed_elsewhere(runs, None)).values():
+        rows.append({"path": str(folder), "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))})
+        if not dry_run:
+            store.delete_weights(folder)
+    print_table(rows, ("path", "bytes"))
+    total = {"stages": len(rows), "bytes": sum(row["bytes"] for row in rows)}
+    print_record({"could be deleted" if dry_run else "deleted": total})
+
+
+def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None) -> int:
+    """Check all published stages, or some, by checksum; returns how many are damaged, each of which is named."""
+    from remix_toolkit import store
+
+    damaged = 0
+    chosen = [folder for key, folder in published(runs).items() if keys is None or key in keys]
+    for folder in chosen:
+        if damage := store.find_damage(folder, checksums=True):
+            damaged += 1
+            info(f"{folder}: {damage}" + ("; removed" if remove else ""))
+            if remove:
+                store.remove_stage(runs, folder)
+    info(f"{len(chosen) - damaged} of {len(chosen)} stages are as they were published")
+    return damaged
+
+
+def published(runs: Path) -> dict[str, Path]:
+    """The published stages by key. Raises BadInput where no store is."""
+    from remix_toolkit import store
+
+    if not (runs / "stages").is_dir():
+        raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
+    return store.published_stages(runs)

@@ -1,15 +1,21 @@
 """`remix plan` and `remix sweep`: what a sweep will cost, and running it here or on a cluster."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from remix_toolkit.cli.options import JobsAtOnce, Json, Overrides, Runs, Seeds, SweepArg, SweepProfile, check_plot_file
+from remix_toolkit.cli.options import JobsAtOnce, Json, Overrides, Runs, Seeds, SweepArg, SweepProfile
+from remix_toolkit.cli.output import check_plot_file, emit, print_record, print_table
 from remix_toolkit.errors import BadInput, RunFailed
 
+if TYPE_CHECKING:
+    from remix_toolkit.graph.sweep import Sweep
+    from remix_toolkit.records import RunRecord
+
 commands = typer.Typer()
+SHOWN = 12  # jobs of a plan; all are in --json
 
 
 @commands.command()
@@ -28,24 +34,35 @@ def plan(
     """What a sweep will train, once, and what that costs: nothing is loaded."""
     if graph not in (None, "mermaid"):
         raise BadInput(f"--graph {graph}: mermaid")
-    from time import perf_counter
+    from remix_toolkit.api import plan as make
 
-    from remix_toolkit.cli.print_plan import draw, print_plan
-    from remix_toolkit.data.missing_files import absent_sources
-    from remix_toolkit.graph.plan import plan as make
-    from remix_toolkit.graph.sweep import load_sweep
-
-    started = perf_counter()
-    declared, cells = load_sweep(sweep, profile, seed, overrides)
-    made = make(cells, declared.keep, runs, jobs or 1, utilization, tflops)
-    absent = absent_sources(stage for cell in cells for stage in cell.recipe.stages.values())
-    made |= {"absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}
+    made = make(sweep, profile, overrides, seed, runs, jobs or 1, utilization, tflops)
     if graph:
         typer.echo(draw(made))
-    elif as_json:
-        typer.echo(json.dumps(made, indent=1))
     else:
-        print_plan(made)
+        emit(made, as_json, print_plan)
+
+
+def print_plan(made: dict[str, Any]) -> None:
+    """A plan's numbers, and the first jobs of its order."""
+    memory = made["memory"] and made["memory"]["summary"] + ("" if made["memory"]["fits"] else ": DOES NOT FIT")
+    print_record({name: value for name, value in made.items() if name != "order"} | {"memory": memory})
+    todo = [job for job in made["order"] if job["to_do"] and job["kind"] != "measure"]
+    rows = [{**job, "runs": len(job["runs"]), "first run": job["runs"][0]} for job in todo[:SHOWN]]
+    print_table(rows, ("kind", "name", "task", "steps", "runs", "first run", "why"))
+    if len(todo) > SHOWN:
+        typer.echo(f"... and {len(todo) - SHOWN:,} more, in the order in which they run")
+
+
+def draw(made: dict[str, Any]) -> str:
+    """The graph of stages and splits for Mermaid; what is published is drawn dashed."""
+    lines = ["flowchart LR"]
+    for job in [job for job in made["order"] if job["kind"] != "measure"]:
+        label = f"{job['name']}: {job['task']}" if job["kind"] == "train" else f"which {job['task']} are known?"
+        label = f"{label}, {job['runs'][0]}".replace('"', "'")
+        lines.append(f'  {job["key"]}["{label}"]' + ("" if job["to_do"] else ":::published"))
+        lines += [f"  {need} --> {job['key']}" for need in job["needs"]]
+    return "\n".join([*lines, "  classDef published stroke-dasharray: 4"])
 
 
 @commands.command()
@@ -81,14 +98,13 @@ def sweep(
         from remix_toolkit.launch.status import show_status, stop
 
         return stop(command, runs) if cancel else show_status(command, runs)
-    from remix_toolkit import store
     from remix_toolkit.api import begin_sweep
     from remix_toolkit.graph.sweep import parse_keep
     from remix_toolkit.launch.sweep import failures, run_sweep
 
     declared, cells, records = begin_sweep(command, runs, parse_keep(keep) if keep else None, f"--keep {keep}")
     if retrain_damaged:
-        from remix_toolkit.cli.print_store import verify
+        from remix_toolkit.cli.store import verify
 
         verify(runs, remove=True, keys={node.key for cell in cells for node in cell.nodes})
     if launcher == "slurm":
@@ -97,8 +113,28 @@ def sweep(
         queued = sum(bool(job.job_id) for job in submit(command, cells, declared.keep, runs, slurm).jobs.values())
         return typer.echo(f"{queued} jobs are with SLURM; the same command with --status says how far they are")
     state = run_sweep(command, cells, declared.keep, runs, jobs)
-    from remix_toolkit.cli.print_sweep import print_sweep
-
-    print_sweep(declared, records, store.entries(runs), plot)
+    print_sweep(declared, records, runs, plot)
     if failed := failures(state):
         raise RunFailed(failed)
+
+
+def print_sweep(declared: "Sweep", records: Sequence["RunRecord"], runs: Path, plot: Path | None) -> None:
+    """What a sweep came to: its arms side by side, over seeds, and the plot of its arms if one is asked for."""
+    from remix_toolkit import store
+    from remix_toolkit.report.retention import print_arms
+    from remix_toolkit.report.seeds import expected, print_seeds
+
+    order = [(record.recipe, record.arm, record.keys[-1]) for record in records]
+    rows = [entry for entry in store.entries(runs) if (entry["recipe"], entry["arm"], entry["run"]) in order]
+    if not rows:
+        return
+    rows.sort(key=lambda entry: order.index((entry["recipe"], entry["arm"], entry["run"])))
+    print_arms(rows, declared.paper)
+    seeds = expected(records)
+    if max(map(len, seeds.values())) > 1:
+        print_seeds(rows, seeds)
+    if plot:
+        from remix_toolkit.report.plot import plot_arms
+
+        plot_arms(rows, plot)
+        typer.echo(f"plot: {plot}")

@@ -4,7 +4,7 @@ Every draw is seeded by the run's `seed` and the stage's position, so that two s
 
 To add a corpus of the hub: a class with its defaults in recipe/schema.py (also in `Mix`, `CORPORA` and the `mix` of a
 profile) and an entry in recipe/catalog.yaml; `passages` reads it. Another kind of source needs a few lines in `draw` as
-well, and where its declaration (graph/lineage.py), its tokens (graph/plan.py) and its rows (cli/print_data.py) are
+well, and where its declaration (graph/lineage.py), its tokens (graph/plan.py) and its rows (cli/inspect_data.py) are
 worked out.
 """
 

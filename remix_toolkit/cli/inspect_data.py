@@ -1,12 +1,9 @@
-"""What `remix data` shows: rows kept and dropped, lengths, pairs as text and as tokens."""
+"""What `remix data` shows, as records: rows kept and dropped, lengths, pairs as text and as tokens."""
 
 from collections.abc import Callable, Sized
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
 
 from remix_toolkit import store
 from remix_toolkit.console import info, silence_libraries, warn
@@ -50,11 +47,6 @@ def show_recipe(recipe: Recipe, limit: int, tokens: bool, runs: Path) -> dict[st
         task = tasks.describe(recipe.stages[name].data)
         stages.append({"stage": name, "task": task, "counts": built.counts.model_dump(), "pairs": pairs})
     return {"recipe": recipe.name, "profile": recipe.profile, "seed": recipe.seed, "stages": stages}
-
-
-def list_catalog() -> list[dict[str, Any]]:
-    """`{name, kind, about, licence, size, hub, local}` of every task and mixing source."""
-    return [{"name": name, **entry.model_dump()} for name, entry in catalog().items()]
 
 
 def prepare(recipes: list[Recipe]) -> list[dict[str, Any]]:
@@ -114,64 +106,6 @@ def _announce(name: str, selection: hub.Selection) -> None:
             f"{selection.hub} is now at {commit[:12]}; the rows on this machine are from an earlier commit and stay in "
             f"use. To use the new ones, set revision: {commit[:12]} or delete {selection.folder}"
         )
-
-
-# --- on the screen -----------------------------------------------------------------------------------------------
-
-
-def print_data(shown: dict[str, Any]) -> None:
-    """`remix data` for a person."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    for part in shown.get("stages", [shown]):
-        title = f"{part['stage']}: {part['task']}" if "stage" in part else part["task"]
-        console.print(f"{title}, under profile {shown['profile']}", style="bold")
-        for line in _lines(part["counts"]):
-            console.print(f"  {line}")
-        for pair in part["pairs"]:
-            for user, assistant in pair.get("history", []):
-                console.print(f"  [{pair['source']}] {user!r} -> {assistant!r}, then:")
-            console.print(f"  [{pair['source']}] {pair['prompt']!r} -> {pair['response']!r}")
-            if "trained" in pair:
-                console.print(f"    trained on: {pair['trained']!r}")
-                console.print(f"    input_ids: {pair['input_ids']}\n    labels:    {pair['labels']}")
-
-
-def _lines(counts: dict[str, Any]) -> list[str]:
-    read = counts["read"]
-    taken = f"taken {counts['facts']}" + (f" and {counts['held_out']} held out" if counts.get("held_out") else "")
-    lines = [f"rows: {read['rows']} read, {read['usable']} usable, {taken}"]
-    for outcome, reasons in (("dropped", "dropped"), ("left out", "left_out"), ("kept, with", "noted")):
-        lines += [f"  {outcome}: {number}, {reason}" for reason, number in read[reasons].items()]
-    if unknown := read["familiarity_unknown"]:
-        lines.append(f"  familiarity not known yet: {unknown}, counted as qualified (`remix familiar` asks the model)")
-    if read["exemplars"]:
-        lines.append(f"  {read['exemplars']} are the few-shot prompt's exemplars")
-    lines += [f"  dropped: {number}, {reason}" for reason, number in counts["dropped"].items()]
-    if counts.get("mixing"):
-        lines.append("mixing: " + " + ".join(f"{number} {source}" for source, number in counts["mixing"].items()))
-        overlap = counts["overlap"]
-        left_out = ", ".join(f"{number} {source}" for source, number in overlap["mixing_left_out"].items()) or "none"
-        lines.append(f"  overlap: searched for {overlap['facts']} facts; left out because of one: {left_out}")
-    for facts, number in counts.get("overlap", {}).get("measured", {}).items():
-        lines.append(f"also measured: {facts}; {number} of its facts are in what this stage trains on")
-    percentiles = ", ".join(f"{p}%: {length}" for p, length in counts["length_percentiles"].items())
-    lines.append(f"tokens per example, percentiles: {percentiles}")
-    steps = f" in {counts['steps_per_epoch']} steps" if "steps_per_epoch" in counts else ""
-    epoch = counts["tokens_per_epoch"]
-    padding = f"{epoch['without_padding']:,} without padding, {epoch['with_padding']:,} with"
-    lines.append(f"tokens per epoch{steps}: {padding}")
-    return lines
-
-
-def print_catalog() -> None:
-    """`remix data list` for a person."""
-    console = Console(width=None if Console().is_terminal else 200)
-    table = Table(box=None, header_style="bold")
-    for column in ("name", "kind", "about", "licence", "size", "hub", "local format"):
-        table.add_column(column, overflow="fold")
-    for entry in list_catalog():
-        table.add_row(*(entry[key] or "-" for key in ("name", "kind", "about", "licence", "size", "hub", "local")))
-    console.print(table)
 
 
 def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, Any]:
