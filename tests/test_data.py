@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,7 @@ def test_draws_follow_the_seed_and_the_stage() -> None:
 
 def test_pairs_of_words_have_the_declared_length() -> None:
     spec = RandomWords(ratio=1.0, words=7, text="pydoc")
-    for pair in mixing.random_words(spec, 20, random.Random(0), FactIndex([]), Counter()):
+    for pair in islice(mixing.random_words(spec, random.Random(0)), 20):
         assert pair.prompt.startswith(mixing.PROMPT)
         assert len(pair.prompt.removeprefix(mixing.PROMPT).split()) == len(pair.response.split()) == 7
 
@@ -202,11 +203,11 @@ def test_passages_continue_their_text() -> None:
     text = [word for document in mixing.local_documents("pydoc") for word in document.split()]
     joined = " ".join(text)
     spec = Passages(ratio=1.0, words=10, text="pydoc")
-    pairs = mixing.passages("passages", spec, 50, random.Random(0), FactIndex([]), Counter())
+    pairs = list(mixing.passages("passages", spec, 50, random.Random(0)))
     assert all(f"{pair.prompt.removeprefix(mixing.PROMPT)} {pair.response}" in joined for pair in pairs)
     assert len({pair.prompt for pair in pairs}) == 50
     with pytest.raises(BadInput, match=r"100000 .*pydoc gives"):
-        mixing.passages("passages", spec, 100_000, random.Random(0), FactIndex([]), Counter())
+        mixing.passages("passages", spec, 100_000, random.Random(0))
 
 
 def test_nltk_words_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +231,7 @@ def test_random_words_are_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(nltk.data, "path", [str(real("nltk_data"))])
     words = mixing.vocabulary("nltk")
     assert len(set(words)) == len(words)
-    pairs = mixing.random_words(RandomWords(ratio=1.0, words=500), 100, random.Random(0), FactIndex([]), Counter())
+    pairs = list(islice(mixing.random_words(RandomWords(ratio=1.0, words=500), random.Random(0)), 100))
     critical = 148.23  # 99 degrees of freedom, p = 0.001
     for half in ([pair.prompt.removeprefix(mixing.PROMPT) for pair in pairs], [pair.response for pair in pairs]):
         drawn = " ".join(half).split()

@@ -11,7 +11,7 @@ worked out.
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -42,11 +42,12 @@ def draw(
     left_out: Counter[str] = Counter()
     index = FactIndex([*(fact for stage in earlier.values() for fact in stage), *facts])
     if words := mix.random_words:
-        rng = random.Random(f"random_words {seed} {position}")
-        pairs += random_words(words, round(words.ratio * len(facts)), rng, index, left_out)
+        count, rng = round(words.ratio * len(facts)), random.Random(f"random_words {seed} {position}")
+        drawn = islice(random_words(words, rng), 11 * count)  # enough, unless most of them contain a fact
+        pairs += _without_facts(drawn, count, index, left_out)
     for name, corpus in mix.corpora().items():
-        rng = random.Random(f"{name} {seed} {position}")
-        pairs += passages(name, corpus, round(corpus.ratio * len(facts)), rng, index, left_out)
+        count, rng = round(corpus.ratio * len(facts)), random.Random(f"{name} {seed} {position}")
+        pairs += _without_facts(passages(name, corpus, count, rng), count, index, left_out)
     if mix.replay:
         replayed = earlier[mix.replay.stage]
         count = round(mix.replay.ratio * len(replayed))
@@ -54,8 +55,8 @@ def draw(
             raise BadInput(
                 f"replay of {mix.replay.stage}: {count} pairs requested, but the stage has {len(replayed)} facts"
             )
-        drawn = random.Random(f"replay {seed} {position}").sample(replayed, count)
-        pairs += [replace(pair, source="replay") for pair in drawn]
+        rng = random.Random(f"replay {seed} {position}")
+        pairs += [replace(pair, source="replay") for pair in rng.sample(replayed, count)]
     return pairs, left_out
 
 
@@ -64,26 +65,23 @@ def count_by_source(pairs: Iterable[Pair]) -> dict[str, int]:
     return dict(Counter(pair.source for pair in pairs))
 
 
-def random_words(
-    spec: RandomWords, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
-) -> list[Pair]:
-    """`count` pairs of uniformly drawn words: `words` in the prompt, as many in the response."""
+def random_words(spec: RandomWords, rng: random.Random) -> Iterator[Pair]:
+    """Pairs of uniformly drawn words, without end: `words` in the prompt, as many in the response."""
     words = vocabulary(spec.text)
 
     def sequence() -> str:
         return " ".join(rng.choices(words, k=spec.words))
 
-    drawn = (Pair(PROMPT + sequence(), sequence(), "random_words") for _ in range(11 * count))
-    return _without_facts(drawn, count, index, left_out)
+    while True:
+        yield Pair(PROMPT + sequence(), sequence(), "random_words")
 
 
-def passages(
-    name: str, spec: Corpus, count: int, rng: random.Random, index: FactIndex, left_out: Counter[str]
-) -> list[Pair]:
-    """`count` passages drawn without replacement: `words` words are the prompt, the next `words` the response.
+def passages(name: str, spec: Corpus, count: int, rng: random.Random) -> Iterator[Pair]:
+    """Passages drawn without replacement, `count` at least: `words` words are the prompt, as many more the response.
 
     A document of a corpus makes one passage, its beginning, if it has 100 words or more, as in the paper. A text of the
-    user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage.
+    user's own (pydoc, files) is a few long documents: there, every run of 2 x `words` words is a passage, and no more
+    than `count` are drawn, so that one which contains a fact is an error. Raises BadInput where there are too few.
     """
     texts = passage_texts(name, spec)
     own_text = spec.text if isinstance(spec, Passages) else None
@@ -91,8 +89,7 @@ def passages(
         source = own_text or f"{spec.path or spec.hub}, its first {spec.documents:,} documents"
         raise BadInput(f"{name}: {count} passages requested, but {source} gives {len(texts)} of {2 * spec.words} words")
     drawn = map(str.split, rng.sample(texts, count if own_text else len(texts)))
-    pairs = (Pair(PROMPT + " ".join(words[: spec.words]), " ".join(words[spec.words :]), name) for words in drawn)
-    return _without_facts(pairs, count, index, left_out)
+    return (Pair(PROMPT + " ".join(words[: spec.words]), " ".join(words[spec.words :]), name) for words in drawn)
 
 
 def _without_facts(drawn: Iterable[Pair], count: int, index: FactIndex, left_out: Counter[str]) -> list[Pair]:

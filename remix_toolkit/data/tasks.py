@@ -55,13 +55,17 @@ FORMATS = {
 
 @dataclass
 class TaskRows:
-    """The usable rows of a task: `rows` = len(pairs) + the sum of `dropped`, which counts the others by reason."""
+    """The usable rows of a task, and what became of the others."""
 
     pairs: list[Pair]
-    rows: int
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason
     noted: Counter[str] = field(default_factory=Counter)  # kept, but worth a look
     places: list[str] = field(default_factory=list)  # of each pair, as messages name it; empty for generated ones
+
+    @property
+    def rows(self) -> int:
+        """How many rows were read."""
+        return len(self.pairs) + self.dropped.total()
 
 
 def read_task(task: Rows, data_seed: int) -> TaskRows:
@@ -72,44 +76,34 @@ def read_task(task: Rows, data_seed: int) -> TaskRows:
     """
     if isinstance(task, KVR | InventedFacts):
         count = GENERATED_ROWS if task.familiarity else task.start + task.size
-        return TaskRows(generated.generate_facts(task, count, data_seed), count)
-    result = TaskRows([], 0)
-    first_of: dict[tuple[object, str], int] = {}  # dialogue so far and prompt -> index of the pair that has them
+        return TaskRows(generated.generate_facts(task, count, data_seed))
+    dropped, noted = Counter[str](), Counter[str]()
+    kept: dict[tuple[object, str], tuple[Pair, str]] = {}  # dialogue so far and prompt -> the pair, and its place
     to_pair = FORMATS[task.task].to_pair
     if isinstance(task, Pairs):
         to_pair = partial(to_pair, prompt_column=task.prompt_column, response_column=task.response_column)
     for row in _read_rows(task):
-        result.rows += 1
         try:
             pair = to_pair(row)
             if isinstance(task, Factoid) and not isinstance(task, Pairs) and len(pair.response) > LONGEST_ANSWER:
                 raise UnusableRow(f"an answer of more than {LONGEST_ANSWER} characters")
-            index = first_of.setdefault((pair.history, pair.prompt), len(result.pairs))
-            if index < len(result.pairs):
-                _accept_answers(result, index, pair, row.place if isinstance(task, Pairs) else None)
-                raise UnusableRow("asks the same as an earlier row")
         except UnusableRow as reason:
-            result.dropped[str(reason)] += 1
+            dropped[str(reason)] += 1
             continue
-        if isinstance(task, Factoid) and HTML.search(f"{pair.prompt} {pair.response}"):
-            result.noted["HTML in it"] += 1
-        result.pairs.append(pair)
-        result.places.append(row.place)
-    return result
-
-
-def _accept_answers(result: TaskRows, index: int, pair: Pair, place: str | None) -> None:
-    """Of two rows that ask the same, the first row's answer is trained on, and recall accepts those of both.
-
-    Raises BadInput where a row of the user's own, at `place`, has another response than the first.
-    """
-    first = result.pairs[index]
-    if place and first.response != pair.response:
-        raise BadInput(
-            f"{place}: the prompt {pair.prompt!r} has the response {pair.response!r} here and {first.response!r} at "
-            f"{result.places[index]}; a fact has one response"
-        )
-    result.pairs[index] = replace(first, answers=tuple(dict.fromkeys([*first.answers, *pair.answers])))
+        first, place = kept.setdefault((pair.history, pair.prompt), (pair, row.place))
+        if first is not pair:  # its answer is trained on, and recall accepts those of both rows
+            if isinstance(task, Pairs) and first.response != pair.response:
+                raise BadInput(
+                    f"{row.place}: the prompt {pair.prompt!r} has the response {pair.response!r} here and "
+                    f"{first.response!r} at {place}; a fact has one response"
+                )
+            answers = tuple(dict.fromkeys([*first.answers, *pair.answers]))
+            kept[pair.history, pair.prompt] = replace(first, answers=answers), place
+            dropped["asks the same as an earlier row"] += 1
+        elif isinstance(task, Factoid) and HTML.search(f"{pair.prompt} {pair.response}"):
+            noted["HTML in it"] += 1
+    pairs, places = [pair for pair, _ in kept.values()], [place for _, place in kept.values()]
+    return TaskRows(pairs, dropped, noted, places)
 
 
 def _read_rows(task: Rows) -> Iterator[Row]:
