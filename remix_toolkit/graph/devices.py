@@ -3,21 +3,32 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.yaml_file import load_mapping
 
+Count = Annotated[int, Field(gt=0, strict=True)]
 
-@dataclass(frozen=True)
-class Launch:
-    """What an accelerate config launches."""
 
-    processes: int = 1  # on all machines together
-    machines: int = 1
-    fsdp: bool = False
+class Launch(BaseModel, frozen=True):
+    """What an accelerate config launches, of those that the toolkit runs under; by default, one process."""
+
+    num_processes: Count = 1  # on all machines together
+    num_machines: Count = 1
+    mixed_precision: Literal["no"] = "no"  # the recipe's `precision` decides
+    distributed_type: str = "NO"
+    fsdp_config: dict[str, Any] = {}
+
+    @property
+    def fsdp(self) -> bool:
+        """Are the weights sharded?"""
+        return self.distributed_type == "FSDP"
 
 
 def launch_of(recipe: Recipe) -> Launch:
@@ -31,22 +42,12 @@ def launch_of(recipe: Recipe) -> Launch:
     file = Path(recipe.accelerate_config)
     if not file.exists():
         raise BadInput(f"accelerate_config: {file}: no such file (paths are relative to {Path.cwd()})")
-    config, locations = load_mapping(file)
-    if config.get("mixed_precision", "no") != "no":
-        at = locations[("mixed_precision",)]
-        raise BadInput(
-            f"{at}: mixed_precision: is {config['mixed_precision']!r}; set it to 'no': the recipe's `precision` decides"
-        )
-    counts: list[int] = [config.get(name, 1) for name in ("num_processes", "num_machines")]
-    if not all(isinstance(count, int) and count > 0 for count in counts):
-        raise BadInput(f"{locations[()]}: num_processes and num_machines are whole numbers from 1, not {counts}")
-    fsdp = config.get("distributed_type") == "FSDP"
-    version = (config.get("fsdp_config") or {}).get("fsdp_version")
-    if fsdp and version != 2:
+    launch = validate(Launch, *load_mapping(file), str(file))
+    if launch.fsdp and (version := launch.fsdp_config.get("fsdp_version")) != 2:
         raise BadInput(f"{file}: fsdp_config.fsdp_version: is {version!r}; 2 is expected")
-    if fsdp and recipe.quantization:
+    if launch.fsdp and recipe.quantization:
         raise BadInput(f"quantization: a quantized base cannot be sharded, and {file} says FSDP; use one GPU for it")
-    return Launch(counts[0], counts[1], fsdp)
+    return launch
 
 
 def check_all(recipes: Iterable[Recipe]) -> None:
@@ -59,13 +60,13 @@ def check_all(recipes: Iterable[Recipe]) -> None:
 def count(recipe: Recipe) -> int:
     """How many devices one stage runs on: its processes on this machine."""
     launch = launch_of(recipe)
-    return max(1, launch.processes // launch.machines)
+    return max(1, launch.num_processes // launch.num_machines)
 
 
 def command(recipe: Recipe, arguments: Sequence[str]) -> list[str]:
     """The command line that starts `remix_toolkit.stage` under the recipe's launcher; it ends with this process."""
     config = str(recipe.accelerate_config)
-    if launch_of(recipe).machines > 1:
+    if launch_of(recipe).num_machines > 1:
         raise BadInput(
             f"{config}: spans several machines; start accelerate on each of them by hand (its first lines say how)"
         )

@@ -5,10 +5,10 @@ published stage; nothing waits for it. `split` asks the base model which facts o
 stage that needs to know. Nothing is loaded here; keys are hashes of declarations.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
@@ -41,12 +41,9 @@ class Job:
 class Loading(Protocol):
     """A job as far as weights are concerned: one of the graph, or one of a sweep's state on disk."""
 
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def loads(self) -> Collection[str]: ...
+    kind: Kind
+    name: str
+    loads: Any  # keys of stages
 
 
 def measure_key(stage: str) -> str:

@@ -42,7 +42,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     if shape is None or recipe.parameters is None:
         return None
     launch = launch_of(recipe)
-    sharded, processes = launched or (launch.fsdp, launch.processes)
+    sharded, processes = launched or (launch.fsdp, launch.num_processes)
     share = processes if sharded else 1
     base = recipe.parameters
     adapter = _adapter_weights(recipe.adapter, shape) if recipe.adapter else 0.0
@@ -81,25 +81,18 @@ def describe(memory: Memory, checkpointing: bool) -> str:
 
 
 def advice(memory: Memory | None, checkpointing: bool, per_device: int) -> str:
-    """What helps where a device's memory ran out, what helps most first, with the numbers as far as they are known."""
-    knobs: list[tuple[float, str]] = []
-    known = memory or Memory(0, 0, 0, 0, 0)
+    """What helps where a device's memory ran out; the estimate beside it, where there is one."""
+    knobs = []
     if not checkpointing:
-        saved = known.activations - known.checkpointed
-        knobs.append((saved, "train.activation_checkpointing=true computes them again, for a third of the speed"))
+        knobs.append("train.activation_checkpointing=true computes activations again, for a third of the speed")
     if per_device > 1:
-        kept = known.checkpointed if checkpointing else known.activations
-        what = (
-            f"train.per_device_train_batch_size={per_device // 2} keeps half of the activations, and the global batch"
-        )
-        knobs.append((kept / 2, what))
-    knobs.append((known.optimizer * 3 / 4, "train.optim=adamw_8bit keeps the optimizer's state in 8 bits"))
-    knobs.append((known.gradients + known.optimizer, "an adapter (adapter={r: 16}) trains few weights"))
-    knobs.append((known.weights / 2, "more GPUs, each with its share: another accelerate_config"))
-    listed = sorted(knobs, key=lambda knob: -knob[0])
+        half = f"train.per_device_train_batch_size={per_device // 2}"
+        knobs.append(f"{half} keeps half of the activations, and the global batch")
+    knobs.append("train.optim=adamw_8bit keeps the optimizer's state in 8 bits")
+    knobs.append("an adapter (adapter={r: 16}) trains few weights")
+    knobs.append("more GPUs, each with its share: another accelerate_config")
     estimated = f" The estimate was {describe(memory, checkpointing)}." if memory else ""
-    lines = [f"  {what}" + (f" (about {saved / GB:.1f} GB less)" if saved else "") for saved, what in listed]
-    return f"out of memory on the device.{estimated} What helps:\n" + "\n".join(lines)
+    return f"out of memory on the device.{estimated} What helps:\n" + "\n".join(f"  {knob}" for knob in knobs)
 
 
 def _layer(shape: Shape, half: float, full: float) -> float:

@@ -47,7 +47,7 @@ def plan(
     cost = costs(jobs)
     stages = {key: job for key, job in jobs.items() if job.kind == "train"}
     training = [key for key in stages if key in todo]
-    flops = _sum(cost[key].flops for key in todo)
+    flops = _sum(cost[key].flops for key in jobs if key in todo)
     on_gpus = all(job.cells[0].recipe.base != "tiny" for job in jobs.values())
     published = published_declarations(runs)
     return {
@@ -67,7 +67,7 @@ def plan(
         "gpu_hours": flops / (tflops * 1e12 * utilization) / 3600 if flops is not None and on_gpus else None,
         "utilization": utilization,
         "tflops": tflops,
-        "memory": _memory(stages),
+        "memory": max(filter(None, map(_memory, stages.values())), key=lambda one: one["bytes"], default=None),
         "devices_per_stage": sorted({devices.count(job.cells[0].recipe) for job in stages.values()}),
         "disk_peak_bytes": peak(jobs, todo, keep, at_once),
         "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
@@ -103,33 +103,31 @@ def _sum(values: Iterable[float | None]) -> Any:
     return None if None in known else sum(value for value in known if value is not None)
 
 
-def _memory(stages: dict[str, Job]) -> dict[str, Any] | None:
-    """Of the stage that takes the most: bytes on each of its devices, and whether that fits; None if not known."""
-    estimates = []
-    for job in stages.values():
-        recipe = job.cells[0].recipe
-        pairs = _pairs(recipe, recipe.stages[job.name])
-        if pairs is None or recipe.device_gb is None:
-            continue
-        train, instructions = recipe.stages[job.name].train, not isinstance(recipe.stages[job.name].data, Factoid)
-        longest = min(max_length(train), LONGEST * max(tokens for _, tokens, _ in pairs))
-        needed = memory.estimate(recipe, job.name, max_length(train) if instructions else round(longest))
-        if needed:
-            checkpointing = train.get("activation_checkpointing")
-            if checkpointing is None:
-                checkpointing = memory.needs_checkpointing(needed, recipe.device_gb * memory.GB)
-            estimates.append((needed.total(checkpointing), checkpointing, needed, job, recipe.device_gb))
-    if not estimates:
+def _memory(job: Job) -> dict[str, Any] | None:
+    """Of a stage: bytes on each of its devices, and whether that fits; None if not known."""
+    recipe = job.cells[0].recipe
+    stage = recipe.stages[job.name]
+    pairs = _pairs(recipe, stage)
+    if pairs is None or recipe.device_gb is None:
         return None
-    total, checkpointing, needed, job, device_gb = max(estimates, key=lambda one: one[0])
+    length = max_length(stage.train)
+    if isinstance(stage.data, Factoid):
+        length = round(min(length, LONGEST * max(tokens for _, tokens, _ in pairs)))
+    needed = memory.estimate(recipe, job.name, length)
+    if needed is None:
+        return None
+    device_bytes = recipe.device_gb * memory.GB
+    checkpointing = stage.train.get("activation_checkpointing")
+    if checkpointing is None:
+        checkpointing = memory.needs_checkpointing(needed, device_bytes)
     return {
         "stage": f"{job.name} ({job.runs[0]})",
-        "precision": job.cells[0].recipe.precision,
-        "bytes": round(total),
+        "precision": recipe.precision,
+        "bytes": round(needed.total(checkpointing)),
         "parts": {name: round(value) for name, value in asdict(needed).items()},
         "activation_checkpointing": checkpointing,
-        "device_bytes": round(device_gb * memory.GB),
-        "fits": total <= (1 - memory.HEADROOM) * device_gb * memory.GB,
+        "device_bytes": round(device_bytes),
+        "fits": needed.total(checkpointing) <= (1 - memory.HEADROOM) * device_bytes,
         "summary": memory.describe(needed, checkpointing),
     }
 
@@ -148,10 +146,7 @@ def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
     """Each job's cost, in the graph's order."""
     by_job: dict[str, Cost] = {}
     for key, job in jobs.items():
-        if job.kind == "train":
-            by_job[key] = _training(job, by_job)
-        else:
-            by_job[key] = _measuring(job) if job.kind == "measure" else _split(job)
+        by_job[key] = _training(job, by_job) if job.kind == "train" else _asking(job)
     return by_job
 
 
@@ -183,45 +178,33 @@ def _training(job: Job, before: dict[str, Cost]) -> Cost:
     return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
 
 
-def _measuring(job: Job) -> Cost:
-    """One pass over all facts that are asked; other measurements are small beside it."""
+def _asking(job: Job) -> Cost:
+    """Of a split, if all rows qualify; of a measurement, one pass over all facts: others are small beside it."""
     recipe = job.cells[0].recipe
-    names = list(recipe.stages)[: recipe.position(job.name) + 1]
-    lists = [recipe.stages[name].data for name in names if isinstance(recipe.stages[name].data, Factoid)]
-    lists += recipe.stages[job.name].recall
-    tokens = sum((rows.size or 0) * _tokens(recipe, rows) for rows in lists)
-    return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
-
-
-def _split(job: Job) -> Cost:
-    recipe = job.cells[0].recipe
-    assert job.task
-    if job.rows is None:
-        return Cost(None, None, None)
-    tokens = job.rows * FEW_SHOT_PAIRS * _tokens(recipe, job.task)  # if all qualify; more are asked where some do not
-    return Cost(None, tokens, recipe.parameters and 2 * recipe.parameters * tokens)
+    tokens: float | None
+    if job.task:
+        tokens = None if job.rows is None else job.rows * FEW_SHOT_PAIRS * _lengths(recipe, job.task)[0]
+    else:
+        stages = list(recipe.stages.values())[: recipe.position(job.name) + 1]
+        lists = [stage.data for stage in stages if isinstance(stage.data, Factoid)] + stages[-1].recall
+        tokens = sum((rows.size or 0) * _lengths(recipe, rows)[0] for rows in lists)
+    return Cost(None, tokens, tokens and recipe.parameters and 2 * recipe.parameters * tokens)
 
 
 def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | None:
     """(how many, tokens of each, trained ones): the stage's own pairs and each mixing source. None: not declared."""
-    size = _size(stage.data)
-    if size is None:
+    if (size := _size(stage.data)) is None:
         return None
-    pairs = [(size, _tokens(recipe, stage.data), _trained(recipe, stage.data))]
-    if stage.mix.random_words:
-        words = stage.mix.random_words
-        length = WORD.get(words.text, 8.0)  # the words of a vocabulary are longer than those of its text
-        half = words.words * length
-        pairs.append((round(words.ratio * size), _of(recipe, INSTRUCTION + 2 * half), EOS + _of(recipe, half, 0)))
-    for corpus in stage.mix.corpora().values():
-        half = corpus.words * WORD["text"]
-        pairs.append((round(corpus.ratio * size), _of(recipe, INSTRUCTION + 2 * half), EOS + _of(recipe, half, 0)))
+    pairs = [(size, *_lengths(recipe, stage.data))]
+    halves = [(corpus.ratio, corpus.words * WORD["text"]) for corpus in stage.mix.corpora().values()]
+    if words := stage.mix.random_words:  # the words of a vocabulary are longer than those of its text
+        halves.insert(0, (words.ratio, words.words * WORD.get(words.text, 8.0)))
+    pairs += [(round(ratio * size), *_tokens(recipe, INSTRUCTION + half, half)) for ratio, half in halves]
     if stage.mix.replay:
         replayed = recipe.stages[stage.mix.replay.stage].data
         if (facts := _size(replayed)) is None:
             return None
-        again = round(stage.mix.replay.ratio * facts)
-        pairs.append((again, _tokens(recipe, replayed), _trained(recipe, replayed)))
+        pairs.append((round(stage.mix.replay.ratio * facts), *_lengths(recipe, replayed)))
     return pairs
 
 
@@ -232,16 +215,14 @@ def _size(rows: Rows) -> int | None:
     return rows.size
 
 
-def _tokens(recipe: Recipe, rows: Rows) -> float:
-    return _of(recipe, sum(catalog()[rows.task].characters))
+def _lengths(recipe: Recipe, rows: Rows) -> tuple[float, float]:
+    return _tokens(recipe, *catalog()[rows.task].characters)
 
 
-def _trained(recipe: Recipe, rows: Rows) -> float:
-    return EOS + _of(recipe, catalog()[rows.task].characters[1], 0)
-
-
-def _of(recipe: Recipe, characters: float, more: int = FORMAT) -> float:
-    return more + characters / CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)
+def _tokens(recipe: Recipe, prompt: float, response: float) -> tuple[float, float]:
+    """Tokens of a pair with so many characters, and of what is trained of it."""
+    characters = CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)
+    return FORMAT + (prompt + response) / characters, EOS + response / characters
 
 
 def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: int = 1) -> int | None:

@@ -1,7 +1,9 @@
 """Why a stage is new: in what its declaration differs from the nearest published stage's."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,9 @@ def published_declarations(runs: Path) -> dict[int, list[Declared]]:
     """The declarations of all published stages, by how many stages each is made of; an unreadable one is left out."""
     declarations: dict[int, list[Declared]] = {}
     for folder in store.published_stages(runs).values():
-        try:
-            record = StageRecord.read(folder / "stage.json")
-        except BadInput:  # whatever needs the stage says so; here it only cannot be compared with
-            continue
-        stages = record.declaration.get("stages", [])
-        declarations.setdefault(len(stages), []).append(dict(_flatten(record.declaration)))
+        with suppress(BadInput):  # whatever needs the stage says so; here it only cannot be compared with
+            declaration = StageRecord.read(folder / "stage.json").declaration
+            declarations.setdefault(len(declaration.get("stages", [])), []).append(_dotted(declaration))
     return declarations
 
 
@@ -33,32 +32,27 @@ def why_new(
 
     `stages` are the names of the stages that the declaration is made of; it is compared with as many.
     """
-    declared = dict(_flatten(declaration))
+    declared = _dotted(declaration)
     candidates = published.get(len(stages), [])
     if not candidates:
         return None
     nearest = min(candidates, key=lambda other: len(declared.items() ^ other.items()))
     changed = [key for key in {**nearest, **declared} if nearest.get(key) != declared.get(key)]
-    values = [(nearest.get(key, "not set"), declared.get(key, "not set")) for key in changed]
-    shown = [f"{_named(key, stages)} {old} -> {new}" for key, (old, new) in zip(changed, values, strict=True)]
-    more = f", and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-    return ", ".join(shown[:SHOWN]) + more or "its weights were deleted"
+    shown = []
+    for key in changed[:SHOWN]:
+        name = re.sub(r"^stages\.(\d+)", lambda number: f"stages.{stages[int(number[1])]}", key)
+        shown.append(f"{name} {nearest.get(key, 'not set')} -> {declared.get(key, 'not set')}")
+    more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return ", ".join(shown) + more or "its weights were deleted"
 
 
-def _flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+def _dotted(declaration: Mapping[str, Any]) -> Declared:
+    return dict(_flatten({**declaration, "stages": dict(enumerate(declaration.get("stages", [])))}))
+
+
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):  # an empty one gives nothing: no mixing is not a setting
         for key, below in value.items():
-            yield from _flatten(below, (*path, str(key)))
-    elif path == ("stages",):
-        for number, stage in enumerate(value):
-            yield from _flatten(stage, (*path, str(number)))
+            yield from _flatten(below, f"{path}.{key}" if path else str(key))
     else:
-        yield ".".join(path), json.dumps(value)
-
-
-def _named(key: str, stages: Sequence[str]) -> str:
-    """`stages.stage1.data.size` of `stages.0.data.size`."""
-    parts = key.split(".")
-    if parts[0] == "stages":
-        parts[1] = stages[int(parts[1])]
-    return ".".join(parts)
+        yield path, json.dumps(value)
