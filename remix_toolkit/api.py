@@ -37,18 +37,13 @@ Folders = dict[str, Path]  # stage -> its published model directory, in the orde
 
 
 def load_recipe(
-    recipe: str | Path,
-    profile: str = "tiny",
-    settings: Settings = None,
-    seed: int | None = None,
-    until: str | None = None,
+    recipe: str | Path, profile: str = "tiny", settings: Settings = None, seed: int | None = None
 ) -> Recipe:
     """A recipe, resolved and checked: a file, or the name of one (`remix recipes` lists those of the package).
 
-    `profile` is a profile's name or its file; the data of stages after `until` need not be there. Raises BadInput for
-    each mistake, with its file, line and key.
+    `profile` is a profile's name or its file. Raises BadInput for each mistake, with its file, line and key.
     """
-    return load.load_recipe(recipe, profile, _overrides(settings), seed, until=until)
+    return load.load_recipe(recipe, profile, _overrides(settings), seed)
 
 
 def run(recipe: Recipe, runs: str | Path = "runs", stage: str | None = None) -> Folders:

@@ -27,7 +27,7 @@ def run(
     from remix_toolkit.report.retention import print_matrices
 
     overrides = [*(overrides or []), *([f"accelerate_config={json.dumps(accelerate)}"] if accelerate else [])]
-    resolved = api.load_recipe(recipe, profile, overrides, seed, until=stage)
+    resolved = api.load_recipe(recipe, profile, overrides, seed)
     *_, folder = api.run(resolved, runs, stage).values()
     run_of = (resolved.name, resolved.name, resolved.profile, resolved.seed, folder.name.rpartition("-")[2])
     names = ("recipe", "arm", "profile", "seed", "run")

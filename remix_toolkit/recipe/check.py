@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe, Rows, Source
+from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe
 from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -27,31 +27,8 @@ def validate(model: type[M], tree: dict[str, Any], locations: Locations, origin:
         mistakes = list(_recipe_mistakes(valid)) if isinstance(valid, Recipe) else []
         if not mistakes:
             return valid
-    raise _bad_input(mistakes, locations, origin)
-
-
-def check_paths(recipe: Recipe, until: str | None, locations: Locations, origin: str) -> None:
-    """Refuse data without a path where only a local copy exists, in the stages up to `until` (all, if that is None)."""
-    end = len(recipe.stages) if until is None else recipe.position(until) + 1
-    mistakes: list[Mistake] = []
-    for name, stage in list(recipe.stages.items())[:end]:
-        listed: list[tuple[Key, Rows]] = [(("data",), stage.data)]
-        listed += [(("recall", index), rows) for index, rows in enumerate(stage.recall)]
-        mistakes += [(("stages", name, *key, "path"), what) for key, rows in listed if (what := missing_path(rows))]
-    if mistakes:
-        raise _bad_input(mistakes, locations, origin)
-
-
-def missing_path(rows: Rows) -> str | None:
-    """What is wrong if these rows have no `path` and are not on the hub either, or None."""
-    if isinstance(rows, Source) or getattr(rows, "path", "") is not None:
-        return None
-    return f"is missing; expected: {catalog()[rows.task].local}"
-
-
-def _bad_input(mistakes: list[Mistake], locations: Locations, origin: str) -> BadInput:
     lines = [f"{location_of(locations, key, origin)}: {dotted(key)}: {message}" for key, message in mistakes]
-    return BadInput("\n".join(dict.fromkeys(lines)))
+    raise BadInput("\n".join(dict.fromkeys(lines)))
 
 
 def _mistake(error: Any, tree: Any) -> Mistake:
@@ -63,7 +40,8 @@ def _mistake(error: Any, tree: Any) -> Mistake:
             key.append(part)
             node = node[part]
     if kind == "missing":
-        return (*key, loc[-1]), "is missing"
+        expected = f"; expected: {catalog()[node['task']].local}" if loc[-1] == "path" else ""
+        return (*key, loc[-1]), f"is missing{expected}"
     if kind == "union_tag_invalid":
         tag = error["ctx"]["tag"]
         what = "instructions have no recall; the stage that trains on them reports the loss on held-out rows"

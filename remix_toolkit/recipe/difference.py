@@ -13,7 +13,7 @@ from typing import Any
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.draft import KEPT_WITH_A_NEW_TASK
-from remix_toolkit.recipe.load import find_recipe, resolve
+from remix_toolkit.recipe.load import find_recipe, load_recipe
 from remix_toolkit.recipe.schema import TASKS, Recipe
 from remix_toolkit.recipe.yaml_file import read_text
 
@@ -103,14 +103,14 @@ def _candidates(recipe: Recipe) -> Iterator[dict[str, Any]]:
 @cache
 def _of_file(file: str, profile: str, text: str) -> Recipe:
     """The recipe of a file alone; `text` is what the file holds now."""
-    return resolve(file, profile, None, ())[0]
+    return load_recipe(file, profile)
 
 
 def _resolves(recipe: Recipe, settings: Mapping[str, Any]) -> bool:
     """Do these settings make this recipe of its file?"""
     given = [(key, value, f"{key} of {recipe.name}") for key, value in settings.items()]
     try:
-        other, _ = resolve(recipe.source, recipe.profile, recipe.seed, given)
+        other = load_recipe(recipe.source, recipe.profile, seed=recipe.seed, settings=given)
     except BadInput:
         return False
     same = {"name": recipe.name, "source": recipe.source}

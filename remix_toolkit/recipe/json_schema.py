@@ -15,6 +15,8 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": {"type": "object"},
     }
     in_domain = {"type": "object", "properties": {"task": {"const": "id"}, "size": {"type": "integer"}}}
+    for name in ("LAMA", "EntityQuestions"):  # `paths` may have it
+        schema["$defs"][name]["required"].remove("path")
     stage = schema["$defs"]["Stage"]["properties"]
     for rows in (stage["data"], stage["recall"]["items"]):  # a resolved recipe has no `task: id`
         rows["anyOf"] = [{"oneOf": rows.pop("oneOf"), "discriminator": rows.pop("discriminator")}, in_domain]

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import shipped
-from remix_toolkit.recipe.check import check_paths, missing_path, validate
+from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.draft import Draft, Setting, with_defaults
 from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value, location_of
@@ -34,22 +34,12 @@ def load_recipe(
     overrides: Sequence[str] | None = None,
     seed: int | None = None,
     settings: Sequence[Setting] = (),
-    until: str | None = None,
 ) -> Recipe:
     """Merge a recipe (a file, or the name of one in recipes/), a profile and overrides (`stages.stage1.data.size=50`).
 
-    `settings` are a sweep's; they come before the overrides. With `until`, the data of the stages behind that one may
-    lack its `path`. Raises BadInput, each mistake with its file, line and key, and what would be right.
+    `settings` are a sweep's; they come before the overrides. Raises BadInput, each mistake with its file, line and key,
+    and what would be right.
     """
-    resolved, locations = resolve(recipe, profile, seed, [*settings, *map(parse_override, overrides or [])])
-    check_paths(resolved, until, locations, resolved.source)
-    return resolved
-
-
-def resolve(
-    recipe: str | Path, profile: str, seed: int | None, settings: Sequence[Setting]
-) -> tuple[Recipe, Locations]:
-    """`load_recipe`, whatever data has no `path`; also where each key was set."""
     path = find_recipe(recipe)
     file, locations = load_mapping(path)
     base, base_locations = load_profile(profile)
@@ -66,7 +56,7 @@ def resolve(
     check_sections(sections, name, path, locations)
     section = sections.get(name, {}).items()
     draft.apply((key, value, location_of(locations, ("profiles", name, key), str(path))) for key, value in section)
-    draft.apply(settings)
+    draft.apply([*settings, *map(parse_override, overrides or [])])
     if "profile" in tree:
         raise BadInput(f"{draft.locations[('profile',)]}: profile: choose it with --profile {tree['profile']}")
     tree |= {"profile": profile, "source": str(path)} | ({} if seed is None else {"seed": seed})
@@ -75,7 +65,7 @@ def resolve(
     if isinstance(config := tree.get("accelerate_config"), str):
         tree["accelerate_config"] = str(shipped.locate(config, "accelerate_configs") or config)
     draft.complete(mix_defaults)
-    return validate(Recipe, tree, draft.locations, str(path)), draft.locations
+    return validate(Recipe, tree, draft.locations, str(path))
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -161,10 +151,7 @@ def load_task(task: str, overrides: list[str]) -> Rows:
     settings = [parse_override(override) for override in overrides]
     tree = {"task": task, **{key: value for key, value, _ in settings}}
     locations: Locations = {(key,): origin for key, _, origin in settings}
-    rows = validate(TASKS[task], tree, locations, f"task {task}")
-    if mistake := missing_path(rows):
-        raise BadInput(f"task {task}: path: {mistake}")
-    return rows
+    return validate(TASKS[task], tree, locations, f"task {task}")
 
 
 def load_mix(source: str, profile: str) -> Mix:

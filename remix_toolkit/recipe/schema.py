@@ -77,12 +77,12 @@ class TriviaQA(Factoid, Source):
 
 class LAMA(Factoid):
     task: Literal["lama"]
-    path: str | None = Field(None, description="the unpacked directory: relations.jsonl and TREx/; the hub has none")
+    path: str = Field(description="the unpacked directory: relations.jsonl and TREx/; the hub has none")
 
 
 class EntityQuestions(Factoid):
     task: Literal["entityquestions"]
-    path: str | None = Field(None, description="the unpacked directory (train/, dev/, test/); the hub has none")
+    path: str = Field(description="the unpacked directory (train/, dev/, test/); the hub has none")
     split: str = "train"
 
 

@@ -43,7 +43,7 @@ def stage(
         end_with(parent)
     if "LOCAL_RANK" in os.environ:
         end_with(os.getppid())  # the launcher
-    resolved = read_resolved(Path(recipe)) if key else load_recipe(recipe, profile, overrides, seed, until=stage)
+    resolved = read_resolved(Path(recipe)) if key else load_recipe(recipe, profile, overrides, seed)
     name = find_key(resolved, key)[0] if key else str(stage)
     nodes = lineage(resolved, until=name)
     require_sources(resolved.stages[node.stage] for node in nodes)
