@@ -83,7 +83,7 @@ def test_one_stage_asks_for_the_data_of_the_stages_up_to_it(here, runs: Path, tm
     refused = here(*command, "paths.lama=nowhere", check=False)
     assert (refused.returncode, "nowhere: no such file or directory" in refused.stderr) == (2, True)
     assert not list((runs / "stages").glob("*"))
-    here(*command, "--stage", "stage1")
+    here(*command, "paths.lama=nowhere", "--stage", "stage1")
     assert len(list((runs / "stages").glob("*"))) == 1
 
 
