@@ -21,7 +21,7 @@ from remix_toolkit import store
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data.missing_files import absent_sources, require_sources
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.graph.sweep import Cell, Keep, Sweep, check_keep, load_sweep, stage_names
+from remix_toolkit.graph.sweep import Cell, Keep, Sweep, check_keep, load_sweep
 from remix_toolkit.recipe import load
 from remix_toolkit.recipe.schema import Factoid, FewShot, Recipe, Rows
 from remix_toolkit.records import RunRecord
@@ -117,7 +117,7 @@ def begin_sweep(
     """
     declared, cells = load_sweep(command.sweep, command.profile, command.seeds, command.overrides)
     if keep is not None:
-        check_keep(keep, stage_names(cells), origin)
+        check_keep(keep, (node for cell in cells for node in cell.nodes), origin)
         declared = declared.model_copy(update={"keep": keep})
     require_sources(stage for cell in cells for stage in cell.recipe.stages.values())
     store.open_store(runs)

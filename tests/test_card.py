@@ -258,7 +258,6 @@ def test_on_the_command_line(trained, here, runs: Path, tmp_path: Path) -> None:
         (["card", runs], "is no published stage"),
         (["card", "x", "--runs", tmp_path / "none"], "no such stage"),
         (["results", "--runs", tmp_path / "none"], "nothing is published there"),
-        (["schema", "result"], "recipe or results"),
     ]:
         done = here(*arguments, check=False)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr

@@ -56,25 +56,24 @@ def prepare(recipes: list[Recipe]) -> list[dict[str, Any]]:
     source that cannot be had, RunFailed where a download broke off.
     """
     stages = [stage for recipe in recipes for stage in recipe.stages.values()]
-    downloads: dict[hub.Selection, str] = {}
-    sources: dict[tuple[str, str | None], Callable[[], Sized]] = {}  # name and path -> what reads the rows
+    downloads: dict[tuple[str, str | None], Callable[[], Sized]] = {}  # name and path -> what reads the rows
+    sources: dict[tuple[str, str | None], Callable[[], Sized]] = {}
     for task in dict.fromkeys(task for stage in stages for task in (stage.data, *stage.recall)):
         if isinstance(task, Source) and task.path is None:
-            downloads.setdefault(tasks.hub_selection(task), task.task)
+            selection = tasks.hub_selection(task)
+            downloads[task.task, str(selection.folder)] = partial(_download, task.task, selection)
         else:
             sources[tasks.describe(task), getattr(task, "path", None)] = partial(_usable_rows, task)
     for name, corpus in dict.fromkeys(item for stage in stages for item in stage.mix.corpora().items()):
         if path := corpus.path or getattr(corpus, "text", None):
             sources[f"{name} ({path})", path] = partial(mixing.passage_texts, name, corpus)
         else:
-            downloads.setdefault(hub.select(name, corpus), name)
+            selection = hub.select(name, corpus)
+            downloads[name, str(selection.folder)] = partial(_download, name, selection)
     for words in [stage.mix.random_words for stage in stages if stage.mix.random_words]:
         sources[f"random_words ({words.text})", words.text] = partial(mixing.vocabulary, words.text, download=True)
-    for selection, name in downloads.items():
-        _announce(name, selection)
-        sources[name, str(selection.folder)] = partial(_downloaded_rows, selection)
     prepared, errors = [], []
-    for (name, path), read in sources.items():
+    for (name, path), read in {**sources, **downloads}.items():
         try:
             rows = len(read())
         except BadInput as error:
@@ -91,12 +90,8 @@ def _usable_rows(task: Rows) -> list[Pair]:
     return tasks.read_task(task, 0).pairs
 
 
-def _downloaded_rows(selection: hub.Selection) -> range:
-    return range(sum(1 for _ in hub.read_rows(selection)))
-
-
-def _announce(name: str, selection: hub.Selection) -> None:
-    """Print what will be downloaded, or that it is here already and whether upstream has changed since."""
+def _download(name: str, selection: hub.Selection) -> range:
+    """A dataset's rows; what is downloaded, or that it is here already and whether upstream has changed, is printed."""
     about = catalog()[name]
     part = f"the first {selection.first:,} rows of " if selection.first else ""
     state = "here already" if hub.cached_file(selection) else "to download"
@@ -106,6 +101,7 @@ def _announce(name: str, selection: hub.Selection) -> None:
             f"{selection.hub} is now at {commit[:12]}; the rows on this machine are from an earlier commit and stay in "
             f"use. To use the new ones, set revision: {commit[:12]} or delete {selection.folder}"
         )
+    return range(sum(1 for _ in hub.read_rows(selection)))
 
 
 def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`remix recipes` and `remix new`: the recipes and sweeps that come with the package, and copies of them to edit."""
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,14 +71,13 @@ def copies_of(file: Path, target: Path) -> dict[Path, bytes]:
     recipe is called like its copy.
     """
     from remix_toolkit.recipe.shipped import in_package
-    from remix_toolkit.recipe.yaml_file import load_mapping
 
     copies: dict[Path, bytes] = {}
     pending = [(file, target)]
     while pending:
         source, copy = pending.pop()
         text = source.read_text(encoding="utf-8")
-        for name in sorted(set(_strings(load_mapping(source)[0]))):
+        for name in sorted(set(re.findall(r"[\w./-]+", re.sub(r"#.*", "", text)))):
             recipe, data = source.parent / name, in_package(Path(name))
             if name.endswith(".yaml") and recipe.is_file():
                 beside = copy.with_name(recipe.name)
@@ -90,12 +89,3 @@ def copies_of(file: Path, target: Path) -> dict[Path, bytes]:
                 text = text.replace(name, str(beside))
         copies[copy] = text.encode()
     return copies
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string among the values of nested mappings and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _strings(one)

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from remix_toolkit.cli.options import Json, Runs
 from remix_toolkit.cli.output import check_plot_file, check_writable, emit, write_output
 from remix_toolkit.console import warn
-from remix_toolkit.errors import BadInput
 
 commands = typer.Typer()
 
@@ -103,10 +102,10 @@ def report(
 
 
 @commands.command()
-def schema(what: Annotated[str, typer.Argument(help="recipe, or results: of `remix results`")] = "recipe") -> None:
+def schema(
+    what: Annotated[Literal["recipe", "results"], typer.Argument(help="results: of `remix results`")] = "recipe",
+) -> None:
     """The JSON Schema of a recipe, for editors, or of results.json."""
-    if what not in ("recipe", "results"):
-        raise BadInput(f"schema {what}: recipe or results")
     if what == "recipe":
         from remix_toolkit.recipe.json_schema import json_schema
     else:

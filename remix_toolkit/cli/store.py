@@ -65,7 +65,7 @@ def store_prune(
 
     published(runs)
     kept = parse_keep(keep)
-    check_keep(kept, {stage.stage for record in store.records(runs) for stage in record.stages}, "--keep")
+    check_keep(kept, (stage for record in store.records(runs) for stage in record.stages), "--keep")
     rows: list[dict[str, Any]] = []
     for folder in unneeded_in_store(runs, kept, needed_elsewhere(runs, None)).values():
         rows.append({"path": str(folder), "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))})

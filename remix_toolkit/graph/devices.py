@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,13 +48,6 @@ def launch_of(recipe: Recipe) -> Launch:
     if launch.fsdp and recipe.quantization:
         raise BadInput(f"quantization: a quantized base cannot be sharded, and {file} says FSDP; use one GPU for it")
     return launch
-
-
-def check_all(recipes: Iterable[Recipe]) -> None:
-    """Read each accelerate config of some recipes once. Raises BadInput."""
-    different = {(recipe.accelerate_config, recipe.quantization is None): recipe for recipe in recipes}
-    for recipe in different.values():
-        launch_of(recipe)
 
 
 def count(recipe: Recipe) -> int:

@@ -26,10 +26,14 @@ class Memory:
     activations: float  # with every layer's kept
     checkpointed: float  # with each layer's computed again in the backward pass
 
+    def parts(self, checkpointing: bool) -> dict[str, float]:
+        """What takes how much, by name."""
+        parts = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
+        return {**parts, "activations": self.checkpointed if checkpointing else self.activations}
+
     def total(self, checkpointing: bool) -> float:
         """All of it."""
-        kept = self.checkpointed if checkpointing else self.activations
-        return self.weights + self.gradients + self.optimizer + kept
+        return sum(self.parts(checkpointing).values())
 
 
 def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int] | None = None) -> Memory | None:
@@ -74,9 +78,7 @@ def needs_checkpointing(memory: Memory | None, device_bytes: float) -> bool:
 
 def describe(memory: Memory, checkpointing: bool) -> str:
     """`about 71 GB: weights 19, gradients 8, optimizer 32, activations 12`."""
-    kept = memory.checkpointed if checkpointing else memory.activations
-    parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
-    listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in {**parts, "activations": kept}.items())
+    listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.parts(checkpointing).items())
     return f"about {memory.total(checkpointing) / GB:.1f} GB: {listed}"
 
 

@@ -41,8 +41,8 @@ def plan(
     tflops: float = TFLOPS,
 ) -> dict[str, Any]:
     """The whole plan, as `remix plan --json` prints it."""
-    devices.check_all(cell.recipe for cell in cells)
     jobs = graph(cells)
+    device_counts = {devices.count(job.cells[0].recipe) for job in jobs.values() if job.kind == "train"}
     todo = due(jobs, runs)
     cost = costs(jobs)
     stages = {key: job for key, job in jobs.items() if job.kind == "train"}
@@ -68,7 +68,7 @@ def plan(
         "utilization": utilization,
         "tflops": tflops,
         "memory": max(filter(None, map(_memory, stages.values())), key=lambda one: one["bytes"], default=None),
-        "devices_per_stage": sorted({devices.count(job.cells[0].recipe) for job in stages.values()}),
+        "devices_per_stage": sorted(device_counts),
         "disk_peak_bytes": peak(jobs, todo, keep, at_once),
         "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
         "keep": keep,

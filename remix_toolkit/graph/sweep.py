@@ -33,7 +33,7 @@ from remix_toolkit.recipe.load import SWEEP_KEYS, check_sections, find_recipe, l
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, location_of
-from remix_toolkit.records import RunRecord
+from remix_toolkit.records import RunRecord, RunStage
 
 KEYS = ("recipe", "profile")  # of a grid or an arm, besides the recipe's own
 Keep = Literal["all", "leaves", "none"] | list[str]  # whose weights stay on disk; a list names stages
@@ -81,17 +81,12 @@ def parse_keep(text: str) -> Keep:
     return text if text in ("all", "leaves", "none") else [name.strip() for name in text.split(",")]  # type: ignore[return-value]
 
 
-def check_keep(keep: Keep, stages: Iterable[str], origin: str) -> None:
+def check_keep(keep: Keep, stages: Iterable[Node | RunStage], origin: str) -> None:
     """Refuse a stage name that does not exist: it would delete the weights that were meant to stay."""
-    known = set(stages)
+    known = {stage.stage for stage in stages}
     for name in keep if isinstance(keep, list) else ():
         if name not in known:
             raise BadInput(f"{origin}: keep: no stage {name!r}; {nearest(name, known | {'all', 'leaves', 'none'})}")
-
-
-def stage_names(cells: Iterable[Cell]) -> set[str]:
-    """The names of all stages of some cells."""
-    return {node.stage for cell in cells for node in cell.nodes}
 
 
 def load_sweep(
@@ -110,11 +105,11 @@ def load_sweep(
             Cell(recipe.name, recipe, lineage(recipe)) for recipe in recipes
         ]
     settings = [parse_override(override) for override in overrides or []]
-    if any(key == "seed" for key, _, _ in settings):
-        raise BadInput("seed: a sweep has several; use --seed 3, as often as you like")
     declared, locations = _load(path, profile)
     cells = _Resolver(path, declared, locations, profile, settings).cells(seeds or declared.seeds)
-    check_keep(declared.keep, stage_names(cells), location_of(locations, ("keep",), str(path)))
+    check_keep(
+        declared.keep, (node for cell in cells for node in cell.nodes), location_of(locations, ("keep",), str(path))
+    )
     return declared, cells
 
 
@@ -127,12 +122,7 @@ def _load(path: Path, profile: str | None) -> tuple[Sweep, Locations]:
     """The sweep, what it extends and its section for the profile merged; the location of every key."""
     tree, locations = _merge(path, profile, ())
     declared = validate(Sweep, tree, locations, str(path))
-    for above in (("set",), ("grid",), *(("arms", arm) for arm in declared.arms)):
-        if (*above, "seed") in locations:
-            raise BadInput(f"{locations[(*above, 'seed')]}: seed: use `seeds: [...]` at the top of the sweep")
     _refuse_repeated(declared.seeds, f"{location_of(locations, ('seeds',), str(path))}: seeds: seed")
-    for key, values in declared.grid.items():
-        _refuse_repeated(values, f"{locations[('grid', key)]}: grid: {key}:")
     axes: dict[str, list[Any]] = {"arm": list(declared.arms), **declared.grid}
     for number, entry in enumerate(declared.exclude):
         origin = f"{location_of(locations, ('exclude', number), str(path))}: exclude"
@@ -218,6 +208,9 @@ class _Resolver:
         settings = {key: (key, value, self._line("set", key)) for key, value in self.declared.set.items()}
         settings |= {key: (key, value, self._line("grid", key)) for key, value in point.items()}
         settings |= {key: (key, value, self._line("arms", arm, key)) for key, value in self.declared.arms[arm].items()}
+        for key, value, line in [*settings.values(), *self.settings]:
+            if key == "seed":
+                raise BadInput(f"{line}: seed: use `seeds: [...]` at the top of the sweep, or --seed {value}")
         _, name, line = settings.pop("recipe", ("recipe", self.declared.recipe, self._line("recipe")))
         file = Path(line.rpartition(":")[0]).parent / str(name)  # relative to the file that names it
         _, profile, _ = settings.pop("profile", ("profile", self.profile or self.declared.profile, ""))
