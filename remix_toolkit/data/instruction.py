@@ -66,7 +66,7 @@ def apps(row: Row) -> Pair:
 def ultrachat(row: Row) -> Pair:
     """A dialogue whose turns alternate between user and assistant; a last user turn without an answer is left out."""
     texts = row.texts("data")
-    turns = [clean_text(text, "turn") for text in texts[: len(texts) // 2 * 2]]
+    turns = [clean_text(text.strip(), "turn") for text in texts[: len(texts) // 2 * 2]]
     if not turns:
         raise UnusableRow("no answered turn")
     *earlier, (prompt, response) = zip(turns[::2], turns[1::2], strict=True)
