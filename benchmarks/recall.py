@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import GenerationConfig
 
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tiny import base_model
-from remix_toolkit.evaluate import recall
+from remix_toolkit.evaluate import forward, recall
 from remix_toolkit.recipe.load import load_base, load_task
 from remix_toolkit.stage import train
 
@@ -91,18 +90,13 @@ def measure(taught: str, many: int, folder: Path) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
 def plain_generation(model: Any, tokenizer: Any, facts: list[Pair]) -> list[bool]:
     """Greedy decoding until each row's EOS or the limit, then exact match."""
-    model.generation_config = GenerationConfig(
-        max_new_tokens=LIMIT, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
     right = []
-    for part in recall.batches(facts, BATCH):
-        prompts = recall.prompt_batch(model, tokenizer, part)
-        out = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]
-        said = tokenizer.batch_decode(out, skip_special_tokens=True)
-        right += [recall.matches(text, fact.answers) for text, fact in zip(said, part, strict=True)]
+    for part in forward.batches(facts, BATCH):
+        tokens = forward.greedy_answers(model, tokenizer, part, LIMIT)
+        answers = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        right += [recall.matches(text, fact.answers) for text, fact in zip(answers, part, strict=True)]
     return right
 
 

@@ -134,13 +134,13 @@ def recall(model: str | Path, task: str, data_seed: int = 0, details: Path | Non
     declared = _facts(task)
     facts = _pairs(declared, data_seed)
     loaded, tokenizer = _load_model(str(model))
-    from remix_toolkit.evaluate.recall import percent, verdict_record
+    from remix_toolkit.evaluate.recall import percent, verdict_rows
     from remix_toolkit.evaluate.recall import recall as ask
-    from remix_toolkit.records import write_lines
+    from remix_toolkit.records import write_rows
 
     verdicts = ask(loaded, tokenizer, facts)
     if details:
-        write_lines(details, (verdict_record(declared.task, index, one) for index, one in enumerate(verdicts)))
+        write_rows(details, verdict_rows(declared.task, verdicts))
     correct = sum(verdict.correct for verdict in verdicts)
     answered = {"recall": percent(verdicts), "facts": len(facts), "correct": correct}
     return {"model": str(model), "task": declared.task, **answered}
@@ -166,7 +166,7 @@ def interference(
     parts: int = 8,
     data_seed: int = 0,
 ) -> dict[str, Any]:
-    """`{model, after}` and the fields of an InterferenceRecord: do the gradients of tasks A and B oppose each other?
+    """`{model, after}` and the fields of an InterferenceResult: do the gradients of tasks A and B oppose each other?
 
     A mixing source, `mix`, is drawn for B as in a stage, with the profile's defaults; `after` is the model after
     training on B; the gradients of each task are those of so many `parts` of it.
@@ -180,11 +180,11 @@ def interference(
         pairs["m"], _ = mixing.draw(declared, pairs["b"], {"stage1": pairs["a"]}, seed=0, position=1)
     loaded, tokenizer = _load_model(str(model))
     later_model = _load_model(str(after))[0] if after else None
-    from remix_toolkit.evaluate.interference import interference as measure
+    from remix_toolkit.evaluate.gradients import interference as measure
 
     examples = {name: [encoding.encode(tokenizer, pair) for pair in rows] for name, rows in pairs.items()}
     sources = {name: task.task for name, task in tasks.items()}
-    record = measure(loaded, tokenizer, examples, later_model, parts, sources).model_dump(exclude={"version"})
+    record = measure(loaded, tokenizer, examples, later_model, parts, sources).model_dump()
     return {"model": str(model), "after": str(after) if after else None, **record}
 
 

@@ -10,8 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from remix_toolkit.errors import BadInput
 
+P = TypeVar("P", bound="Part")
 R = TypeVar("R", bound="Record")
 Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[FiniteFloat, Field(ge=0)]
+Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -41,9 +46,7 @@ class Record(Part):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the file"
-            raise BadInput(f"{file}: {field}: {first['msg']}") from None
+            raise BadInput(f"{file}: {_first_problem(error)}") from None
 
     @classmethod
     def read_if_exists(cls: type[R], file: Path) -> R | None:
@@ -62,9 +65,35 @@ def write_text(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-def write_lines(file: Path, rows: Iterable[BaseModel]) -> None:
-    """Write rows as JSON lines, in one step."""
+def write_rows(file: Path, rows: Iterable[Part]) -> None:
+    """Write a file of rows, a line of JSON each, in one step."""
     write_text(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
+
+
+def append_rows(file: Path, rows: Iterable[Part]) -> None:
+    """Write rows behind those that a file has."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.writelines(f"{row.model_dump_json()}\n" for row in rows)
+
+
+def read_rows(file: Path, row: type[P]) -> list[P]:
+    """The rows of a file, without a last line that a crash cut off; none where there is no file.
+
+    Raises BadInput with the line, the field and what is wrong with it.
+    """
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []  # an answer may hold U+2028
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(row.model_validate_json(line))
+        except ValidationError as error:
+            raise BadInput(f"{file}:{number}: {_first_problem(error)}") from None
+    return rows
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
 
 
 class FileSeal(Part):
@@ -101,7 +130,7 @@ class RunStage(Part):
     task: str  # that it trains on
     trained: str  # the id of the list of what it trains on
     lists: dict[str, FactList]  # by id
-    measurements: list[str]  # ids, as evaluate.measurements has them
+    measurements: list[str]  # as evaluate.measurements.requested has them
 
 
 class RunRecord(Record):
@@ -184,6 +213,17 @@ class FamiliarityRow(Part):
     gold: list[str]
     answer: str
     familiar: bool
+
+
+class RetentionPoint(Part):
+    """A line of retention.jsonl: recall of one list of facts at one step of a later stage."""
+
+    step: Count
+    epoch: NonNegative
+    list: str = Field(description="id of the list of facts")
+    recall: Percent
+    facts: Positive
+    right: str = Field(pattern="^[01]+$", description="for each fact of the list, in order, 1 if it is known")
 
 
 class SplitRecord(Record):

@@ -17,8 +17,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,18 +28,22 @@ from remix_toolkit.console import info, warn
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.measurements import FILES
-from remix_toolkit.evaluate.records import HeldOutRecord, ListRecall, RecallRecord
+from remix_toolkit.evaluate.recall import ListRecall, Recall
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.identity import identity_settings
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
 
+Warn = Callable[[str], object]
+
 MANIFEST = "manifest.json"
 RETRAIN_HINT = "`remix store verify --remove` removes it, and the same command then trains the stage again"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
+WEIGHTS = ".safetensors"
 
 # Files of a published stage that change after its publication: neither in its manifest nor in a key.
-UNSEALED = {*FILES, "manifest.json", "pruned.json"}
+UNSEALED = {*FILES, MANIFEST, PRUNED}
 
 NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's directory, which ends in its key
 
@@ -47,7 +51,7 @@ NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's direct
 class Store(Record):
     """store.json: the format of everything else in the store."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
 
 
 def open_store(runs: Path) -> Path:
@@ -85,13 +89,8 @@ def find_stage(runs: Path, key: str) -> Path | None:
 
     Raises BadInput where its directory lacks files: somebody deleted them after it was published.
     """
-    return require_intact(published_stages(runs).get(key))
-
-
-def require_intact(folder: Path | None) -> Path | None:
-    """A published stage's directory, where it has one. Raises BadInput where it lacks files."""
-    if folder and (wrong := find_damage(folder, checksums=False)):
-        raise BadInput(f"{folder}: {wrong}; {RETRAIN_HINT}")
+    if folder := published_stages(runs).get(key):
+        verify(folder, checksums=False)
     return folder
 
 
@@ -116,7 +115,7 @@ def delete_weights(folder: Path) -> None:
 
     Two sweeps may come to it at the same moment, or one after a crash: the second one only finishes it.
     """
-    weights = [name for name in Manifest.read(folder / MANIFEST).files if name.endswith(".safetensors")]
+    weights = [name for name in Manifest.read(folder / MANIFEST).files if name.endswith(WEIGHTS)]
     if not is_pruned(folder):
         Pruned(weights=weights).write(folder / PRUNED)
     for name in weights:
@@ -131,10 +130,10 @@ def remove_stage(runs: Path, folder: Path) -> None:
     shutil.rmtree(aside.parent)
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path, checksums: bool = True) -> None:
     """Raise BadInput unless every file of a published stage is as it was published."""
-    if wrong := find_damage(folder, checksums=True):
-        raise BadInput(f"{folder}: {wrong}; {RETRAIN_HINT}")
+    if damage := find_damage(folder, checksums):
+        raise BadInput(f"{folder}: {damage}; {RETRAIN_HINT}")
 
 
 def find_damage(folder: Path, checksums: bool) -> str | None:
@@ -148,7 +147,7 @@ def find_damage(folder: Path, checksums: bool) -> str | None:
         try:
             intact = file.stat().st_size == seal.bytes and not (checksums and sha256(file) != seal.sha256)
         except FileNotFoundError:
-            if is_pruned(folder) and name in Pruned.read(folder / PRUNED).weights:  # perhaps by a sweep just now
+            if name.endswith(WEIGHTS) and is_pruned(folder):  # perhaps by a sweep just now
                 continue
             return f"{name} is missing"
         if not intact:
@@ -187,40 +186,25 @@ def record_runs(runs: Path, records: Sequence[RunRecord]) -> None:
     record stays, with all that was measured. A record that cannot be read is named in a warning and left as it is.
     """
     with FileLock(runs / "records" / ".lock"):
-        known: dict[str, dict[Path, RunRecord]] = {}
-        for file in (runs / "records").glob("*.json"):
-            try:
-                record = RunRecord.read(file)
-            except BadInput as error:
-                warn(str(error))
-                continue
-            known.setdefault(_identity(record), {})[file] = record
         for record in records:
-            _record(runs, record, known.setdefault(_identity(record), {}))
+            _record_run(runs / "records", record)
 
 
-def _identity(record: RunRecord) -> str:
-    return short_hash([record.recipe, record.arm, record.grid_point, record.profile, record.seed])
-
-
-def _record(runs: Path, record: RunRecord, known: dict[Path, RunRecord]) -> None:
-    """Write one record; `known` holds those of the same recipe, arm, profile and seed, and this one afterwards."""
-    longer = {file: other for file, other in known.items() if other.keys[: len(record.keys)] == record.keys}
-    if longer := {file: other for file, other in longer.items() if len(other.keys) > len(record.keys)}:
+def _record_run(folder: Path, record: RunRecord) -> None:
+    identity = short_hash([record.recipe, record.arm, record.grid_point, record.profile, record.seed])[:8]
+    recipe = re.sub(r"[^\w.+-]", "_", record.recipe)
+    stem = f"{recipe}-seed{record.seed}-{identity}"
+    known = dict(_readable(folder.glob(f"{stem}-*.json"), warn))
+    longer = {file: other for file, other in known.items() if len(other.keys) > len(record.keys)}
+    if longer := {file: other for file, other in longer.items() if other.keys[: len(record.keys)] == record.keys}:
         for file, other in longer.items():
-            known[file] = _merge(other, record)
-            known[file].write(file)
+            _merge(other, record).write(file)
         return
-    for file, other in list(known.items()):
+    for file, other in known.items():
         if record.keys[: len(other.keys)] == other.keys:
             record = _merge(record, other)
-            del known[file]
             file.unlink()
-    record = record.model_copy(update={"written": time.time_ns()})
-    recipe = re.sub(r"[^\w.+-]", "_", record.recipe)
-    file = runs / "records" / f"{recipe}-seed{record.seed}-{_identity(record)[:8]}-{record.keys[-1]}.json"
-    record.write(file)
-    known[file] = record
+    record.model_copy(update={"written": time.time_ns()}).write(folder / f"{stem}-{record.keys[-1]}.json")
 
 
 def _merge(record: RunRecord, other: RunRecord) -> RunRecord:
@@ -234,25 +218,29 @@ def _merge(record: RunRecord, other: RunRecord) -> RunRecord:
     return record.model_copy(update={"stages": stages})
 
 
-def records(runs: Path, warn: Callable[[str], object] | None = None) -> list[RunRecord]:
+def records(runs: Path, warn: Warn | None = None) -> list[RunRecord]:
     """Every run's record, in the order in which they were written.
 
     One that cannot be read is handed to `warn` and left out; without `warn` it raises BadInput, for whoever deletes
     what no record needs.
     """
     check_format(runs)
-    readable = []
-    for file in sorted((runs / "records").glob("*.json")):
+    readable = [record for _, record in _readable((runs / "records").glob("*.json"), warn)]
+    return sorted(readable, key=lambda record: record.written)
+
+
+def _readable(files: Iterable[Path], warn: Warn | None) -> Iterator[tuple[Path, RunRecord]]:
+    """The files and their records, as `records` treats those that cannot be read."""
+    for file in sorted(files):
         try:
-            readable.append(RunRecord.read(file))
+            yield file, RunRecord.read(file)
         except BadInput as error:
             if warn is None:
                 raise
             warn(str(error))
-    return sorted(readable, key=lambda record: record.written)
 
 
-def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, Any]]:
+def entries(runs: Path, warn: Warn = warn) -> list[dict[str, Any]]:
     """What is published, one entry per measured list of each run's stages; recall in percent, facts their number.
 
     An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
@@ -262,56 +250,33 @@ def entries(runs: Path, warn: Callable[[str], object] = warn) -> list[dict[str, 
     """
     rows: list[dict[str, Any]] = []
     folders = published_stages(runs)
-    read: dict[str, Results | None] = {}  # once, however many runs a stage is part of
+    results = cache(partial(_results, warn=warn))  # once, however many runs a stage is part of
     for record in records(runs, warn):
+        about = {
+            **record.model_dump(include={"recipe", "arm", "profile", "seed", "settings", "grid_point"}),
+            "overrides": as_overrides(identity_settings(record.overrides)),
+            "run": record.keys[-1],
+        }
         for stage in record.stages:
-            key = stage.key
-            if key not in read:
-                read[key] = _results(folders.get(key), warn)
-            if (results := read[key]) is None:
+            if (folder := folders.get(stage.key)) is None or (measured := results(folder)) is None:
                 continue
-            common = {
-                "recipe": record.recipe,
-                "arm": record.arm,
-                "profile": record.profile,
-                "seed": record.seed,
-                "settings": record.settings,
-                "overrides": as_overrides(identity_settings(record.overrides)),
-                "grid_point": record.grid_point,
-                "run": record.keys[-1],
-                "stage": stage.stage,
-                "steps": results.steps,
-                "key": key,
-                "path": str(folders[key]),
-            }
+            steps, recall_by_list, held_out = measured
+            common = {**about, "stage": stage.stage, "steps": steps, "key": stage.key, "path": str(folder)}
             for id_, listed in stage.lists.items():
-                if recall := results.recall.get(id_):
+                if recall := recall_by_list.get(id_):
                     row = {"task": listed.label, "list": id_, "recall": recall.recall, "facts": recall.facts}
                     rows.append({**common, **row, "own": id_ == stage.trained, "held_out": None})
-            if results.held_out:
-                held_out = results.held_out.model_dump(exclude={"version"})
+            if held_out:
                 row = {"task": stage.task, "recall": None, "facts": 0, "own": True}
-                rows.append({**common, **row, "held_out": held_out})
+                rows.append({**common, **row, "held_out": held_out.model_dump()})
     return rows
 
 
-@dataclass(frozen=True)
-class Results:
-    """What is shown of a published stage: its steps, recall by the id of a list of facts, the loss on held-out rows."""
-
-    steps: int
-    recall: dict[str, ListRecall]
-    held_out: HeldOutRecord | None
-
-
-def _results(folder: Path | None, warn: Callable[[str], object]) -> Results | None:
-    """The results of a stage; one that is damaged is handed to `warn` and left out."""
+def _results(folder: Path, warn: Warn) -> tuple[int, dict[str, ListRecall], HeldOutLoss | None] | None:
+    """A stage's steps, its recall by list of facts and its loss on held-out rows; None, and a warning, if damaged."""
     try:
-        if (folder := require_intact(folder)) is None:
-            return None
-        recall = RecallRecord.read_if_exists(folder / "recall.json")
-        held_out = HeldOutRecord.read_if_exists(folder / "held_out.json")
-        return Results(StageRecord.read(folder / "stage.json").steps, recall.lists if recall else {}, held_out)
+        verify(folder, checksums=False)
+        return StageRecord.read(folder / "stage.json").steps, Recall().read(folder), held_out_loss(folder)
     except BadInput as error:
         warn(f"{error}: this stage is left out")
         return None

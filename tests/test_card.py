@@ -15,7 +15,10 @@ from markdown_it import MarkdownIt
 from remix_toolkit import store
 from remix_toolkit.data.encoding import prompt_ids
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, HeldOutRecord, InterferenceRecord, LensRecord
+from remix_toolkit.evaluate.harness import Harness, HarnessResult
+from remix_toolkit.evaluate.held_out import HeldOut
+from remix_toolkit.evaluate.interference import Interference
+from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.report.card import card, fenced
@@ -101,13 +104,13 @@ def test_the_way_to_load_it_works_and_asks_as_it_was_trained(trained, tokenizer)
         exec(code(card(first), "python"), names)
     fact = json.loads((first / "recall.jsonl").read_text(encoding="utf-8").partition("\n")[0])
     assert names["inputs"]["input_ids"][0].tolist() == prompt_ids(tokenizer, fact["prompt"])
-    held_out, text = trained.read(HeldOutRecord, "held_out.json"), card(second)
+    held_out, text = trained.result(HeldOut()), card(second)
     assert f"loss {held_out.loss:.3f} on 8 rows, {held_out.accuracy:.1f}% of the results right" in text
     assert "perplexity" in text
     assert "Not measured: what else it can do" in text
     probes = of_store(trained.runs).model_dump(by_alias=True)["stages"][1]["probes"]
-    assert probes["lens"] == trained.read(LensRecord, "lens.json").model_dump()
-    assert probes["interference"] == trained.read(InterferenceRecord, "interference.json").model_dump()
+    for probe in (Lens(), Interference()):
+        assert probes[probe.name] == {item: result.model_dump() for item, result in probe.read(second).items()}
 
 
 def test_hub_ids_and_licences(trained, runs: Path) -> None:
@@ -191,20 +194,21 @@ def test_a_profile_of_ones_own_is_among_the_files_that_are_needed(trained, runs:
 
 def test_measurements_that_are_damaged_or_missing(trained, runs: Path) -> None:
     metrics = {"arc_easy": {"acc": 0.375, "acc_stderr": 0.1}, "/home/alice/mine.yaml": {"exact_match": 0.5}}
-    tasks = {name: HarnessResult(version="0.4.9", limit=8, metrics=of) for name, of in metrics.items()}
-    files = {"lm_eval.json": HarnessRecord(tasks=tasks).model_dump_json(), "lens.json": trained.text("lens.json")}
+    tasks = {
+        f"{name} on 8 rows": HarnessResult(task=name, version="0.4.9", limit=8, metrics=of)
+        for name, of in metrics.items()
+    }
+    lens = Lens().record({"kvr-1": trained.result(Lens(), first_layer=None)})
+    files = {"lm_eval.json": Harness().record(tasks).model_dump_json(), "lens.json": lens.model_dump_json()}
     first, second = trained.run(runs, files=files)
-    lens = trained.read(LensRecord, "lens.json")
-    lists = {id_: one.model_copy(update={"first_layer": None}) for id_, one in lens.lists.items()}
-    lens.model_copy(update={"lists": lists}).write(second / "lens.json")
     text = card(second)
     lines = [line for line in text.splitlines() if line.startswith("- lm-eval")]
-    assert lines == ["- lm-eval arc\\_easy acc: 0.375", "- lm-eval mine exact\\_match: 0.5"]
+    assert lines == ["- lm-eval arc\\_easy on 8 rows acc: 0.375", "- lm-eval mine on 8 rows exact\\_match: 0.5"]
     results = as_json(of_stage(second))
     assert "alice" not in text + results
     said = json.loads(results, parse_constant=pytest.fail)  # NaN is no JSON
-    assert {one["first_layer"] for one in said["stages"][1]["probes"]["lens"]["lists"].values()} == {None}
-    (second / "lm_eval.json").write_text('{"version": 1, "tasks": {"arc": {}}}', encoding="utf-8")
+    assert {one["first_layer"] for one in said["stages"][1]["probes"]["lens"].values()} == {None}
+    (second / "lm_eval.json").write_text('{"version": 2, "results": {"arc": {}}}', encoding="utf-8")
     with pytest.raises(BadInput, match="results cannot be read"):
         card(second)
     recall = (first / "recall.json").read_text(encoding="utf-8")
@@ -224,7 +228,7 @@ def test_results_are_in_their_schema(trained, runs: Path, capsys: pytest.Capture
     again = Results.model_validate_json(as_json(whole))
     assert again == whole
     said = json.loads(as_json(whole))
-    assert said["schema"] == 2
+    assert said["schema"] == 3
     fields = json_schema()["$defs"]["Published"]
     assert set(fields["required"]) < set(said["stages"][0]) == set(fields["properties"])
     assert [len(stage["ancestors"]) for stage in said["stages"]] == [0, 0, 1, 1]

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord, RetentionPoint
+from remix_toolkit.evaluate.held_out import HeldOut
+from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.records import RetentionPoint
 from remix_toolkit.report.compare import compare
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
@@ -135,14 +137,15 @@ def test_two_stores(trained, runs: Path, tmp_path: Path, here) -> None:
 
 
 def test_retention_curves_and_held_out_rows(trained, runs: Path, here) -> None:
-    id_ = next(iter(RecallRecord.read(trained.run(runs, seed=9)[0] / "recall.json").lists))
+    id_ = next(iter(Recall().read(trained.run(runs, seed=9)[0])))
 
     def files(recalls: list[float], loss: float) -> dict[str, str]:
         point = RetentionPoint.model_validate_json(trained.text("retention.jsonl").partition("\n")[0])
+        held_out = trained.result(HeldOut(), loss=loss, accuracy=None)
         points = [{"step": n, "epoch": n / 2, "list": id_, "recall": r} for n, r in enumerate(recalls)]
         return {
             "retention.jsonl": "".join(f"{point.model_copy(update=p).model_dump_json()}\n" for p in points),
-            "held_out.json": trained.read(HeldOutRecord, "held_out.json", loss=loss, accuracy=None).model_dump_json(),
+            "held_out.json": HeldOut().record({"8 rows": held_out}).model_dump_json(),
         }
 
     trained.run(runs, arm="none", files=files([100, 96, 50, 20], 2.5))

@@ -51,7 +51,17 @@ class Oracle:
         assert whole  # the answer of every row is kept, wrong ones too
         self.asked += facts
         known = [int(fact.response.split()[-1]) % 2 == 0 for fact in facts]
-        return [Verdict(f, k, f.response if k else "?", True, "scoring") for f, k in zip(facts, known, strict=True)]
+        return [
+            Verdict(
+                prompt=fact.prompt,
+                gold=fact.answers,
+                correct=right,
+                prediction=fact.response if right else "?",
+                prediction_complete=True,
+                settled_by="scoring",
+            )
+            for fact, right in zip(facts, map(bool, known), strict=True)
+        ]
 
 
 def test_exemplars_are_never_asked() -> None:

@@ -59,7 +59,7 @@ def test_a_stage_that_runs_share_is_one_job(shared) -> None:
     assert [job.runs for job in rest] == [["none, seed 0"], ["generic, seed 0"], ["replay, seed 0"]]
     assert [job.needs for job in rest] == [job.loads for job in rest] == [{first.key}] * 3
     assert train_loaders(shared) == {first.key: {job.key for job in rest}, **{job.key: set() for job in rest}}
-    lists = [len(job.requested - {"perplexity"}) for job in measuring(shared)]
+    lists = [len(job.requested - {"perplexity docstrings"}) for job in measuring(shared)]
     assert lists == [1, 2, 2, 2]  # its own facts, and stage1's
     assert all(len(job.cells) == 1 for job in shared.values())
 
@@ -93,9 +93,9 @@ def test_runs_that_measure_different_lists_after_one_stage(cells) -> None:
     first, second = measuring(jobs)
     assert first.runs == second.runs == [f"{arm}, seed 0" for arm in "abcd"]
     assert [cell.arm for cell in first.cells] == ["a", "b", "d"]  # c measures what b does
-    lists = first.requested - {"perplexity"}
-    assert sorted(id_.rpartition("-")[0] for id_ in lists) == ["invented_facts", "kvr", "kvr"]
-    assert (len(second.requested - {"perplexity"}), [cell.arm for cell in second.cells]) == (2, ["a"])
+    lists = first.requested - {"perplexity docstrings"}
+    assert sorted(id_.rpartition("-")[0] for id_ in lists) == ["recall invented_facts", "recall kvr", "recall kvr"]
+    assert (len(second.requested - {"perplexity docstrings"}), [cell.arm for cell in second.cells]) == (2, ["a"])
     assert all([cell.arm for cell in job.cells] == ["a"] for job in training(jobs))
 
 
@@ -104,8 +104,8 @@ def test_a_stage_without_facts_is_measured_for_whom_it_is_shared_with(cells, tmp
     text = "arms: {a: {}, b: {stages.stage1.recall: [{task: kvr, size: 8}]}}\n"
     first = measuring(graph(cells(text, overrides=[own])))[0]
     assert [cell.arm for cell in first.cells][-1] == "b"
-    (listed,) = first.requested - {"perplexity", "held_out 100"}
-    assert listed.startswith("kvr-")
+    (listed,) = first.requested - {"perplexity docstrings", "held_out 100 rows"}
+    assert listed.startswith("recall kvr-")
 
 
 def test_what_a_stage_is_matched_with_comes_before_it(cells) -> None:

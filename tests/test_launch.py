@@ -18,7 +18,7 @@ from conftest import ROOT, SMALL
 
 from remix_toolkit import store
 from remix_toolkit.data.files import sha256
-from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.launch.state import freeze, frozen
@@ -266,7 +266,7 @@ def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(here, runs
     lines = [json.loads(line) for line in (folder / "retention.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert lines[0]["recall"] == 100.0
-    measured = RecallRecord.read(folder / "recall.json").lists[lines[-1]["list"]]
+    measured = Recall().read(folder)[lines[-1]["list"]]
     assert lines[-1]["recall"] == measured.recall < 100.0
     assert lines[-1]["right"].count("1") == measured.correct
     store.verify(folder)  # it is part of what is published

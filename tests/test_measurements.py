@@ -5,48 +5,50 @@ from pathlib import Path
 import accelerate
 import pytest
 
+from remix_toolkit.data.identity import facts_id
 from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.evaluate.base import in_shares
+from remix_toolkit.evaluate.harness import Harness, HarnessResult
+from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.evaluate.measurements import MEASUREMENTS, is_measured, measured, requested
-from remix_toolkit.evaluate.protocol import in_shares
-from remix_toolkit.evaluate.records import HarnessRecord, HarnessResult, LensRecord, PerplexityRecord
+from remix_toolkit.evaluate.perplexity import Perplexity
 from remix_toolkit.recipe.load import load_recipe
 
 
 def test_what_is_requested_is_what_is_missing_until_it_is_measured(trained, tmp_path: Path) -> None:
     settings = ["stages.stage1.probe=[lens]", "evaluate.lm_eval=[arc]", "evaluate.limit=8"]
     recipe = load_recipe("kvr", "tiny", settings)
-    (facts,) = (id_ for id_ in requested(recipe, "stage1") if id_.startswith("kvr-"))
-    assert requested(recipe, "stage1") == {facts, "perplexity", f"lens {facts}", "lm_eval arc on 8 rows"}
-    assert requested(recipe, "stage2") > {facts, "perplexity", "lm_eval arc on 8 rows"}
+    facts = facts_id(recipe, "stage1")
+    everywhere = {f"recall {facts}", "perplexity docstrings", "lm_eval arc on 8 rows"}
+    assert requested(recipe, "stage1") == {*everywhere, f"lens {facts}"}
+    assert requested(recipe, "stage2") > everywhere
     assert not is_measured(recipe, "stage1", tmp_path)
     trained.recall({facts: [1, 0]}).write(tmp_path / "recall.json")
-    (lens, *_) = trained.read(LensRecord, "lens.json").lists.values()
-    trained.read(LensRecord, "lens.json", lists={facts: lens}).write(tmp_path / "lens.json")
-    trained.read(PerplexityRecord, "perplexity.json", text="mine.txt").write(tmp_path / "perplexity.json")
-    assert measured(tmp_path) == {facts, f"lens {facts}", "perplexity", "perplexity mine.txt"}
-    other = HarnessResult(version="0.4", limit=None, metrics={"acc": 0.5})
-    HarnessRecord(tasks={"arc": other}).write(tmp_path / "lm_eval.json")
+    Lens().record({facts: trained.result(Lens())}).write(tmp_path / "lens.json")
+    Perplexity().record({"docstrings": trained.result(Perplexity())}).write(tmp_path / "perplexity.json")
+    assert measured(tmp_path) == {f"recall {facts}", f"lens {facts}", "perplexity docstrings"}
+    result = HarnessResult(task="arc", version="0.4", limit=None, metrics={"acc": 0.5})
+    Harness().record({"arc": result}).write(tmp_path / "lm_eval.json")
     assert not is_measured(recipe, "stage1", tmp_path)  # that was on all rows
-    HarnessRecord(tasks={"arc": other.model_copy(update={"limit": 8})}).write(tmp_path / "lm_eval.json")
+    Harness().record({"arc on 8 rows": result.model_copy(update={"limit": 8})}).write(tmp_path / "lm_eval.json")
     assert is_measured(recipe, "stage1", tmp_path)
 
 
 def test_an_instruction_stage_is_measured_on_its_held_out_rows() -> None:
     recipe = load_recipe("kvr", "tiny", ["stages.stage2.data={task: gsm8k, size: 30, held_out: 10}"])
-    assert "held_out 10" in requested(recipe, "stage2")
+    assert "held_out 10 rows" in requested(recipe, "stage2")
     assert not any(id_.startswith("held_out") for id_ in requested(recipe, "stage1"))
 
 
 def test_a_file_of_another_version_is_named_with_what_helps(tmp_path: Path) -> None:
     (tmp_path / "lens.json").write_text('{"version": 0}')
-    with pytest.raises(BadInput, match=r"lens\.json: .*version 0.* 1; delete that file"):
+    with pytest.raises(BadInput, match=r"lens\.json: .*version 0.* 2; delete that file"):
         measured(tmp_path)
 
 
 def test_names_and_files_are_of_one_measurement_each() -> None:
     names = [measurement.name for measurement in MEASUREMENTS]
     assert len(set(names)) == len(names)
-    assert all(measurement.record.model_fields["version"] for measurement in MEASUREMENTS)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sweeps import shipped
 from trained_store import TrainedStore
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.records import LensRecord
+from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.identity import identity_settings
@@ -403,8 +403,6 @@ def test_verdicts_on_tiny_are_labelled_so(measured) -> None:
 
 
 def test_layers_are_judged_by_the_logit_lens_where_models_were_probed(trained, measured) -> None:
-    record = trained.read(LensRecord, "lens.json")
-    probed, *_ = record.lists.values()
     cells = [cell for cell in some("figure4", seeds=[0]) if not cell.arm.endswith("knowledge_pile / -")]
     entries = measured(cells, lambda cell: 50.0)
     assert "missing: figure4, kvr, - / - after lama" in claim(entries, "earlier_layers").why
@@ -412,9 +410,9 @@ def test_layers_are_judged_by_the_logit_lens_where_models_were_probed(trained, m
     for entry in entries:
         if entry["path"]:
             first, spread = (10.0, 8.0) if "random" in entry["arm"] else (20.0, 3.0)
-            seen = probed.model_copy(update={"first_layer": first, "spread": spread})
             damaged = Path(entry["path"]) / "lens.json"
-            record.model_copy(update={"lists": {entry["list"]: seen}}).write(damaged)
+            result = trained.result(Lens(), first_layer=first, spread=spread)
+            Lens().record({entry["list"]: result}).write(damaged)
     assert "one seed has no interval" in claim(entries, "earlier_layers").why
     found = claim(entries + again, "earlier_layers")
     assert found.verdict == "holds"

@@ -22,12 +22,13 @@ from transformers import (
 
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.evaluate.interference import _angles, _cut, _norm, displacement, gram, groups_of, interference
-from remix_toolkit.evaluate.lens import lens, summarize
+from remix_toolkit.evaluate.forward import trained_logits
+from remix_toolkit.evaluate.gradients import _angles, _cut, _norm, displacement, gram, groups_of, interference
+from remix_toolkit.evaluate.interference import Interference
+from remix_toolkit.evaluate.lens import Lens, lens, summarize
 from remix_toolkit.evaluate.measurements import is_measured
-from remix_toolkit.evaluate.perplexity import passages, perplexity
-from remix_toolkit.evaluate.recall import trained_logits
-from remix_toolkit.evaluate.records import InterferenceRecord, LensRecord, PerplexityRecord, RecallRecord
+from remix_toolkit.evaluate.perplexity import Perplexity, passages, perplexity
+from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.stage.train import load_model
 
@@ -77,8 +78,8 @@ def test_batches_do_not_change_what_the_lens_sees(tiny_base, tokenizer) -> None:
 
 def test_the_lens_is_summed_up_as_in_figure_4() -> None:
     # Three tokens, three layers: one seen in the last two, one in the last, one never.
-    ranks = np.array([[400, 10, 1], [50, 11, 2], [99, 98, 97]])
-    seen = summarize(3, ranks, np.full((3, 3), 0.5), [1, 1, 2])
+    ranks = torch.tensor([[400, 10, 1], [50, 11, 2], [99, 98, 97]])
+    seen = summarize(3, ranks, torch.full((3, 3), 0.5), torch.tensor([1, 1, 2]))
     assert seen.top10 == pytest.approx([0, 100 / 3, 200 / 3])
     assert seen.occurrence == pytest.approx([0, 1 / 3, 2 / 3])
     assert seen.first == pytest.approx([0, 1 / 3, 1 / 3])
@@ -87,7 +88,7 @@ def test_the_lens_is_summed_up_as_in_figure_4() -> None:
     assert seen.layers_per_token == 1
     assert seen.spread == pytest.approx(np.exp(-(1 / 3 * np.log(1 / 3) + 2 / 3 * np.log(2 / 3))))
     assert [position.median_rank for position in seen.positions] == [[225, 10.5, 1.5], [99, 98, 97]]
-    nowhere = summarize(2, np.full((2, 3), 11), np.zeros((2, 3)), [1, 1])
+    nowhere = summarize(2, torch.full((2, 3), 11), torch.zeros((2, 3)), torch.tensor([1, 1]))
     assert (nowhere.first_layer, nowhere.never, nowhere.spread) == (None, 100, 0)
 
 
@@ -133,7 +134,7 @@ def test_inner_products_by_group_add_up() -> None:
     shapes = {"model.embed_tokens.weight": (5, 3), "model.layers.0.self_attn.q_proj.weight": (3, 3)}
     shapes |= {"model.layers.0.input_layernorm.weight": (3,), "lm_head.weight": (5, 3)}
     rows = [{name: torch.randn(shape) for name, shape in shapes.items()} for _ in range(4)]
-    products = gram(rows, None)
+    products = gram(rows)
     flat = torch.stack([torch.cat([row[name].flatten() for name in shapes]) for row in rows]).double()
     np.testing.assert_allclose(products["whole"], (flat @ flat.T).numpy(), rtol=1e-5)
     layer = products["q_proj"] + products["norms"]
@@ -217,21 +218,22 @@ def test_a_recipe_asks_for_probes_and_a_published_stage_is_probed_later(here, ru
     assert not (first / "model.safetensors").exists()
     (stage,) = (runs / "stages").glob("*-stage2-*")
     weights = (stage / "model.safetensors").stat().st_mtime_ns
-    assert PerplexityRecord.read(stage / "perplexity.json").perplexity > 1
+    assert Perplexity().read(stage)["docstrings"].perplexity > 1
     assert not (stage / "lens.json").exists()
     out = here("run", recipe, "--runs", runs, "stages.stage2.probe=[lens, interference]").stdout
     assert (stage / "model.safetensors").stat().st_mtime_ns == weights
     assert (first / "model.safetensors").exists()
     assert "gradients of stage1 and stage2: cosine" in out
-    seen = LensRecord.read(stage / "lens.json").lists
-    assert seen.keys() == RecallRecord.read(stage / "recall.json").lists.keys()
-    found = InterferenceRecord.read(stage / "interference.json")
+    assert Lens().read(stage).keys() == Recall().read(stage).keys()
+    (found,) = Interference().read(stage).values()
     assert found.sources == {"a": "stage1", "b": "stage2", "m": "mixing"}
     assert found.groups["whole"].keys() == {"a.b", "a.m", "b.m"}
     lenses = here("probe", "lens", stage, "--task", "kvr", "size=16", "--json", "--plot", tmp_path / "lens.svg").stdout
     assert (tmp_path / "lens.svg").read_text().startswith("<?xml")
     (alone,) = json.loads(lenses)
-    assert alone["top10"] == pytest.approx(next(one for id_, one in seen.items() if id_.startswith("kvr")).top10)
+    assert alone["top10"] == pytest.approx(
+        next(one for id_, one in Lens().read(stage).items() if id_.startswith("kvr")).top10
+    )
     shown = here("probe", "interference", stage, "--a", "kvr size=16", "--b", "invented_facts size=16", "--parts", 4)
     assert re.search(r"^loss_after +-", shown.stdout, re.M)  # nothing was trained after it
 

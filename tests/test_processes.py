@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remix_toolkit import store
-from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.records import StageRecord
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def result(runs: Path, stage: str) -> dict:
 
 
 def recalls(runs: Path, stage: str) -> dict[str, dict]:
-    return RecallRecord.read(folder_of(runs, stage) / "recall.json").model_dump()["lists"]
+    return {id_: one.model_dump() for id_, one in Recall().read(folder_of(runs, stage)).items()}
 
 
 def losses(runs: Path, stage: str) -> list[float]:

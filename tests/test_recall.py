@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.evaluate import recall as module
+from remix_toolkit.evaluate import forward
 from remix_toolkit.evaluate.recall import can_match, matches, max_new_tokens, percent, recall
 from remix_toolkit.recipe.load import load_task
 
@@ -64,7 +64,7 @@ def plainly_generated(model, tokenizer, facts: list[Pair]) -> list[bool]:
 @pytest.mark.parametrize(("known", "expected"), [("all", 100.0), ("half", 50.0), ("unsure", None), ("none", 0.0)])
 def test_scoring_equals_generation(models, tokenizer, known: str, expected: float | None) -> None:
     verdicts = recall(models[known], tokenizer, FACTS, batch_size=7)
-    assert [verdict.pair for verdict in verdicts] == FACTS
+    assert [verdict.prompt for verdict in verdicts] == [fact.prompt for fact in FACTS]
     assert [verdict.correct for verdict in verdicts] == plainly_generated(models[known], tokenizer, FACTS)
     assert expected is None or percent(verdicts) == expected
 
@@ -72,13 +72,13 @@ def test_scoring_equals_generation(models, tokenizer, known: str, expected: floa
 @pytest.mark.parametrize("known", ["all", "half", "unsure", "none"])
 def test_generating_every_row_gives_the_same_verdicts(models, tokenizer, known, monkeypatch) -> None:
     settled = recall(models[known], tokenizer, FACTS)
-    monkeypatch.setitem(module.NEAR_TIE, torch.float32, float("inf"))  # now no row is settled by scoring
+    monkeypatch.setitem(forward.NEAR_TIE, torch.float32, float("inf"))  # now no row is settled by scoring
     generated = recall(models[known], tokenizer, FACTS)
     assert all(verdict.settled_by == "generation, near tie" for verdict in generated)
     assert any(verdict.settled_by == "scoring" for verdict in settled)
     assert [v.correct for v in settled] == [v.correct for v in generated]
     for a, b in zip(settled, generated, strict=True):
-        assert a.prediction == b.prediction or not (a.complete and b.complete)
+        assert a.prediction == b.prediction or not (a.prediction_complete and b.prediction_complete)
 
 
 def test_any_gold_answer_counts(models, tokenizer) -> None:

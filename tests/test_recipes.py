@@ -11,8 +11,7 @@ from trained_store import once
 from remix_toolkit import store
 from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.evaluate.measurements import measured
-from remix_toolkit.evaluate.recall import percent, recall
-from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.evaluate.recall import Recall, percent, recall
 from remix_toolkit.graph.jobs import Job, graph
 from remix_toolkit.graph.lineage import fact_lists
 from remix_toolkit.graph.sweep import Cell, load_sweep
@@ -96,7 +95,7 @@ def test_recall_changes_when_the_weights_change(runs: Path, tiny_base: Path, mon
     tokenizer = load_tokenizer(str(folder))
     facts = build_all(cell.recipe, ["stage1"], tokenizer, runs)["stage1"].facts
     trained, base = (load_model(str(source), None, "fp32", {}) for source in (folder, tiny_base))
-    (recorded,) = RecallRecord.read(folder / "recall.json").lists.values()
+    (recorded,) = Recall().read(folder).values()
     assert percent(recall(trained, tokenizer, facts)) == recorded.recall == 100.0
     assert percent(recall(base, tokenizer, facts)) == 0.0
     for weight, other in zip(trained.parameters(), base.parameters(), strict=True):

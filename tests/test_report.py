@@ -18,7 +18,10 @@ import pytest
 from trained_store import FEW, HALF, TrainedStore, group_of, once, prompts
 
 from remix_toolkit import store
-from remix_toolkit.evaluate.records import HeldOutRecord, InterferenceRecord, LensRecord, PerplexityRecord
+from remix_toolkit.evaluate.held_out import HeldOut
+from remix_toolkit.evaluate.interference import Interference
+from remix_toolkit.evaluate.lens import Lens
+from remix_toolkit.evaluate.perplexity import Perplexity
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report.facts import facts_of
 from remix_toolkit.report.group import groups
@@ -134,13 +137,12 @@ def test_a_trained_store_is_reported_with_all_that_was_measured(trained, tmp_pat
     page = Page(write_report(trained.runs, tmp_path / "report", None))
     assert {"matrix", "curves", "facts", "probes", "losses", "settings", "rerun"} < set(page.ids)
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    lens, held_out = trained.read(LensRecord, "lens.json"), trained.read(HeldOutRecord, "held_out.json")
-    angle = trained.read(InterferenceRecord, "interference.json").groups["whole"]["a.b"]
-    numbers = [f"{one.first_layer:.1f}" for one in lens.lists.values()] + [f"{angle.cosine:+.3f}"]
-    numbers += [f"{trained.read(PerplexityRecord, 'perplexity.json').perplexity:.2f}"]
+    angle = trained.result(Interference()).groups["whole"]["a.b"]
+    numbers = [f"{one.first_layer:.1f}" for one in Lens().read(trained.stages[1]).values()] + [f"{angle.cosine:+.3f}"]
+    numbers += [f"{trained.result(Perplexity()).perplexity:.2f}"]
     for number in numbers:
         assert f">{number}<" in text, number
-    assert f"loss {held_out.loss:.2f}" in text
+    assert f"loss {trained.result(HeldOut()).loss:.2f}" in text
     assert page.scripts == 1
 
 
@@ -286,7 +288,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(
     trained.write_run(tmp_path, "none", 0, both)
     folders = trained.write_run(tmp_path, "none", 1, both)
     (folders["stage2"] / "loss.csv").write_text("cut off")  # not what was published
-    trained.write_run(tmp_path, "nan", 0, both, losses=(4.0, float("nan"), 1.0), files={"lens.json": '{"version": 1}'})
+    trained.write_run(tmp_path, "nan", 0, both, losses=(4.0, float("nan"), 1.0), files={"lens.json": '{"version": 2}'})
     store.delete_weights(trained.write_run(tmp_path, "pruned", 0, both)["stage2"])
     (trained.write_run(tmp_path, "unread", 0, both)["stage2"] / "recall.jsonl").unlink()
     trained.write_run(tmp_path, "begun", 0, {}, begun=["stage1"])
@@ -305,7 +307,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(
         "nan, seed 0: the loss of stage2 is no number at 1 steps, first at step 2",
         "weights deleted, results kept: stage2 of pruned",
         "recall.jsonl: cannot be read (FileNotFoundError",
-        "lens.json: lists: Field required",
+        "lens.json: results: Field required",
         "begun: nothing is measured yet",
         "recipe.yaml: cannot be read (while parsing",
         "stage.json: has format version none; this toolkit reads version 2: this stage is left out",

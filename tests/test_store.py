@@ -108,7 +108,7 @@ def test_a_stage_trained_again_takes_the_place_of_one_without_weights(trained, t
     assert not store.is_pruned(again)
     store.verify(again)
     assert store.trained_for(again) == "another"
-    assert measured(again) == {"B"}  # what was measured of other weights would not be these weights'
+    assert measured(again) == {"recall B"}  # what was measured of other weights would not be these weights'
     assert "measured again" in capsys.readouterr().out
 
 
@@ -120,7 +120,7 @@ def test_an_older_store_is_refused_in_one_line(trained, tmp_path: Path) -> None:
             read(tmp_path)
         assert "\n" not in str(refused.value)
     (tmp_path / "store.json").write_text('{"version": 9}', encoding="utf-8")
-    with pytest.raises(BadInput, match=r"store\.json: has format version 9; this toolkit reads version 2"):
+    with pytest.raises(BadInput, match=r"store\.json: has format version 9; this toolkit reads version 3"):
         store.open_store(tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_runs_of_the_same_weights_are_one_run(trained, tmp_path: Path) -> None:
     ("file", "text", "said"),
     [
         ("held_out.json", '{"rows": 8', "held_out.json: cannot be read (JSONDecodeError"),
-        ("held_out.json", '{"version": 1, "rows": 8}', "held_out.json: loss: Field required"),
+        ("held_out.json", '{"version": 2, "rows": 8}', "held_out.json: results: Field required"),
         ("recall.json", "[]", "recall.json: the file: Input should be"),
         ("recall.json", ("recall", "null"), "recall: Input should be a valid number"),
         ("recall.json", ("recall", "NaN"), "recall: Input should be a finite number"),
@@ -217,7 +217,7 @@ def test_runs_of_the_same_weights_are_one_run(trained, tmp_path: Path) -> None:
             "recall: Input should be less than or equal to 100",
         ),
         ("recall.json", ("facts", '"2"'), "facts: Input should be a valid integer"),
-        ("recall.json", ("version", "7"), "recall.json: has format version 7; this toolkit reads version 1"),
+        ("recall.json", ("version", "7"), "recall.json: has format version 7; this toolkit reads version 2"),
         ("stage.json", ("counts", "null"), "stage.json: counts: Input should be"),
         ("stage.json", ("libraries", "null"), "stage.json: libraries: Input should be"),
         ("stage.json", ("seconds", "NaN"), "stage.json: seconds: Input should be a finite number"),

@@ -19,12 +19,15 @@ import yaml
 from filelock import FileLock
 
 from remix_toolkit import store
-from remix_toolkit.evaluate.records import HeldOutRecord, PerplexityRecord, RecallRecord, VerdictRecord
+from remix_toolkit.evaluate.base import Measurement, Results
+from remix_toolkit.evaluate.held_out import HeldOut
+from remix_toolkit.evaluate.perplexity import Perplexity
+from remix_toolkit.evaluate.recall import ListRecall, Recall, VerdictRow
 from remix_toolkit.graph.jobs import Job
 from remix_toolkit.graph.lineage import fact_lists, lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.schema import Factoid, Recipe
-from remix_toolkit.records import FactList, Record, StageRecord, write_lines
+from remix_toolkit.records import FactList, Part, StageRecord, read_rows, write_rows
 from remix_toolkit.report.group import Group, groups
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.verdicts import Answers
@@ -47,7 +50,7 @@ stages:
 """
 QUESTIONS = [{"question": f"What is {n} plus {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(24)]
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Part)
 
 
 def once(base: Path, name: str, make: Callable[[Path], None]) -> Path:
@@ -112,10 +115,10 @@ class TrainedStore:
         first, second = (next((self.runs / "stages").glob(f"trained-{stage}-*")) for stage in ("stage1", "stage2"))
         return first, second
 
-    def read(self, record: type[R], name: str, **changes: Any) -> R:
-        """A record of stage2, which has all of them, with other values in it."""
-        whole = record.read(self.stages[1] / name).model_dump()
-        return record.model_validate({**whole, **changes})
+    def result(self, measurement: Measurement[R], **changes: Any) -> R:
+        """The first result of a measurement of stage2, which has all of them, with other values in it."""
+        result = next(iter(measurement.read(self.stages[1]).values()))
+        return result.model_validate({**dict(result), **changes})
 
     def text(self, name: str) -> str:
         """A file of stage2 as it is."""
@@ -123,24 +126,22 @@ class TrainedStore:
 
     def recall(
         self, known: Mapping[str, Sequence[bool | int]], lists: Mapping[str, FactList] | None = None
-    ) -> RecallRecord:
+    ) -> Results[ListRecall]:
         """Of lists of facts, by id, whether each is known."""
-        record = RecallRecord.read(self.stages[0] / "recall.json")
-        (trained,) = record.lists.values()
+        (trained,) = Recall().read(self.stages[0]).values()
         found = {}
         for id_, right in known.items():
             number = {"facts": len(right), "correct": sum(map(bool, right)), "settled_by": {"scoring": len(right)}}
             listed = (lists or {}).get(id_) or FactList(task=id_.rpartition("-")[0], label=id_.rpartition("-")[0])
             update = {**number, **listed.model_dump(), "recall": 100 * number["correct"] / len(right)}
             found[id_] = trained.model_copy(update=update)
-        return record.model_copy(update={"lists": found})
+        return Recall().record(found)
 
     def write_verdicts(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """recall.jsonl; of each row, what differs from a right answer to some fact."""
-        with (self.stages[0] / "recall.jsonl").open(encoding="utf-8") as lines:
-            verdict = VerdictRecord.model_validate_json(lines.readline())
+        verdict, *_ = read_rows(self.stages[0] / "recall.jsonl", VerdictRow)
         verdict = verdict.model_copy(update={"correct": True, "prediction_complete": True, "settled_by": "scoring"})
-        write_lines(folder / "recall.jsonl", [verdict.model_copy(update=row) for row in rows])
+        write_rows(folder / "recall.jsonl", [verdict.model_copy(update=row) for row in rows])
 
     def publish(self, runs: Path, stage: str, key: str, name: str, files: Mapping[str, str], **changes: Any) -> Path:
         """Publish stage1 under another key and name, with a few bytes for weights, not measured; its folder.
@@ -169,10 +170,10 @@ class TrainedStore:
         ids = job.requested if measured is None else measured
         folder = store.published_stages(runs).get(job.node.key)
         folder = folder or self.publish(runs, job.name, job.node.key, f"mine-{job.name}-seed0", {}, sweep=sweep)
-        perplexities = {id_ for id_ in ids if id_.startswith("perplexity")}
-        self.recall({id_: [1] for id_ in ids - perplexities}).write(folder / "recall.json")
-        if perplexities:
-            self.read(PerplexityRecord, "perplexity.json", text="docstrings").write(folder / "perplexity.json")
+        lists = [id_.removeprefix("recall ") for id_ in ids if id_.startswith("recall ")]
+        self.recall({list_id: [1] for list_id in lists}).write(folder / "recall.json")
+        if "perplexity docstrings" in ids:
+            Perplexity().record({"docstrings": self.result(Perplexity())}).write(folder / "perplexity.json")
         if pruned and not store.is_pruned(folder):
             store.delete_weights(folder)
         return folder
@@ -272,7 +273,7 @@ class TrainedStore:
             texts |= (files or {}) if node.stage == stages[-1] else {}
             stage = recipe.stages[node.stage]
             if not isinstance(stage.data, Factoid):
-                held_out = self.read(HeldOutRecord, "held_out.json", loss=1.25, accuracy=50.0)
+                held_out = HeldOut().record({"8 rows": self.result(HeldOut(), loss=1.25, accuracy=50.0)})
                 texts = {"held_out.json": held_out.model_dump_json(), **texts}
             mixing = {source: 40 for source, spec in stage.mix if spec is not None}
             changes = {"counts": {"facts": 20, "mixing": mixing}, "ancestors": list(node.ancestors), **about}

@@ -185,12 +185,6 @@ def read_corpus(path: Path) -> Iterator[Row]:
             raise BadInput(f"{file}: cannot be read: {one_line(error)}") from error
 
 
-def read_whole_lines(path: Path) -> bytes:
-    """A file of lines without a last line that a crash cut off; empty if there is no file."""
-    content = path.read_bytes() if path.exists() else b""
-    return content[: content.rfind(b"\n") + 1]
-
-
 def one_line(error: Exception) -> str:
     """An error's kind and message in one line, without the user's token for the hub, should it have repeated that."""
     from huggingface_hub import get_token

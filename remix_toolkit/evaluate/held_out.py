@@ -3,61 +3,96 @@
 GSM8K's rows also have a result after `####`; there, the share that greedy decoding gets right is measured too.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import Field
 
-from remix_toolkit.data.encoding import Example
+from remix_toolkit.console import info
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.evaluate.recall import batches, greedy, prompt_batch, trained_logits
-from remix_toolkit.evaluate.records import HeldOutRow
+from remix_toolkit.evaluate.base import Measurement, Models, Row, Subject, in_shares
+from remix_toolkit.recipe.schema import Instruction, Recipe
+from remix_toolkit.records import Count, NonNegative, Part, Percent, Positive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 16
 MAX_NEW_TOKENS = 512  # the longest answers of GSM8K have about 400 tokens of a large vocabulary
 
 
-def loss_sum(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-) -> tuple[float, int]:
-    """The summed loss, in nats, over the trained tokens of the examples, and their number."""
-    losses = example_losses(model, tokenizer, examples)
-    return sum(loss for loss, _ in losses), sum(tokens for _, tokens in losses)
+class HeldOutLoss(Part):
+    """Of some rows of an instruction task that no stage trains on."""
+
+    rows: Positive
+    loss: NonNegative = Field(description="mean over the rows' trained tokens, in nats")
+    tokens: Count = Field(description="how many tokens that is the mean of")
+    accuracy: Percent | None = Field(description="correct results, where the task has results (GSM8K)")
 
 
-@torch.no_grad()
-def example_losses(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-) -> list[tuple[float, int]]:
-    """For each example, in order, the summed loss over its trained tokens, in nats, and their number."""
+class HeldOutRow(Row):
+    """A line of held_out.jsonl: the result of one row, where the task has results (GSM8K)."""
+
+    prompt: str
+    gold: str | None
+    prediction: str
+    correct: bool
+
+
+class HeldOut(Measurement[HeldOutLoss]):
+    """The loss on rows that the stage held out and, where they have results (GSM8K), how many are right."""
+
+    name, result, row, shared = "held_out", HeldOutLoss, HeldOutRow, True
+
+    def requested(self, recipe: Recipe, stage: str) -> list[str]:
+        task = recipe.stages[stage].data
+        return [f"{task.held_out} rows"] if isinstance(task, Instruction) and task.held_out else []
+
+    def measure(self, item: str, subject: Subject, models: Models) -> tuple[HeldOutLoss, list[HeldOutRow]]:
+        from remix_toolkit.evaluate.forward import example_losses, mean_loss
+
+        examples = subject.encode(models.tokenizer, subject.held_out)
+        losses = in_shares(examples, lambda share: example_losses(models.model, models.tokenizer, share))
+        rows: list[HeldOutRow] = []
+        if subject.held_out[0].source == "gsm8k":
+            answers = in_shares(subject.held_out, lambda share: answer(models.model, models.tokenizer, share))
+            rows = [_row(item, pair, text) for pair, text in zip(subject.held_out, answers, strict=True)]
+        result = HeldOutLoss(
+            rows=len(subject.held_out),
+            loss=mean_loss(losses),
+            tokens=sum(tokens for _, tokens in losses),
+            accuracy=100.0 * sum(row.correct for row in rows) / len(rows) if rows else None,
+        )
+        correct = "" if result.accuracy is None else f", {result.accuracy:.1f}% of the results right"
+        info(f"{subject.stage}: loss {result.loss:.3f} on {result.rows} held-out rows{correct}")
+        return result, rows
+
+
+def held_out_loss(folder: Path) -> HeldOutLoss | None:
+    """The loss on the most rows that were measured of a published stage, if any; runs that ask for fewer share it."""
+    return max(HeldOut().read(folder).values(), key=lambda result: result.rows, default=None)
+
+
+def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[str]:
+    """The greedy answer to each row."""
+    from remix_toolkit.evaluate.forward import batches, greedy_answers
+
     model.eval()
-    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    losses: dict[int, tuple[float, int]] = {}
-    for rows in batches(by_length, BATCH):
-        logits, targets = trained_logits(model, tokenizer, [examples[i] for i in rows])
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-        sums, tokens = loss.view(targets.shape).sum(dim=1), (targets != -100).sum(dim=1)
-        losses |= dict(zip(rows, zip(sums.tolist(), tokens.tolist(), strict=True), strict=True))
-    return [losses[i] for i in range(len(examples))]
+    answers = [ids for rows in batches(pairs, BATCH) for ids in greedy_answers(model, tokenizer, rows, MAX_NEW_TOKENS)]
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
 
 
-@torch.no_grad()
-def answer_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[HeldOutRow]:
-    """The greedy answer to each row; it is correct if the number after `####` is the same."""
-    model.eval()
-    model.generation_config = greedy(tokenizer, MAX_NEW_TOKENS)
-    answers: list[HeldOutRow] = []
-    for rows in batches(pairs, BATCH):
-        prompts = prompt_batch(model, tokenizer, rows)
-        out = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]  # type: ignore[operator]
-        for pair, ids in zip(rows, out.tolist(), strict=True):
-            text, gold = str(tokenizer.decode(ids, skip_special_tokens=True)), result(pair.response)
-            answers.append(HeldOutRow(prompt=pair.prompt, gold=gold, prediction=text, correct=result(text) == gold))
-    return answers
+def _row(item: str, pair: Pair, text: str) -> HeldOutRow:
+    """It is correct if the number after `####` is the same."""
+    gold = final_number(pair.response)
+    return HeldOutRow(list=item, prompt=pair.prompt, gold=gold, prediction=text, correct=final_number(text) == gold)
 
 
-def result(text: str) -> str | None:
+def final_number(text: str) -> str | None:
     """The number after `####`, without thousands separators and currency; None if there is none."""
     match = re.search(r"####\s*\$?\s*(-?[\d.,]*\d)", text)
     if match is None:

@@ -1,240 +1,89 @@
 """Interference: do the gradients of D_A, D_B and D_M oppose one another, and did the weights move against D_A?
 
-The paper argues with the angles between these gradients (sections 4.1 and A.1 to A.3) and measures none. Each data set
-is shuffled and cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode. Only inner
-products of gradients are used: one matrix of them for the whole model, for each layer and for each kind of weight.
-
-A part's gradient is the data set's gradient plus noise of its own, which adds to every length and would pull every
-cosine towards 0. Lengths are therefore computed from inner products of different parts only, as their noise is
-independent.
+The paper argues with the angles between these gradients (sections 4.1 and A.1 to A.3) and measures none. How they are
+measured is in gradients.py.
 """
 
-import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from typing import Annotated
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import Field, FiniteFloat
 
-from remix_toolkit.data.encoding import Example
+from remix_toolkit.console import info
+from remix_toolkit.data.identity import facts_id
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.held_out import loss_sum
-from remix_toolkit.evaluate.recall import trained_logits
-from remix_toolkit.evaluate.records import Angle, Displacement, GradientNorm, InterferenceRecord
+from remix_toolkit.evaluate.base import Measurement, Models, Subject
+from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.records import NonNegative, Part, Positive
 
 PARTS = 8  # gradients of each data set; all of them are in the machine's memory at once
 MIN_PARTS = 4  # with fewer, noise cannot be separated from what the parts share
-DRAWS = 2000  # of each bootstrap
-LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-TOKENS = 2048  # in one forward pass, with all activations kept
-
-Gradients = list[dict[str, torch.Tensor]]
-Matrix = NDArray[np.float64]
+Cosine = Annotated[FiniteFloat, Field(ge=-1, le=1)]
+DataSet = Annotated[str, Field(pattern="^[abm]$")]  # D_A, D_B, D_M
 
 
-def interference(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Mapping[str, Sequence[Example]],
-    after: PreTrainedModel | None = None,
-    parts: int = PARTS,
-    sources: Mapping[str, str] | None = None,
-) -> InterferenceRecord:
-    """Angles between the gradients of the data sets at the model; `data` has `a`, `b` and perhaps `m`.
+class Angle(Part):
+    """How the gradients of two data sets stand to one another in one group of weights."""
 
-    Intervals are bootstrapped over parts. With the model `after` later training, the record also has how far that moved
-    the weights, the loss on D_A before and after, and its change predicted to first order, (theta_after - theta) .
-    grad L_A. `sources` names the data sets in the record.
-
-    Memory: on the CPU, a gradient of the whole model for each part of each data set, and the displacement in fp32.
-    Gradients are computed on the device of `after`, which is moved off it, or else of the model.
-    Raises BadInput for fewer than 4 parts, a data set of fewer examples than parts, or an `after` with other weights.
-    """
-    cut = {name: _cut(name, examples, parts) for name, examples in data.items()}
-    moved: dict[str, torch.Tensor] | None = None
-    displaced: dict[str, Displacement] | None = None
-    loss_after: float | None = None
-    if after is not None:
-        device = after.device
-        loss_after = float(np.mean([_mean_loss(after, tokenizer, part) for part in cut["a"]]))
-        moved = displacement(model, after)
-        displaced = _lengths(model, moved)
-        after.to("cpu")  # type: ignore[arg-type]
-        model.to(device)  # type: ignore[arg-type]
-    gradients: Gradients = []
-    losses: dict[str, list[float]] = {}
-    for name, examples_by_part in cut.items():
-        for part in examples_by_part:
-            loss, gradient = _gradient(model, tokenizer, part)
-            losses.setdefault(name, []).append(loss)
-            gradients.append(gradient)
-    products = gram(gradients, moved)
-    rows = {name: slice(n * parts, (n + 1) * parts) for n, name in enumerate(data)}
-    predicted = low = high = None
-    if moved is not None:
-        along = products["whole"][rows["a"], -1]  # each part's gradient along the displacement
-        predicted = float(along.mean())
-        low, high = map(float, np.percentile(_draws(parts, 0) @ along, [2.5, 97.5]))
-    return InterferenceRecord(
-        sources=dict(sources or {}),
-        parts=parts,
-        examples={name: sum(map(len, examples_by_part)) for name, examples_by_part in cut.items()},
-        norms={name: _norm(products["whole"][part, part]) for name, part in rows.items()},
-        groups={group: _angles(matrix, rows) for group, matrix in products.items()},
-        displacement=displaced,
-        loss_before=None if moved is None else float(np.mean(losses["a"])),
-        loss_after=loss_after,
-        predicted=predicted,
-        predicted_low=low,
-        predicted_high=high,
-    )
+    cosine: Cosine | None = Field(description="none where a gradient is no more than noise")
+    low: Cosine | None = Field(description="end of the 95% interval")
+    high: Cosine | None
+    inner: FiniteFloat = Field(description="inner product of the mean gradients")
 
 
-def _cut(name: str, examples: Sequence[Example], parts: int) -> list[list[Example]]:
-    """Parts of equal size, shuffled, since a data set is ordered by source; a remainder is dropped. Raises BadInput."""
-    if parts < MIN_PARTS:
-        raise BadInput(f"interference: {parts} parts asked, but at least {MIN_PARTS} are needed to measure the noise")
-    if len(examples) < parts:
-        raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
-    shuffled = random.Random(0).sample(examples, len(examples))
-    size = len(examples) // parts
-    return [shuffled[start : start + size] for start in range(0, parts * size, size)]
+class GradientNorm(Part):
+    norm: NonNegative = Field(description="of the mean gradient")
+    signal: NonNegative = Field(description="of what all parts of the data set share")
+    noise: bool = Field(description="True where the signal is indistinguishable from zero")
 
 
-def groups_of(name: str) -> Iterator[str]:
-    """The groups that a parameter belongs to: `whole`, `layer 3`, and its kind, as in `q_proj` or `embed_tokens`."""
-    yield "whole"
-    if layer := LAYER.search(name):
-        yield f"layer {int(layer[1]) + 1}"
-    kind = name.rsplit(".", 2)[-2]
-    yield "norms" if "norm" in kind or kind.startswith("ln") else kind
+class Displacement(Part):
+    norm: NonNegative
+    relative: NonNegative = Field(description="to the norm of the weights before")
 
 
-def gram(gradients: Gradients, moved: dict[str, torch.Tensor] | None) -> dict[str, Matrix]:
-    """Inner products of all gradients, by group; the last row and column are those of the displacement, if any."""
-    rows = gradients + ([moved] if moved is not None else [])
-    sums: dict[str, Matrix] = {}
-    for name in gradients[0]:
-        stacked = torch.stack([row[name].flatten().float() for row in rows])
-        products = (stacked @ stacked.T).double().numpy()
-        for group in groups_of(name):
-            sums[group] = sums[group] + products if group in sums else products
-    return sums
+class InterferenceResult(Part):
+    """Gradients of D_A, D_B and D_M at the model that a stage started from, and how the stage moved it."""
+
+    sources: dict[DataSet, str] = Field({}, description="what a, b and m are: stages, or mixing")
+    parts: Positive = Field(description="gradients of each data set")
+    examples: dict[DataSet, Positive]
+    norms: dict[DataSet, GradientNorm]
+    groups: dict[str, dict[str, Angle]] = Field(description="whole, layers, kinds of weight -> a.b, a.m, b.m")
+    displacement: dict[str, Displacement] | None = Field(None, description="by group; with a later model only")
+    loss_before: NonNegative | None = Field(None, description="on D_A, in nats a token")
+    loss_after: NonNegative | None = None
+    predicted: FiniteFloat | None = Field(None, description="change of that loss to first order")
+    predicted_low: FiniteFloat | None = Field(None, description="end of the 95% interval")
+    predicted_high: FiniteFloat | None = None
 
 
-def _draws(parts: int, seed: int) -> Matrix:
-    """Bootstrap weights of the parts, (draws, parts), each row summing to 1."""
-    drawn: Matrix = np.random.default_rng(seed).multinomial(parts, np.full(parts, 1 / parts), size=DRAWS) / parts
-    return drawn
+class Interference(Measurement[InterferenceResult]):
+    """Gradients at the model that the stage started from: D_A are the first stage's facts, D_B the stage's own data."""
 
+    name, result, needs_parent = "interference", InterferenceResult, True
 
-def _shared(matrix: Matrix, weights: Matrix) -> Matrix:
-    """For each row of weights, the squared length of what parts share: the weighted mean product of different parts.
+    def requested(self, recipe: Recipe, stage: str) -> list[str]:
+        asked = "interference" in recipe.stages[stage].probe
+        return [facts_id(recipe, next(iter(recipe.stages)))] if asked else []
 
-    NaN where a row has all its weight on one part.
-    """
-    different = matrix - np.diag(np.diag(matrix))
-    pairs = 1 - (weights**2).sum(axis=1)
-    sums = np.einsum("di,ij,dj->d", weights, different, weights)
-    squares: Matrix = np.divide(sums, pairs, out=np.full(len(weights), np.nan), where=pairs > 1e-9)
-    return squares
+    def check(self, subject: Subject) -> None:
+        (first,) = self.requested(subject.recipe, subject.stage)
+        fewest = min(len(subject.facts[first]), len(subject.pairs))
+        if fewest < MIN_PARTS:
+            where = f"{subject.recipe.name}: {subject.stage}: probe"
+            raise BadInput(f"{where}: interference takes {MIN_PARTS} facts or more, not {fewest}")
 
+    def measure(self, item: str, subject: Subject, models: Models) -> tuple[InterferenceResult, tuple[()]]:
+        from remix_toolkit.evaluate.gradients import interference
 
-def _norm(matrix: Matrix) -> GradientNorm:
-    """The mean gradient's norm, and that of what its parts share."""
-    parts = len(matrix)
-    (signal,) = _shared(matrix, np.full((1, parts), 1 / parts))
-    return GradientNorm(
-        norm=float(np.sqrt(matrix.mean())),
-        signal=float(np.sqrt(max(signal, 0.0))),
-        noise=bool(np.nanpercentile(_shared(matrix, _draws(parts, 0)), 2.5) <= 0),
-    )
-
-
-def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, Angle]:
-    """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of one group's gradients."""
-    angles: dict[str, Angle] = {}
-    noise = {name: _norm(matrix[part, part]).noise for name, part in rows.items()}
-    for x, y in combinations(rows, 2):
-        xx, xy, yy = matrix[rows[x], rows[x]], matrix[rows[x], rows[y]], matrix[rows[y], rows[y]]
-        parts = len(xx)
-        cosine = low = high = None
-        if not (noise[x] or noise[y]):
-            flat = np.full((1, parts), 1 / parts)
-            cosine = float(_cosines(xx, xy, yy, flat, flat)[0])
-            drawn = _cosines(xx, xy, yy, _draws(parts, 1), _draws(parts, 2))
-            low, high = map(float, np.nanpercentile(drawn, [2.5, 97.5]))
-        angles[f"{x}.{y}"] = Angle(cosine=cosine, low=low, high=high, inner=float(xy.mean()))
-    return angles
-
-
-def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix:
-    """Cosines for each row of weights of the parts of x and y, in [-1, 1]; NaN where a length is not positive."""
-    x_square, y_square = _shared(xx, u), _shared(yy, v)
-    squares = np.where((x_square > 0) & (y_square > 0), x_square * y_square, np.nan)
-    cosines: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
-    return cosines
-
-
-def _lengths(model: PreTrainedModel, moved: dict[str, torch.Tensor]) -> dict[str, Displacement]:
-    """How far each group of weights moved."""
-    squares: dict[str, list[float]] = {}
-    weights = dict(model.named_parameters())
-    for name, step in moved.items():
-        moved_square, weight_square = (float(w.square().sum()) for w in (step, weights[name].detach().float()))
-        for group in groups_of(name):
-            sums = squares.setdefault(group, [0.0, 0.0])
-            sums[0] += moved_square
-            sums[1] += weight_square
-    return {
-        group: Displacement(norm=step**0.5, relative=(step / weight) ** 0.5 if weight else 0.0)
-        for group, (step, weight) in squares.items()
-    }
-
-
-def displacement(before: PreTrainedModel, after: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """theta_after - theta_before, by parameter, on the CPU. Raises BadInput where the parameters do not correspond."""
-    old, new = dict(before.named_parameters()), dict(after.named_parameters())
-    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
-        raise BadInput(
-            "interference: the two models do not have the same parameters, so neither was trained from the other"
-        )
-    return {name: (new[name].detach().cpu().float() - p.detach().cpu().float()) for name, p in old.items()}
-
-
-def _gradient(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-) -> tuple[float, dict[str, torch.Tensor]]:
-    """The mean loss over the examples' trained tokens, and its gradient by parameter, on the CPU."""
-    model.eval()
-    model.zero_grad()
-    trained = sum(len(e.labels) - e.labels.count(-100) for e in examples)
-    total = 0.0
-    for rows in _batches(examples):
-        logits, targets = trained_logits(model, tokenizer, rows)
-        summed = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-        loss = summed / trained
-        loss.backward()
-        total += float(loss.detach())
-    gradient = {n: p.grad.detach().cpu().clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return total, gradient
-
-
-def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
-    """The examples, short ones first, as many at once as have 2,048 tokens when padded, and one at least."""
-    rows: list[Example] = []
-    for example in sorted(examples, key=lambda e: len(e.input_ids)):
-        if rows and (len(rows) + 1) * len(example.input_ids) > TOKENS:
-            yield rows
-            rows = []
-        rows.append(example)
-    yield rows
-
-
-def _mean_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> float:
-    total, tokens = loss_sum(model, tokenizer, examples)
-    return total / tokens
+        pairs = {"a": subject.facts[item], "b": subject.pairs, "m": subject.mixing}
+        examples = {name: subject.encode(models.tokenizer, rows) for name, rows in pairs.items()}
+        sources = {"a": next(iter(subject.recipe.stages)), "b": subject.stage, "m": "mixing"}
+        parts = min(PARTS, len(examples["a"]), len(examples["b"]))
+        if len(examples["m"]) < parts:
+            del examples["m"], sources["m"]
+        result = interference(models.load_parent(), models.tokenizer, examples, models.model, parts, sources)
+        cosine = result.groups["whole"]["a.b"].cosine
+        angle = "one of them is no more than noise" if cosine is None else f"cosine {cosine:+.3f}"
+        info(f"{subject.stage}: gradients of {sources['a']} and {sources['b']}: {angle}")
+        return result, ()

@@ -5,25 +5,75 @@ the layers after it did not exist (nostalgebraist, 2020). The right token is tha
 answer's tokens before it; EOS is not counted.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import Field
 
+from remix_toolkit.console import info
 from remix_toolkit.data.encoding import Example, encode
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.evaluate.recall import batches, padded
-from remix_toolkit.evaluate.records import LensPosition, LensResult
+from remix_toolkit.evaluate.base import Measurement, Models, Subject
+from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.records import NonNegative, Part, Percent, Positive, Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 64
 TOP = 10
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_norm")
 # Relative tolerance within which the last layer, projected, must give the model's own logits.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+TOLERANCE = {"torch.float32": 1e-5, "torch.bfloat16": 5e-2, "torch.float16": 5e-3}
+
+
+class LensPosition(Part):
+    """The logit lens at one position in the answer; lists have a value for each layer."""
+
+    position: Positive
+    tokens: Positive
+    top10: list[Percent]
+    median_rank: list[NonNegative]
+    probability: list[Share]
+
+
+class LensResult(Part):
+    """The logit lens on one list of facts; lists have a value for each layer."""
+
+    facts: Positive
+    tokens: Positive = Field(description="answer tokens of all facts, EOS excluded")
+    layers: Positive
+    top10: list[Percent] = Field(description="tokens that are among the ten most likely ones")
+    median_rank: list[NonNegative] = Field(description="1 is the most likely token")
+    probability: list[Share] = Field(description="mean")
+    occurrence: list[Share] = Field(description="the layer's share of all appearances in the top ten (figure 4)")
+    first: list[Share] = Field(description="share of tokens that first appear in the top ten at this layer")
+    first_layer: NonNegative | None = Field(description="mean layer of first appearance, from 1; none if none appears")
+    never: Percent = Field(description="tokens that appear at no layer")
+    layers_per_token: NonNegative
+    spread: NonNegative = Field(description="exponential of the entropy of `occurrence`, in layers")
+    positions: list[LensPosition]
+
+
+class Lens(Measurement[LensResult]):
+    """The logit lens on each list of facts whose recall is measured, where `probe` names it."""
+
+    name, result = "lens", LensResult
+
+    def requested(self, recipe: Recipe, stage: str) -> list[str]:
+        return Recall().requested(recipe, stage) if "lens" in recipe.stages[stage].probe else []
+
+    def measure(self, item: str, subject: Subject, models: Models) -> tuple[LensResult, tuple[()]]:
+        result = lens(models.model, models.tokenizer, subject.facts[item])
+        where = "in no layer" if result.first_layer is None else f"from layer {result.first_layer:.1f} on"
+        info(f"{subject.stage}: lens on {subject.lists[item].label}: {where}, of {result.layers}")
+        return result, ()
 
 
 def lens(
@@ -34,112 +84,109 @@ def lens(
     Raises BadInput where the architecture has no known final norm, RunFailed where the projected last layer differs
     from the model's own output.
     """
+    import torch
+
+    from remix_toolkit.evaluate.forward import batches
+
     model.eval()
-    ranks: list[torch.Tensor] = []
-    probabilities: list[torch.Tensor] = []
-    positions: list[int] = []
     by_length = sorted((encode(tokenizer, fact) for fact in facts), key=lambda e: len(e.input_ids))
-    for rows in batches(by_length, batch_size):
-        rank, probability, position = _project_layers(model, tokenizer, rows)
-        ranks.append(rank)
-        probabilities.append(probability)
-        positions += position
-    return summarize(len(facts), torch.cat(ranks).numpy(), torch.cat(probabilities).numpy(), positions)
+    with torch.no_grad():
+        projected = [_project_layers(model, tokenizer, rows) for rows in batches(by_length, batch_size)]
+    ranks, probabilities, positions = (torch.cat(parts) for parts in zip(*projected, strict=True))
+    return summarize(len(facts), ranks, probabilities, positions)
 
 
-@torch.no_grad()
 def _project_layers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Each answer token's rank and probability at each layer, both (tokens, layers), and its position in the answer."""
+    import torch
+
+    from remix_toolkit.evaluate.forward import model_inputs
+
     norm, head = final_norm(model), model.get_output_embeddings()
-    before: list[torch.Tensor] = []
+    before: list[Tensor] = []
     hook = norm.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
-    ids = padded([e.input_ids for e in examples], tokenizer.pad_token_id, model)
-    mask = padded([[1] * len(e.input_ids) for e in examples], 0, model)
-    # A label is the token that the position before it predicts; the last one, EOS, is left out.
-    answers = [[i for i, label in enumerate(e.labels) if label != -100][:-1] for e in examples]
-    row = torch.tensor([n for n, columns in enumerate(answers) for _ in columns], device=ids.device)
-    column = torch.tensor([i - 1 for columns in answers for i in columns], device=ids.device)
+    inputs = model_inputs(model, tokenizer, [e.input_ids for e in examples])
     try:
-        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=1)
+        out = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
     finally:
         hook.remove()
     layers = [*out.hidden_states[1:-1], before[0]]  # the last of transformers' hidden states went through the norm
-    gold = ids[row, column + 1].unsqueeze(-1)
+    _check_last(model, norm, head, layers[-1], out.logits)
+    # A label is the token that the position before it predicts; the last one, EOS, is left out.
+    answers = [[i for i, label in enumerate(e.labels) if label != -100][:-1] for e in examples]
+    row = torch.tensor([n for n, columns in enumerate(answers) for _ in columns], device=model.device)
+    column = torch.tensor([i for columns in answers for i in columns], device=model.device)
+    gold = inputs["input_ids"][row, column].unsqueeze(-1)
     ranks, probabilities = [], []
-    for layer, hidden in enumerate(layers, start=1):
-        logits = _softcapped(model, head(norm(hidden[row, column])).float())
-        if layer == len(layers):
-            _check_last(model, hidden, norm, head, out.logits)
+    for hidden in layers:
+        logits = _logits(model, norm, head, hidden[row, column - 1])
         right = logits.gather(-1, gold)
         ranks.append((logits > right).sum(dim=-1).add(1).cpu())
         probabilities.append((right.squeeze(-1) - logits.logsumexp(dim=-1)).exp().cpu())
-    positions = [k for columns in answers for k in range(1, len(columns) + 1)]
+    positions = torch.tensor([k for columns in answers for k in range(1, len(columns) + 1)])
     return torch.stack(ranks, dim=1), torch.stack(probabilities, dim=1), positions
 
 
-def final_norm(model: PreTrainedModel) -> torch.nn.Module:
+def final_norm(model: PreTrainedModel) -> Any:
     """The norm between the last layer and the output head. Raises BadInput where none has a known name."""
     for name in FINAL_NORMS:
-        if isinstance(module := getattr(model.base_model, name, None), torch.nn.Module):
+        if module := getattr(model.base_model, name, None):
             return module
     raise BadInput(
         f"{type(model).__name__}: the lens finds no final norm in it, under any of the names {', '.join(FINAL_NORMS)}"
     )
 
 
-def _softcapped(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
-    """Apply Gemma's soft cap on logits, where the model has one: it changes probabilities, not ranks."""
+def _logits(model: PreTrainedModel, norm: Any, head: Any, hidden: Tensor) -> Tensor:
+    """A hidden state through norm and head, and Gemma's soft cap where the model has one: it changes probabilities."""
+    logits: Tensor = head(norm(hidden)).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    return logits if cap is None else (logits / cap).tanh() * cap
 
 
-def _check_last(model: PreTrainedModel, hidden: torch.Tensor, norm: Any, head: Any, logits: torch.Tensor) -> None:
+def _check_last(model: PreTrainedModel, norm: Any, head: Any, hidden: Tensor, logits: Tensor) -> None:
     """The last layer through norm and head must give the model's own logits at the last position."""
-    projected = _softcapped(model, head(norm(hidden[:, -1:])).float())
-    difference = float((projected - logits.float()).abs().max() / logits.float().abs().max().clamp_min(1e-30))
-    if difference > TOLERANCE[logits.dtype]:
+    difference = (_logits(model, norm, head, hidden[:, -1:]) - logits.float()).abs().max()
+    relative = float(difference / logits.float().abs().max().clamp_min(1e-30))
+    if relative > TOLERANCE[str(logits.dtype)]:
         raise RunFailed(
             f"{type(model).__name__}: the last layer through norm and output head differs from the model's own logits "
-            f"(by {difference:.1e} of the largest): the lens cannot read this architecture"
+            f"(by {relative:.1e} of the largest): the lens cannot read this architecture"
         )
 
 
-def summarize(facts: int, ranks: NDArray[Any], probabilities: NDArray[Any], positions: Sequence[int]) -> LensResult:
+def summarize(facts: int, ranks: Tensor, probabilities: Tensor, positions: Tensor) -> LensResult:
     """The result over all tokens, from each token's rank and probability at each layer, both (tokens, layers)."""
-    in_top = ranks <= TOP
-    ever = in_top.any(axis=1)
-    first = in_top.argmax(axis=1)[ever]  # from 0
-    layers = ranks.shape[1]
-    occurrence = in_top.sum(axis=0) / max(int(in_top.sum()), 1)
-    positive = occurrence[occurrence > 0]
-    position = np.array(positions)
+    tokens, layers = ranks.shape
+    in_top = (ranks <= TOP).double()
+    appears = in_top.any(dim=1)
+    first = in_top.argmax(dim=1)[appears]  # from 0
+    occurrence = (in_top.sum(dim=0) / in_top.sum().clamp_min(1)).tolist()
+    entropy = -sum(share * math.log(share) for share in occurrence if share)
+    by_position = {k: positions == k for k in range(1, int(positions.max()) + 1)}
     return LensResult(
         facts=facts,
-        tokens=len(ranks),
+        tokens=tokens,
         layers=layers,
         **_by_layer(ranks, probabilities),
-        occurrence=occurrence.tolist(),
-        first=(np.bincount(first, minlength=layers) / len(ranks)).tolist(),
-        first_layer=float(first.mean() + 1) if len(first) else None,
-        never=100.0 * float((~ever).mean()),
-        layers_per_token=float(in_top.sum(axis=1).mean()),
-        spread=float(np.exp(-(positive * np.log(positive)).sum())) if len(positive) else 0.0,
+        occurrence=occurrence,
+        first=(first.bincount(minlength=layers) / tokens).tolist(),
+        first_layer=float(first.double().mean() + 1) if len(first) else None,
+        never=100.0 * (1 - len(first) / tokens),
+        layers_per_token=float(in_top.sum(dim=1).mean()),
+        spread=math.exp(entropy) if len(first) else 0.0,
         positions=[
-            LensPosition(
-                position=int(k),
-                tokens=int((position == k).sum()),
-                **_by_layer(ranks[position == k], probabilities[position == k]),
-            )
-            for k in np.unique(position)
+            LensPosition(position=k, tokens=int(at.sum()), **_by_layer(ranks[at], probabilities[at]))
+            for k, at in by_position.items()
         ],
     )
 
 
-def _by_layer(ranks: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, list[float]]:
+def _by_layer(ranks: Tensor, probabilities: Tensor) -> dict[str, list[float]]:
     return {
-        "top10": (100.0 * (ranks <= TOP).mean(axis=0)).tolist(),
-        "median_rank": np.median(ranks, axis=0).tolist(),
-        "probability": probabilities.mean(axis=0).clip(0, 1).tolist(),
+        "top10": (100.0 * (ranks <= TOP).double().mean(dim=0)).tolist(),
+        "median_rank": [float(layer.double().quantile(0.5)) for layer in ranks.T],
+        "probability": probabilities.double().mean(dim=0).clip(0, 1).tolist(),
     }

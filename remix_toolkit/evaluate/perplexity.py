@@ -1,31 +1,62 @@
 """Perplexity of generic text that no stage trains on: what the model has lost besides facts, measured offline."""
 
+from __future__ import annotations
+
 import math
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import Field
 
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.held_out import loss_sum
-from remix_toolkit.evaluate.records import PerplexityRecord
+from remix_toolkit.evaluate.base import Measurement, Models, Subject
+from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.yaml_file import read_text
+from remix_toolkit.records import Part, Positive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PASSAGES, WORDS = 16, 50
 MODULES = ("argparse", "cmd", "configparser", "json", "pdb", "re", "sched", "statistics")  # imported anyway, or quickly
 
 
-def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> PerplexityRecord:
+class TextPerplexity(Part):
+    """Of one text."""
+
+    perplexity: Annotated[float, Field(ge=1)]
+    tokens: Positive
+
+
+class Perplexity(Measurement[TextPerplexity]):
+    """Perplexity of the text that `evaluate.text` names."""
+
+    name, result = "perplexity", TextPerplexity
+
+    def requested(self, recipe: Recipe, stage: str) -> list[str]:
+        return [recipe.evaluate.text]
+
+    def check(self, subject: Subject) -> None:
+        passages(subject.recipe.evaluate.text)
+
+    def measure(self, item: str, subject: Subject, models: Models) -> tuple[TextPerplexity, tuple[()]]:
+        return perplexity(models.model, models.tokenizer, item), ()
+
+
+def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> TextPerplexity:
     """Perplexity over the text's passages, each on its own, as plain text without Tulu turns.
 
     `text` is the value of `evaluate.text`. Raises BadInput for a text of less than one passage.
     """
+    from remix_toolkit.evaluate.forward import example_losses, mean_loss
+
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = [tokenizer(passage, add_special_tokens=False)["input_ids"] for passage in passages(text)]
-    total, tokens = loss_sum(model, tokenizer, [Example([*bos, *row], [*([-100] * len(bos)), *row]) for row in ids])
-    return PerplexityRecord(perplexity=math.exp(total / tokens), tokens=tokens, text=text)
+    losses = example_losses(model, tokenizer, [Example([*bos, *row], [*([-100] * len(bos)), *row]) for row in ids])
+    return TextPerplexity(perplexity=math.exp(mean_loss(losses)), tokens=sum(tokens for _, tokens in losses))
 
 
 @cache

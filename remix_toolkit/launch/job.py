@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput, Busy, RunFailed, exit_on_error
-from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import Kind
 from remix_toolkit.graph.prune import unneeded
@@ -69,8 +69,8 @@ def _summary(order: JobOrder, runs: Path) -> str:
     if order.kind == "train":
         stage = StageRecord.read(folder / "stage.json")
         return f"{stage.steps} steps, loss {stage.last_loss:.2g}"
-    recall = RecallRecord.read_if_exists(folder / "recall.json")
-    return f"recall {', '.join(f'{one.recall:.1f}%' for one in recall.lists.values()) or '-'}" if recall else ""
+    recall = ", ".join(f"{one.recall:.1f}%" for one in Recall().read(folder).values())
+    return f"recall {recall}" if recall else ""
 
 
 def _wait_until_free(order: JobOrder, runs: Path) -> None:

@@ -290,10 +290,7 @@ def _limits(results: Results) -> Iterator[str]:
 
 def _probes(last: Published) -> Iterator[str]:
     """The probes that are a number, in a line each; the others are in results.json."""
-    if "perplexity" in last.probes:
-        one = last.probes["perplexity"]
-        tokens = number(one.get("tokens"), ",d")
-        known = f"{numbers(last.probes)['perplexity']:.2f} on {tokens} tokens"
-        yield f"- perplexity {known} of {cell(one.get('text', '-'))}"
+    for text, result in last.probes.get("perplexity", {}).items():
+        yield f"- perplexity {result['perplexity']:.2f} on {result['tokens']:,d} tokens of {cell(text)}"
     for name, value in numbers({"lm_eval": last.probes.get("lm_eval", {})}).items():
         yield f"- lm-eval {cell(name)}: {value:.4g}"

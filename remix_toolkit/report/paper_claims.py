@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.records import LensRecord
+from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.report.paper_layout import At, Check, Entry, Said, Setting, Side, find, over_seeds, paper, view
 from remix_toolkit.report.seeds import paired
 
@@ -200,13 +200,11 @@ def _valued(entries: Sequence[Entry], check: Check, warn: Warn) -> list[Entry]:
     for entry in {entry["seed"]: entry for entry in entries}.values():
         value = entry["recall"]
         if check.value != "recall":
-            file = Path(entry["path"]) / "lens.json"
             try:
-                record = LensRecord.read_if_exists(file)
+                result = Lens().read(Path(entry["path"])).get(entry["list"])
             except BadInput as error:
                 warn(f"{error}: left out of the paper's claims")
                 continue
-            result = record and record.lists.get(entry["list"])
             value = getattr(result, check.value) if result else None
         if value is not None:
             found.append({**entry, "recall": value})

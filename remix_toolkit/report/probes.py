@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.evaluate.protocol import Measurement
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Figure, Heading, Part, Warn, number, said
 from remix_toolkit.report.plot import occurrence_figure, points_figure
@@ -26,7 +25,7 @@ LENS = {
     "spread": "spread, layers",
     "never": "never seen, %",
 }
-Found = list[tuple[str, str, int, Any]]  # stage, arm, seed, what the file holds
+Found = list[tuple[str, str, int, dict[str, Any]]]  # stage, arm, seed, the results by what was asked
 
 
 def probes(group: Group, warn: Warn) -> list[Part]:
@@ -40,14 +39,14 @@ def probes(group: Group, warn: Warn) -> list[Part]:
 
 
 def _shown(
-    group: Group, measurement: Measurement, show: Callable[[Group, Found], list[Part]], warn: Warn
+    group: Group, measurement: Measurement[Any], show: Callable[[Group, Found], list[Part]], warn: Warn
 ) -> list[Part]:
     """The parts of one kind of file; one that is not as it should be is handed to `warn` and left out."""
     found: Found = []
     for stage, arm, seed, folder in folders(group.entries):
         try:
-            if record := measurement.record.read_if_exists(Path(folder, f"{measurement.name}.json")):
-                found.append((stage, arm, seed, record.model_dump()))
+            if results := measurement.read(folder):
+                found.append((stage, arm, seed, {item: result.model_dump() for item, result in results.items()}))
         except BadInput as error:
             warn(f"{error}: left out of the probes")
     return show(group, found) if found else []
@@ -59,10 +58,7 @@ def _lens(group: Group, found: Found) -> list[Part]:
     for task in group.tasks:
         lists = {entry["list"] for entry in group.entries if entry["task"] == task and entry.get("list")}
         rows = [
-            (stage, arm, seed, one)
-            for stage, arm, seed, kept in found
-            for id_, one in kept["lists"].items()
-            if id_ in lists
+            (stage, arm, seed, one) for stage, arm, seed, kept in found for id_, one in kept.items() if id_ in lists
         ]
         if not rows:
             continue
@@ -94,7 +90,7 @@ def _interference(group: Group, found: Found) -> list[Part]:
     panels: dict[str, dict[str, list[dict[str, Any]]]] = {}
     data, losses, noise = [], [], []
     several = len({stage for stage, *_ in found}) > 1
-    for stage, arm, seed, one in found:
+    for stage, arm, seed, one in [(*at, one) for *at, kept in found for one in kept.values()]:
         name = f"{arm}, {stage}" if several else arm
         weak = [what for what, norm in one.get("norms", {}).items() if norm.get("noise")]
         noise += [f"{name}, seed {seed}: {', '.join(f'the gradient of {what}' for what in weak)}"] if weak else []
@@ -152,20 +148,24 @@ def _interference(group: Group, found: Found) -> list[Part]:
 
 def _perplexity(group: Group, found: Found) -> list[Part]:
     data = [
-        {"arm": arm, "stage": stage, "seed": seed, "text": one.get("text"), "perplexity": float(one["perplexity"])}
-        for stage, arm, seed, one in found
+        {"arm": arm, "stage": stage, "seed": seed, "text": text, "perplexity": one["perplexity"]}
+        for stage, arm, seed, kept in found
+        for text, one in kept.items()
     ]
+    values: dict[tuple[str, ...], list[float]] = {}
+    for row in data:
+        values.setdefault((row["arm"], row["stage"], row["text"]), []).append(row["perplexity"])
+    rows = [[*at, str(len(seeds)), f"{fmean(seeds):.2f}"] for at, seeds in values.items()]
     caption = f"{group.title}: perplexity on other text, mean over seeds"
-    texts = sorted({str(row["text"]) for row in data if row["text"]})
-    notes = [f"Text: {', '.join(texts)}."] if texts else []
-    return [Heading("Other text"), _averages(f"perplexity-{group.slug}", caption, data, ("perplexity",), notes)]
+    columns = ["arm", "after", "text", "seeds", "perplexity"]
+    return [Heading("Other text"), Table(f"perplexity-{group.slug}", caption, columns, rows, heads=3, data=data)]
 
 
 def _lm_eval(group: Group, found: Found) -> list[Part]:
     data = [
         {"arm": arm, "stage": stage, "seed": seed, "task": task, "metric": metric, "value": float(value)}
-        for stage, arm, seed, one in found
-        for task, result in one["tasks"].items()
+        for stage, arm, seed, kept in found
+        for task, result in kept.items()
         for metric, value in result["metrics"].items()
         if isinstance(value, int | float)  # the harness may say "N/A" of an error
     ]
@@ -174,7 +174,7 @@ def _lm_eval(group: Group, found: Found) -> list[Part]:
     rows: dict[tuple[str, ...], list[float]] = {}
     for row in data:
         rows.setdefault((row["arm"], row["stage"], row["task"], row["metric"]), []).append(row["value"])
-    results = [result for *_, one in found for result in one["tasks"].values()]
+    results = [result for *_, kept in found for result in kept.values()]
     said = sorted({f"lm-evaluation-harness {result['version']}" for result in results if result.get("version")})
     said += sorted({f"the first {result['limit']} examples of a task" for result in results if result.get("limit")})
     return [
@@ -189,14 +189,6 @@ def _lm_eval(group: Group, found: Found) -> list[Part]:
             data=data,
         ),
     ]
-
-
-def _averages(name: str, caption: str, data: list[dict[str, Any]], keys: tuple[str, ...], notes: list[str]) -> Table:
-    rows = []
-    for arm, stage in dict.fromkeys((row["arm"], row["stage"]) for row in data):
-        mine = [row for row in data if (row["arm"], row["stage"]) == (arm, stage)]
-        rows.append([arm, stage, str(len(mine)), *(f"{fmean(row[key] for row in mine):.2f}" for key in keys)])
-    return Table(name, caption, ["arm", "after", "seeds", *keys], rows, heads=2, notes=notes, data=data)
 
 
 def _average(values: list[float | None]) -> float | None:

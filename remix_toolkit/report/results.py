@@ -14,13 +14,14 @@ from pydantic import Field
 from remix_toolkit import store
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.held_out import held_out_loss
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.evaluate.records import HeldOutRecord, RecallRecord
+from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.records import RunRecord, RunStage, StageRecord
 
-SCHEMA: Literal[2] = 2  # raise it with every change of the form
-PROBES = {one.name: one.record for one in MEASUREMENTS if one.name not in ("recall", "held_out")}
+SCHEMA: Literal[3] = 3  # raise it with every change of the form
+PROBES = {one.name: one for one in MEASUREMENTS if one.name not in ("recall", "held_out")}
 PATHS = {
     "path",
     "text",
@@ -69,7 +70,7 @@ class Published(Strict):
     weights: bool = Field(description="are they in the store? A sweep may have deleted them; the results stay")
     recall: dict[str, Recall] = Field(description="by the id of a list of facts: a task and a hash of which rows")
     held_out: HeldOut | None = Field(None, description="of an instruction stage, in place of its own recall")
-    probes: dict[str, Any] = Field(description=f"whichever of {', '.join(PROBES)} were run, as their own files have it")
+    probes: dict[str, Any] = Field(description=f"of {', '.join(PROBES)} those that were run, each by what was asked")
     device: str | None = None
     processes: int | None = None
     python: str | None = None
@@ -91,7 +92,7 @@ class Run(Strict):
 class Results(Strict):
     """Published stages, each after those that it starts from, and the runs that they are part of."""
 
-    version: Literal[2] = Field(SCHEMA, alias="schema", description="of this form")
+    version: Literal[3] = Field(SCHEMA, alias="schema", description="of this form")
     stages: list[Published]
     runs: list[Run]
 
@@ -133,26 +134,26 @@ def as_json(results: Results) -> str:
 
 def read_stage(folder: Path) -> Published:
     """What a published directory says of itself. Raises BadInput where a file is damaged or unreadable."""
-    if wrong := store.find_damage(folder, checksums=False):
-        raise BadInput(f"{folder}: {wrong}; {store.RETRAIN_HINT}")
+    store.verify(folder, checksums=False)
     try:
         stage = StageRecord.read(folder / "stage.json")
         recipe = public(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
         if "files" in stage.declaration["base"]:
             recipe["base"] = last_part(recipe["base"])
-        recall = RecallRecord.read_if_exists(folder / "recall.json")
-        held_out = HeldOutRecord.read_if_exists(folder / "held_out.json")
-        probes = {name: record.read_if_exists(folder / f"{name}.json") for name, record in PROBES.items()}
+        lists, held_out = RecallMeasurement().read(folder), held_out_loss(folder)
+        probes = {
+            name: {item: result.model_dump() for item, result in probe.read(folder).items()}
+            for name, probe in PROBES.items()
+        }
         same = {"key", "stage", "ancestors", "steps", "epochs", "trained_tokens", "last_loss", "seconds", "stop_fired"}
         same |= {"device", "processes", "python", "libraries"}
-        lists = recall.lists if recall else {}
         return Published.model_validate(
             stage.model_dump(include=same)
             | {"name": f"{recipe['name']}-{stage.stage}-seed{recipe['seed']}-{stage.key}", "recipe": recipe}
             | {"declaration": public(stage.declaration), "counts": public(stage.counts.model_dump())}
             | {"recall": {id_: one.model_dump(include=set(Recall.model_fields)) for id_, one in lists.items()}}
             | {"held_out": held_out and held_out.model_dump(include=set(HeldOut.model_fields))}
-            | {"probes": public({name: one.model_dump() for name, one in probes.items() if one})}
+            | {"probes": public({name: results for name, results in probes.items() if results})}
             | {"weights": not store.is_pruned(folder)}
         )
     except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:

@@ -12,6 +12,7 @@ from rich.table import Table
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
+from remix_toolkit.recipe.schema import Evaluate
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
 
@@ -60,8 +61,8 @@ def beside(folder: Path) -> dict[str, float]:
     for measurement in MEASUREMENTS:
         if measurement.name in ("perplexity", "lm_eval"):
             try:
-                if record := measurement.record.read_if_exists(folder / f"{measurement.name}.json"):
-                    found |= numbers({measurement.name: record.model_dump()})
+                results = {item: result.model_dump() for item, result in measurement.read(folder).items()}
+                found |= numbers({measurement.name: results})
             except BadInput as error:
                 warn(f"{error}: left out")
     return found
@@ -73,12 +74,13 @@ def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
     A task that is a file goes by its name alone.
     """
     found: dict[str, float] = {}
-    if "perplexity" in probes:
-        found["perplexity"] = float(probes["perplexity"]["perplexity"])
-    for task, result in probes.get("lm_eval", {}).get("tasks", {}).items():
+    for text, result in probes.get("perplexity", {}).items():
+        found["perplexity" if text == Evaluate().text else f"perplexity of {Path(text).name}"] = result["perplexity"]
+    for result in probes.get("lm_eval", {}).values():
+        task = Path(result["task"]).stem + (f" on {result['limit']} rows" if result["limit"] else "")
         metrics = {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
         known = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
-        found |= {f"{Path(task).stem} {name}": value for name, value in known.items()}
+        found |= {f"{task} {name}": value for name, value in known.items()}
     return found
 
 

@@ -13,12 +13,11 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from remix_toolkit.data.encoding import Example, encode
-from remix_toolkit.data.files import read_whole_lines
 from remix_toolkit.data.identity import facts_id
-from remix_toolkit.evaluate.recall import BATCH, batches, trained_logits
-from remix_toolkit.evaluate.records import RetentionPoint
+from remix_toolkit.evaluate.forward import batches, trained_logits
+from remix_toolkit.evaluate.recall import BATCH
 from remix_toolkit.graph.lineage import fact_lists
-from remix_toolkit.records import write_lines
+from remix_toolkit.records import RetentionPoint, read_rows, write_rows
 from remix_toolkit.stage.callbacks import Trackers
 from remix_toolkit.stage.prepare import PreparedStage
 
@@ -41,7 +40,7 @@ class RetentionCurve(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step:  # what was measured after the checkpoint is measured again
-            kept = [RetentionPoint.model_validate_json(line) for line in read_whole_lines(self.file).splitlines()]
+            kept = read_rows(self.file, RetentionPoint)
             self.points = [point for point in kept if point.step <= state.global_step]
         if not self.points:
             self._measure(state, kwargs["model"])
@@ -70,7 +69,7 @@ class RetentionCurve(TrainerCallback):
             self.points.append(point)
             self.trackers.log({f"retention_{self.labels[id_]}": point.recall})
         if state.is_world_process_zero:
-            write_lines(self.file, self.points)
+            write_rows(self.file, self.points)
         model.train(training)
 
 

@@ -23,9 +23,9 @@ from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair, fingerprint, read_pairs, write_pairs
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Factoid, Recipe, Source, Stage
+from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Source, Stage
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
-from remix_toolkit.records import DataRecord, Fingerprints, OverlapCounts, StageCounts
+from remix_toolkit.records import DataRecord, Fingerprints, OverlapCounts, RowCounts, StageCounts
 from remix_toolkit.stage.select_rows import take_rows
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class _Builder:
             published = store.published_stages(self.runs).get(key)
             for kept in (folder, published and published / "data"):
                 if kept and (kept / "data.json").exists():
-                    return load(kept)
+                    return self.with_held_out(load(kept), name)
             data = self.build(name)
             if not data.counts.read.familiarity_unknown:
                 save(data, folder)
@@ -109,9 +109,7 @@ class _Builder:
         """The stage's rows, its mixing data, and the examples of both."""
         recipe, stage = self.recipe, self.recipe.stages[name]
         earlier_facts = {before: data.facts for before, data in self.built.items()}
-        earlier = [pair for data in self.built.values() for pair in (*data.facts, *data.mixing)]
-        rows, held_out, read = take_rows(recipe, stage.data, self.runs, earlier, self.ask)
-        _refuse_trained(stage, held_out, earlier)
+        rows, held_out, read = self.take(name)
         encoded, dropped = encoding.encode_all(self.tokenizer, rows, max_length(stage.train))
         facts = [pair for pair, example in zip(rows, encoded, strict=True) if example]
         extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
@@ -139,6 +137,23 @@ class _Builder:
         )
         fingerprints = Fingerprints(facts=fingerprint(facts), mixing=fingerprint(extra))
         return StageData(facts, extra, held_out, counts, fingerprints, examples)
+
+    def take(self, name: str) -> tuple[list[Pair], list[Pair], RowCounts]:
+        """The rows that a stage trains on, those that it holds out, and what became of the others."""
+        stage = self.recipe.stages[name]
+        earlier = [pair for data in self.built.values() for pair in (*data.facts, *data.mixing)]
+        taken = take_rows(self.recipe, stage.data, self.runs, earlier, self.ask)
+        _refuse_trained(stage, taken[1], earlier)
+        return taken
+
+    def with_held_out(self, data: StageData, name: str) -> StageData:
+        """A stage's data with the rows that this recipe holds out: how many is no part of what the stage trains on."""
+        task = self.recipe.stages[name].data
+        rows = task.held_out if isinstance(task, Instruction) else 0
+        if rows > len(data.held_out):
+            data.held_out = self.take(name)[1]
+        data.held_out = data.held_out[:rows]
+        return data
 
     def complete(self, name: str) -> None:
         """Add what only a stage needs that is trained or measured itself: its examples, the facts measured after it."""

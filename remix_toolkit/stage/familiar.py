@@ -7,7 +7,6 @@ Rows are asked in upstream order, and no further than a recipe needs; `remix fam
 asked stays after a crash, and the next call goes on behind it.
 """
 
-import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -20,13 +19,12 @@ from filelock import FileLock
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import encoding, few_shot, tasks
-from remix_toolkit.data.files import read_whole_lines
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import lineage
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows
-from remix_toolkit.records import FamiliarityRow, SplitRecord
+from remix_toolkit.records import FamiliarityRow, SplitRecord, append_rows, read_rows, write_rows
 
 Verdicts = Generator[bool | None, None, None]
 
@@ -58,8 +56,7 @@ def verdicts(
 
 
 def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
-    lines = read_whole_lines(file).decode().split("\n")[:-1]
-    rows = [FamiliarityRow.model_validate_json(line) for line in lines]
+    rows = read_rows(file, FamiliarityRow)
     for number, (row, pair) in enumerate(zip(rows, pairs, strict=False), start=1):
         if (row.prompt, row.gold) != (pair.prompt, list(pair.answers)):
             raise BadInput(
@@ -95,7 +92,7 @@ def _ask(
     declaration = lineage.split_declaration(recipe, task)
     SplitRecord(declaration=declaration, model=source, rows=len(pairs)).write(file.with_name("split.json"))
     if file.exists():
-        os.truncate(file, len(read_whole_lines(file)))
+        write_rows(file, read_rows(file, FamiliarityRow))  # without a line that a crash cut off
     started = time.monotonic()
     try:
         for at in range(begin, len(pairs), CHUNK):
@@ -105,8 +102,7 @@ def _ask(
                 FamiliarityRow(prompt=p.prompt, gold=list(p.answers), answer=a.prediction, familiar=a.correct)
                 for p, a in zip(chunk, answers, strict=True)
             ]
-            with file.open("a", encoding="utf-8") as out:
-                out.writelines(f"{row.model_dump_json()}\n" for row in rows)
+            append_rows(file, rows)
             done, known = at + len(chunk), sum(row.familiar for row in rows)
             left = format_duration((time.monotonic() - started) / (done - begin) * (len(pairs) - done))
             info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar; all: {left} more")

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from remix_toolkit.console import warn
 from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.errors import BadInput, MeasurementFailed, RunFailed
+from remix_toolkit.evaluate.base import Models
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.evaluate.protocol import Models
 from remix_toolkit.graph.parent_weights import weights
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.prepare import PreparedStage, starting_model
@@ -25,17 +25,17 @@ def measure(prepared: PreparedStage, folder: Path) -> None:
     raised at the end; a full disk ends everything at once.
     """
     state, name = PartialState(), prepared.node.stage
-    missing = {m: m.requested(prepared.recipe, name) - m.measured(folder) for m in MEASUREMENTS}
+    missing = {measurement: measurement.missing(prepared.recipe, name, folder) for measurement in MEASUREMENTS}
     if not any(missing.values()):
         return
     state.wait_for_everyone()  # nothing is written before all processes know what is missing
     subject, models = prepared.subject, _load_models(prepared, folder)
     failures: list[str] = []
-    for measurement, ids in missing.items():
-        if not ids or not (measurement.shared or state.is_main_process):
+    for measurement, items in missing.items():
+        if not (measurement.shared or state.is_main_process):
             continue
         try:
-            measurement.run(subject, models, folder, ids)
+            measurement.run(items, subject, models, folder)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise

@@ -9,8 +9,8 @@ from remix_toolkit.console import silence_libraries
 from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.base import Subject
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.evaluate.protocol import Subject
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe, Stage
 from remix_toolkit.recipe.sft_fields import max_length

@@ -23,7 +23,7 @@ from remix_toolkit.console import format_duration, info
 from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
-from remix_toolkit.evaluate.records import RecallRecord
+from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import memory
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.callbacks import Progress, Trackers
@@ -182,7 +182,6 @@ def _measure_trained(prepared: PreparedStage, folder: Path, trackers: Trackers, 
         if only is None:
             raise  # else the job that measures the stage tries again, and nothing waits for that
     finally:
-        recall = RecallRecord.read_if_exists(folder / "recall.json") if PartialState().is_main_process else None
-        if recall:
-            trackers.log({f"recall_{one.label}": one.recall for one in recall.lists.values()})
+        if PartialState().is_main_process and (lists := Recall().read(folder)):
+            trackers.log({f"recall_{one.label}": one.recall for one in lists.values()})
         trackers.close()

@@ -1,0 +1,219 @@
+"""Angles between the gradients of several data sets, and how far training moved the weights along them.
+
+Each data set is shuffled and cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode.
+Only inner products of gradients are used: one matrix of them for the whole model, for each layer and for each kind of
+weight.
+
+A part's gradient is the data set's gradient plus noise of its own, which adds to every length and would pull every
+cosine towards 0. Lengths are therefore computed from inner products of different parts only, as their noise is
+independent.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remix_toolkit.data.encoding import Example
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.forward import example_losses, mean_loss, trained_logits
+from remix_toolkit.evaluate.interference import MIN_PARTS, PARTS, Angle, Displacement, GradientNorm, InterferenceResult
+
+DRAWS = 2000  # of each bootstrap
+LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+TOKENS = 2048  # in one forward pass, with all activations kept
+
+ByParameter = dict[str, torch.Tensor]  # a gradient, or whatever else has the shape of the weights
+Matrix = NDArray[np.float64]
+
+
+def interference(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Mapping[str, Sequence[Example]],
+    after: PreTrainedModel | None = None,
+    parts: int = PARTS,
+    sources: Mapping[str, str] | None = None,
+) -> InterferenceResult:
+    """Angles between the gradients of the data sets at the model; `data` has `a`, `b` and perhaps `m`.
+
+    Intervals are bootstrapped over parts. With the model `after` later training, the result also has how far that moved
+    the weights, the loss on D_A before and after, and its change predicted to first order, (theta_after - theta) .
+    grad L_A. `sources` names the data sets in the result.
+
+    Memory: on the CPU, a gradient of the whole model for each part of each data set, and the displacement in fp32.
+    Gradients are computed on the device of `after`, which is moved off it, or else of the model.
+    Raises BadInput for fewer than 4 parts, a data set of fewer examples than parts, or an `after` with other weights.
+    """
+    cut = {name: _cut(name, examples, parts) for name, examples in data.items()}
+    movement: list[ByParameter] = []  # the displacement, and the weights before it
+    moved: dict[str, Any] = {}  # what the result has of it
+    if after is not None:
+        device = after.device
+        loss_after = float(np.mean([mean_loss(example_losses(after, tokenizer, part)) for part in cut["a"]]))
+        movement = [displacement(model, after), {name: p.detach().cpu() for name, p in model.named_parameters()}]
+        after.to("cpu")  # type: ignore[arg-type]
+        model.to(device)  # type: ignore[arg-type]
+    losses, gradients = zip(*(_gradient(model, tokenizer, part) for rows in cut.values() for part in rows), strict=True)
+    products = gram([*gradients, *movement])
+    rows = {name: slice(n * parts, (n + 1) * parts) for n, name in enumerate(data)}
+    if after is not None:
+        along = products["whole"][rows["a"], -2]  # each part's gradient along the displacement
+        low, high = _interval(_draws(parts, 0) @ along)
+        moved = {
+            "displacement": {group: _displacement(*np.diag(matrix)[-2:]) for group, matrix in products.items()},
+            "loss_before": float(np.mean(losses[rows["a"]])),
+            "loss_after": loss_after,
+            "predicted": float(along.mean()),
+            "predicted_low": low,
+            "predicted_high": high,
+        }
+    return InterferenceResult(
+        sources=dict(sources or {}),
+        parts=parts,
+        examples={name: sum(map(len, examples)) for name, examples in cut.items()},
+        norms={name: _norm(products["whole"][part, part]) for name, part in rows.items()},
+        groups={group: _angles(matrix, rows) for group, matrix in products.items()},
+        **moved,
+    )
+
+
+def _displacement(moved: float, before: float) -> Displacement:
+    """Of some weights, from the squared lengths of their displacement and of themselves."""
+    return Displacement(norm=float(moved**0.5), relative=float((moved / before) ** 0.5) if before else 0.0)
+
+
+def _cut(name: str, examples: Sequence[Example], parts: int) -> list[list[Example]]:
+    """Parts of equal size, shuffled, since a data set is ordered by source; a remainder is dropped. Raises BadInput."""
+    if parts < MIN_PARTS:
+        raise BadInput(f"interference: {parts} parts asked, but at least {MIN_PARTS} are needed to measure the noise")
+    if len(examples) < parts:
+        raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
+    shuffled = random.Random(0).sample(examples, len(examples))
+    size = len(examples) // parts
+    return [shuffled[start : start + size] for start in range(0, parts * size, size)]
+
+
+def groups_of(name: str) -> Iterator[str]:
+    """The groups that a parameter belongs to: `whole`, `layer 3`, and its kind, as in `q_proj` or `embed_tokens`."""
+    yield "whole"
+    if layer := LAYER.search(name):
+        yield f"layer {int(layer[1]) + 1}"
+    kind = name.rsplit(".", 2)[-2]
+    yield "norms" if "norm" in kind or kind.startswith("ln") else kind
+
+
+def gram(vectors: Sequence[ByParameter]) -> dict[str, Matrix]:
+    """Inner products of all vectors, by group, over the parameters of the first one."""
+    sums: dict[str, Matrix] = {}
+    for name in vectors[0]:
+        stacked = torch.stack([vector[name].flatten().float() for vector in vectors])
+        products = (stacked @ stacked.T).double().numpy()
+        for group in groups_of(name):
+            sums[group] = sums[group] + products if group in sums else products
+    return sums
+
+
+def _draws(parts: int, seed: int) -> Matrix:
+    """Bootstrap weights of the parts, (draws, parts), each row summing to 1."""
+    drawn: Matrix = np.random.default_rng(seed).multinomial(parts, np.full(parts, 1 / parts), size=DRAWS) / parts
+    return drawn
+
+
+def _interval(draws: Matrix) -> tuple[float, float]:
+    """The ends of the 95% interval; draws that are NaN are left out."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _shared(matrix: Matrix, weights: Matrix) -> Matrix:
+    """For each row of weights, the squared length of what parts share: the weighted mean product of different parts.
+
+    NaN where a row has all its weight on one part.
+    """
+    different = matrix - np.diag(np.diag(matrix))
+    pairs = 1 - (weights**2).sum(axis=1)
+    sums = np.einsum("di,ij,dj->d", weights, different, weights)
+    squares: Matrix = np.divide(sums, pairs, out=np.full(len(weights), np.nan), where=pairs > 1e-9)
+    return squares
+
+
+def _norm(matrix: Matrix) -> GradientNorm:
+    """The mean gradient's norm, and that of what its parts share."""
+    parts = len(matrix)
+    (signal,) = _shared(matrix, np.full((1, parts), 1 / parts))
+    return GradientNorm(
+        norm=float(np.sqrt(matrix.mean())),
+        signal=float(np.sqrt(max(signal, 0.0))),
+        noise=_interval(_shared(matrix, _draws(parts, 0)))[0] <= 0,
+    )
+
+
+def _angles(matrix: Matrix, rows: Mapping[str, slice]) -> dict[str, Angle]:
+    """`a.b`, `a.m`, `b.m`: cosines with intervals, and inner products, of one group's gradients."""
+    angles: dict[str, Angle] = {}
+    noise = {name: _norm(matrix[part, part]).noise for name, part in rows.items()}
+    for x, y in combinations(rows, 2):
+        xx, xy, yy = matrix[rows[x], rows[x]], matrix[rows[x], rows[y]], matrix[rows[y], rows[y]]
+        parts = len(xx)
+        cosine = low = high = None
+        if not (noise[x] or noise[y]):
+            flat = np.full((1, parts), 1 / parts)
+            cosine = float(_cosines(xx, xy, yy, flat, flat)[0])
+            low, high = _interval(_cosines(xx, xy, yy, _draws(parts, 1), _draws(parts, 2)))
+        angles[f"{x}.{y}"] = Angle(cosine=cosine, low=low, high=high, inner=float(xy.mean()))
+    return angles
+
+
+def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix:
+    """Cosines for each row of weights of the parts of x and y, in [-1, 1]; NaN where a length is not positive."""
+    x_square, y_square = _shared(xx, u), _shared(yy, v)
+    squares = np.where((x_square > 0) & (y_square > 0), x_square * y_square, np.nan)
+    cosines: Matrix = np.clip(np.einsum("di,ij,dj->d", u, xy, v) / np.sqrt(squares), -1, 1)
+    return cosines
+
+
+def displacement(before: PreTrainedModel, after: PreTrainedModel) -> ByParameter:
+    """theta_after - theta_before, by parameter, on the CPU. Raises BadInput where the parameters do not correspond."""
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
+        raise BadInput(
+            "interference: the two models do not have the same parameters, so neither was trained from the other"
+        )
+    return {name: (new[name].detach().cpu().float() - p.detach().cpu().float()) for name, p in old.items()}
+
+
+def _gradient(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> tuple[float, ByParameter]:
+    """The mean loss over the examples' trained tokens, and its gradient by parameter, on the CPU."""
+    model.eval()
+    model.zero_grad()
+    trained = sum(len(e.labels) - e.labels.count(-100) for e in examples)
+    total = 0.0
+    for rows in _batches(examples):
+        logits, targets = trained_logits(model, tokenizer, rows)
+        summed = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        loss = summed / trained
+        loss.backward()
+        total += float(loss.detach())
+    gradient = {n: p.grad.detach().cpu().clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return total, gradient
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """The examples, short ones first, as many at once as have 2,048 tokens when padded, and one at least."""
+    rows: list[Example] = []
+    for example in sorted(examples, key=lambda e: len(e.input_ids)):
+        if rows and (len(rows) + 1) * len(example.input_ids) > TOKENS:
+            yield rows
+            rows = []
+        rows.append(example)
+    yield rows
