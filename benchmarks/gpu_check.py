@@ -128,7 +128,7 @@ def correctness(folder: Path) -> dict[str, str]:
 def stage(runs: Path, *overrides: str, line: list[str] | None = None, environment: dict[str, str] | None = None) -> Any:
     """The weights that one stage publishes."""
     command = line or ["-m", "remix_toolkit.stage"]
-    said = [*SMALL, *overrides, "--runs", str(runs), "--no-record"]
+    said = [*SMALL, *overrides, "--runs", str(runs)]
     subprocess.run(
         [sys.executable, *command, *said], check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})}
     )

@@ -1,5 +1,6 @@
 """Training: the loss, the order, the stop, checkpoints that are whole or not used."""
 
+from itertools import accumulate, islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Stop
 from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, StopBelow
-from remix_toolkit.stage.train import Order, build_trainer, last_checkpoint, load_model, sft_config
+from remix_toolkit.stage.train import Order, build_trainer, last_checkpoint, load_model, sft_config, tokens_by_step
 
 FACTS = [
     *tasks.load_rows(load_task("kvr", ["size=11"]), 0),
@@ -48,6 +49,16 @@ def test_micro_batches_and_padding_do_not_change_the_trajectory(tiny_base, token
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert len(losses[0]) == 4  # 22 examples: two whole batches an epoch, two epochs
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=2e-4, atol=2e-4)
+
+
+def test_tokens_are_counted_as_the_trainer_sees_them(tiny_base, tokenizer, tmp_path) -> None:
+    trainer = trainer_for(tiny_base, tokenizer, tmp_path, "train.per_device_train_batch_size=8")
+    seen = list(accumulate(int((batch["labels"] != -100).sum()) for batch in trainer.get_train_dataloader()))
+    recipe, examples = (
+        SimpleNamespace(seed=0, global_batch_size=8),
+        [encoding.encode(tokenizer, fact) for fact in FACTS],
+    )
+    assert seen == list(islice(tokens_by_step(recipe, examples), 2))
 
 
 def test_the_order_is_new_each_epoch_and_keeps_whole_batches() -> None:

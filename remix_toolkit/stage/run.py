@@ -1,4 +1,9 @@
-"""One stage, as in section 2 of the paper: start from the stage before, train on D and D_M, publish, measure.
+"""One stage of continual memorization, as in section 2 of the paper.
+
+    1. It starts from the model of the stage before, or from the base model.
+    2. It trains that model on D, and on D_M with REMIX, until the loss is near zero or the epochs are over.
+    3. It publishes the model that comes out, whole, as a plain directory.
+    4. It measures that model on the facts of every stage so far: what was learned, and what was retained.
 
 `remix run` calls this for every stage of a recipe. On several devices, it is what accelerate launches:
 
@@ -54,7 +59,7 @@ def run_stage(
             raise BadInput(f"{name}: has no published weights to be measured: train it first")
         if folder is None or (pruned and (weights or not is_measured(recipe, name, folder))):
             trackers = _train(prepared, sweep)
-            clear_device_cache(garbage_collection=True)  # the published model needs the room
+            clear_device_cache(garbage_collection=True)  # what is measured is loaded from the published files
             folder = _publish(prepared)
             _measure_trained(prepared, folder, trackers, only)
             return folder
@@ -94,13 +99,13 @@ def _lock(prepared: PreparedStage, wait: bool) -> Iterator[None]:
 
 
 def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
-    """Train the stage, from its last checkpoint if there is one, and write what is published as a draft.
+    """Train the stage and write a draft of what is published.
 
     Raises RunFailed where the loss is not finite, a device's memory runs out, or the model is not written as it is.
     """
     recipe, stage, data, name = prepared.recipe, prepared.stage, prepared.data, prepared.node.stage
 
-    # 1. The model that it starts from: that of the stage before, or the base model.
+    # The model that it starts from.
     source, revision = starting_model(prepared)
     info(f"{name}: {data}; {data.counts.steps_per_epoch} steps an epoch; from {source}")
     init = {
@@ -110,7 +115,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     tokenizer = load_tokenizer(source, revision, init["trust_remote_code"])
     load = partial(train.load_model, source, revision, recipe.precision)
 
-    # 2. The trainer: TRL's, on the stage's examples, in the paper's order and with the paper's stop.
+    # TRL's trainer of it, on the examples of D and D_M.
     estimate, checkpointing = _plan_memory(prepared)
     processes = PartialState().num_processes
     args = train.sft_config(recipe, stage, prepared.work / "checkpoints", processes, checkpointing=checkpointing)
@@ -125,7 +130,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     if stage.curve:
         trainer.add_callback(RetentionCurve(prepared, tokenizer, trackers))
 
-    # 3. Training, until the stop or to the last step.
+    # Training, from the last checkpoint if there is one.
     checkpoint = train.last_checkpoint(prepared.work / "checkpoints")
     if checkpoint:
         info(f"{name}: resumes from {checkpoint}")
@@ -138,7 +143,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
         progress.close()
     seconds = ended.metrics["train_runtime"]
 
-    # 4. The model and how it came about.
+    # The model that comes out, and how it came about, beside the checkpoints.
     save_model(recipe, trainer, tokenizer, prepared.draft, unmerged=partial(load, init))
     record = stage_record(prepared, trainer, source, seconds, checkpoint, estimate, checkpointing, sweep)
     if PartialState().is_main_process:
