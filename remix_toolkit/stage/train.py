@@ -207,9 +207,8 @@ def build_trainer(
 ) -> StageTrainer:
     """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
     peft_config = adapter.lora_config(recipe.adapter)
-    callbacks: list[TrainerCallback] = [EndWithoutSave(), MarkComplete()]
-    if stage.stop:
-        callbacks.insert(0, StopBelow(stage.stop))
+    callbacks: list[TrainerCallback] = [StopBelow(stage.stop)] if stage.stop else []
+    callbacks += [EndWithoutSave(), MarkComplete()]
     if private_api.fsdp_asked():
         callbacks.append(Sharded())
     try:
