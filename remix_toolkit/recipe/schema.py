@@ -207,8 +207,9 @@ class Mix(Strict):
 
 
 CORPORA: dict[str, type[Corpus]] = {
-    name: get_args(Mix.model_fields[name].annotation)[0]
-    for name in ("passages", "knowledge_pile", "arxiv_pile", "fineweb")
+    name: model
+    for name, field in Mix.model_fields.items()
+    if issubclass(model := get_args(field.annotation)[0], Corpus)
 }
 
 
