@@ -45,7 +45,7 @@ def load_recipe(
     base, base_locations = load_profile(profile)
     mix_defaults = base.pop("mix")
     sections = file.pop("profiles", None) or {}
-    for key in SWEEP_KEYS & file.keys():
+    for key in [key for key in file if key in SWEEP_KEYS]:
         raise BadInput(f"{locations[(key,)]}: {key}: this is a sweep, not a recipe: run it with `remix sweep`")
 
     if isinstance(train := file.get("train") or {}, dict):  # its fields go over the profile's one by one
