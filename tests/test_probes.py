@@ -71,24 +71,23 @@ def test_architectures_that_the_lens_cannot_read_are_refused(tokenizer) -> None:
 def test_batches_do_not_change_what_the_lens_sees(tiny_base, tokenizer) -> None:
     model = load_model(str(tiny_base), None, "fp32", {})
     one, all_ = lens(model, tokenizer, FACTS, batch_size=1), lens(model, tokenizer, FACTS)
-    for name in ("top10", "occurrence", "first", "median_rank", "probability"):
+    for name in ("top10", "occurrence", "median_rank", "probability"):
         assert getattr(one, name) == pytest.approx(getattr(all_, name), abs=1e-4)
-    assert sum(position.tokens for position in all_.positions) == all_.tokens
 
 
 def test_the_lens_is_summed_up_as_in_figure_4() -> None:
     # Three tokens, three layers: one seen in the last two, one in the last, one never.
     ranks = torch.tensor([[400, 10, 1], [50, 11, 2], [99, 98, 97]])
-    seen = summarize(3, ranks, torch.full((3, 3), 0.5), torch.tensor([1, 1, 2]))
+    seen = summarize(3, ranks, torch.full((3, 3), 0.5))
     assert seen.top10 == pytest.approx([0, 100 / 3, 200 / 3])
     assert seen.occurrence == pytest.approx([0, 1 / 3, 2 / 3])
-    assert seen.first == pytest.approx([0, 1 / 3, 1 / 3])
+    assert seen.median_rank == [99, 11, 2]
     assert seen.first_layer == 2.5
     assert seen.never == pytest.approx(100 / 3)
     assert seen.layers_per_token == 1
     assert seen.spread == pytest.approx(np.exp(-(1 / 3 * np.log(1 / 3) + 2 / 3 * np.log(2 / 3))))
-    assert [position.median_rank for position in seen.positions] == [[225, 10.5, 1.5], [99, 98, 97]]
-    nowhere = summarize(2, torch.full((2, 3), 11), torch.zeros((2, 3)), torch.tensor([1, 1]))
+    assert summarize(2, ranks[:2], torch.full((2, 3), 0.5)).median_rank == [225, 10.5, 1.5]
+    nowhere = summarize(2, torch.full((2, 3), 11), torch.zeros((2, 3)))
     assert (nowhere.first_layer, nowhere.never, nowhere.spread) == (None, 100, 0)
 
 

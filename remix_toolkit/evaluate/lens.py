@@ -33,16 +33,6 @@ FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "final_nor
 TOLERANCE = {"torch.float32": 1e-5, "torch.bfloat16": 5e-2, "torch.float16": 5e-3}
 
 
-class LensPosition(Part):
-    """The logit lens at one position in the answer; lists have a value for each layer."""
-
-    position: Positive
-    tokens: Positive
-    top10: list[Percent]
-    median_rank: list[NonNegative]
-    probability: list[Share]
-
-
 class LensResult(Part):
     """The logit lens on one list of facts; lists have a value for each layer."""
 
@@ -53,12 +43,10 @@ class LensResult(Part):
     median_rank: list[NonNegative] = Field(description="1 is the most likely token")
     probability: list[Share] = Field(description="mean")
     occurrence: list[Share] = Field(description="the layer's share of all appearances in the top ten (figure 4)")
-    first: list[Share] = Field(description="share of tokens that first appear in the top ten at this layer")
     first_layer: NonNegative | None = Field(description="mean layer of first appearance, from 1; none if none appears")
     never: Percent = Field(description="tokens that appear at no layer")
     layers_per_token: NonNegative
     spread: NonNegative = Field(description="exponential of the entropy of `occurrence`, in layers")
-    positions: list[LensPosition]
 
 
 class Lens(Measurement[LensResult]):
@@ -92,14 +80,14 @@ def lens(
     by_length = sorted((encode(tokenizer, fact) for fact in facts), key=lambda e: len(e.input_ids))
     with torch.no_grad():
         projected = [_project_layers(model, tokenizer, rows) for rows in batches(by_length, batch_size)]
-    ranks, probabilities, positions = (torch.cat(parts) for parts in zip(*projected, strict=True))
-    return summarize(len(facts), ranks, probabilities, positions)
+    ranks, probabilities = (torch.cat(parts) for parts in zip(*projected, strict=True))
+    return summarize(len(facts), ranks, probabilities)
 
 
 def _project_layers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Each answer token's rank and probability at each layer, both (tokens, layers), and its position in the answer."""
+) -> tuple[Tensor, Tensor]:
+    """Each answer token's rank and probability at each layer, both (tokens, layers)."""
     import torch
 
     from remix_toolkit.evaluate.forward import model_inputs
@@ -125,8 +113,7 @@ def _project_layers(
         right = logits.gather(-1, gold)
         ranks.append((logits > right).sum(dim=-1).add(1).cpu())
         probabilities.append((right.squeeze(-1) - logits.logsumexp(dim=-1)).exp().cpu())
-    positions = torch.tensor([k for columns in answers for k in range(1, len(columns) + 1)])
-    return torch.stack(ranks, dim=1), torch.stack(probabilities, dim=1), positions
+    return torch.stack(ranks, dim=1), torch.stack(probabilities, dim=1)
 
 
 def final_norm(model: PreTrainedModel) -> Any:
@@ -157,7 +144,7 @@ def _check_last(model: PreTrainedModel, norm: Any, head: Any, hidden: Tensor, lo
         )
 
 
-def summarize(facts: int, ranks: Tensor, probabilities: Tensor, positions: Tensor) -> LensResult:
+def summarize(facts: int, ranks: Tensor, probabilities: Tensor) -> LensResult:
     """The result over all tokens, from each token's rank and probability at each layer, both (tokens, layers)."""
     tokens, layers = ranks.shape
     in_top = (ranks <= TOP).double()
@@ -165,28 +152,16 @@ def summarize(facts: int, ranks: Tensor, probabilities: Tensor, positions: Tenso
     first = in_top.argmax(dim=1)[appears]  # from 0
     occurrence = (in_top.sum(dim=0) / in_top.sum().clamp_min(1)).tolist()
     entropy = -sum(share * math.log(share) for share in occurrence if share)
-    by_position = {k: positions == k for k in range(1, int(positions.max()) + 1)}
     return LensResult(
         facts=facts,
         tokens=tokens,
         layers=layers,
-        **_by_layer(ranks, probabilities),
+        top10=(100.0 * in_top.mean(dim=0)).tolist(),
+        median_rank=[float(layer.double().quantile(0.5)) for layer in ranks.T],
+        probability=probabilities.double().mean(dim=0).clip(0, 1).tolist(),
         occurrence=occurrence,
-        first=(first.bincount(minlength=layers) / tokens).tolist(),
         first_layer=float(first.double().mean() + 1) if len(first) else None,
         never=100.0 * (1 - len(first) / tokens),
         layers_per_token=float(in_top.sum(dim=1).mean()),
         spread=math.exp(entropy) if len(first) else 0.0,
-        positions=[
-            LensPosition(position=k, tokens=int(at.sum()), **_by_layer(ranks[at], probabilities[at]))
-            for k, at in by_position.items()
-        ],
     )
-
-
-def _by_layer(ranks: Tensor, probabilities: Tensor) -> dict[str, list[float]]:
-    return {
-        "top10": (100.0 * (ranks <= TOP).double().mean(dim=0)).tolist(),
-        "median_rank": [float(layer.double().quantile(0.5)) for layer in ranks.T],
-        "probability": probabilities.double().mean(dim=0).clip(0, 1).tolist(),
-    }

@@ -20,7 +20,7 @@ from remix_toolkit.data.identity import facts_id, list_id
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate.base import Measurement, Models, Row, Subject, in_shares
 from remix_toolkit.recipe.schema import Factoid, Recipe
-from remix_toolkit.records import Count, Part, Percent, Positive
+from remix_toolkit.records import Count, FactList, Part, Percent, Positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,11 +47,9 @@ class VerdictRow(Row, Verdict):
     fact: Count = Field(description="the fact's index in its list")
 
 
-class ListRecall(Part):
-    """Recall of one list of facts."""
+class ListRecall(FactList):
+    """Recall of one list of facts; its label is that of the recipe that had it measured."""
 
-    task: str
-    label: str = Field(description="what the recipe that had it measured calls the list")
     recall: Percent
     facts: Positive
     correct: Count
