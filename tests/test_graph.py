@@ -12,7 +12,7 @@ from remix_toolkit.graph.jobs import Job, due, graph, loaders, measure_key
 from remix_toolkit.graph.plan import peak as peak_bytes
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_sweep
-from remix_toolkit.launch.state import Command, begin, claim, freeze, frozen, needed_elsewhere, outcome_file, queued
+from remix_toolkit.launch.state import Command, begin, claim, job_recipes, needed_elsewhere, outcome_file, write_job
 from remix_toolkit.recipe.load import load_base, read_resolved
 
 
@@ -319,11 +319,11 @@ def test_a_living_sweep_keeps_what_it_has_to_do_and_loads(trained, shared, tmp_p
     state.jobs[second].job_id = "7"
     state.save(folder)
     assert needed_elsewhere(tmp_path, None) == {first, second}
-    assert queued(folder, state) == ["7"]
+    assert set(state.unfinished(folder)) == {second}
     outcome_file(folder, second).parent.mkdir(parents=True)
     outcome_file(folder, second).write_text("{}")
     assert needed_elsewhere(tmp_path, None) == set()
-    assert queued(folder, state) == []
+    assert state.unfinished(folder) == {}
 
 
 def test_a_state_that_cannot_be_read_stops_no_other_sweep(shared, tmp_path: Path, capsys) -> None:
@@ -365,8 +365,8 @@ def test_the_peak_over_several_first_stages(cells) -> None:
 def test_each_run_that_measures_something_else_has_a_resolved_recipe_of_its_own(cells, tmp_path: Path) -> None:
     jobs = graph(cells("recipe: facts.yaml\narms:\n  plain: {}\n  seen: {stages.stage2.probe: [lens]}\n"))
     job = measuring(jobs)[1]
-    freeze(tmp_path, job)
-    recipes = [read_resolved(file) for file in frozen(tmp_path, job.key)]
+    write_job(tmp_path, job)
+    recipes = [read_resolved(file) for file in job_recipes(tmp_path, job.key)]
     assert recipes == [cell.recipe for cell in job.cells]
     assert [recipe.stages["stage2"].probe for recipe in recipes] == [[], ["lens"]]
     assert any(id_.startswith("lens ") for id_ in job.requested)

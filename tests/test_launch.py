@@ -21,7 +21,7 @@ from remix_toolkit.data.files import sha256
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.sweep import load_sweep
-from remix_toolkit.launch.state import freeze, frozen
+from remix_toolkit.launch.state import job_recipes, write_job
 from remix_toolkit.records import StageRecord
 
 pytestmark = pytest.mark.slow
@@ -60,9 +60,9 @@ def weights(runs: Path) -> dict[str, str]:
 
 
 def published(runs: Path) -> Counter[str]:
-    """How often the workers say of each stage that they published it: more than once, and it was trained twice."""
-    said = [line for log in runs.glob("sweeps/*/log.txt") for line in log.read_text(encoding="utf-8").splitlines()]
-    return Counter(Path(line.rpartition(" ")[2]).name for line in said if ": published " in line)
+    """How often the jobs' logs say of each stage that it was published: more than once, and it was trained twice."""
+    lines = "".join(log.read_text(encoding="utf-8") for log in runs.glob("sweeps/*/jobs/*/log.txt")).splitlines()
+    return Counter(Path(line.rpartition(" ")[2]).name for line in lines if ": published " in line)
 
 
 def checkpoints(runs: Path, stage: str) -> list[Path]:
@@ -77,21 +77,21 @@ def _stage_of(mark: Path) -> str | None:
     return {40: "stage1", 60: "stage1", 80: "stage1"}.get(steps, "stage2")
 
 
-def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(remix, runs: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(here, runs: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none", "replay")
     whole = tmp_path / "whole"
     shutil.copytree(runs, whole)
-    remix("sweep", sweep, "--runs", whole, *LONGER)
+    here("sweep", sweep, "--runs", whole, *LONGER)
     for stage in ("stage1", "stage2"):
         process = begin(sweep, "--runs", runs, *LONGER)
         until(lambda stage=stage: checkpoints(runs, stage), f"no checkpoint of {stage}")
-        workers = psutil.Process(process.pid).children()
+        workers = psutil.Process(process.pid).children(recursive=True)
         assert workers
         process.kill()
         process.wait()
         psutil.wait_procs(workers, timeout=30)
         assert not any(worker.is_running() for worker in workers)  # none is left behind to write on
-    done = remix("sweep", sweep, "--runs", runs, *LONGER)
+    done = here("sweep", sweep, "--runs", runs, *LONGER)
     assert weights(runs) == weights(whole)
     assert published(runs) == dict.fromkeys(weights(runs), 1)
     resumed = [StageRecord.read(file).resumed_from for file in runs.glob("stages/*/stage.json")]
@@ -99,28 +99,28 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(remix, runs: Path, tmp
     assert "[6/6]" in done.stdout
     curves = [sorted(f.read_text(encoding="utf-8") for f in r.glob("stages/*/loss.csv")) for r in (runs, whole)]
     assert curves[0] == curves[1]
-    shown = [json.loads(remix("show", "--runs", place, "--json").stdout) for place in (runs, whole)]
+    shown = [json.loads(here("show", "--runs", place, "--json").stdout) for place in (runs, whole)]
     assert [[(e["arm"], e["task"], e["recall"]) for e in one] for one in shown[:1]] == [
         [(e["arm"], e["task"], e["recall"]) for e in one] for one in shown[1:]
     ]
 
 
-def test_a_killed_stage_takes_only_what_starts_from_it(remix, runs: Path, tmp_path: Path) -> None:
+def test_a_killed_stage_takes_only_what_starts_from_it(here, runs: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none", "random")
     process = begin(sweep, "--runs", runs, *LONGER)
     until(lambda: checkpoints(runs, "stage1"), "no checkpoint of stage1")
-    (worker,) = [child for child in psutil.Process(process.pid).children() if "spawn_main" in str(child.cmdline())]
-    worker.kill()
+    (job,) = [child for child in psutil.Process(process.pid).children(recursive=True) if child.ppid() != process.pid]
+    job.kill()
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1, err
     assert "failed: stage1 (none, seed 0): its process ended with exit code -9 (killed)" in err
     assert "and 3 that start from them were left out" in err
     assert "stage2 (none, seed 0): left out" in out
-    assert {entry["arm"] for entry in json.loads(remix("show", "--runs", runs, "--json").stdout)} == {"random"}
-    status = remix("sweep", sweep, "--runs", runs, *LONGER, "--status").stdout
+    assert {entry["arm"] for entry in json.loads(here("show", "--runs", runs, "--json").stdout)} == {"random"}
+    status = here("sweep", sweep, "--runs", runs, *LONGER, "--status").stdout
     assert "does not run: 0 running, 0 waiting, 4 done, 1 failed, 3 left out" in status
-    again = remix("sweep", sweep, "--runs", runs, *LONGER)
-    assert "resumes from" in next(runs.glob("sweeps/*/log.txt")).read_text(encoding="utf-8")
+    again = here("sweep", sweep, "--runs", runs, *LONGER)
+    assert any("resumes from" in log.read_text(encoding="utf-8") for log in runs.glob("sweeps/*/jobs/*/log.txt"))
     assert "[8/8]" in again.stdout
 
 
@@ -135,84 +135,84 @@ def test_two_sweeps_on_one_store_train_each_stage_once(runs: Path, tmp_path: Pat
     assert published(runs) == dict.fromkeys((folder.name for folder in (runs / "stages").iterdir()), 1)
 
 
-def test_stopped_by_hand_and_cancelled(remix, runs: Path, tmp_path: Path) -> None:
+def test_stopped_by_hand_and_cancelled(here, runs: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none")
     line = [sweep, "--runs", runs, *LONGER]
-    assert "was not begun" in remix("sweep", *line, "--status", check=False).stderr
+    assert "was not begun" in here("sweep", *line, "--status", check=False).stderr
     process = begin(*line)
     until(lambda: checkpoints(runs, "stage1"), "no checkpoint")
     process.send_signal(signal.SIGINT)  # Ctrl-C
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "failed: stopped; the same command goes on" in err) == (1, True), err
     assert "Traceback" not in err
-    assert "does not run: 0 running, 4 waiting" in remix("sweep", *line, "--status").stdout
+    assert "does not run: 0 running, 4 waiting" in here("sweep", *line, "--status").stdout
 
     process = begin(*line, "stages.stage2.train.num_train_epochs=400")  # as many other ones as it takes to look
     until(lambda: checkpoints(runs, "stage2"), "no checkpoint")
-    status = remix("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--status").stdout
+    status = here("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--status").stdout
     assert f"runs, process {process.pid}: 1 running, 1 waiting, 2 done" in status
     assert (
         f"asked process {process.pid} to stop"
-        in remix("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--cancel").stdout
+        in here("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--cancel").stdout
     )
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "failed: stopped" in err) == (1, True), err
 
 
-def test_a_damaged_parent_is_reported_or_trained_again_as_asked(remix, runs: Path, tmp_path: Path) -> None:
+def test_a_damaged_parent_is_reported_or_trained_again_as_asked(here, runs: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none")
     line = ["sweep", sweep, "--runs", runs, *SMALL]
-    remix(*line)
+    here(*line)
     good = weights(runs)
     parent, child = (next(runs.glob(f"stages/*-{stage}-*")) for stage in ("stage1", "stage2"))
     shutil.rmtree(child)
     damaged = bytearray((parent / "model.safetensors").read_bytes())
     damaged[-1] ^= 1
     (parent / "model.safetensors").write_bytes(damaged)
-    told = remix(*line, check=False)
+    told = here(*line, check=False)
     assert (told.returncode, "model.safetensors is not the file that was published" in told.stderr) == (1, True)
-    checked = remix("store", "verify", "--runs", runs, check=False)
+    checked = here("store", "verify", "--runs", runs, check=False)
     assert (checked.returncode, "0 of 1 stages are as they were" in checked.stdout) == (1, True)
     (parent / "model.safetensors").unlink()
-    told = remix(*line, check=False)  # that files lack is seen at once, before anything is loaded
+    told = here(*line, check=False)  # that files lack is seen at once, before anything is loaded
     assert (told.returncode, "is missing; `remix store verify --remove`" in told.stderr) == (2, True), told.stderr
-    assert "removed" in remix(*line, "--retrain-damaged").stdout
+    assert "removed" in here(*line, "--retrain-damaged").stdout
     assert weights(runs) == good
 
 
-def test_weights_that_nobody_needs_go_and_come_back(remix, runs: Path, tmp_path: Path) -> None:
+def test_weights_that_nobody_needs_go_and_come_back(here, runs: Path, tmp_path: Path) -> None:
     mine = runs / "stages" / "my-own-model"
     mine.mkdir(parents=True)
     (mine / "model.safetensors").write_text("not a stage of ours")
     sweep = sweep_of(tmp_path, "none", more="keep: none\n")
     line = ["sweep", sweep, "--runs", runs, *SMALL]
-    remix("run", "kvr", "--runs", runs, *SMALL, "stages.stage1.data.size=24")  # made by no sweep
+    here("run", "kvr", "--runs", runs, *SMALL, "stages.stage1.data.size=24")  # made by no sweep
     whole = tmp_path / "whole"
     shutil.copytree(runs, whole)
-    remix("sweep", sweep, "--runs", whole, *SMALL, "--keep", "all")
+    here("sweep", sweep, "--runs", whole, *SMALL, "--keep", "all")
     good = {name: sha for name, sha in weights(whole).items() if name.startswith("chain")}
-    remix(*line)
+    here(*line)
     assert not list(runs.glob("stages/chain-*/*.safetensors"))
     assert len(list(runs.glob("stages/kvr-*/model.safetensors"))) == 2
     assert (mine / "model.safetensors").exists()
-    assert len([e for e in json.loads(remix("show", "--runs", runs, "--json").stdout) if e["recipe"] == "chain"]) == 3
-    assert "[" not in remix(*line).stdout.partition("chain on")[0]  # all is there: nothing is trained again
-    listed = json.loads(remix("store", "list", "--runs", runs, "--json").stdout)
+    assert len([e for e in json.loads(here("show", "--runs", runs, "--json").stdout) if e["recipe"] == "chain"]) == 3
+    assert "[" not in here(*line).stdout.partition("chain on")[0]  # all is there: nothing is trained again
+    listed = json.loads(here("store", "list", "--runs", runs, "--json").stdout)
     assert sum(row["weights"] for row in listed) == 2
 
     first = next(runs.glob("stages/chain-stage1-*"))
     before = (first / "recall.json").read_text(encoding="utf-8")
     sweep_of(tmp_path, "none", "replay")  # another child of stage1: its weights are needed again
-    plan = json.loads(remix("plan", sweep, "--runs", runs, *SMALL, "--json").stdout)
+    plan = json.loads(here("plan", sweep, "--runs", runs, *SMALL, "--json").stdout)
     assert plan["stages_to_train"] == 2
-    remix(*line, "--keep", "stage1")
+    here(*line, "--keep", "stage1")
     assert {first.name: sha256(first / "model.safetensors")} == {first.name: good[first.name]}
     assert (first / "recall.json").read_text(encoding="utf-8") == before
     assert len(list(runs.glob("stages/chain-*/*.safetensors"))) == 1
-    dry = remix("store", "prune", "--keep", "none", "--dry-run", "--runs", runs).stdout
+    dry = here("store", "prune", "--keep", "none", "--dry-run", "--runs", runs).stdout
     assert re.search(r"could be deleted\.stages +3", dry)
     assert len(list(runs.glob("stages/*/*.safetensors"))) == 4
-    remix("store", "prune", "--keep", "leaves", "--runs", runs)
+    here("store", "prune", "--keep", "leaves", "--runs", runs)
     assert not list(runs.glob("stages/*-stage1-*/*.safetensors"))
 
 
@@ -231,21 +231,21 @@ def small_disk(tmp_path: Path, tiny_base: Path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_a_full_disk_in_the_middle(remix, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_in_the_middle(here, small_disk: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none")
     line = ["sweep", sweep, "--runs", small_disk, *SMALL, "train.save_strategy=no"]
-    full = remix(*line, check=False)
+    full = here(*line, check=False)
     assert full.returncode == 1, full.stderr
     assert "No space left on device" in full.stderr
     assert "Traceback" not in full.stderr
     assert not list((small_disk / "stages").iterdir())
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
-    assert "[4/4]" in remix(*line).stdout
+    assert "[4/4]" in here(*line).stdout
 
 
-def test_a_mistake_in_one_arms_data_is_found_before_anything_is_trained(remix, runs: Path, tmp_path: Path) -> None:
+def test_a_mistake_in_one_arms_data_is_found_before_anything_is_trained(here, runs: Path, tmp_path: Path) -> None:
     more = "  wrong: {stages.stage2.mix: {replay: {stage: stage1, ratio: 3}}}\n"
-    refused = remix("sweep", sweep_of(tmp_path, "none", more=more), "--runs", runs, *SMALL, check=False)
+    refused = here("sweep", sweep_of(tmp_path, "none", more=more), "--runs", runs, *SMALL, check=False)
     assert refused.returncode == 2
     assert "arm wrong: kvr, stage2: replay of stage1: 48 pairs" in refused.stderr.replace("chain", "kvr")
     assert not list((runs / "stages").iterdir())
@@ -278,12 +278,12 @@ def test_a_retention_curve_changes_nothing_and_ends_where_recall_does(here, runs
     assert "trained without a retention curve" in reused.stdout
 
 
-def test_matched_arms_take_as_many_steps_or_tokens(remix, runs: Path, tmp_path: Path) -> None:
+def test_matched_arms_take_as_many_steps_or_tokens(here, runs: Path, tmp_path: Path) -> None:
     more = "  steps: {stages.stage1.match: {steps_of: random}}\n  tokens: {stages.stage1.match: {tokens_of: random}}\n"
     sweep = sweep_of(tmp_path, "random", more=more)
-    remix("sweep", sweep, "--runs", runs, *SMALL, "train.save_strategy=no", env={**os.environ})
+    here("sweep", sweep, "--runs", runs, *SMALL, "train.save_strategy=no")
     results = {}
-    for entry in json.loads(remix("show", "--runs", runs, "--json").stdout):
+    for entry in json.loads(here("show", "--runs", runs, "--json").stdout):
         if entry["stage"] == "stage1":
             results[entry["arm"]] = StageRecord.read(Path(entry["path"]) / "stage.json").model_dump()
     random, steps, tokens = (results[arm] for arm in ("random", "steps", "tokens"))
@@ -293,13 +293,36 @@ def test_matched_arms_take_as_many_steps_or_tokens(remix, runs: Path, tmp_path: 
     assert abs(tokens["trained_tokens"] - random["trained_tokens"]) <= 0.51 * each
 
 
+# --- the processes of jobs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux alone")
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_jobs_are_forked_from_has_no_threads_and_has_touched_no_gpu(gpu: bool) -> None:
+    """Else they hang, or cannot use the GPU: to import bitsandbytes initialises CUDA, so only torch is loaded there."""
+    script = f"""\
+import pathlib, sys, torch
+if {gpu}:
+    torch.accelerator.is_available = lambda: True
+import remix_toolkit.launch.preload
+threads = [file.read_text().strip() for file in pathlib.Path("/proc/self/task").glob("*/comm")]
+assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1, threads  # Arrow's outlives a fork
+assert not torch.cuda.is_initialized()
+assert ("remix_toolkit.stage.run" in sys.modules) != {gpu}
+assert not {gpu} or "bitsandbytes" not in sys.modules
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 # --- a job by hand -------------------------------------------------------------------------------------------------
 
 
 def test_a_job_of_a_sweep_is_done_by_hand_and_refused_once_its_recipe_was_edited(here, runs: Path, tmp_path) -> None:
     job = next(job for job in graph(load_sweep(str(sweep_of(tmp_path, "none")), overrides=SMALL)[1]).values())
-    freeze(tmp_path, job)
-    (file,) = frozen(tmp_path, job.key)
+    write_job(tmp_path, job)
+    (file,) = job_recipes(tmp_path, job.key)
     line = ("stage", file, "--key", job.key, "--runs", runs)
     here(*line, "--only", "train")
     folder = store.find_stage(runs, job.key)

@@ -1,6 +1,5 @@
 """A sweep on a real SLURM: one node on loopback, started for the test (`make test-slurm` installs what it needs)."""
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,8 @@ import slurm_cluster
 from conftest import ROOT, SMALL
 
 from remix_toolkit.data.files import sha256
-from remix_toolkit.launch import slurm as slurm_launcher
+from remix_toolkit.errors import BadInput
+from remix_toolkit.launch.slurm import read_options
 from remix_toolkit.records import StageRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -22,11 +22,18 @@ LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=30"]  # 60 steps, a chec
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     if why := slurm_cluster.missing():
         pytest.skip(why)
     with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as environment:
-        yield {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
+        yield environment
+
+
+@pytest.fixture
+def slurm(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's commands reach the cluster; its jobs have a thread each."""
+    for name, value in {**cluster, "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -39,9 +46,9 @@ def sweep(tmp_path: Path) -> Path:
     return file
 
 
-def ask(environment: dict[str, str], *line: str, check: bool = True) -> str:
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
-    assert not check or done.returncode == 0, done.stderr
+def ask(*line: str) -> str:
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
@@ -49,99 +56,90 @@ def until(what: Callable[[], object], why: str) -> None:
     deadline = time.monotonic() + WAIT_S
     while not what():
         assert time.monotonic() < deadline, why
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def weights(runs: Path) -> dict[str, str]:
     return {folder.name: sha256(folder / "model.safetensors") for folder in (runs / "stages").iterdir()}
 
 
-def test_a_chain_with_a_shared_parent_requeued_in_the_middle(remix, slurm, sweep, runs, tmp_path) -> None:
-    here = tmp_path / "here"
-    remix("sweep", sweep, "--runs", here, *LONGER, env={**os.environ, "OMP_NUM_THREADS": "1"})
+@pytest.mark.usefixtures("slurm")
+def test_a_chain_with_a_shared_parent_requeued_in_the_middle(here, sweep, runs, tmp_path) -> None:
     (tmp_path / "cluster.yaml").write_text("partition: low\ntime: 30\nsetup: echo on $(hostname)\n", encoding="utf-8")
     line = ["sweep", sweep, "--runs", runs, *LONGER]
-    queued = remix(*line, "--launcher", "slurm", "--slurm", tmp_path / "cluster.yaml", env=slurm)
+    queued = here(*line, "--launcher", "slurm", "--slurm", tmp_path / "cluster.yaml")
     assert "6 jobs are with SLURM" in queued.stdout
-    jobs = ask(slurm, "squeue", "-h", "-o", "%i %j %E").splitlines()
+    jobs = ask("squeue", "-h", "-o", "%i %j %E").splitlines()
     first = next(job.split()[0] for job in jobs if " train-stage1-" in job)
     assert sum(f"afterok:{first}" in job for job in jobs) == 3  # two children, and the job that measures it
 
     until(lambda: list(runs.glob("work/*/checkpoints/checkpoint-*/complete.json")), "no checkpoint")
-    ask(slurm, "scontrol", "requeue", first)
-    until(lambda: ask(slurm, "squeue", "-h", "-j", first, "-o", "%T") == "PENDING", "it is not queued again")
-    assert "waiting" in remix(*line, "--status", env=slurm).stdout
-    ask(slurm, "scontrol", "update", f"jobid={first}", "StartTime=now")
-    until(lambda: not ask(slurm, "squeue", "-h"), f"it does not end: {ask(slurm, 'squeue')}")
+    ask("scontrol", "requeue", first)
+    until(lambda: ask("squeue", "-h", "-j", first, "-o", "%T") == "PENDING", "it is not queued again")
+    assert "waiting" in here(*line, "--status").stdout
+    ask("scontrol", "update", f"jobid={first}", "StartTime=now")
+    whole = tmp_path / "whole"
+    here("sweep", sweep, "--runs", whole, *LONGER)
+    until(lambda: not ask("squeue", "-h"), f"it does not end: {ask('squeue')}")
 
-    status = remix(*line, "--status", env=slurm).stdout
+    status = here(*line, "--status").stdout
     assert "6 done, 0 failed" in status, status
-    assert weights(runs) == weights(here)
+    assert weights(runs) == weights(whole)
     stage1 = StageRecord.read(next(runs.glob("stages/*stage1*/stage.json"))).model_dump()
     assert stage1["resumed_from"].startswith("checkpoint-")
     log = next(runs.glob(f"sweeps/*/jobs/{stage1['key']}/log.txt")).read_text(encoding="utf-8")
     assert log.count("on ") >= 2
     assert "resumes from" in log
-    done = remix(*line, "--launcher", "slurm", env=slurm)
+    done = here(*line, "--launcher", "slurm")
     assert "0 jobs are with SLURM" in done.stdout
 
 
-def test_a_job_over_its_time_and_one_cancelled(remix, slurm, sweep, runs, tmp_path) -> None:
-    """What fails takes its children with it, is said, and the same command goes on."""
-    (tmp_path / "short.yaml").write_text("time: 1\nsetup: sleep 200\n", encoding="utf-8")
+@pytest.mark.usefixtures("slurm")
+def test_jobs_that_are_refused_that_end_too_early_and_that_are_cancelled(here, sweep, runs, tmp_path) -> None:
+    """What fails takes its children with it, is said, and the same command goes on; nothing is queued twice."""
     line = ["sweep", sweep, "--runs", runs, *SMALL]
-    remix(*line, "--launcher", "slurm", "--slurm", tmp_path / "short.yaml", env=slurm)
-    until(lambda: not ask(slurm, "squeue", "-h"), "the time limit does not end it")
-    status = remix(*line, "--status", env=slurm).stdout
+    (tmp_path / "wrong.yaml").write_text("partition: nosuch\n", encoding="utf-8")
+    refused = here(*line, "--launcher", "slurm", "--slurm", tmp_path / "wrong.yaml", check=False)
+    assert (refused.returncode, "invalid partition specified: nosuch" in refused.stderr) == (2, True), refused.stderr
+    assert not ask("squeue", "-h")
+
+    (tmp_path / "short.yaml").write_text("setup: exit 7\n", encoding="utf-8")
+    here(*line, "--launcher", "slurm", "--slurm", tmp_path / "short.yaml")
+    until(lambda: not ask("squeue", "-h"), "it does not end")
+    status = here(*line, "--status").stdout
     assert "1 failed, 5 left out" in status, status
-    assert "is TIMEOUT; see" in status
+    assert "is FAILED; see" in status
 
     (tmp_path / "held.yaml").write_text("setup: sleep 200\n", encoding="utf-8")
-    for _ in range(2):  # the second time nothing is queued twice
-        queued = remix(*line, "--launcher", "slurm", "--slurm", tmp_path / "held.yaml", env=slurm)
-        assert "6 jobs are with SLURM" in queued.stdout
-        assert len(ask(slurm, "squeue", "-h").splitlines()) == 6
-    assert "6 jobs taken off SLURM's queue" in remix(*line, "--cancel", env=slurm).stdout
-    until(lambda: not ask(slurm, "squeue", "-h"), "scancel does not end it")
-
-    remix(*line, "--launcher", "slurm", env=slurm)
-    until(lambda: not ask(slurm, "squeue", "-h"), "it does not end")
-    assert "6 done, 0 failed" in remix(*line, "--status", env=slurm).stdout
-    assert len(list((runs / "stages").iterdir())) == 3
-
-
-def test_slurm_refuses(remix, slurm, sweep, runs, tmp_path) -> None:
-    (tmp_path / "wrong.yaml").write_text("partition: nosuch\n", encoding="utf-8")
-    line = ["sweep", sweep, "--runs", runs, *SMALL, "--launcher", "slurm", "--slurm", tmp_path / "wrong.yaml"]
-    refused = remix(*line, env=slurm, check=False)
-    assert (refused.returncode, "invalid partition specified: nosuch" in refused.stderr) == (2, True), refused.stderr
-    assert not ask(slurm, "squeue", "-h")
+    for _ in range(2):
+        for _ in range(2):
+            queued = here(*line, "--launcher", "slurm", "--slurm", tmp_path / "held.yaml")
+            assert "6 jobs are with SLURM" in queued.stdout
+            assert len(ask("squeue", "-h").splitlines()) == 6
+        assert "6 jobs taken off SLURM's queue" in here(*line, "--cancel").stdout
+        until(lambda: not ask("squeue", "-h"), "scancel does not end it")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("dependency: singleton\n", "dependency: the sweep sets it"), ("gpus: [1, 2]\n", "gpus: one value is expected")],
 )
-def test_mistakes_in_the_clusters_file(remix, sweep, runs, tmp_path, content: str, message: str) -> None:
-    (tmp_path / "wrong.yaml").write_text(content, encoding="utf-8")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\n", encoding="utf-8")
-    (tmp_path / "bin" / "sbatch").chmod(0o755)
-    path = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    line = ["sweep", sweep, "--runs", runs, *SMALL, "--launcher", "slurm", "--slurm", tmp_path / "wrong.yaml"]
-    refused = remix(*line, env=path, check=False)
-    assert (refused.returncode, f"wrong.yaml:1: {message}" in refused.stderr) == (2, True), refused.stderr
+def test_mistakes_in_the_clusters_file(tmp_path, content: str, message: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(BadInput, match=f"wrong.yaml:1: {message}"):
+        read_options(file)
 
 
 def test_the_clusters_file_is_handed_on_as_it_is_written(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text("time: 12:00:00\nexclusive: true\nnice: 010\nsetup: |\n  module load x\n", encoding="utf-8")
-    options, setup = slurm_launcher._read_options(file)
-    assert slurm_launcher._flags(options) == ["--time=12:00:00", "--exclusive", "--nice=010"]
+    flags, setup = read_options(file)
+    assert flags == ["--time=12:00:00", "--exclusive", "--nice=010"]
     assert setup == "module load x\n"
 
 
-def test_without_slurm(remix, sweep, runs) -> None:
-    nowhere = {**os.environ, "PATH": "/nonexistent"}
-    refused = remix("sweep", sweep, "--runs", runs, "--launcher", "slurm", *SMALL, env=nowhere, check=False)
+def test_without_slurm(here, sweep, runs, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    refused = here("sweep", sweep, "--runs", runs, "--launcher", "slurm", *SMALL, check=False)
     assert (refused.returncode, "no sbatch" in refused.stderr) == (2, True), refused.stderr

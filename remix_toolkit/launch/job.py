@@ -1,172 +1,119 @@
-"""One job of a sweep: in a warm worker process, or in a process of its own as a cluster's scheduler starts it:
+"""One job of a sweep, in a process of its own, which the sweep starts or a cluster's scheduler:
 
     python -m remix_toolkit.launch.job runs/sweeps/<sweep> <key>
 
 Everything it needs stands in the sweep's folder: the job's resolved recipes and the state of the sweep.
 """
 
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import partial
+import traceback
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from remix_toolkit import store
-from remix_toolkit.errors import BadInput, Busy, RunFailed, exit_on_error
+from remix_toolkit.console import warn
+from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed, exit_on_error
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import devices
-from remix_toolkit.graph.jobs import Kind
 from remix_toolkit.graph.prune import unneeded
-from remix_toolkit.launch.state import Outcome, SweepState, frozen, load, needed_elsewhere, outcome_file
+from remix_toolkit.launch.state import Outcome, SweepState, job_recipes, load, needed_elsewhere, outcome_file
 from remix_toolkit.recipe.load import read_resolved
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import StageRecord
 
-
-@dataclass(frozen=True)
-class JobOrder:
-    """What a process is given to do: `remix stage FILE --key KEY` for each of the resolved recipes."""
-
-    kind: Kind
-    key: str  # of the stage or the split
-    recipes: list[Path]
-    sweep: str  # its id
-    wait: bool  # for another run that is at this stage; else the job ends busy
+BUSY = 75  # exit code of a job whose stage another run is at: to be tried again, in the words of sysexits.h
 
 
-def order_for(state: SweepState, folder: Path, key: str, wait: bool) -> JobOrder:
-    """What a process is given to do for one job of a sweep."""
-    job = state.jobs[key]
-    stage = key.removesuffix("-measure") if job.kind == "measure" else key
-    return JobOrder(job.kind, stage, frozen(folder, key), state.id, wait)
+def run_job(folder: Path, key: str, wait: bool = True) -> None:
+    """Do a job, note in its folder how it ended, and delete the weights that nobody needs any more.
+
+    Exits with code 1 where the job failed; with BUSY, and without a note, where another run is at its stage and this
+    one is not to `wait`.
+    """
+    state = load(folder)
+    try:
+        outcome = Outcome(status="done", message=_do(state, folder, key, wait))
+    except Busy:
+        sys.exit(BUSY)
+    except (BadInput, RunFailed) as error:
+        outcome = Outcome(status="failed", message=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        outcome = Outcome(status="failed", message=f"{type(error).__name__}: {error}")
+    print(outcome.message, flush=True)
+    outcome.write(outcome_file(folder, key))
+    if outcome.status == "failed":
+        sys.exit(1)
+    delete_unneeded(state, folder)
 
 
-def run_job(order: JobOrder, runs: Path) -> str:
-    """Do one job; returns what came out, in a line. Raises BadInput, RunFailed or Busy."""
+def _do(state: SweepState, folder: Path, key: str, wait: bool) -> str:
+    """Do a job; returns what came out, in a line. Raises BadInput, RunFailed or Busy."""
     from remix_toolkit.stage.command import run_key
 
-    for file in order.recipes:
+    if key not in state.jobs:
+        raise BadInput(f"{state.id}: no job {key}: the sweep, its recipe or its data changed in the meantime")
+    kind, runs = state.jobs[key].kind, folder.parent.parent
+    stage_key = key.removesuffix("-measure")
+    for file in job_recipes(folder, key):
         recipe = read_resolved(file)
-        if recipe.accelerate_config is None or order.kind == "split":
-            run_key(recipe, order.key, runs, None if order.kind == "split" else order.kind, order.sweep, order.wait)
+        if kind == "split":
+            run_key(recipe, key, runs)
+        elif recipe.accelerate_config is None:
+            run_key(recipe, stage_key, runs, kind, state.id, wait)
         else:
-            _wait_until_free(order, runs)
-            _launch(recipe, file, order, runs)
-    return _summary(order, runs)
-
-
-def _summary(order: JobOrder, runs: Path) -> str:
-    if order.kind == "split":
+            _wait_until_free(stage_key, runs, wait)
+            launch(recipe, file, stage_key, runs, "--only", kind, "--sweep", state.id)
+    if kind == "split":
         return ""
-    folder = store.find_stage(runs, order.key)
-    if folder is None:
+    stage = store.find_stage(runs, stage_key)
+    if stage is None:
         raise RunFailed("it ended without a published stage")
-    if order.kind == "train":
-        stage = StageRecord.read(folder / "stage.json")
-        return f"{stage.steps} steps, loss {stage.last_loss:.2g}"
-    recall = ", ".join(f"{one.recall:.1f}%" for one in Recall().read(folder).values())
+    if kind == "train":
+        record = StageRecord.read(stage / "stage.json")
+        return f"{record.steps} steps, loss {record.last_loss:.2g}"
+    recall = ", ".join(f"{one.recall:.1f}%" for one in Recall().read(stage).values())
     return f"recall {recall}" if recall else ""
 
 
-def _wait_until_free(order: JobOrder, runs: Path) -> None:
+def _wait_until_free(key: str, runs: Path, wait: bool) -> None:
     """Wait here for another run at this stage: under a launcher, one waiting process would block the others."""
     try:
-        with FileLock(runs / "work" / f"{order.key}.lock", timeout=-1 if order.wait else 0):
+        with FileLock(runs / "work" / f"{key}.lock", timeout=-1 if wait else 0):
             return
     except Timeout:
-        raise Busy(f"{order.key}: another run is at this stage") from None
+        raise Busy(f"{key}: another run is at this stage") from None
 
 
-_launched: list[subprocess.Popen[str]] = []  # to be ended with this process
+def launch(recipe: Recipe, file: Path, key: str, runs: Path, *options: str) -> None:
+    """One stage as `accelerate launch ... -m remix_toolkit.stage FILE --key KEY`, in processes that end with this one.
+
+    Raises MeasurementFailed where the stage is published in spite of it, else RunFailed.
+    """
+    line = devices.command(recipe, [str(file), "--key", key, "--runs", str(runs), *options])
+    if code := subprocess.run(line, check=False).returncode:
+        failed = MeasurementFailed if store.find_stage(runs, key) else RunFailed
+        raise failed(f"accelerate launch ended with exit code {code}; what it printed says why")
 
 
-def _launch(recipe: Recipe, file: Path, order: JobOrder, runs: Path) -> None:
-    """The job under accelerate, as a command of its own that ends with this process."""
-    arguments = [str(file), "--key", order.key, "--only", order.kind, "--runs", str(runs), "--sweep", order.sweep]
-    line = devices.command(recipe, arguments)
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    _launched.append(process)
-    assert process.stdout
-    try:
-        for text in process.stdout:
-            print(text, end="")
-        code = process.wait()
-    finally:
-        _launched.remove(process)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # for one process, accelerate passes no signal on
-            process.wait()
-    if code:
-        raise RunFailed(f"accelerate launch ended with exit code {code}")
+def delete_unneeded(state: SweepState, folder: Path) -> None:
+    """Delete the weights that this sweep made and that neither it nor another living sweep needs any more.
 
-
-def end_launched() -> None:
-    """End what this process has launched."""
-    for process in _launched:
-        os.killpg(process.pid, signal.SIGTERM)
-
-
-def outcome_of(work: Callable[[], str]) -> Outcome:
-    """Do some work, whatever happens: how it ended, and why."""
-    try:
-        return Outcome(status="done", message=work())
-    except Busy as error:
-        return Outcome(status="busy", message=str(error))
-    except BadInput as error:
-        return Outcome(status="bad input", message=str(error))
-    except RunFailed as error:
-        return Outcome(status="failed", message=str(error))
-    except OSError as error:
-        file = f": {error.filename}" if error.filename else ""
-        return Outcome(status="failed", message=f"{error.strerror or error}{file}")
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()
-        return Outcome(status="failed", message=f"{type(error).__name__}: {error}")
-
-
-def delete_unneeded(state: SweepState, done: Collection[str], folder: Path, runs: Path) -> None:
-    """Delete the weights that this sweep made and that neither it nor another living sweep needs any more."""
-    if published := unneeded(state.jobs, done, state.keep, state.id, runs):
-        needed = needed_elsewhere(runs, folder)
-        for key, stage in published.items():
-            if key not in needed:
-                store.delete_weights(stage)
-
-
-def main() -> None:
-    """Do the job, note how it ended, delete the weights that nobody needs now."""
-    folder, key = Path(sys.argv[1]), sys.argv[2]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # preempted: what was launched from here ends too
+    What cannot be deleted is named in a warning: the jobs are done, and what starts from them may begin.
+    """
     runs = folder.parent.parent
-    state = load(folder)
-    if key not in state.jobs:
-        raise BadInput(f"{state.id}: no job {key}: the sweep, its recipe or its data changed in the meantime")
-    outcome = outcome_of(partial(run_job, order_for(state, folder, key, wait=True), runs))
-    print(outcome.message, flush=True)
-    outcome.write(outcome_file(folder, key))
-    if outcome.status == "bad input":
-        raise BadInput(outcome.message)
-    if outcome.status != "done":
-        raise RunFailed(outcome.message)
+    outcomes = {key: Outcome.read_if_exists(outcome_file(folder, key)) for key in state.jobs}
+    done = {key for key, outcome in outcomes.items() if outcome and outcome.status == "done"}
+    done |= {key for key, job in state.jobs.items() if job.status == "done"}
     try:
-        done = {other for other, job in state.jobs.items() if job.status == "done"}
-        done |= {other for other in state.jobs if _is_done(folder, other)}
-        delete_unneeded(state, done, folder, runs)
-    except (BadInput, OSError) as error:  # the job itself is done, and what starts from it may begin
-        print(f"warning: no weights were deleted: {error}", flush=True)
-
-
-def _is_done(folder: Path, key: str) -> bool:
-    file = outcome_file(folder, key)
-    return file.exists() and Outcome.read(file).status == "done"
+        if published := unneeded(state.jobs, done, state.keep, state.id, runs):
+            for key in published.keys() - needed_elsewhere(runs, folder):
+                store.delete_weights(published[key])
+    except (BadInput, OSError) as error:
+        warn(f"no weights were deleted: {error}")
 
 
 if __name__ == "__main__":
-    exit_on_error(main)
+    exit_on_error(lambda: run_job(Path(sys.argv[1]), sys.argv[2]))

@@ -1,6 +1,5 @@
 """Run a recipe's stages in order on this machine, each one only if it is not published yet."""
 
-import subprocess
 from pathlib import Path
 
 from remix_toolkit import store
@@ -9,8 +8,9 @@ from remix_toolkit.data.missing_files import require_sources
 from remix_toolkit.errors import MeasurementFailed, RunFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import due, graph, measure_key
-from remix_toolkit.graph.lineage import Node, lineage, run_record
+from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.graph.sweep import Cell
+from remix_toolkit.launch.job import launch
 from remix_toolkit.launch.state import write_resolved
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import RunRecord
@@ -46,7 +46,9 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
                 node = prepared.node
                 try:
                     if recipe.accelerate_config and {node.key, measure_key(node.key)} & todo:
-                        _launch(recipe, node, runs)
+                        file = store.work_dir(runs, node.key) / "recipe.yaml"
+                        write_resolved(recipe, file)
+                        launch(recipe, file, node.key, runs)
                     else:
                         run_stage(prepared, node.key in loaded)
                 except MeasurementFailed as error:  # the stage is published: the next one can start from it
@@ -58,13 +60,3 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
     if failures:
         raise MeasurementFailed("\n".join(failures))
     return record
-
-
-def _launch(recipe: Recipe, node: Node, runs: Path) -> None:
-    """One stage as `accelerate launch ... -m remix_toolkit.stage FILE --key KEY`."""
-    file = store.work_dir(runs, node.key) / "recipe.yaml"
-    write_resolved(recipe, file)
-    line = devices.command(recipe, [str(file), "--key", node.key, "--runs", str(runs)])
-    if code := subprocess.run(line, check=False).returncode:
-        failed = MeasurementFailed if store.find_stage(runs, node.key) else RunFailed
-        raise failed(f"{node.stage}: accelerate launch ended with exit code {code}; see above")

@@ -1,15 +1,18 @@
-"""runs/sweeps/<sweep>/: what a sweep is doing, for `--status`, `--cancel` and other sweeps of the same store.
+"""runs/sweeps/<sweep>/: what a sweep is doing, for its jobs, `--status`, `--cancel` and other sweeps of the same store.
 
 state.json               each job: what it is, what it needs, whether it waits, runs, is done or failed
 jobs/<key>/recipe.yaml   the resolved recipe that the job runs: `remix stage FILE --key KEY` does it again by hand;
                          recipe-2.yaml, ... where several runs measure different things of one stage
-jobs/<key>/outcome.json  how a job that a cluster's scheduler started has ended
+jobs/<key>/log.txt       what the job printed
+jobs/<key>/outcome.json  how it ended
+check.log                what was printed while the data was checked
 lock                     held as long as the sweep is alive; the system frees it when the sweep dies
 """
 
 import os
 import socket
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -46,17 +49,17 @@ class Command(BaseModel):
 
 
 class JobState(BaseModel):
-    """One job of a sweep."""
+    """One job of a sweep: what the graph says of it, and how far it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
 
     kind: Kind
     name: str
     runs: list[str]
-    needs: list[str]
-    loads: list[str]
+    needs: set[str]
+    loads: set[str]
     status: Status = "waiting"
-    message: str = ""  # its last line, or why it failed
+    message: str = ""  # what came out, or why it failed
     job_id: str = ""  # of a cluster's scheduler
 
     @property
@@ -90,6 +93,11 @@ class SweepState(Record):
         for job in self.jobs.values():
             job.status = "waiting" if job.status == "running" else job.status
 
+    def unfinished(self, folder: Path) -> dict[str, JobState]:
+        """The jobs that wait or run. How a job ended that a scheduler was given, only its own folder says."""
+        alive = {key: job for key, job in self.jobs.items() if job.status in ("waiting", "running")}
+        return {key: job for key, job in alive.items() if not outcome_file(folder, key).exists()}
+
     def save(self, folder: Path) -> None:
         """Write the state into the sweep's folder."""
         self.write(folder / "state.json")
@@ -98,23 +106,15 @@ class SweepState(Record):
 class Outcome(Record):
     """outcome.json: how a job ended."""
 
-    status: Literal["done", "busy", "bad input", "failed"]
+    status: Literal["done", "failed"]
     message: str = ""
 
 
 def begin(command: Command, jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, launcher: str) -> SweepState:
     """The state of a sweep that starts now."""
-    states = {
-        key: JobState(
-            kind=job.kind,
-            name=job.name,
-            runs=job.runs,
-            needs=[other for other in jobs if other in job.needs],
-            loads=sorted(job.loads),
-            status="waiting" if key in todo else "done",
-        )
-        for key, job in jobs.items()
-    }
+    states = {key: JobState.model_validate(job) for key, job in jobs.items()}
+    for key in states.keys() - todo:
+        states[key].status = "done"
     host = socket.gethostname()
     return SweepState(
         id=command.id, command=command, keep=keep, launcher=launcher, pid=os.getpid(), host=host, jobs=states
@@ -126,14 +126,21 @@ def load(folder: Path) -> SweepState:
     return SweepState.read(folder / "state.json")
 
 
-def job_folder(folder: Path, key: str) -> Path:
-    """The folder of one job of a sweep."""
-    return folder / "jobs" / key
-
-
 def outcome_file(folder: Path, key: str) -> Path:
-    """Where a job that a scheduler started notes how it ended; until then it waits or runs."""
-    return job_folder(folder, key) / "outcome.json"
+    """Where a job notes how it ended; until then it waits or runs."""
+    return folder / "jobs" / key / "outcome.json"
+
+
+def log_file(folder: Path, key: str) -> Path:
+    """What a job prints."""
+    return folder / "jobs" / key / "log.txt"
+
+
+def last_line(folder: Path, key: str) -> str:
+    """What a job printed last."""
+    log = log_file(folder, key)
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def write_resolved(recipe: Recipe, file: Path) -> None:
@@ -142,16 +149,18 @@ def write_resolved(recipe: Recipe, file: Path) -> None:
     write_text(file, resolved_yaml(recipe))
 
 
-def freeze(folder: Path, job: Job) -> None:
-    """Write the resolved recipes that a job runs."""
+def write_job(folder: Path, job: Job) -> None:
+    """Write the resolved recipes that a job runs; nothing stays of how it ended before."""
+    for file in [*job_recipes(folder, job.key), outcome_file(folder, job.key)]:
+        file.unlink(missing_ok=True)
     for number, cell in enumerate(job.cells, start=1):
         name = "recipe.yaml" if number == 1 else f"recipe-{number}.yaml"
-        write_resolved(cell.recipe, job_folder(folder, job.key) / name)
+        write_resolved(cell.recipe, folder / "jobs" / job.key / name)
 
 
-def frozen(folder: Path, key: str) -> list[Path]:
+def job_recipes(folder: Path, key: str) -> list[Path]:
     """The resolved recipes of a job, in their order."""
-    files = job_folder(folder, key).glob("recipe*.yaml")
+    files = (folder / "jobs" / key).glob("recipe*.yaml")
     return sorted(files, key=lambda file: (len(file.name), file.name))
 
 
@@ -161,23 +170,19 @@ def claim(runs: Path, id_: str) -> tuple[Path, FileLock]:
         folder = runs / "sweeps" / (id_ if number == 1 else f"{id_}.{number}")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock")
-        try:
+        with suppress(Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        return folder, lock
+            return folder, lock
     raise BadInput(f"{id_}: the same command runs 99 times already")
 
 
 def is_alive(folder: Path) -> bool:
     """Does a process of this machine run this sweep?"""
-    lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        with FileLock(folder / "lock", timeout=0):
+            return False
     except Timeout:
         return True
-    lock.release()
-    return False
 
 
 def needed_elsewhere(runs: Path, except_for: Path | None) -> set[str]:
@@ -196,12 +201,6 @@ def needed_elsewhere(runs: Path, except_for: Path | None) -> set[str]:
             warn(f"{error}; what this sweep needs is not known")
             continue
         if state.launcher == "slurm" or is_alive(folder):
-            for key, job in state.jobs.items():
-                if job.status in ("waiting", "running") and not outcome_file(folder, key).exists():
-                    needed |= {key, *job.loads}
+            for key, job in state.unfinished(folder).items():
+                needed |= {key, *job.loads}
     return needed
-
-
-def queued(folder: Path, state: SweepState) -> list[str]:
-    """The ids of the jobs that a scheduler was given and that have not ended yet."""
-    return [job.job_id for key, job in state.jobs.items() if job.job_id and not outcome_file(folder, key).exists()]

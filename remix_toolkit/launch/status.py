@@ -1,14 +1,55 @@
-"""`remix sweep --status` and `--cancel`: how far a sweep is, and how to stop it, from another terminal."""
+"""How far a sweep is: on the screen while it runs, and `--status` and `--cancel` from another terminal."""
 
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from remix_toolkit.console import info
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from remix_toolkit.console import format_duration, info
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.launch.state import Command, SweepState, is_alive, load
+from remix_toolkit.launch.state import Command, SweepState, is_alive, last_line, load
+
+
+class Screen:
+    """A line for each job that ends and, on a terminal, below them those that run.
+
+    `work` is each job's share of the whole, from which the time that is left is estimated.
+    """
+
+    def __init__(self, state: SweepState, folder: Path, work: dict[str, float]) -> None:
+        self.state, self.folder, self.work = state, folder, work
+        self.done, self.started = 0.0, time.monotonic()
+        console = Console(force_jupyter=False)
+        self.live = Live(get_renderable=self._running, console=console, refresh_per_second=2, transient=True)
+
+    def show_end(self, key: str) -> None:
+        """A job is done or failed, or is left out."""
+        job, counts = self.state.jobs[key], self.state.count()
+        self.done += self.work[key]
+        over = counts["done"] + counts["failed"] + counts["left out"]
+        message = f": {job.message}" if job.message else ""
+        info(f"[{over}/{len(self.state.jobs)}] {job.title}: {job.status}{message}{self._left()}")
+
+    def _left(self) -> str:
+        left = sum(self.work.values()) - self.done
+        if not self.done or left <= 0:
+            return ""
+        return f"; about {format_duration((time.monotonic() - self.started) / self.done * left)} left"
+
+    def _running(self) -> Group:
+        counts = ", ".join(f"{n} {status}" for status, n in self.state.count().items())
+        table = Table(box=None, show_header=False)
+        for key, job in self.state.jobs.items():
+            if job.status == "running":
+                table.add_row(job.title, Text(last_line(self.folder, key), overflow="ellipsis", no_wrap=True))
+        return Group(Text(f"{self.state.id}: {counts}{self._left()}", style="bold"), table)
 
 
 def show_status(command: Command, runs: Path) -> None:
@@ -21,9 +62,9 @@ def show_status(command: Command, runs: Path) -> None:
         local = f"runs, process {state.pid}" if alive else "does not run"
         where = "with SLURM" if state.launcher == "slurm" else local
         info(f"{folder.name}: {where}: {counts}")
-        for job in state.jobs.values():
+        for key, job in state.jobs.items():
             if job.status in ("running", "failed"):
-                info(f"  {job.status}: {job.title}: {job.message}")
+                info(f"  {job.status}: {job.title}: {job.message or last_line(folder, key)}")
 
 
 def stop(command: Command, runs: Path) -> None:

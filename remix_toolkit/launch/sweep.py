@@ -1,23 +1,28 @@
 """Run a sweep's graph on this machine: each job once its parents are done, as many at once as devices allow."""
 
+import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from remix_toolkit.console import info
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import Job, due, graph
+from remix_toolkit.graph.lineage import Node
 from remix_toolkit.graph.plan import costs
 from remix_toolkit.graph.sweep import Cell, Keep
-from remix_toolkit.launch.job import delete_unneeded, order_for
-from remix_toolkit.launch.screen import Screen
-from remix_toolkit.launch.state import Command, Outcome, SweepState, begin, claim, freeze, load, queued
-from remix_toolkit.launch.worker import CheckOrder
-from remix_toolkit.launch.worker_pool import WorkerPool, visible_devices
+from remix_toolkit.launch import processes
+from remix_toolkit.launch.job import BUSY, delete_unneeded, run_job
+from remix_toolkit.launch.state import Command, Outcome, SweepState, begin, claim, log_file, outcome_file, write_job
+from remix_toolkit.launch.status import Screen
+from remix_toolkit.recipe.schema import Recipe
 
-WARM = 1e8  # weights: a base up to this size is trained in a process that goes on with the next job
-STICKY = {"tf32", "use_liger_kernel", "full_determinism"}  # of `train`: these change the process for good
 RETRY_S = 2.0  # until a stage that another run is training is looked at again
 
 
@@ -30,38 +35,32 @@ def run_sweep(
     """
     jobs = graph(cells)
     todo = due(jobs, runs)
-    gpus = visible_devices()
+    gpus = processes.visible_devices()
     needed = max(devices.count(cell.recipe) for cell in cells)
     if gpus and needed > len(gpus):
         raise BadInput(f"{command.sweep}: a stage takes {needed} devices; here are {len(gpus)}")
+    slots = at_once or max(1, len(gpus))
     folder, lock = claim(runs, command.id)
-    if (folder / "state.json").exists() and (with_slurm := queued(folder, load(folder))):
-        lock.release()
-        raise BadInput(f"{folder.name}: {len(with_slurm)} jobs are in SLURM's queue; --cancel takes them off")
-    state = begin(command, jobs, todo, keep, "local")
-    state.save(folder)  # from here on, other sweeps do not delete what this one needs
-    cost = {key: one.flops or one.tokens or 1.0 for key, one in costs(jobs).items()}
-    pool = WorkerPool(runs, folder / "log.txt", gpus, at_once or max(1, len(gpus)))
-    screen = Screen(state, sum(cost[key] for key in todo))
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `--cancel` stops it as Ctrl-C does
     try:
-        check(cells, todo, pool, screen.note)
+        former = SweepState.read_if_exists(folder / "state.json")
+        if former and (queued := [job for job in former.unfinished(folder).values() if job.job_id]):
+            raise BadInput(f"{folder.name}: {len(queued)} jobs are in SLURM's queue; --cancel takes them off")
+        state = begin(command, jobs, todo, keep, "local")
+        state.save(folder)  # from here on, other sweeps do not delete what this one needs
+        check(cells, todo, runs, slots, folder)
         for key in todo:
-            freeze(folder, jobs[key])
-        _Run(jobs, state, folder, pool, screen, cost).finish()
+            write_job(folder, jobs[key])
+        _Run(jobs, state, folder, gpus, slots).finish()
     except KeyboardInterrupt:
-        state.interrupt()
         raise RunFailed("stopped; the same command goes on from the last checkpoints") from None
     finally:
-        screen.close()
-        pool.close()
-        state.save(folder)
         signal.signal(signal.SIGTERM, handler)
         lock.release()
     return state
 
 
-def check(cells: Sequence[Cell], todo: set[str], pool: WorkerPool, note: Callable[[str], None]) -> None:
+def check(cells: Sequence[Cell], todo: set[str], runs: Path, slots: int, folder: Path) -> None:
     """Check every arm's data and settings, under one seed, before anything is trained.
 
     Raises BadInput with the mistakes of all arms.
@@ -70,97 +69,118 @@ def check(cells: Sequence[Cell], todo: set[str], pool: WorkerPool, note: Callabl
     for cell in cells:
         if any(node.key in todo for node in cell.nodes):
             arms.setdefault(cell.arm, cell)
-    waiting, running, mistakes = list(arms), set[str](), dict[str, str]()
-    if waiting:
-        note(f"checking the data of {len(waiting)} arms")
-    while waiting or running:
-        while waiting and pool.has_room(1):
-            arm = waiting.pop(0)
-            running.add(arm)
-            pool.start(arm, CheckOrder(arms[arm].recipe, arms[arm].nodes), 1, True)
-        for event in pool.events(timeout=5):
-            if isinstance(event.value, str):
-                continue
-            running.discard(event.job)
-            if event.value.status == "failed":
-                raise RunFailed(f"arm {event.job}: {event.value.message}; see {pool.log}")
-            if event.value.status != "done":
-                mistakes[event.job] = event.value.message
+    if not arms:
+        return
+    info(f"checking the data of {len(arms)} arms")
+    log = folder / "check.log"
+    set_up = (log, _environment(slots, []))
+    executor = ProcessPoolExecutor(min(slots, len(arms)), processes.CONTEXT, processes.set_up, set_up)
+    mistakes = []
+    try:
+        checks = [executor.submit(_check, cell.recipe, cell.nodes, runs) for cell in arms.values()]
+        for arm, checked in zip(arms, checks, strict=True):
+            try:
+                checked.result()
+            except BadInput as error:
+                mistakes.append(f"arm {arm}: {error}")
+    except BrokenProcessPool:
+        raise RunFailed(f"a process that checks data was killed; see {log}") from None
+    finally:
+        executor.shutdown(cancel_futures=True)
     if mistakes:
-        raise BadInput("\n".join(f"arm {arm}: {mistake}" for arm, mistake in mistakes.items()))
+        raise BadInput("\n".join(mistakes))
+
+
+def _check(recipe: Recipe, nodes: list[Node], runs: Path) -> None:
+    from remix_toolkit.stage.prepare import prepare
+
+    prepare(recipe, nodes, runs, ask=False)
+
+
+def _environment(slots: int, gpus: list[str]) -> dict[str, str]:
+    """Of a process of the sweep: its GPUs or, where there are none and several run side by side, its share of cores."""
+    if gpus:
+        return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    if slots == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // slots))}
+
+
+def _do_job(set_up: tuple[Path, dict[str, str]], folder: Path, key: str) -> None:
+    processes.set_up(*set_up)
+    run_job(folder, key, wait=False)
 
 
 class _Run:
-    """The loop: start what can start, read what happened."""
+    """The loop: start what can start, see what has ended."""
 
-    def __init__(
-        self,
-        jobs: dict[str, Job],
-        state: SweepState,
-        folder: Path,
-        pool: WorkerPool,
-        screen: Screen,
-        cost: dict[str, float],
-    ) -> None:
-        self.jobs, self.state, self.folder, self.runs = jobs, state, folder, pool.runs
-        self.pool, self.screen, self.cost = pool, screen, cost
+    def __init__(self, jobs: dict[str, Job], state: SweepState, folder: Path, gpus: list[str], slots: int) -> None:
+        self.jobs, self.state, self.folder, self.gpus, self.slots = jobs, state, folder, gpus, slots
+        self.running: dict[str, tuple[BaseProcess, list[str]]] = {}  # job -> its process, and the devices that it has
         self.not_before: dict[str, float] = {}  # jobs that another run is doing -> when to look again
+        todo = [key for key, job in state.jobs.items() if job.status == "waiting"]
+        work = costs(jobs)
+        self.screen = Screen(state, folder, {key: work[key].flops or work[key].tokens or 1.0 for key in todo})
 
     def finish(self) -> None:
-        """Do everything that can be done."""
-        self._delete_unneeded()  # what another run of this sweep had no time to delete, or what another `keep` allows
-        states = self.state.jobs
-        while True:
-            for key, job in self.jobs.items():
-                if states[key].status == "waiting":
-                    self._start_or_leave_out(key, job)
-            if not any(job.status in ("waiting", "running") for job in states.values()):
-                return
-            quiet = True
-            for event in self.pool.events(timeout=RETRY_S):
-                quiet = False
-                if isinstance(event.value, str):
-                    self.screen.show_line(event.job, event.value)
-                else:
-                    self._end(event.job, event.value)
-            if quiet and not any(job.status == "running" for job in states.values()):
-                time.sleep(RETRY_S / 2)  # no worker to wait for: all that is left is another run's
+        """Do everything that can be done. Whatever runs is ended if this is interrupted."""
+        delete_unneeded(self.state, self.folder)  # what `keep` allows now, or a run that was killed had no time to
+        try:
+            with self.screen.live:
+                while True:
+                    for key, job in self.jobs.items():
+                        if self.state.jobs[key].status == "waiting":
+                            self._start_or_leave_out(key, job)
+                    if not any(job.status in ("waiting", "running") for job in self.state.jobs.values()):
+                        return
+                    connection.wait([process.sentinel for process, _ in self.running.values()], RETRY_S)
+                    for key, (process, _) in list(self.running.items()):
+                        if process.exitcode is not None:
+                            self._end(key, process.exitcode)
+        finally:
+            for process, _ in self.running.values():
+                process.terminate()
+            for process, _ in self.running.values():
+                process.join()
+            self.state.interrupt()
+            self.state.save(self.folder)
 
     def _start_or_leave_out(self, key: str, job: Job) -> None:
         state = self.state.jobs[key]
         needed = [self.state.jobs[need].status for need in job.needs]
         if "failed" in needed or "left out" in needed:
             state.status, state.message = "left out", "what it starts from failed"
-            self.screen.show_end(key, self.cost[key])
+            self.screen.show_end(key)
             return
         if any(status != "done" for status in needed) or self.not_before.get(key, 0) > time.monotonic():
             return
-        recipe = job.cells[0].recipe
-        wanted = devices.count(recipe) if job.node and self.pool.on_gpu else 1
-        if not self.pool.has_room(wanted):
+        taken = {device for _, its in self.running.values() for device in its}
+        free = [device for device in self.gpus if device not in taken]
+        wanted = (devices.count(job.cells[0].recipe) if job.node else 1) if self.gpus else 0
+        if len(free) < wanted or len(self.running) == self.slots:
             return
         state.status = "running"
-        settings = recipe.stages[job.name].train.keys() if job.node else set()
-        stays_warm = (recipe.parameters or 1e12) <= WARM and not settings & STICKY
-        self.pool.start(key, order_for(self.state, self.folder, key, wait=False), wanted, stays_warm)
+        set_up = log_file(self.folder, key), _environment(self.slots, free[:wanted])
+        process = processes.CONTEXT.Process(target=_do_job, args=(set_up, self.folder, key))
+        process.start()
+        self.running[key] = process, free[:wanted]
         self.state.save(self.folder)
 
-    def _end(self, key: str, outcome: Outcome) -> None:
+    def _end(self, key: str, exit_code: int) -> None:
+        del self.running[key]
         state = self.state.jobs[key]
-        if outcome.status == "busy":
+        if exit_code == BUSY:
             state.status = "waiting"
             self.not_before[key] = time.monotonic() + RETRY_S
             return
-        state.status = "done" if outcome.status == "done" else "failed"
-        state.message = outcome.message
-        self.screen.show_end(key, self.cost[key])
+        if outcome := Outcome.read_if_exists(outcome_file(self.folder, key)):
+            state.status, state.message = outcome.status, outcome.message
+        else:
+            killed = " (killed)" if exit_code == -signal.SIGKILL else ""
+            log = log_file(self.folder, key)
+            state.status, state.message = "failed", f"its process ended with exit code {exit_code}{killed}; see {log}"
+        self.screen.show_end(key)
         self.state.save(self.folder)
-        if outcome.status == "done":
-            self._delete_unneeded()
-
-    def _delete_unneeded(self) -> None:
-        done = [key for key, job in self.state.jobs.items() if job.status == "done"]
-        delete_unneeded(self.state, done, self.folder, self.runs)
 
 
 def failures(state: SweepState) -> str | None:
