@@ -112,7 +112,7 @@ def _with_settings(task: str, settings: Sequence[str] | None) -> str:
 def _print_lenses(results: list[dict[str, Any]]) -> None:
     """For each model, its numbers, then a row for each layer."""
     for result in results:
-        by_layer = {name: value for name, value in result.items() if isinstance(value, list) and name != "positions"}
+        by_layer = {name: value for name, value in result.items() if isinstance(value, list)}
         print_record({name: value for name, value in result.items() if not isinstance(value, list)})
         layers = zip(*by_layer.values(), strict=True)
         rows = [{"layer": n, **dict(zip(by_layer, values, strict=True))} for n, values in enumerate(layers, start=1)]
