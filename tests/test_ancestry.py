@@ -46,7 +46,7 @@ def test_a_stage_records_the_weights_that_it_started_from(two_arms, runs: Path, 
     assert f"facts are not compared: the stage {key}" in " ".join(refused.split())
     shown = " ".join(here("show", "--runs", runs, "--seeds").stdout.split())
     assert f"the stage {key}, from which both descend, was trained again" in shown
-    assert "McNemar" not in shown
+    assert "0 -> 1" not in shown
     probed = here("run", "kvr", "--runs", runs, *FAST, MIX, "stages.stage2.probe=[interference]", check=False)
     assert (probed.returncode, "trained again" in probed.stderr) == (1, True)  # it would compare strangers
     assert not (other / "interference.json").exists()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def test_two_arms(trained, runs: Path, tmp_path: Path, here) -> None:
     kept = rows["stage2", "kvr"]
     assert (kept["a"], kept["b"], kept["difference"], kept["seeds"]) == (50.0, 75.0, 25.0, [0, 1])
     assert (kept["only_a"], kept["only_b"], kept["facts"]) == (2 * 5, 2 * 10, 20)
-    assert kept["p"] == pytest.approx(0.0987, abs=1e-4)  # twice P(at most 10 of 30 coins)
+    # The seeds agree: over 20 facts, with squares of 15 - 20 * 0.25 ** 2, and 1.
+    assert kept["p"] == kept["p_holm"] == pytest.approx(math.erfc(0.25 / math.sqrt(2 * 14.75 / (20 * 19))))
+    assert kept["flips"][0] == {"prompt": "Which is number 0 of kvr?", "one_to_zero": 2, "zero_to_one": 0}
     with (tmp_path / "facts.csv").open(encoding="utf-8", newline="") as lines:
         facts = list(csv.DictReader(lines))
     by = {side: [(f["seed"], f["prompt"]) for f in facts if f["known_by"] == side] for side in "ab"}
@@ -69,7 +72,7 @@ def test_two_arms(trained, runs: Path, tmp_path: Path, here) -> None:
     assert "kvr after stage2, known to A only:\n  Which is number 0 of kvr? answer 0 (B says other..., seed 0)" in out
     assert "and 17 more" in out
     assert "+25.0 [" in out
-    assert "bootstrap over seeds and facts" in out
+    assert "for other seeds and other facts" in out
 
 
 def test_a_stage_and_the_one_before_it(trained, runs: Path) -> None:
@@ -130,7 +133,7 @@ def test_two_stores(trained, runs: Path, tmp_path: Path, here) -> None:
     assert (kept["task"], kept["difference"]) == ("kvr", 25.0)
     out = here("compare", runs, other).stdout
     assert "Only B has: third on tiny" in out
-    assert "say nothing of other seeds" in out
+    assert "says nothing of other seeds" in out
     shutil.rmtree(other / "records")
     with pytest.raises(BadInput, match="nothing is measured there yet"):
         compare(str(runs), str(other), runs)

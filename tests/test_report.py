@@ -99,7 +99,7 @@ def test_the_answer_stands_first_with_its_uncertainty(made: Path) -> None:
     assert [id_ for id_ in page.ids if id_ in order] == order
     (said,) = page.text["p.answer"]
     assert (
-        "random still knows 50.0% of the 40 kvr facts that stage1 taught (mean of 3 seeds, 95% interval 50.0 to 50.0)"
+        "random still knows 50.0% of the 40 kvr facts that stage1 taught (mean of 3 seeds, 95% interval 35.2 to 64.8)"
         in said
     )
     assert "the most of 2 arms" in said
@@ -117,7 +117,7 @@ def test_the_page_needs_nothing_else_and_its_pictures_say_what_is_seen(made: Pat
     assert all(name[1:] in page.ids for name in page.fetched if name.startswith("#"))
     assert len(page.alts) == len(list((made / "figures").glob("*.png"))) == 6
     assert all(re.search(r"\d", alt) for alt in page.alts)
-    assert "none 100.0, then 10.0 (5.0 to 15.0)" in "".join(page.alts)
+    assert "none 100.0, then 10.0 (2.3 to 34.6)" in "".join(page.alts)
 
 
 def test_figures_and_tables_lie_beside_the_page(made: Path) -> None:
@@ -128,7 +128,8 @@ def test_figures_and_tables_lie_beside_the_page(made: Path) -> None:
     assert {f.stem for f in tables.glob("*.md")} == {f.stem for f in tables.glob("*.tex")}
     rows = list(csv.DictReader((tables / "retention-sizes-tiny.csv").open()))
     (row,) = (row for row in rows if (row["arm"], row["stage"], row["task"]) == ("none", "stage2", "kvr"))
-    assert (float(row["mean"]), float(row["sd"]), row["low"], row["seeds"]) == (10, 5, "5.0", "0, 1, 2")
+    assert (float(row["mean"]), float(row["sd"]), row["seeds"]) == (10, 5, "0, 1, 2")
+    assert (round(float(row["low"]), 1), round(float(row["high"]), 1)) == (2.3, 34.6)
     assert "| none | stage2 | 0, 1, 2 | 10.0 ± 5.0 | 100.0 ± 0.0 |" in (tables / "retention-sizes-tiny.md").read_text()
     assert r"none & stage2 & 0, 1, 2 & 10.0 $\pm$ 5.0" in (tables / "retention-sizes-tiny.tex").read_text()
 

@@ -10,7 +10,7 @@ import pytest
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report import verdicts
 from remix_toolkit.report.retention import remembered
-from remix_toolkit.report.seeds import aggregate, compared, mcnemar, paired, print_seeds
+from remix_toolkit.report.seeds import aggregate, compared, paired, print_seeds
 
 PROMPTS = [f"What is {n}?" for n in range(40)]
 
@@ -65,26 +65,18 @@ def test_what_is_compared_is_what_is_to_be_remembered(tmp_path: Path) -> None:
 def test_mean_spread_and_interval_of_three_seeds() -> None:
     (row,) = aggregate([entry(30, 2), entry(10, 0), entry(20, 1)])
     assert (row["mean"], row["sd"], row["n"], row["seeds"]) == (20, 10, 3, [0, 1, 2])  # sd: sqrt((100 + 0 + 100) / 2)
-    # All three draws are the smallest in 1/27 of the draws, more than 2.5%: the interval is the range.
-    assert (row["low"], row["high"]) == (10, 30)
+    # V_seeds = 0.01 / 3, V_facts = 0.16 / 40: 21.8 answers, q² = (4.303² / 300 + 1.96² * 0.004) / 0.00733 = 10.5
+    assert (row["low"], row["high"]) == (pytest.approx(5.0, abs=0.1), pytest.approx(54.6, abs=0.1))
+    assert (row["over"], row["seeds_to_halve"]) == ("seeds and facts", 13)
     assert (row["own"], row["facts"], row["lists"], row["missing"]) == (False, 40, ["kvr-1"], [])
 
 
-def test_an_interval_of_many_seeds_is_narrower_than_their_range() -> None:
-    (row,) = aggregate([entry(float(seed), seed) for seed in range(20)])
-    assert row["mean"] == 9.5
-    assert row["sd"] == pytest.approx(math.sqrt(35))  # of 0 ... n - 1: n (n + 1) / 12
-    # The bootstrap's standard error is sqrt(33.25 / 20) = 1.289 (33.25: the variance with ddof 0), and 1.96 of it 2.53.
-    assert row["low"] == pytest.approx(9.5 - 2.53, abs=0.15)
-    assert row["high"] == pytest.approx(9.5 + 2.53, abs=0.15)
-    assert aggregate([entry(float(seed), seed) for seed in range(20)]) == [row]  # the same draws again
-
-
-def test_one_seed_has_a_mean_only() -> None:
+def test_the_interval_of_one_seed_is_over_its_facts() -> None:
     (row,) = aggregate([entry(41.5, 7)])
-    assert (row["mean"], row["sd"], row["low"], row["high"], row["n"], row["seeds"]) == (41.5, None, None, None, 1, [7])
-    (row,) = aggregate([entry(41.5, 7), entry(41.5, 8)])
-    assert (row["mean"], row["sd"], row["low"], row["high"]) == (41.5, 0, 41.5, 41.5)  # two alike: 0, and no NaN
+    assert (row["mean"], row["sd"], row["over"], row["n"], row["seeds"]) == (41.5, None, "facts of one seed", 1, [7])
+    (two,) = aggregate([entry(41.5, 7), entry(41.5, 8)])  # alike: what is left is over facts
+    assert (two["sd"], two["over"]) == (0, "seeds and facts")
+    assert (two["low"], two["high"]) == (pytest.approx(row["low"]), pytest.approx(row["high"]))
 
 
 def test_what_is_apart_is_not_averaged() -> None:
@@ -117,73 +109,35 @@ def test_missing_seeds() -> None:
     assert aggregate([]) == []
 
 
-@pytest.mark.parametrize(
-    ("b", "c", "p"),
-    [
-        (1, 8, 20 / 512),  # 2 * (1 + 9) / 2 ** 9
-        (8, 1, 20 / 512),
-        (0, 5, 2 / 32),
-        (3, 3, 1.0),  # 2 * (1 + 6 + 15 + 20) / 64 would be more than 1
-        (0, 0, 1.0),
-        (0, 1074, 2.0**-1073),  # nearly the smallest float there is
-    ],
-)
-def test_mcnemar(b: int, c: int, p: float) -> None:
-    assert mcnemar(b, c) == p
-
-
-def test_mcnemar_of_thousands_of_pairs() -> None:
-    assert mcnemar(3000, 3000) == 1
-    assert mcnemar(0, 6000) == 0  # 2 ** -5999 is no float
-    # By the normal approximation: of 6,000 throws the standard deviation is sqrt(1500), and 2,900.5 is 99.5 off.
-    assert mcnemar(2900, 3100) == pytest.approx(math.erfc(99.5 / math.sqrt(1500) / math.sqrt(2)), rel=0.01)
-
-
 def test_a_difference_that_is_there(tmp_path: Path) -> None:
     """Of 40 facts, `random` keeps 20 that `none` loses under each of three seeds, and loses 2 that `none` keeps."""
     none, random = [0] * 30 + [1] * 10, [1] * 20 + [0] * 10 + [0] * 2 + [1] * 8
     found = paired(two_arms(tmp_path, {"none": [none] * 3, "random": [random] * 3}), "none", "random", "stage2", "kvr")
     assert found is not None
     assert found["difference"] == 45.0  # 100 * (20 - 2) / 40
-    assert (found["b"], found["c"], found["seeds"], found["facts"]) == (6, 60, [0, 1, 2], 40)
-    assert found["p"] == 2 * sum(math.comb(66, k) for k in range(7)) / 2**66
-    # The seeds agree, so what is left is over facts: 40 of variance 22 / 40 - 0.45 ** 2, so 1.96 * 9.32 points.
-    assert found["low"] == pytest.approx(45 - 18.3, abs=2)
-    assert found["high"] == pytest.approx(45 + 18.3, abs=2)
+    assert (found["one_to_zero"], found["zero_to_one"], found["seeds"], found["facts"]) == (6, 60, [0, 1, 2], 40)
+    # The seeds agree, so what is left is over facts: squares of 22 - 40 * 0.45 ** 2, and 1; 1.96 * 9.77 points.
+    assert found["low"] == pytest.approx(45 - 19.15, abs=0.01)
+    assert found["high"] == pytest.approx(45 + 19.15, abs=0.01)
+    assert found["p"] == pytest.approx(math.erfc(0.45 / math.sqrt(2 * 14.9 / (40 * 39))))
+    flips = {row["prompt"]: (row["one_to_zero"], row["zero_to_one"]) for row in found["flips"]}
+    assert flips == dict.fromkeys(PROMPTS[:20], (0, 3)) | dict.fromkeys(PROMPTS[30:32], (3, 0))
     turned = paired(two_arms(tmp_path / "t", {"a": [random] * 3, "b": [none] * 3}), "a", "b", "stage2", "kvr")
     assert turned is not None
-    assert (turned["difference"], turned["b"], turned["c"], turned["p"]) == (-45.0, 60, 6, found["p"])
+    assert (turned["difference"], turned["one_to_zero"], turned["zero_to_one"]) == (-45.0, 60, 6)
+    assert turned["p"] == found["p"]
     assert turned["high"] < 0
 
 
 def test_a_difference_that_may_be_none(tmp_path: Path) -> None:
-    """8 of 40 facts gained and 5 lost, under one seed: McNemar's p is 2 * (1 + 13 + 78 + 286 + 715 + 1287) / 8192."""
+    """8 of 40 facts gained and 5 lost, under one seed."""
     none, random = [0] * 8 + [1] * 5 + [1] * 27, [1] * 8 + [0] * 5 + [1] * 27
     found = paired(two_arms(tmp_path, {"none": [none], "random": [random]}), "none", "random", "stage2", "kvr")
     assert found is not None
-    assert (found["difference"], found["b"], found["c"], found["seeds"]) == (7.5, 5, 8, [0])
-    assert found["p"] == 2 * (1 + 13 + 78 + 286 + 715 + 1287) / 8192
+    assert (found["difference"], found["one_to_zero"], found["zero_to_one"], found["seeds"]) == (7.5, 5, 8, [0])
+    assert (found["over"], found["seeds_to_halve"]) == ("facts of one seed", None)
     assert found["low"] < 0 < found["high"]
-
-
-def test_seeds_that_disagree_widen_the_interval(tmp_path: Path) -> None:
-    """All facts gained under one seed, none under two: the facts have no spread, the seeds have it all."""
-    arms = {"none": [[0] * 40] * 3, "random": [[1] * 40, [0] * 40, [0] * 40]}
-    found = paired(two_arms(tmp_path, arms), "none", "random", "stage2", "kvr")
-    assert found is not None
-    assert found["difference"] == pytest.approx(100 / 3)
-    assert (found["low"], found["high"]) == (0, 100)  # 8/27 of the draws hold seed 0 never, 1/27 thrice
-
-
-def test_the_same_facts_are_drawn_for_all_seeds(tmp_path: Path) -> None:
-    """One fact of two gained under both of two seeds: drawn 0, 1 or 2 times, in quarters, so 0 to 100 points.
-
-    Were the facts drawn for each seed apart, none would be gained in 1/16 of the draws still, but with eight seeds in
-    1/65,536 only.
-    """
-    found = paired(two_arms(tmp_path, {"a": [[0, 0]] * 8, "b": [[1, 0]] * 8}), "a", "b", "stage2", "kvr")
-    assert found is not None
-    assert (found["difference"], found["low"], found["high"]) == (50, 0, 100)
+    assert found["p"] == pytest.approx(2 * (1 + 13 + 78 + 286 + 715 + 1287) / 8192, abs=0.2)  # McNemar's exact test
 
 
 def test_facts_in_another_order_are_matched_by_prompt(tmp_path: Path) -> None:
@@ -191,11 +145,11 @@ def test_facts_in_another_order_are_matched_by_prompt(tmp_path: Path) -> None:
     b = measured(tmp_path / "b", [0, 0, 1, 1], ["s", "r", "q", "p"], arm="b")
     found = paired([a, b], "a", "b", "stage2", "kvr")
     assert found is not None
-    assert (found["difference"], found["b"], found["c"], found["facts"], found["p"]) == (0, 0, 0, 4, 1)
+    assert (found["difference"], found["flips"], found["facts"], found["p"]) == (0, [], 4, 1)
     c = measured(tmp_path / "c", [1, 0, 1], ["s", "p", "new"], arm="c")  # p lost, s gained; q, r, new have no partner
     found = paired([a, c], "a", "c", "stage2", "kvr")
     assert found is not None
-    assert (found["difference"], found["b"], found["c"], found["facts"]) == (0, 1, 1, 2)
+    assert (found["difference"], found["one_to_zero"], found["zero_to_one"], found["facts"]) == (0, 1, 1, 2)
 
 
 def test_only_shared_seeds_and_lists_are_compared(tmp_path: Path) -> None:
@@ -204,7 +158,7 @@ def test_only_shared_seeds_and_lists_are_compared(tmp_path: Path) -> None:
     b = [measured(tmp_path / f"b{seed}", [1, 1], ["p", "q"], arm="b", seed=seed) for seed in (1, 3)]
     found = paired([*a, *b, other], "a", "b", "stage2", "kvr")
     assert found is not None
-    assert (found["seeds"], found["difference"], found["c"]) == ([1], 50, 1)
+    assert (found["seeds"], found["difference"], found["zero_to_one"]) == ([1], 50, 1)
     assert paired([*a, other], "a", "b", "stage2", "kvr") is None  # another list
     old = [measured(tmp_path / f"{arm}9", [1], ["p"], arm=arm, seed=-1, list="old") for arm in "ab"]  # two were edited
     two = [measured(tmp_path / f"c{seed}", [1, 1], ["p", "q"], arm="b", seed=seed) for seed in (0, 1)]
@@ -225,8 +179,8 @@ def test_thousands_of_facts(tmp_path: Path) -> None:
     entries = two_arms(tmp_path, {"none": [none] * 3, "random": [random] * 3}, prompts)
     found = paired(entries, "none", "random", "stage2", "kvr")
     assert found is not None
-    assert (found["b"], found["c"], found["difference"]) == (1500, 4500, 40)
-    assert 0 <= found["p"] < 1e-300
+    assert (found["one_to_zero"], found["zero_to_one"], found["difference"]) == (1500, 4500, 40)
+    assert 0 <= found["p"] < 1e-12
     assert 36 < found["low"] < 38.5 < 41.5 < found["high"] < 44  # 1.96 * sqrt((2000 / 2500 - 0.16) / 2500): 3.1 points
 
 
@@ -258,7 +212,6 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, said.splitlines())) <= 120
     for text in (
         "98.5 ± 1.0, n=3",
-        "[97.5, 99.5]",
         "50.0 ± 43.3, n=3",  # 25, 25, 100
         "random [x]: seeds 2, 9 missing (kvr after stage1, kvr after stage2, a long task's name",
         "none: seeds 1, 2 missing (task0 after stage2, task1 after stage2",
@@ -271,9 +224,19 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said.count("task3 after stage2") == 2  # in the second table, and among what is missing
     (line,) = [line for line in said.splitlines() if "0 / 60" in line]
     arm, difference, interval, *rest = [cell.strip() for cell in line.split("│")[1:-1]]
-    assert (arm, difference, rest) == ("random [x]", "+75.0", ["<0.001", "0 / 60", "0, 1", "40"])
-    low, high = map(float, interval.strip("[]").split(","))  # 1.96 * sqrt(0.75 * 0.25 / 40): 13.4 points
-    assert (low, high) == (pytest.approx(75 - 13.4, abs=2), pytest.approx(75 + 13.4, abs=2))
+    assert (arm, difference, rest) == ("random [x]", "+75.0", ["<0.001", "<0.001", "0 / 60", "0, 1", "40"])
+    low, high = map(float, interval.strip("[]").split(","))  # 1.96 * sqrt((40 * 0.75 * 0.25 + 1) / (40 * 39))
+    assert (low, high) == (pytest.approx(75 - 14.5, abs=0.1), pytest.approx(75 + 14.5, abs=0.1))
+
+
+def test_several_arms_are_corrected_for_one_another(tmp_path: Path) -> None:
+    """Holm: the smallest p of two counts twice, the other as it is. One seed compares no arms, and does not count."""
+    kept = {"none": (10, 2), "worse": (0, 2), "better": (32, 2), "one seed": (20, 1)}
+    arms = {arm: [[1] * many + [0] * (40 - many)] * seeds for arm, (many, seeds) in kept.items()}
+    worse, better, alone = compared(two_arms(tmp_path, arms))
+    assert (alone["over"], alone["p_holm"]) == ("facts of one seed", None)
+    assert better["p"] < worse["p"] < 0.05
+    assert (better["p_holm"], worse["p_holm"]) == (pytest.approx(2 * better["p"]), worse["p"])
 
 
 def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +255,8 @@ def test_tables_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     print_seeds([entry(12.0), entry(None, task="gsm8k")])
     said = capsys.readouterr().out
     assert "n=1" in said
-    for word in ("missing", "compared", "Intervals", "not the same facts"):
+    assert "says nothing of other seeds" in said
+    for word in ("missing", "compared", "Intervals are", "not the same facts"):
         assert word not in said
     apart = [entry(10, 0, list="a", own=True), entry(10, 1, list="b", own=True), entry(10, 1, list="c", arm="b")]
     print_seeds(apart)

@@ -11,6 +11,7 @@ from rich.table import Table
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.names import side_of
 from remix_toolkit.report.pair import pair
+from remix_toolkit.report.seeds import correct, of_differences, p_values
 from remix_toolkit.report.tables import plain
 
 SHOWN = 3  # facts that only one knows, of each list
@@ -34,6 +35,11 @@ def compare(a: str, b: str, runs: Path) -> dict[str, Any]:
         {"a": one, "b": other, **pair(left.arms[one], right.arms[other], one_each=left.kind == "a stage")}
         for one, other in pairs
     ]
+    by_list: dict[tuple[str, str], list[dict[str, Any]]] = {}  # of all arms, those that are of the same facts
+    for row in [row for one in done for row in one["recall"]]:
+        by_list.setdefault((row["stage"], row["list"]), []).append(row)
+    for rows in by_list.values():
+        correct(rows)
     return {
         "a": a,
         "b": b,
@@ -73,20 +79,14 @@ def print_compared(found: Mapping[str, Any]) -> None:
                 "A": lambda row: f"{row['a']:.1f}",
                 "B": lambda row: f"{row['b']:.1f}",
                 "B - A": lambda row: f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
-                "p (McNemar)": lambda row: "<0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
-                "only A / only B": lambda row: f"{row['only_a']} / {row['only_b']}",
+                **({"p": lambda row: p_values(row)[0], "p (Holm)": lambda row: p_values(row)[1]} if seeds else {}),
+                "1 -> 0 / 0 -> 1": lambda row: f"{row['only_a']} / {row['only_b']}",
                 "facts": "facts",
                 **({"seeds": lambda row: ", ".join(map(str, row["seeds"]))} if seeds else {}),
             },
         )
         if one["recall"]:
-            single = max(len(row["seeds"]) for row in one["recall"]) == 1
-            over = (
-                "facts alone, and say nothing of other seeds"
-                if single
-                else "seeds and facts; p counts each seed of a fact"
-            )
-            console.print(f"Intervals of 95% by bootstrap over {over}.")
+            console.print(of_differences(one["recall"]))
         _print_facts(console, one, seeds)
         at = {"stage": "stage", **({"seed": "seed"} if seeds else {})}
         _table(console, "loss on held-out rows, right results in percent", one["held_out"], {**at, "": "what", **_AB})

@@ -7,13 +7,23 @@ from typing import Any
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.retention import FLOOR, remembered
-from remix_toolkit.report.seeds import aggregate, compared, missing, named, paired, retrained, sweeps, unlearned
+from remix_toolkit.report.seeds import (
+    aggregate,
+    compared,
+    correct,
+    missing,
+    named,
+    paired,
+    retrained,
+    sweeps,
+    unlearned,
+)
+from remix_toolkit.report.stats import LEVEL
 from remix_toolkit.report.tables import slug
 from remix_toolkit.report.verdicts import Answers
 
 Entry = dict[str, Any]
 Expected = Mapping[tuple[str, str, str], Collection[int]]
-ENOUGH = 5  # seeds; the intervals of fewer are too narrow, so all of them have to agree besides
 
 
 @dataclass
@@ -148,7 +158,9 @@ def _answer(group: Group, task: str) -> tuple[str, list[str]]:
         return f"{head}. It is the only arm: nothing can be said about what helps.", [*more, *_few(best, [])]
     if len(sound) == 1:
         return f"{head}. No other arm can be compared with it.", [*more, *_few(best, [])]
-    judged = [_against(group, task, other, best) for other in sound[1:]]
+    found = [_compared(group, task, other, best) for other in sound[1:]]
+    correct([one for one in found if one])
+    judged = [_against(other, best, one) for other, one in zip(sound[1:], found, strict=True)]
     clear = all(one.is_ahead for one in judged)
     claim = f", the most of {len(sound)} arms" if clear else f", the highest mean of {len(sound)} arms"
     # In full: the first arm, which the others are compared with, the next best, and whoever is ahead of the best.
@@ -168,47 +180,52 @@ class _Against:
 
     arm: str
     seeds: int
+    seeds_to_halve: int | None
     is_ahead: bool
     is_behind: bool
     says: str
 
 
-def _against(group: Group, task: str, other: Entry, best: Entry) -> _Against:
-    """By the seeds that both have: the means of each over all of its own may be of different ones."""
-    arm = other["arm"]
+def _compared(group: Group, task: str, other: Entry, best: Entry) -> Entry | None:
     try:
-        found = paired(group.readable, arm, best["arm"], group.stages[-1], task, known=group.answers.known)
+        return paired(group.readable, other["arm"], best["arm"], group.stages[-1], task, known=group.answers.known)
     except ValueError:
-        found = None
+        return None
+
+
+def _against(other: Entry, best: Entry, found: Entry | None) -> _Against:
+    """By the seeds that both have: the means of each over all of its own may be of different ones.
+
+    The best arm is ahead, or behind, if p is below 0.05 even when it is corrected for all the others, and of more than
+    one seed.
+    """
+    arm = other["arm"]
     if found is None:
         why = f"It cannot be compared with {arm} ({_percent(other)}): they share no seed and facts."
-        return _Against(arm, 0, False, False, why)
+        return _Against(arm, 0, None, False, False, why)
     seeds, same = found["seeds"], found["seeds"] == best["seeds"] == other["seeds"]
     name = f"{arm} ({found['of_first']:.1f}%)"
     if not same:
         named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         name = f"{arm} on what both have, {named} ({found['of_second']:.1f}% against {found['of_first']:.1f}%),"
     by = f"{found['difference']:+.1f} points, 95% interval {found['low']:+.1f} to {found['high']:+.1f}"
-    if found["high"] < 0:
-        return _Against(arm, len(seeds), False, True, f"It is behind {name} by {by}.")
-    doubt = ""
-    if found["low"] > 0:
-        if len(seeds) == 1 < max(best["n"], other["n"]):
-            doubt = ", under one seed"
-        elif len(seeds) < ENOUGH and min(found["by_seed"]) <= 0:
-            doubt = ", but not under every seed"
-        else:
-            return _Against(arm, len(seeds), True, False, f"It is ahead of {name} by {by}.")
-    return _Against(arm, len(seeds), False, False, f"Whether it is better than {name} cannot be said: {by}{doubt}.")
+    clear, ahead = len(seeds) > 1 and found["p_holm"] < LEVEL, found["difference"] > 0
+    says = f"It is {'ahead of' if ahead else 'behind'} {name} by {by}."
+    if not clear:
+        apart = found["low"] > 0 or found["high"] < 0
+        doubt = "" if not apart else ", under one seed" if len(seeds) == 1 else f" (Holm's p {found['p_holm']:.3f})"
+        says = f"Whether it is better than {name} cannot be said: {by}{doubt}."
+    return _Against(arm, len(seeds), found["seeds_to_halve"], clear and ahead, clear and not ahead, says)
 
 
 def _few(best: Entry, judged: Sequence[_Against]) -> list[str]:
-    """How far the intervals can be believed, by the comparison that has the fewest seeds."""
+    """What the intervals are over, by the comparison that has the fewest seeds; how many seeds would halve them."""
     seeds = min([one.seeds for one in judged if one.seeds] or [best["n"]])
     if seeds == 1:
         shared = "One seed" if best["n"] == 1 else "One seed in common"
         return [f"{shared}: the intervals are over facts only and say nothing about other seeds."]
-    return [f"{seeds} seeds: the intervals are coarse and too narrow."] if seeds < ENOUGH else []
+    wanted = max([one.seeds_to_halve or 0 for one in judged] or [best["seeds_to_halve"] or 0])
+    return [f"{seeds} seeds: with {wanted}, the intervals would be half as wide."] if wanted else []
 
 
 def _percent(row: Entry) -> str:

@@ -82,8 +82,9 @@ def _recall(found: dict[str, Any], left: list[Entry], right: list[Entry], label:
             found["notes"].append(f"{task} after {label}: no seed and fact in common, not compared")
             continue
         shares, apart = _facts(rows, result["seeds"], id_, {"stage": label, "task": task})
-        row = {name: result[name] for name in ("difference", "low", "high", "p", "seeds", "facts")}
-        only = {"only_a": result["b"], "only_b": result["c"]}
+        names = ("difference", "low", "high", "p", "over", "seeds_to_halve", "seeds", "facts", "flips")
+        row = {name: result[name] for name in names}
+        only = {"only_a": result["one_to_zero"], "only_b": result["zero_to_one"]}
         found["recall"].append({"stage": label, "task": task, "list": id_, **shares, **row, **only})
         found["facts"] += apart
     for mine, others, side in ((lists[0], lists[1], "A"), (lists[1], lists[0], "B")):

@@ -34,8 +34,8 @@ EDITED = "The paper's profile, and no override that changes it; whether a recipe
 class Cell:
     """Recall of D_A after one D_B, in percent: ours over seeds as `seeds.aggregate` has it, and the paper's.
 
-    `mean` is None where nothing is measured; `sd`, `low`, `high` too under one seed. `paper` is None where the paper
-    prints no number, or where its number is not comparable; "?" is printed, but unreadable in our copy.
+    `mean` is None where nothing is measured; `sd` too under one seed. `paper` is None where the paper prints no number,
+    or where its number is not comparable; "?" is printed, but unreadable in our copy.
     """
 
     mean: float | None = None
@@ -215,5 +215,5 @@ def _caption(table: Table) -> str:
 
 
 def _notes(table: Table) -> list[str]:
-    what = "Percent of D_A's facts after the last stage: mean [95% bootstrap interval over n seeds]"
+    what = "Percent of D_A's facts after the last stage: mean [95% interval] of n seeds (n=1: over its facts alone)"
     return [f"{what}; {EMPTY} is not run, {UNREADABLE} is printed but unreadable in our copy.", *table.notes]

@@ -3,25 +3,26 @@
 The rule, for every comparison that a claim consists of: the difference of two means and its 95% interval. If the whole
 interval lies above what is claimed (0 points, where the paper says no number), the comparison holds; if the whole of it
 lies at or below, it does not; if it lies on both sides, the runs do not decide. A claim holds if all its comparisons
-hold, and does not if one of them does not. Of several comparisons, none is corrected for the others.
+hold, and does not if one of them does not. Of several comparisons, none is corrected for the others: where all of them
+have to hold, there is nothing to correct (Berger, Technometrics 24, 1982).
 
-The interval is `seeds.paired`'s, over seeds and facts; of averages, the mean of the intervals' ends over what is
-averaged, which is about as wide as the average's own or wider. With one seed it is over facts alone, and says nothing
-of other seeds. Where a recall.jsonl is gone, it is over seeds alone, and one seed decides nothing.
+The interval is `seeds.paired`'s, for other seeds and facts; of averages, the mean of the intervals' ends over what is
+averaged, which is about as wide as the average's own or wider. Where a recall.jsonl is gone, and of the logit lens, it
+is over seeds alone, `stats.seeds_interval`. One seed decides nothing: it has luck of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.lens import Lens
-from remix_toolkit.report.paper_layout import At, Check, Entry, Said, Setting, Side, find, over_seeds, paper, view
+from remix_toolkit.report.paper_layout import At, Check, Entry, Said, Setting, Side, find, paper, view
 from remix_toolkit.report.seeds import paired
+from remix_toolkit.report.stats import seeds_interval
 
 Verdict = Literal["holds", "does not hold", "not enough data"]
 Compare = Callable[[Sequence[Entry], str, str, str, str], dict[str, Any] | None]
@@ -188,9 +189,10 @@ def _ours(one: _Comparison | Part, cells: Cells, profile: str, compare: Compare,
     seeds = min(result[3] for result in known)
     means = [sum(_mean(mine[a], mine[b]) for a, b in two) / len(two) for two in (pairs, [(b, a) for a, b in pairs])]
     digits = f"{one.about}: {means[0]:.1f} against {means[1]:.1f}, {difference:+.1f}"
-    if isnan(low):
-        return Part(one.about, "not enough data", difference, None, None, seeds, f"{digits}; one seed has no interval")
-    digits += f" [{low:+.1f}, {high:+.1f}], " + (f"{seeds} seeds" if seeds > 1 else "one seed, so over facts only")
+    if seeds == 1:
+        why = f"{digits}; one seed says nothing of others"
+        return Part(one.about, "not enough data", difference, None, None, seeds, why)
+    digits += f" [{low:+.1f}, {high:+.1f}], {seeds} seeds"
     return _decided(one, digits, difference, low, high, seeds)
 
 
@@ -214,7 +216,7 @@ def _valued(entries: Sequence[Entry], check: Check, warn: Warn) -> list[Entry]:
 def _difference(
     more: list[Entry], less: list[Entry], check: Check, compare: Compare, warn: Warn
 ) -> tuple[float, float, float, int] | None:
-    """Difference of two cells, its interval (NaN where there is none), and of how many seeds it is.
+    """Difference of two cells, its interval (NaN if one seed has none), and of how many seeds it is.
 
     None where the cells have no seed, or no fact, in common.
     """
@@ -229,11 +231,8 @@ def _difference(
         except BadInput as error:  # then as if it were gone: over seeds alone
             warn(str(error))
     known = {entry["seed"]: entry["recall"] for entry in less}
-    gains = [{**entry, "recall": entry["recall"] - known[entry["seed"]]} for entry in more if entry["seed"] in shared]
-    if row := over_seeds(gains):
-        one = row["n"] == 1
-        return row["mean"], nan if one else row["low"], nan if one else row["high"], row["n"]
-    return None
+    gains = [entry["recall"] - known[entry["seed"]] for entry in more if entry["seed"] in shared]
+    return (*seeds_interval(gains), len(gains)) if gains else None
 
 
 def _mean(entries: list[Entry], beside: list[Entry]) -> float:

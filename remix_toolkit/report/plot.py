@@ -126,7 +126,7 @@ def _write(figure: "Figure", file: Path) -> None:
 def arms_figure(entries: Sequence[Entry], task: str, title: str = "") -> "Figure":
     """Recall of a task's facts after the first stage (a ring) and after the last (a dot), a line per arm.
 
-    Both are means over seeds; a small tick is a seed, the bar the 95% interval over seeds of the last one.
+    Both are means over seeds; a small tick is a seed, the bar the 95% interval of the last one.
     """
     from remix_toolkit.report.seeds import aggregate
 

@@ -13,6 +13,7 @@ from remix_toolkit.report.parts import Figure, Heading, Part, Section, Warn, Wor
 from remix_toolkit.report.plot import arms_figure, curves_figure, differences_figure, losses_figure
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.retention import FLOOR
+from remix_toolkit.report.seeds import of_differences, of_means, p_values
 from remix_toolkit.report.series import Panels, curves, losses, over_seeds
 from remix_toolkit.report.settings import rerun, settings
 from remix_toolkit.report.tables import Table
@@ -119,7 +120,7 @@ def _arms(group: Group) -> list[Part]:
         draw = partial(arms_figure, mine, task)
         parts.append(Figure(f"arms-{group.slug}-{task}", draw, figure, f"Recall in percent. {said(alts)}."))
         columns = ["arm", f"after {group.stages[0]}", f"after {last}", "sd", "95% interval", "lost", "seeds", "missing"]
-        notes = [f"lost: points between the two. {_intervals(rows)}"]
+        notes = [f"lost: points between the two. {of_means(rows)}"]
         if low:
             notes.append(f"* {group.stages[0]} knows less than {FLOOR:.0f}% of its own facts under some seed.")
         caption = f"{group.title}: {task}, the best arm first, in percent"
@@ -131,7 +132,7 @@ def _arms(group: Group) -> list[Part]:
 
 def _arm(group: Group, task: str, row: Entry, low: set[str]) -> list[str]:
     before = group.mean(row["arm"], group.stages[0], task)
-    interval = "-" if row["sd"] is None else f"{row['low']:.1f} to {row['high']:.1f}"
+    interval = f"{row['low']:.1f} to {row['high']:.1f}"
     lost = "-" if before is None or len(group.stages) == 1 else f"{before['mean'] - row['mean']:.1f}"
     first = f"{before['mean']:.1f}" if before else "-"
     name = row["arm"] + (" *" if row["arm"] in low else "")
@@ -157,8 +158,8 @@ def _differences(group: Group, task: str) -> list[Part]:
             row["second"],
             f"{row['difference']:+.1f}",
             f"{row['low']:+.1f} to {row['high']:+.1f}",
-            "<0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
-            f"{row['c']} / {row['b']}",
+            *p_values(row),
+            f"{row['one_to_zero']} / {row['zero_to_one']}",
             _joined(row["seeds"]),
             f"{row['facts']:,}",
         ]
@@ -166,27 +167,18 @@ def _differences(group: Group, task: str) -> list[Part]:
     ]
     first = rows[0]["first"]
     caption = f"{group.title}: {task} after {group.stages[-1]}, difference from {first}, fact by fact"
-    columns = ["arm", "points", "95% interval", "p (McNemar)", f"known here only / {first} only", "seeds", "facts"]
-    notes = [
-        "Intervals by bootstrap over seeds and facts. p takes each seed of a fact as a fact of its own, and is not "
-        "corrected for the number of arms."
-    ]
+    columns = ["arm", "points", "95% interval", "p", "p (Holm)", "1 -> 0 / 0 -> 1", "seeds", "facts"]
+    notes = [of_differences(rows)]
     apart = [arm for arm in group.arms[1:] if arm not in {row["second"] for row in rows}]
     if apart:
         notes.append(f"Not compared, no seed and fact in common with {first}: {', '.join(apart)}.")
     name = f"differences-{group.slug}-{task}"
     alt = f"Difference from {first} in points. {said([f'{r[0]} {r[1]} ({r[2]})' for r in shown])}."
-    data = [{k: _joined(v) for k, v in row.items()} for row in rows]
+    data = [{k: _joined(v) for k, v in row.items() if k != "flips"} for row in rows]
     return [
         Figure(name, partial(differences_figure, rows), f"{caption}; filled where the interval leaves zero out", alt),
         Table(name, caption, columns, shown, 1, notes, data),
     ]
-
-
-def _intervals(rows: Sequence[Entry]) -> str:
-    if all(row["n"] == 1 for row in rows):
-        return "One seed has no interval."
-    return "Intervals by bootstrap over seeds; of 2 or 3 seeds, simply the smallest to the largest."
 
 
 def _curves(group: Group, warn: Warn) -> list[Part]:

@@ -1,4 +1,4 @@
-"""Seeds together: means over seeds with their intervals, and arms compared fact by fact.
+"""Seeds together: means over seeds with their intervals, and arms compared fact by fact, by the formulas of `stats`.
 
 All runs of a sweep share their facts (`data_seed`), so seeds and arms are paired: each model was asked the same ones.
 """
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from remix_toolkit.graph.parent_weights import retrained_ancestor
 from remix_toolkit.records import RunRecord
+from remix_toolkit.report import stats
 from remix_toolkit.report.retention import FLOOR, premise, remembered
 from remix_toolkit.report.verdicts import Answers, known
 
@@ -38,55 +39,39 @@ def aggregate(
 ) -> list[Entry]:
     """Recall over seeds, a row per (recipe, arm, profile, overrides, stage, task) of `store.entries`, in their order.
 
-    `mean`, `sd` (sample standard deviation) and `low`, `high` (95% percentile bootstrap interval of the mean over
-    seeds) are in percent; all but `mean` are None for one seed. `n` and `seeds` are those that were measured; `missing`
-    are those that anything else of this recipe and profile has, or that `expected` names for (recipe, arm, profile).
-    `facts` is the number of facts, and `lists` their ids: more than one, and the seeds were asked different facts.
-    Where one seed was run twice, the newest counts. In `overrides`, the key of a stage that `match` names is left out:
-    it differs from seed to seed.
-
-    An interval over few seeds is coarse and too narrow. Three seeds have 10 distinct resampled means, and the interval
-    is simply the smallest to the largest seed (each is 1/27 of the draws, more than 2.5%): a range that holds the true
-    mean about 3 times in 4, not 19 in 20. It shows how far apart the seeds are, and proves nothing.
+    `mean`, `sd` (None for one seed), the 95% interval `low`, `high`, what it is `over` and `seeds_to_halve` are those
+    of `stats.recall`. `n` and `seeds` are those that were measured; `missing` are those that anything else of this
+    recipe and profile has, or that `expected` names for (recipe, arm, profile). `facts` is the number of facts, and
+    `lists` their ids: more than one, and the seeds were asked different facts. Where one seed was run twice, the newest
+    counts. In `overrides`, the key of a stage that `match` names is left out: it differs from seed to seed.
     """
-    import numpy as np
-
     ran: dict[tuple[str, str], set[int]] = {}
     for entry in entries:
         ran.setdefault((entry["recipe"], entry["profile"]), set()).add(entry["seed"])
     rows = []
     for (recipe, arm, profile, overrides, stage, task), by_seed in _groups(entries).items():
         seeds = sorted(by_seed)
-        recalls = np.array([by_seed[seed]["recall"] for seed in seeds], dtype=np.float64)
-        sd = low = high = None
-        if len(seeds) > 1:
-            sd = float(recalls.std(ddof=1))
-            draws = np.random.default_rng(0).integers(0, len(seeds), (10_000, len(seeds)))
-            low, high = map(float, np.percentile(recalls[draws].mean(axis=1), [2.5, 97.5]))
+        fewest = min(entry["facts"] for entry in by_seed.values())
+        recall = stats.recall([by_seed[seed]["recall"] for seed in seeds], fewest)
         wanted = ran[recipe, profile] | set((expected or {}).get((recipe, arm, profile), ()))
         newest = list(by_seed.values())[-1]
         row: Entry = {"recipe": recipe, "arm": arm, "profile": profile, "overrides": list(overrides)}
         row |= {"stage": stage, "task": task, "own": newest["own"], "facts": newest["facts"]}
-        row |= {"mean": float(recalls.mean()), "sd": sd, "low": low, "high": high, "n": len(seeds), "seeds": seeds}
+        row |= {**vars(recall), "n": len(seeds), "seeds": seeds}
         row |= {"missing": sorted(wanted - set(seeds)), "lists": sorted({e["list"] for e in by_seed.values()})}
         rows.append(row)
     return rows
 
 
 def paired(
-    entries: Sequence[Entry], first: str, second: str, stage: str, task: str, draws: int = 2000, known: Known = known
+    entries: Sequence[Entry], first: str, second: str, stage: str, task: str, known: Known = known
 ) -> dict[str, Any] | None:
     """How two arms differ in recall of one task's facts after one stage: the same seeds, the same facts in both.
 
-    `difference` (second - first) and its 95% interval `low`, `high` are in percentage points, over the `seeds` that
-    both arms have and the facts of one list that all of them were asked (matched by prompt; `facts` is how many);
-    `of_first`, `of_second` are each one's recall in percent there, `by_seed` the difference under each seed. The
-    bootstrap resamples seeds and facts, the same facts for all seeds: with three seeds its spread over seeds is as
-    coarse as that of `aggregate`, and with one it is over facts only, and says nothing about other seeds.
-
-    `p` is McNemar's exact two-sided test over the (seed, fact) pairs that one arm knows and the other does not: `b`
-    only the first, `c` only the second. It takes the seeds of one fact as independent, which they are not quite: read
-    the interval beside it. Of several comparisons, none is corrected for the others.
+    The fields of `stats.Difference` (second - first), over the `seeds` that both arms have and the facts of one list
+    that all of them were asked (matched by prompt; `facts` is how many); `of_first`, `of_second` are each one's recall
+    in percent there, `flips` the facts that only one arm knows, each with under how many seeds that is the first
+    (`one_to_zero`) and the second (`zero_to_one`). Of several comparisons, none is corrected for the others here.
 
     Seeds under which the two descend from other weights of one stage are left out, see `other_parents`.
 
@@ -113,23 +98,16 @@ def paired(
     prompts = sorted(set.intersection(*(set(answers) for side in verdicts for answers in side)))
     if not prompts:
         return None
-    a, b = np.array([[[answers[p] for p in prompts] for answers in side] for side in verdicts], dtype=np.int64)
-    delta = b - a  # seed x fact, each -1, 0 or 1
-
-    # Facts with the same outcomes under all seeds are alike: to resample the facts is to draw how many there are of
-    # each kind (3 ^ seeds at most), and no array of draws x facts is needed.
-    kinds, counts = np.unique(delta, axis=1, return_counts=True)
-    rng = np.random.default_rng(0)
-    of_seeds = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=draws)
-    of_kinds = rng.multinomial(len(prompts), counts / len(prompts), size=draws)
-    drawn = ((of_seeds @ kinds) * of_kinds).sum(axis=1) * 100.0 / delta.size
-    low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
-    lost, gained = int((delta < 0).sum()), int((delta > 0).sum())
+    a, b = np.array([[[answers[p] for p in prompts] for answers in side] for side in verdicts], dtype=bool)
     result = {"first": first, "second": second, "stage": stage, "task": task, "seeds": seeds, "facts": len(prompts)}
-    result |= {"difference": 100.0 * float(delta.sum()) / delta.size, "low": low, "high": high}
     result |= {"of_first": 100.0 * float(a.mean()), "of_second": 100.0 * float(b.mean())}
-    result |= {"by_seed": (100.0 * delta.mean(axis=1)).tolist()}
-    return {**result, "p": mcnemar(lost, gained), "b": lost, "c": gained}
+    counts = [(int(lost), int(gained)) for lost, gained in zip(*stats.flips(a, b), strict=True)]
+    flips = [
+        {"prompt": prompt, "one_to_zero": lost, "zero_to_one": gained}
+        for prompt, (lost, gained) in zip(prompts, counts, strict=True)
+        if lost or gained
+    ]
+    return result | vars(stats.difference(a, b)) | {"flips": flips}
 
 
 def other_parents(one: Entry, other: Entry) -> str | None:
@@ -156,7 +134,10 @@ def retrained(entries: Sequence[Entry]) -> list[str]:
 
 
 def compared(entries: Sequence[Entry], known: Known = known) -> list[Entry]:
-    """Every arm against the first one at its place in a grid, as `paired` has it, on each task to remember."""
+    """Every arm against the first one at its place in a grid, as `paired` has it, on each task to remember.
+
+    `p_holm` is p corrected for all arms that are compared with that first one under several seeds.
+    """
     found = []
     for (recipe, profile, place), mine in sweeps(entries).items():
         mine = named(mine)
@@ -184,18 +165,18 @@ def _against_first(entries: Sequence[Entry], task: str, known: Known = known) ->
     """(first arm, another, both compared on a task after the last stage); None if they share no seed and fact."""
     last = list(dict.fromkeys(entry["stage"] for entry in entries))[-1]
     first, *others = dict.fromkeys(entry["arm"] for entry in entries)
-    return [(first, arm, paired(entries, first, arm, last, task, known=known)) for arm in others]
+    compared = [(first, arm, paired(entries, first, arm, last, task, known=known)) for arm in others]
+    correct([result for _, _, result in compared if result])
+    return compared
 
 
-def mcnemar(b: int, c: int) -> float:
-    """McNemar's exact two-sided p of b against c discordant pairs: how often a fair coin is as uneven as that."""
-    n, less = b + c, min(b, c)
-    tail = term = 1
-    for k in range(less):
-        term = term * (n - k) // (k + 1)  # math.comb(n, k + 1), from the one before
-        tail += term
-    p: float = 2 * tail / 2**n  # whole numbers until here: thousands of pairs neither overflow nor round
-    return min(1.0, p)
+def correct(results: Sequence[Entry]) -> None:
+    """Give each of several comparisons, of several arms, its `p_holm`; None under one seed, which compares no arms."""
+    several = [result for result in results if len(result["seeds"]) > 1]
+    for result in results:
+        result["p_holm"] = None
+    for result, p in zip(several, stats.holm([result["p"] for result in several]), strict=True):
+        result["p_holm"] = p
 
 
 def _groups(entries: Sequence[Entry]) -> dict[Group, dict[int, Entry]]:
@@ -268,13 +249,52 @@ def _print_means(console: Console, title: str, rows: Sequence[Entry]) -> None:
             cells = {(row["stage"], row["task"]): _cell(row) for row in rows if row["arm"] == arm}
             table.add_row(arm, *(cells.get(at, "-") for at in columns[start : start + WIDE]))
         console.print(table)
+    console.print(of_means(rows))
+
+
+def of_means(rows: Sequence[Entry]) -> str:
+    """What the intervals of `aggregate`'s rows are over, in words."""
+    lines = []
     if any(row["n"] > 1 for row in rows):
-        console.print("Intervals by bootstrap over seeds; of 2 or 3 seeds, simply the smallest to the largest.")
+        lines.append("Intervals are for other seeds and other facts of the same kind.")
+    if any(row["n"] == 1 for row in rows):
+        lines.append("The interval of one seed (n=1) is for other facts under it, and says nothing of other seeds.")
+    return " ".join([*lines, *_more_seeds(rows)])
+
+
+def of_differences(results: Sequence[Entry]) -> str:
+    """What the intervals and p of `paired`'s results are over, in words."""
+    lines = []
+    if any(len(row["seeds"]) > 1 for row in results):
+        lines.append(
+            "Intervals and p are for other seeds and other facts of the same kind, p (Holm) for all arms at once."
+        )
+    if any(len(row["seeds"]) == 1 for row in results):
+        lines.append("The interval of one seed is for other facts under it, and says nothing of other seeds.")
+    lines.append("1 -> 0 and 0 -> 1: facts, counted under each seed, that only the first or only the second knows.")
+    return " ".join([*lines, *_more_seeds(results)])
+
+
+def _more_seeds(rows: Sequence[Entry]) -> list[str]:
+    """How many seeds would halve the interval, from the least to the most of the rows."""
+    wanted = sorted(row["seeds_to_halve"] for row in rows if row["seeds_to_halve"])
+    if not wanted:
+        return []
+    many = f"{wanted[0]}" + (f" to {wanted[-1]}" if wanted[-1] > wanted[0] else "")
+    return [f"Intervals would be half as wide with {many} seeds."]
+
+
+def p_values(result: Mapping[str, Any]) -> tuple[str, str]:
+    """p of two arms and p corrected for several, with three digits; of one seed, dashes."""
+    if result["p_holm"] is None:
+        return "-", "-"
+    p, corrected = ("<0.001" if p < 0.001 else f"{p:.3f}" for p in (result["p"], result["p_holm"]))
+    return p, corrected
 
 
 def _cell(row: Entry) -> str:
     if row["sd"] is None:
-        return f"{row['mean']:.1f}\nn={row['n']}"
+        return f"{row['mean']:.1f}, n={row['n']}\n[{row['low']:.1f}, {row['high']:.1f}]"
     return f"{row['mean']:.1f} ± {row['sd']:.1f}, n={row['n']}\n[{row['low']:.1f}, {row['high']:.1f}]"
 
 
@@ -310,16 +330,15 @@ def _print_paired(console: Console, title: str, task: str, found: Sequence[tuple
         first, last = results[0]["first"], results[0]["stage"]
         table = Table(title=f"{title}: {task} after {last}, compared with {first}, fact by fact")
         table.add_column("arm", overflow="fold")
-        for column in ("difference, points", "95% interval", "p (McNemar)", "lost / gained", "seeds", "facts"):
+        for column in ("points", "95% interval", "p", "p (Holm)", "1 -> 0 / 0 -> 1", "seeds", "facts"):
             table.add_column(column, justify="right")
         for result in results:
             interval = f"[{result['low']:+.1f}, {result['high']:+.1f}]"
-            p = "<0.001" if result["p"] < 0.001 else f"{result['p']:.3f}"
-            uneven = f"{result['b']} / {result['c']}"
+            uneven = f"{result['one_to_zero']} / {result['zero_to_one']}"
             seeds = ", ".join(map(str, result["seeds"]))
-            shown = (f"{result['difference']:+.1f}", interval, p, uneven, seeds, str(result["facts"]))
+            shown = (f"{result['difference']:+.1f}", interval, *p_values(result), uneven, seeds, str(result["facts"]))
             table.add_row(result["second"], *shown)
         console.print(table)
-        console.print("Intervals by bootstrap over seeds and facts. p counts each seed of a fact as a fact of its own.")
+        console.print(of_differences(results))
     if apart:
         console.print(f"Not compared with {found[0][0]}, no seed and fact in common there: {', '.join(apart)}")
