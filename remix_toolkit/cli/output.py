@@ -57,7 +57,7 @@ def _values(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _text(name: str, value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -127,10 +127,7 @@ def _print_interference(record: dict[str, Any]) -> None:
         row = {"weights": group} | {f"cosine {pair}": _interval(angle) for pair, angle in angles.items()}
         rows.append(row | ({"moved": moved[group]["relative"]} if moved else {}))
     print_table(rows, list(rows[0]))
-    rest = {
-        name: value for name, value in record.items() if name not in ("groups", "displacement") and value is not None
-    }
-    print_record(rest)
+    print_record({name: value for name, value in record.items() if name not in ("groups", "displacement")})
 
 
 def _interval(angle: dict[str, float | None]) -> str:

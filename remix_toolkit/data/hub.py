@@ -126,6 +126,7 @@ def _download(selection: Selection) -> Path:
             f"hub dataset {selection.name}: the download broke off after {count:,} rows ({one_line(error)}). The same "
             "command downloads it anew"
         ) from error
+    info(f"{selection.hub}: all {count:,} rows are here, of commit {commit[:12]}")
     return draft.replace(selection.folder / f"{commit}.jsonl")
 
 

@@ -245,7 +245,6 @@ def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: in
         for other in list(held):
             if not waiting[other] and not is_kept(keep, jobs[other].name, has_children(other, loading[other])):
                 del held[other]
-        most = max(most, sum(held.values()))
     return most + (at_once - 1) * largest
 
 

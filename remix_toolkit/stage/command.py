@@ -29,9 +29,6 @@ def stage(
     parent: Annotated[int | None, typer.Option(help="a process with which this one ends")] = None,
 ) -> None:
     """One stage of a recipe by its name, or of a resolved recipe by its key, in this process."""
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
     from remix_toolkit import store
     from remix_toolkit.data.missing_files import require_sources
     from remix_toolkit.graph.lineage import lineage, run_record
@@ -48,7 +45,10 @@ def stage(
     nodes = lineage(resolved, until=name)
     require_sources(resolved.stages[node.stage] for node in nodes)
     records = [run_record(resolved, nodes, resolved.name)] if stage else []  # now: the recipe's file may change
-    # accelerate's state is made before anything asks for it, with the recipe's time-out for the other processes.
+    from accelerate import PartialState  # which takes seconds: a mistake in the recipe is answered before
+    from accelerate.utils import parse_flag_from_env
+
+    # Its state is made before anything asks for it, with the recipe's time-out for the other processes.
     patience = timedelta(seconds=resolved.stages[name].train.get("ddp_timeout", 1800))
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=patience)
     store.open_store(runs)
