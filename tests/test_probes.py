@@ -333,7 +333,7 @@ def test_weights_are_trained_again_where_they_are_needed_and_only_there(here, ru
     [
         (["probe", "lens", "size=3"], "name at least one model"),
         (["probe", "lens", "nowhere", "--task", "kvrr"], "kvr"),
-        (["probe", "interference", "x", "--a", "", "--b", "kvr"], "--a: name a task"),
+        (["probe", "interference", "x", "--a", "", "--b", "kvr"], "no task ''; valid: apps"),
         (["probe", "interference", "x", "--a", "kvr", "--b", "kvr", "--mix", "words"], "random_words"),
         (["run", "kvr", "stages.stage1.probe=[interference]"], "stages.stage1.probe"),
         (["run", "kvr", "stages.stage2.probe=[lense]"], "lens"),
