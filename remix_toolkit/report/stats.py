@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Over = Literal["seeds and facts", "facts of one seed", "seeds"]
+Over = Literal["seeds and facts", "facts of one seed"]
 LEVEL = 0.05  # of an error: intervals are of 95%
 MOST_SEEDS = 1000  # that `seeds_to_halve` looks at
 
