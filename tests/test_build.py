@@ -154,7 +154,7 @@ def test_documents_that_contain_facts_are_not_drawn(tmp_path: Path, tokenizer, r
     assert 0 < data.counts.overlap.mixing_left_out["knowledge_pile"] <= 30
     assert not any(fact.subject in pair.prompt for fact in facts for pair in data.mixing)
     more = load_recipe("kvr", "tiny", [mix, "stages.stage1.data.size=101"])
-    with pytest.raises(BadInput, match=r"202 pairs .*, but 30 of those drawn contain .* kvr fact 'The value"):
+    with pytest.raises(BadInput, match=r"202 pairs .*, but 30 of those drawn contain .*\n  kvr 'The value"):
         build_all(more, ["stage1"], tokenizer, runs)
 
 

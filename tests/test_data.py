@@ -281,7 +281,7 @@ def test_mixing_data_must_not_contain_earlier_facts(tmp_path: Path) -> None:
     (tmp_path / "leak.txt").write_text(" ".join(f"{p.subject} is {p.response}" for p in earlier), encoding="utf-8")
     mix = Mix(passages=Passages(ratio=0.5, words=2, text=str(tmp_path / "leak.txt")))
     mixing.draw(mix, own, {}, 0, 1)
-    with pytest.raises(BadInput, match=r"passages: .*5 of those drawn contain .* kvr fact 'The value of key.* in '"):
+    with pytest.raises(BadInput, match=r"passages: .*5 of those drawn contain .*\n  kvr 'The value of key.* in '"):
         mixing.draw(mix, own, {"stage1": earlier}, 0, 1)
 
 

@@ -27,6 +27,7 @@ VERSIONS = {**dict.fromkeys(Mix.model_fields, 1), "overlap": 2}
 
 PROMPT = "Complete the following partial passage:\n\n"  # section B.5
 MIN_DOCUMENT_WORDS = 100
+NAMED = 10  # overlaps that a message names, at most
 
 
 def draw(
@@ -95,19 +96,21 @@ def passages(name: str, spec: Corpus, count: int, rng: random.Random) -> Iterato
 def _without_facts(drawn: Iterable[Pair], count: int, index: FactIndex, left_out: Counter[str]) -> list[Pair]:
     """The first `count` of the drawn pairs that contain no fact. Raises BadInput where there are not so many."""
     pairs: list[Pair] = []
+    overlaps: list[str] = []
     for pair in drawn:
         if len(pairs) == count:
             break
         if fact := index.first_fact_in(pair):
-            left_out[pair.source] += 1
             text = pair.text.removeprefix(PROMPT)
-            overlap = f"{fact.source} fact {fact.prompt!r} -> {fact.response!r} in {text[:80]!r}..."
+            overlaps.append(f"\n  {fact.source} {fact.prompt!r} -> {fact.response!r}: in {text[:80]!r}...")
+            left_out[pair.source] += 1
         else:
             pairs.append(pair)
     if len(pairs) < count:
         raise BadInput(
-            f"{pair.source}: {count} pairs requested, but {left_out[pair.source]} of those drawn contain a fact, such "
-            f"as the {overlap}"
+            f"{pair.source}: {count} pairs requested, but {len(overlaps)} of those drawn contain a fact:"
+            + "".join(overlaps[:NAMED])
+            + (f"\n  and {len(overlaps) - NAMED} more" if len(overlaps) > NAMED else "")
         )
     return pairs
 
