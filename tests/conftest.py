@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -26,26 +27,32 @@ SMALL = [
     "stages.stage1.train.num_train_epochs=2",
     "stages.stage2.data.size=16",
     "stages.stage2.train.num_train_epochs=2",
+    f"evaluate.text={ROOT / 'LICENSE'}",  # a short text
 ]
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the tiny base model."""
+    from trained_store import once
+
     from remix_toolkit.data.tiny import base_model
     from remix_toolkit.recipe.load import load_base
 
-    runs = tmp_path_factory.mktemp("base")
-    (runs / "bases").mkdir()
-    return Path(base_model(load_base("tiny"), runs)[0])
+    def make(runs: Path) -> None:
+        (runs / "bases").mkdir(parents=True)
+        base_model(load_base("tiny"), runs)
+
+    folders = (once(tmp_path_factory.getbasetemp(), "base", make) / "bases").iterdir()
+    return next(folder for folder in folders if folder.is_dir())
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory):
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory):
     """The store that is trained once for the tests of all processes."""
     from trained_store import TrainedStore, once, train
 
-    return TrainedStore(once(tmp_path_factory.getbasetemp(), "trained", train))
+    return TrainedStore(once(tmp_path_factory.getbasetemp(), "trained", lambda folder: train(folder, tiny_base)))
 
 
 @pytest.fixture(scope="session")
@@ -76,22 +83,25 @@ def remix() -> Callable[..., subprocess.CompletedProcess]:
     return call
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
+def run_here(*arguments: object, check: bool = True, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """`remix` in this process: ten seconds of imports less, where it is not the process that is tested."""
     from remix_toolkit.cli.main import main
 
-    def call(*arguments: object, check: bool = True) -> subprocess.CompletedProcess:
-        line = ["remix", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", line)
-        out, err = io.StringIO(), io.StringIO()
-        with chdir(ROOT), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+    line = ["remix", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", line):
+        try:
             main()
-        code = int(ended.value.code or 0)
-        assert not (check and code), f"{line}: exit code {code}\n{out.getvalue()}\n{err.getvalue()}"
-        return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    assert not (check and code), f"{line}: exit code {code}\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
 
-    return call
+
+@pytest.fixture
+def here() -> Callable[..., subprocess.CompletedProcess]:
+    return run_here
 
 
 @pytest.fixture(autouse=True)

@@ -1,45 +1,47 @@
 """Stages of one key and other bits: their children are not compared fact by fact."""
 
+import shutil
 from pathlib import Path
-
-import pytest
-from conftest import SMALL
 
 from remix_toolkit.data.files import sha256
 from remix_toolkit.graph.parent_weights import lineage_weights, retrained_ancestor
 from remix_toolkit.records import StageRecord
 
-FAST = [*SMALL, "train.save_strategy=no"]
 MIX = "stages.stage2.mix={passages: {ratio: 1}}"
 
 
-@pytest.fixture
-def two_arms(here, runs: Path) -> tuple[Path, Path]:
-    """Two second stages that start from one first stage."""
-    here("run", "kvr", "--runs", runs, *FAST)
-    here("run", "kvr", "--runs", runs, *FAST, MIX)
-    one, other = sorted((runs / "stages").glob("*-stage2-*"), key=lambda folder: folder.stat().st_mtime)
-    return one, other
+def other_parent(folder: Path) -> None:
+    """As if its parent had been trained again before it, to other bits."""
+    record = StageRecord.read(folder / "stage.json")
+    (checksum,) = (record.parent_weights or {}).values()
+    record.model_copy(update={"parent_weights": {"model.safetensors": checksum[::-1]}}).write(folder / "stage.json")
 
 
-def test_a_stage_records_the_weights_that_it_started_from(two_arms, runs: Path, here) -> None:
-    one, other = two_arms
-    (first,) = (runs / "stages").glob("*-stage1-*")
-    record = StageRecord.read(one / "stage.json")
+def test_a_stage_records_the_weights_that_it_started_from(trained, here, tmp_path: Path) -> None:
+    first, second = trained.stages
+    record = StageRecord.read(second / "stage.json")
     assert record.parent_weights == {"model.safetensors": sha256(first / "model.safetensors")}
     assert StageRecord.read(first / "stage.json").parent_weights is None
-    assert lineage_weights(one).keys() == {*record.ancestors, record.key}
+    assert lineage_weights(second).keys() == {*record.ancestors, record.key}
+    copy = shutil.copytree(trained.folder, tmp_path / "copy")
+    (stage,) = (copy / "runs" / "stages").glob("*-stage2-*")
+    (stage / "interference.json").unlink()
+    other_parent(stage)
+    probed = here("run", "trained", check=False, folder=copy)
+    assert (probed.returncode, "trained again" in probed.stderr) == (1, True)  # it would compare strangers
+    assert not (stage / "interference.json").exists()
+
+
+def test_children_of_other_weights_are_not_compared(trained, here, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    first, one = trained.run(runs)
+    _, other = trained.run(runs, MIX)
     assert retrained_ancestor(one, other) is None
     assert retrained_ancestor(first, one) is None
-    same = here("compare", one, other, "--runs", runs).stdout
-    assert "recall in percent, on the same facts" in same
+    assert "recall in percent, on the same facts" in here("compare", one, other, "--runs", runs).stdout
     assert "trained again" not in here("show", "--runs", runs, "--seeds").stdout
-
-    # The other one's parent was trained again before it, to other bits.
-    text = (other / "stage.json").read_text(encoding="utf-8")
-    checksum = record.parent_weights["model.safetensors"]
-    (other / "stage.json").write_text(text.replace(checksum, checksum[::-1]), encoding="utf-8")
-    key = record.ancestors[0]
+    other_parent(other)
+    (key,) = StageRecord.read(one / "stage.json").ancestors
     assert retrained_ancestor(one, other) == retrained_ancestor(first, other) == key
     refused = here("compare", one, other, "--runs", runs).stdout
     assert "recall in percent, on the same facts" not in refused
@@ -47,6 +49,3 @@ def test_a_stage_records_the_weights_that_it_started_from(two_arms, runs: Path, 
     shown = " ".join(here("show", "--runs", runs, "--seeds").stdout.split())
     assert f"the stage {key}, from which both descend, was trained again" in shown
     assert "0 -> 1" not in shown
-    probed = here("run", "kvr", "--runs", runs, *FAST, MIX, "stages.stage2.probe=[interference]", check=False)
-    assert (probed.returncode, "trained again" in probed.stderr) == (1, True)  # it would compare strangers
-    assert not (other / "interference.json").exists()

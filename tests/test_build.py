@@ -181,24 +181,18 @@ def test_the_catalog_knows_every_task_and_source() -> None:
 def test_list_and_prepare(here, tmp_path: Path) -> None:
     listed = json.loads(here("data", "list", "--json").stdout)
     assert {"name", "licence", "size", "hub", "local"} <= listed[0].keys()
-    assert len(listed) == 19
-    assert "CC-BY-NC-4.0" in here("data", "list").stdout
-    assert "prepare" in here("data", "--help").stdout
-
+    assert {row["name"] for row in listed} == set(catalog())
     local = tmp_path / "g.jsonl"
     local.write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n', encoding="utf-8")
     to = ["stages.stage2.data.task=gsm8k", f"paths.gsm8k={local}"]
     done = json.loads(here("data", "prepare", "kvr", *to, "--json").stdout)
     assert {"name": f"gsm8k ({local})", "rows": 1, "path": str(local)} in done
     missing = here("data", "prepare", "popqa", "stages.stage2.data.task=webqa", check=False)
-    assert missing.returncode == 2
+    assert (missing.returncode, "Traceback" in missing.stderr) == (2, False)
     assert "akariasai/PopQA, test (14,267 rows; licence MIT): to download" in missing.stdout
     assert "popQA.tsv of github.com/AlexTMallen/adaptive-retrieval" in missing.stderr
-    assert "lama: data/LAMA: no such" not in missing.stderr
     both = here("data", "prepare", "popqa", check=False).stderr
     assert "lama: data/LAMA: no such file or directory; expected: data.zip of github.com/facebookresearch/LAMA" in both
-    assert "akariasai/PopQA" in both
-    assert "Traceback" not in missing.stderr + both
 
 
 def test_data_of_a_recipe_shows_what_becomes_of_its_rows(here, runs: Path) -> None:
@@ -295,13 +289,6 @@ def test_what_the_command_line_sets_stays(tmp_path: Path) -> None:
         load_recipe("kvr", "tiny", ["stages.stage1.recall=[{task: gsm8k, path: x}]"])
     with pytest.raises(BadInput, match=r"stages.stage2.data.path: is missing; expected: data.zip of github"):
         load_recipe("kvr", "tiny", ["stages.stage2.data={task: lama, size: 3}", "paths={}"])
-
-
-def test_a_text_and_rows_of_the_same_file_are_two_things(tmp_path: Path) -> None:
-    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "word " * 200}) + "\n", encoding="utf-8")
-    file = tmp_path / "c.jsonl"
-    mixes = [f"stages.stage1.mix={{passages: {{ratio: 0.01, {how}: {file}}}}}" for how in ("text", "path")]
-    assert len({lineage(load_recipe("kvr", "tiny", [mix]))[0].key for mix in mixes}) == 2
 
 
 def test_looking_at_data_asks_no_model(here, runs: Path) -> None:

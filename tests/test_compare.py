@@ -160,13 +160,6 @@ def test_retention_curves_and_held_out_rows(trained, runs: Path, here) -> None:
     assert "recall at their end" in here("compare", "none", "random", "--runs", runs).stdout
 
 
-def test_a_loss_that_is_no_number_parts_nothing(trained, runs: Path) -> None:
-    trained.run(runs, arm="none", losses=(4.0, float("nan"), 1.0))
-    trained.run(runs, MIX, arm="random", losses=(4.0, 2.0, 1.0))
-    (found,) = compare("none", "random", runs)["pairs"]
-    assert [row["parts_at_step"] for row in found["losses"]] == [None, None]
-
-
 def test_a_terminal_obeys_no_fact(trained, runs: Path, here) -> None:
     trained.run(runs, arm="none", knows=first_ten, prompt="\x1b[2J[bold]{row}\nof {task}\u2028", gold="\x07[/red]")
     trained.run(runs, MIX, arm="random", knows=lambda *_: True, prompt="\x1b[2J[bold]{row}\nof {task}\u2028")

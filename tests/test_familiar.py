@@ -105,13 +105,6 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     assert len(oracle.asked) == 20 + 16  # only what was not whole
 
 
-def test_too_few_are_said_with_their_number(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Oracle(monkeypatch)
-    recipe = recipe_of(facts_csv, "stages.stage1.data.size=30")
-    with pytest.raises(BadInput, match=r"30 unfamiliar rows .*the data has 1\d"):
-        take_rows(recipe, recipe.stages["stage1"].data, runs)
-
-
 def test_rows_that_changed_are_noticed(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Oracle(monkeypatch)
     recipe = recipe_of(facts_csv)

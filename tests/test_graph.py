@@ -99,15 +99,6 @@ def test_runs_that_measure_different_lists_after_one_stage(cells) -> None:
     assert all([cell.arm for cell in job.cells] == ["a"] for job in training(jobs))
 
 
-def test_a_stage_without_facts_is_measured_for_whom_it_is_shared_with(cells, tmp_path: Path) -> None:
-    own = "stages.stage1.data={task: gsm8k, size: 64}"
-    text = "arms: {a: {}, b: {stages.stage1.recall: [{task: kvr, size: 8}]}}\n"
-    first = measuring(graph(cells(text, overrides=[own])))[0]
-    assert [cell.arm for cell in first.cells][-1] == "b"
-    (listed,) = first.requested - {"perplexity docstrings", "held_out 100 rows"}
-    assert listed.startswith("recall kvr-")
-
-
 def test_what_a_stage_is_matched_with_comes_before_it(cells) -> None:
     found = cells(CONTROL)
     jobs = graph(found)
@@ -224,12 +215,8 @@ def test_a_pruned_stage_is_trained_again_for_a_child_that_is_not_there(trained, 
     trained.publish_job(tmp_path, first, pruned=True)
     for job in rest[:-1]:
         trained.publish_job(tmp_path, job, pruned=True)
-    assert due(shared, tmp_path) == {
-        first.node.key,
-        first.key,
-        rest[-1].node.key,
-        rest[-1].key,
-    }  # first's results go too
+    last = {rest[-1].node.key, rest[-1].key}
+    assert due(shared, tmp_path) == {first.node.key, first.key, *last}  # first's results go too
     trained.publish_job(tmp_path, rest[-1])
     assert due(shared, tmp_path) == set()
     trained.publish_job(
@@ -334,12 +321,6 @@ def test_a_state_that_cannot_be_read_stops_no_other_sweep(shared, tmp_path: Path
     file.write_text(file.read_text().replace('"launcher"', '"launched_by"'), encoding="utf-8")
     assert needed_elsewhere(tmp_path, None) == set()
     assert "state.json" in capsys.readouterr().err
-
-
-def test_a_sweeps_name_does_not_make_it_the_same_sweep(cells, write_sweep) -> None:
-    one, other = (command_of(write_sweep("", f"{folder}/demo.yaml")) for folder in "ab")
-    assert one.id != other.id
-    assert one.id.startswith("demo-")
 
 
 def test_the_peak_falls_as_less_is_kept(trained, shared) -> None:

@@ -1,7 +1,10 @@
 """Recall by scoring equals recall by generation, row by row, on models that know all, half and none of the facts."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from trained_store import once
 from transformers import AutoModelForCausalLM
 
 from remix_toolkit.data import encoding, tasks
@@ -20,6 +23,8 @@ def teach(tiny_base, tokenizer, facts: list[Pair], steps: int):
     """A tiny model that has seen some facts, by a bare loop: recall must not depend on how a model came about."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    if not steps:
+        return model
     examples = [encoding.encode(tokenizer, fact) for fact in facts]
     width = max(len(e.input_ids) for e in examples)
     ids = torch.tensor([e.input_ids + [tokenizer.pad_token_id] * (width - len(e.input_ids)) for e in examples])
@@ -33,13 +38,20 @@ def teach(tiny_base, tokenizer, facts: list[Pair], steps: int):
 
 
 @pytest.fixture(scope="module")
-def models(tiny_base, tokenizer) -> dict[str, object]:
-    return {
-        "all": teach(tiny_base, tokenizer, FACTS, 70),
-        "half": teach(tiny_base, tokenizer, FACTS[::2], 70),
-        "unsure": teach(tiny_base, tokenizer, FACTS, 14),
-        "none": teach(tiny_base, tokenizer, FACTS, 0),
-    }
+def models(tiny_base, tokenizer, tmp_path_factory) -> dict[str, object]:
+    """By how much they know: taught once, for the tests of all processes."""
+
+    def make(folder: Path) -> None:
+        for name, facts, steps in (
+            ("all", FACTS, 70),
+            ("half", FACTS[::2], 70),
+            ("unsure", FACTS, 14),
+            ("none", [], 0),
+        ):
+            (teach(tiny_base, tokenizer, facts, steps)).save_pretrained(folder / name)
+
+    folder = once(tmp_path_factory.getbasetemp(), "taught", make)
+    return {path.name: AutoModelForCausalLM.from_pretrained(path) for path in folder.iterdir()}
 
 
 @torch.no_grad()

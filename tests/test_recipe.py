@@ -72,14 +72,6 @@ def test_layers(recipe: Path) -> None:
     assert stage1.mix.random_words.text == "pydoc"  # the profile's
 
 
-def test_overrides_make_and_replace_mixes(recipe: Path) -> None:
-    overrides = ["stages.stage2.mix={passages: {ratio: 2}}", "stages.stage1.mix.random_words.ratio=4"]
-    resolved = load_recipe(recipe, "tiny", overrides)
-    assert resolved.stages["stage2"].mix.passages.ratio == 2
-    assert resolved.stages["stage1"].mix.random_words.ratio == 4
-    assert load_recipe(recipe, "tiny", ["stages.stage1.mix={}"]).stages["stage1"].mix.random_words is None
-
-
 def test_train_for_all_stages_wins_over_a_stages_own_train(recipe: Path) -> None:
     for override in ("train.learning_rate=3e-5", "train={learning_rate: 3e-5}"):
         resolved = load_recipe(recipe, "tiny", [override])

@@ -1,4 +1,4 @@
-"""One store for the tests of all processes: two short stages with every measurement, trained once by the real command.
+"""One store for the tests of all processes: two short stages with every measurement, trained once.
 
 A test that needs another store gets copies of these stages, changed through the records that wrote them.
 """
@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from conftest import ROOT, run_here
 from filelock import FileLock
 
 from remix_toolkit import store
@@ -27,12 +26,11 @@ from remix_toolkit.graph.jobs import Job
 from remix_toolkit.graph.lineage import fact_lists, lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.schema import Factoid, Recipe
-from remix_toolkit.records import FactList, Part, StageRecord, read_rows, write_rows
+from remix_toolkit.records import FactList, Manifest, Part, StageRecord, read_rows, write_rows
 from remix_toolkit.report.group import Group, groups
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.verdicts import Answers
 
-ROOT = Path(__file__).resolve().parent.parent
 KVR = ROOT / "recipes" / "kvr.yaml"
 TWENTY = ["stages.stage1.data.size=20", "stages.stage2.data.size=20"]
 RECIPE = """\
@@ -66,19 +64,14 @@ def once(base: Path, name: str, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def train(folder: Path) -> None:
-    """Train the store into `folder`/runs: stage1, then both; what the commands print goes to stage1.txt, stage2.txt."""
-    folder.mkdir()
+def train(folder: Path, base: Path) -> None:
+    """Train the store into `folder`/runs: stage1, then both; what the command prints goes to stage1.txt, stage2.txt."""
+    shutil.copytree(base, folder / "runs" / "bases" / base.name)
     (folder / "trained.yaml").write_text(RECIPE, encoding="utf-8")
     (folder / "text.txt").write_text("word " * 50, encoding="utf-8")
     (folder / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS), encoding="utf-8")
     for stage in ("stage1", "stage2"):
-        line = [sys.executable, "-m", "remix_toolkit", "run", "trained", "--stage", stage]
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            line, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr
+        done = run_here("run", "trained", "--stage", stage, folder=folder)
         (folder / f"{stage}.txt").write_text(done.stdout, encoding="utf-8")
 
 
@@ -277,6 +270,9 @@ class TrainedStore:
                 texts = {"held_out.json": held_out.model_dump_json(), **texts}
             mixing = {source: 40 for source, spec in stage.mix if spec is not None}
             changes = {"counts": {"facts": 20, "mixing": mixing}, "ancestors": list(node.ancestors), **about}
+            if node.ancestors:
+                seals = Manifest.read(folders[stages[node.position - 1]] / "manifest.json").files
+                changes |= {"parent_weights": {"model.safetensors": seals["model.safetensors"].sha256}}
             changes |= {"declaration": node.declaration, "steps": len(losses), "last_loss": losses[-1]}
             name = f"{recipe.name}-{node.stage}-seed{recipe.seed}"
             folder = folders[node.stage] = self.publish(runs, node.stage, node.key, name, texts, **changes)
