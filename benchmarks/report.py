@@ -4,7 +4,7 @@
     python benchmarks/report.py --facts 20000 --arms 2 --seeds 3 --json
 
 Prints the command's seconds and peak memory and the page's size; exits with 1 over 20 s or 1 GB. Nothing is trained:
-the stages are written as the store has them, each fact of the first stage with the seed's and the arm's own luck.
+the stages are written through the records of the toolkit, and chance decides which facts a run keeps.
 """
 
 import argparse
@@ -15,14 +15,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.data.files import sha256
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from forged import recall_record, stage_record
+from remix_toolkit import store
+from remix_toolkit.evaluate.recall import ListRecall, Recall, VerdictRow
+from remix_toolkit.records import (
+    EpochTokens,
+    FactList,
+    Fingerprints,
+    OverlapCounts,
+    RowCounts,
+    RunRecord,
+    RunStage,
+    StageCounts,
+    StageRecord,
+    write_rows,
+)
 
 SECONDS, MB = 20, 1000
 
@@ -59,54 +69,125 @@ def main() -> int:
 
 def make_store(runs: Path, arms: int, seeds: int, facts: int) -> None:
     """Publish both stages of every arm and seed; of arm n, about n in `arms` of the first stage's facts are kept."""
-    (runs / "records").mkdir(parents=True)
+    store.open_store(runs)
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=8)) for _ in range(2 * facts)]
+    learnt = [True] * facts
+    records = []
     for arm in range(arms):
         for seed in range(seeds):
-            keys = [f"{(arm * seeds + seed) * 2 + stage:016x}" for stage in range(2)]
             kept = [rng.random() < (arm + 0.5) / arms for _ in range(facts)]
-            first, last = lines("kvr-1", words, [True] * facts, rng), lines("kvr-1", words, kept, rng)
-            publish(runs, "stage1", seed, keys[0], {"kvr-1": [True] * facts}, first)
-            own = lines("lama-1", words, [True] * facts, rng)
-            publish(runs, "stage2", seed, keys[1], {"kvr-1": kept, "lama-1": [True] * facts}, last + own)
-            lists = {"stage1": {"kvr-1": "kvr"}, "stage2": {"kvr-1": "kvr", "lama-1": "lama"}}
-            stages: list[dict[str, Any]] = [
-                {"stage": stage, "key": key, "own": own, "task": own[:-2], "recall": lists[stage]}
-                for stage, key, own in zip(lists, keys, ("kvr-1", "lama-1"), strict=True)
-            ]
-            record = {"recipe": "large", "arm": f"arm {arm}", "place": "", "profile": "tiny", "seed": seed}
-            record |= {"overrides": [], "stages": stages, "written": arm * seeds + seed}
-            (runs / "records" / f"{arm}-{seed}.json").write_text(json.dumps(record), encoding="utf-8")
+            known = {"stage1": {"kvr-1": learnt}, "stage2": {"kvr-1": kept, "lama-1": learnt}}
+            stages = []
+            for position, (stage, lists) in enumerate(known.items()):
+                key = f"{(arm * seeds + seed) * 2 + position:016x}"
+                publish(runs, stage, seed, key, lists, words, rng)
+                trained = list(lists)[-1]
+                stages.append(
+                    RunStage(
+                        stage=stage,
+                        key=key,
+                        task=LISTS[trained].task,
+                        trained=trained,
+                        lists={id_: LISTS[id_] for id_ in lists},
+                        measurements=[f"recall {id_}" for id_ in lists],
+                    )
+                )
+            about: dict[str, Any] = {"recipe": "large", "arm": f"arm {arm}", "profile": "tiny", "seed": seed}
+            records.append(RunRecord(**about, source="recipes/kvr.yaml", settings={}, overrides={}, stages=stages))
+    store.record_runs(runs, records)
 
 
-def lines(name: str, words: list[str], right: list[bool], rng: random.Random) -> str:
-    """A list's lines of recall.jsonl: a wrong answer is another fact's, or the beginning of one."""
-    half = len(words) // 2
-    rows = []
-    for n, correct in enumerate(right):
-        said = words[half + n] if correct else words[rng.randrange(len(words))][: rng.randrange(2, 9)]
-        rows.append(
-            f'{{"list": "{name}", "prompt": "The value of key {words[n]} is?", "correct": {str(correct).lower()}, '
-            f'"prediction": "{said}", "prediction_complete": true, "settled_by": "scoring", '
-            f'"gold": ["{words[half + n]}"]}}\n'
-        )
-    return "".join(rows)
-
-
-def publish(runs: Path, stage: str, seed: int, key: str, right: dict[str, list[bool]], rows: str) -> None:
-    """A stage's folder: all that a report reads of it."""
-    folder = runs / "stages" / f"large-{stage}-seed{seed}-{key}"
-    folder.mkdir(parents=True)
-    stage_record(stage, key, steps=500, seconds=60.0, epochs=20.0, last_loss=1e-4).write(folder / "stage.json")
+def publish(
+    runs: Path, stage: str, seed: int, key: str, lists: dict[str, list[bool]], words: list[str], rng: random.Random
+) -> None:
+    """Publish a stage with all that a report reads of it, measured on these lists of facts."""
+    draft = store.work_dir(runs, key) / "draft"
+    draft.mkdir(parents=True)
+    STAGE.model_copy(update={"stage": stage, "key": key}).write(draft / "stage.json")
     loss = "".join(f"{step},{step / 25},{4 / step},0.00005\n" for step in range(1, 501))
-    (folder / "loss.csv").write_text(f"step,epoch,loss,learning_rate\n{loss}", encoding="utf-8")
-    (folder / "recipe.yaml").write_text("name: large\nsource: recipes/kvr.yaml\n", encoding="utf-8")
-    sealed = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in folder.iterdir()}
-    (folder / "manifest.json").write_text(json.dumps({"files": sealed}), encoding="utf-8")
-    recall_record(right).write(folder / "recall.json")
-    (folder / "recall.jsonl").write_text(rows, encoding="utf-8")
+    (draft / "loss.csv").write_text(f"step,epoch,loss,learning_rate\n{loss}", encoding="utf-8")
+    (draft / "recipe.yaml").write_text("name: large\nsource: recipes/kvr.yaml\n", encoding="utf-8")
+    folder = store.publish(runs, draft, f"large-{stage}-seed{seed}-{key}")
+    results = {
+        id_: ListRecall(
+            **dict(LISTS[id_]),
+            recall=100 * sum(right) / len(right),
+            facts=len(right),
+            correct=sum(right),
+            settled_by={"scoring": len(right)},
+        )
+        for id_, right in lists.items()
+    }
+    write_rows(
+        folder / "recall.jsonl", [row for id_, right in lists.items() for row in verdicts(id_, words, right, rng)]
+    )
+    Recall().record(results).write(folder / "recall.json")
 
+
+def verdicts(id_: str, words: list[str], right: list[bool], rng: random.Random) -> Iterator[VerdictRow]:
+    """The verdicts on a list of facts: a wrong answer is another fact's, or the beginning of one."""
+    half = len(words) // 2
+    for n, correct in enumerate(right):
+        gold = words[half + n]
+        yield VerdictRow(
+            list=id_,
+            fact=n,
+            prompt=f"The value of key {words[n]} is?",
+            gold=(gold,),
+            correct=correct,
+            prediction=gold if correct else words[rng.randrange(len(words))][: rng.randrange(2, 9)],
+            prediction_complete=True,
+            settled_by="scoring",
+        )
+
+
+LISTS = {"kvr-1": FactList(task="kvr", label="kvr"), "lama-1": FactList(task="lama", label="lama")}
+STAGE = StageRecord(
+    stage="",
+    key="0" * 16,
+    ancestors=[],
+    started_from="runs/bases/tiny",
+    started_from_commit=None,
+    parent_weights=None,
+    counts=StageCounts(
+        facts=8,
+        held_out=0,
+        mixing={"random_words": 16},
+        examples=24,
+        dropped={},
+        read=RowCounts(rows=8, usable=8, dropped={}, noted={}, exemplars=0, left_out={}, familiarity_unknown=0),
+        overlap=OverlapCounts(facts=8, mixing_left_out={}, measured={}),
+        commits={},
+        steps_per_epoch=25,
+        trained_tokens=99,
+        tokens=400,
+        longest=30,
+        length_percentiles={"50": 20, "90": 30, "99": 30, "100": 30},
+        tokens_per_epoch=EpochTokens(without_padding=400, with_padding=440),
+    ),
+    fingerprints=Fingerprints(facts="f" * 64, mixing="e" * 64),
+    steps=500,
+    steps_planned=500,
+    trained_tokens=1980,
+    epochs=20.0,
+    sweep=None,
+    stop_fired=False,
+    last_loss=1e-4,
+    seconds=60.0,
+    resumed_from=None,
+    processes=1,
+    device="cpu",
+    precision="fp32",
+    activation_checkpointing=False,
+    memory_estimated=None,
+    memory_peak=None,
+    distributed="no",
+    attention="sdpa",
+    python="3.11.7",
+    libraries={"torch": "2.13.0", "remix-toolkit": "0.1.0"},
+    declaration={},
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,7 @@
 import ast
 import sys
 import tomllib
+from importlib.util import find_spec
 
 from conftest import ROOT
 
@@ -37,6 +38,23 @@ def test_private_names_of_libraries_are_used_in_one_file() -> None:
         and ast.unparse(node) != "os._exit"  # which is documented
     ]
     assert used == []
+
+
+def test_benchmarks_import_only_what_exists() -> None:
+    """mypy does not see it: it takes a module that it cannot find for a library without types."""
+    modules = {
+        name
+        for file in (ROOT / "benchmarks").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    }
+    assert [name for name in sorted(modules) if find_spec(name.split(".")[0]) is None] == []
 
 
 def test_the_lowest_versions_are_those_of_the_ranges() -> None:
