@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from sweeps import CONTROL, NOWHERE, SHARED, find, keys, shipped
 
-from remix_toolkit.cli.sweep import draw
+from remix_toolkit.cli.plan import as_mermaid
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
@@ -200,7 +200,7 @@ def test_published_stages_are_not_planned_again(trained, cells, tmp_path: Path) 
     assert less["steps"] == sum(job["steps"] for job in training(less)[2:]) < made["steps"]
     assert less["tokens"] < made["tokens"]
     assert less["flops"] < made["flops"]
-    assert draw(less).count(":::published") == 2
+    assert as_mermaid(less).count(":::published") == 2
     trained.publish_job(tmp_path, measure, pruned=True)
     assert plan(found, "none", tmp_path)["stages_to_train"] == 3
 
@@ -230,7 +230,7 @@ def test_nothing_is_known_of_a_base_of_unknown_size(cells) -> None:
 def test_a_drawing_has_every_stage_and_split_and_every_edge(here, name: str) -> None:
     made = json.loads(here("plan", name, "--json", "--runs", NOWHERE).stdout)
     drawn = here("plan", name, "--graph", "mermaid", "--runs", NOWHERE).stdout
-    assert drawn == draw(made) + "\n"
+    assert drawn == as_mermaid(made) + "\n"
     jobs = [job for job in made["order"] if job["kind"] != "measure"]
     assert re.findall(r"^  (\w{16})\[", drawn, re.M) == [job["key"] for job in jobs]
     edges = [(need, job["key"]) for job in jobs for need in job["needs"]]

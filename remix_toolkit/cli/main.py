@@ -2,13 +2,13 @@
 
 import typer
 
-from remix_toolkit.cli import data, probe, recipes, report, run, store, sweep
+from remix_toolkit.cli import data, plan, probe, recipes, report, run, store, sweep
 from remix_toolkit.errors import exit_on_error
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Teach a model facts that stay."
 )
-for module in (run, sweep, recipes, report, probe):
+for module in (run, plan, sweep, recipes, report, probe):
     app.add_typer(module.commands)
 app.add_typer(data.commands, name="data")
 app.add_typer(store.commands, name="store")

@@ -1,13 +1,13 @@
-"""`remix plan` and `remix sweep`: what a sweep will cost, and running it here or on a cluster."""
+"""`remix sweep`: a recipe under every arm and seed, on this machine or on a cluster."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from remix_toolkit.cli.options import JobsAtOnce, Json, Overrides, Runs, Seeds, SweepArg, SweepProfile
-from remix_toolkit.cli.output import check_plot_file, emit, print_record, print_table
+from remix_toolkit.cli.options import JobsAtOnce, Overrides, Runs, Seeds, SweepArg, SweepProfile
+from remix_toolkit.cli.output import check_plot_file
 from remix_toolkit.errors import BadInput, RunFailed
 
 if TYPE_CHECKING:
@@ -15,51 +15,6 @@ if TYPE_CHECKING:
     from remix_toolkit.records import RunRecord
 
 commands = typer.Typer()
-SHOWN = 12  # jobs of a plan; all are in --json
-
-
-@commands.command()
-def plan(
-    sweep: SweepArg,
-    overrides: Overrides = None,
-    profile: SweepProfile = None,
-    seed: Seeds = None,
-    runs: Runs = Path("runs"),
-    jobs: JobsAtOnce = None,
-    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="of the GPUs' peak, for the hours")] = 0.4,
-    tflops: Annotated[float, typer.Option(min=0.001, help="a GPU's peak; an H100's is the default")] = 989.0,
-    graph: Annotated[Literal["mermaid"] | None, typer.Option(help="print the graph of stages")] = None,
-    as_json: Json = False,
-) -> None:
-    """What a sweep will train, once, and what that costs: nothing is loaded."""
-    from remix_toolkit.api import plan as make
-
-    made = make(sweep, profile, overrides, seed, runs, jobs or 1, utilization, tflops)
-    if graph:
-        typer.echo(draw(made))
-    else:
-        emit(made, as_json, print_plan)
-
-
-def print_plan(made: dict[str, Any]) -> None:
-    """A plan's numbers, and the first jobs of its order."""
-    print_record({name: value for name, value in made.items() if name != "order"})
-    todo = [job for job in made["order"] if job["to_do"] and job["kind"] != "measure"]
-    rows = [{**job, "runs": len(job["runs"]), "first run": job["runs"][0]} for job in todo[:SHOWN]]
-    print_table(rows, ("kind", "name", "task", "steps", "runs", "first run", "why"))
-    if len(todo) > SHOWN:
-        typer.echo(f"... and {len(todo) - SHOWN:,} more, in the order in which they run")
-
-
-def draw(made: dict[str, Any]) -> str:
-    """The graph of stages and splits for Mermaid; what is published is drawn dashed."""
-    lines = ["flowchart LR"]
-    for job in [job for job in made["order"] if job["kind"] != "measure"]:
-        label = f"{job['name']}: {job['task']}" if job["kind"] == "train" else f"which {job['task']} are known?"
-        label = f"{label}, {job['runs'][0]}".replace('"', "'")
-        lines.append(f'  {job["key"]}["{label}"]' + ("" if job["to_do"] else ":::published"))
-        lines += [f"  {need} --> {job['key']}" for need in job["needs"]]
-    return "\n".join([*lines, "  classDef published stroke-dasharray: 4"])
 
 
 @commands.command()

@@ -1,0 +1,56 @@
+"""`remix plan`: what a sweep or recipe will train, what that costs and in which order, before anything is trained."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from remix_toolkit.cli.options import JobsAtOnce, Json, Overrides, Runs, Seeds, SweepArg, SweepProfile
+from remix_toolkit.cli.output import emit, print_record, print_table
+
+commands = typer.Typer()
+SHOWN = 12  # jobs; all are in --json
+
+
+@commands.command()
+def plan(
+    sweep: SweepArg,
+    overrides: Overrides = None,
+    profile: SweepProfile = None,
+    seed: Seeds = None,
+    runs: Runs = Path("runs"),
+    jobs: JobsAtOnce = None,
+    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="of the GPUs' peak, for the hours")] = 0.4,
+    tflops: Annotated[float, typer.Option(min=0.001, help="a GPU's peak; an H100's is the default")] = 989.0,
+    graph: Annotated[Literal["mermaid"] | None, typer.Option(help="print the graph of stages")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a sweep will train, once, and what that costs: nothing is loaded."""
+    from remix_toolkit import api
+
+    planned = api.plan(sweep, profile, overrides, seed, runs, jobs or 1, utilization, tflops)
+    if graph:
+        typer.echo(as_mermaid(planned))
+    else:
+        emit(planned, as_json, print_plan)
+
+
+def print_plan(planned: dict[str, Any]) -> None:
+    """A plan's numbers, and the first jobs of its order."""
+    print_record({name: value for name, value in planned.items() if name != "order"})
+    todo = [job for job in planned["order"] if job["to_do"] and job["kind"] != "measure"]
+    rows = [{**job, "runs": len(job["runs"]), "first run": job["runs"][0]} for job in todo[:SHOWN]]
+    print_table(rows, ("kind", "name", "task", "steps", "runs", "first run", "why"))
+    if len(todo) > SHOWN:
+        typer.echo(f"... and {len(todo) - SHOWN:,} more, in the order in which they run")
+
+
+def as_mermaid(planned: dict[str, Any]) -> str:
+    """The graph of stages and splits in the language of Mermaid; what is published is drawn dashed."""
+    lines = ["flowchart LR"]
+    for job in [job for job in planned["order"] if job["kind"] != "measure"]:
+        label = f"{job['name']}: {job['task']}" if job["kind"] == "train" else f"which {job['task']} are known?"
+        label = f"{label}, {job['runs'][0]}".replace('"', "'")
+        lines.append(f'  {job["key"]}["{label}"]' + ("" if job["to_do"] else ":::published"))
+        lines += [f"  {need} --> {job['key']}" for need in job["needs"]]
+    return "\n".join([*lines, "  classDef published stroke-dasharray: 4"])
