@@ -32,7 +32,7 @@ from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.evaluate.recall import ListRecall, Recall
 from remix_toolkit.recipe.difference import as_overrides
-from remix_toolkit.recipe.identity import identity_settings
+from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
 
 Warn = Callable[[str], object]
@@ -254,7 +254,7 @@ def entries(runs: Path, warn: Warn = warn) -> list[dict[str, Any]]:
     for record in records(runs, warn):
         about = {
             **record.model_dump(include={"recipe", "arm", "profile", "seed", "settings", "grid_point"}),
-            "overrides": as_overrides(identity_settings(record.overrides)),
+            "overrides": as_overrides(determining_settings(record.overrides)),
             "run": record.keys[-1],
         }
         for stage in record.stages:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe import sft_fields
-from remix_toolkit.recipe.identity import NOT_IN_KEY, is_identity
+from remix_toolkit.recipe.key_fields import NOT_IN_KEY, determines_weights
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid
 from remix_toolkit.recipe.yaml_file import load_mapping
@@ -91,7 +91,7 @@ def test_a_field_is_in_the_key_unless_it_is_marked(full: Path) -> None:
             continue
         beside = [(BESIDE[field], None)] if field in BESIDE else []
         changed = key_of(full, *beside, (field, another(name, annotation, value)))
-        assert (changed != key) == is_identity(field), field
+        assert (changed != key) == determines_weights(field), field
         counted += 1
     assert counted > 150
 
@@ -101,6 +101,7 @@ def test_a_training_argument_is_in_the_key_unless_it_is_listed() -> None:
     assert types.keys() >= NOT_IN_KEY
     for field in types.keys() - sft_fields.RESERVED.keys():
         value = next(VALUES[name] for name in types[field].split(" | ") if name in VALUES)
-        assert (key_of("kvr", (f"train.{field}", value)) != key_of("kvr")) == is_identity(f"train.{field}"), field
+        changed = key_of("kvr", (f"train.{field}", value))
+        assert (changed != key_of("kvr")) == determines_weights(f"train.{field}"), field
     attention = {"attn_implementation": "eager"}
     assert key_of("kvr", ("train.model_init_kwargs", attention)) == key_of("kvr")

@@ -17,7 +17,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.difference import as_overrides
-from remix_toolkit.recipe.identity import identity_settings
+from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.report import paper_layout
 from remix_toolkit.report.paper import Claim, Table, claims, section, shown, tables
 from remix_toolkit.report.paper_layout import paper, view
@@ -40,7 +40,7 @@ def entries_of(cells: Iterable[Cell], recall: Recall, own: float = 100.0) -> lis
     for cell in cells:
         record = cell.record()
         about = {name: getattr(record, name) for name in ("recipe", "arm", "grid_point", "profile", "seed")}
-        about |= {"overrides": as_overrides(identity_settings(record.overrides)), "run": record.keys[-1], "steps": 9}
+        about |= {"overrides": as_overrides(determining_settings(record.overrides)), "run": record.keys[-1], "steps": 9}
         for stage in record.stages:
             for facts, listed in stage.lists.items():
                 mine = facts == stage.trained

@@ -16,7 +16,7 @@ from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import requested
 from remix_toolkit.recipe.difference import settings_of
-from remix_toolkit.recipe.identity import NOT_IN_KEY
+from remix_toolkit.recipe.key_fields import NOT_IN_KEY
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import field_type
 from remix_toolkit.records import FactList, RunRecord, RunStage

@@ -8,7 +8,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
 
-NOT_IDENTITY = "not identity"  # marks a field that says where, how fast or what is measured: it is in no stage's key
+OUTSIDE_KEY = "outside key"  # marks a field that says where, how fast or what is measured: it is in no stage's key
 Count = Annotated[int, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -261,9 +261,9 @@ class Stage(Strict):
     train: Train = Field({}, description="any SFTConfig field by its own name")
     stop: Stop | None = None
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
-    curve: Annotated[Curve | None, NOT_IDENTITY] = Field(None, description="recall of earlier facts during training")
-    recall: Annotated[list[Facts], NOT_IDENTITY] = Field([], description="more facts to measure, besides those trained")
-    probe: Annotated[list[Probe], NOT_IDENTITY] = Field([], description="further measurements of the published stage")
+    curve: Annotated[Curve | None, OUTSIDE_KEY] = Field(None, description="recall of earlier facts during training")
+    recall: Annotated[list[Facts], OUTSIDE_KEY] = Field([], description="more facts to measure, besides those trained")
+    probe: Annotated[list[Probe], OUTSIDE_KEY] = Field([], description="further measurements of the published stage")
 
 
 # fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
@@ -285,16 +285,16 @@ class Setup(Strict):
 
     base: str = Field(description="`tiny`, a hub id, or a local model directory")
     revision: str | None = None
-    parameters: Annotated[float | None, NOT_IDENTITY] = Field(None, description="the base's weights: for `remix plan`")
-    shape: Annotated[Shape | None, NOT_IDENTITY] = Field(None, description="the base's sizes: for `remix plan`")
-    device_gb: Annotated[float | None, NOT_IDENTITY] = Field(None, description="a device's memory: for `remix plan`")
+    parameters: Annotated[float | None, OUTSIDE_KEY] = Field(None, description="the base's weights: for `remix plan`")
+    shape: Annotated[Shape | None, OUTSIDE_KEY] = Field(None, description="the base's sizes: for `remix plan`")
+    device_gb: Annotated[float | None, OUTSIDE_KEY] = Field(None, description="a device's memory: for `remix plan`")
     precision: Precision = "fp32"
     adapter: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
     quantization: dict[str, Any] | None = Field(
         None, description="fields of transformers.BitsAndBytesConfig, for the weights that an adapter is trained on"
     )
     global_batch_size: Count = 32
-    accelerate_config: Annotated[str | None, NOT_IDENTITY] = Field(None, description="launch stages under this file")
+    accelerate_config: Annotated[str | None, OUTSIDE_KEY] = Field(None, description="launch stages under this file")
     train: Train = Field({}, description="SFTConfig fields for every stage")
 
 
@@ -314,15 +314,15 @@ class FewShot(Strict):
 class Recipe(Setup):
     """A resolved recipe: everything that determines the weights, and where it came from."""
 
-    name: Annotated[str, NOT_IDENTITY, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # it is part of a folder's name
-    source: Annotated[str, NOT_IDENTITY] = Field("", description="the recipe file")
-    profile: Annotated[str, NOT_IDENTITY] = "tiny"
+    name: Annotated[str, OUTSIDE_KEY, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # it is part of a folder's name
+    source: Annotated[str, OUTSIDE_KEY] = Field("", description="the recipe file")
+    profile: Annotated[str, OUTSIDE_KEY] = "tiny"
     data_seed: int = 0
     seed: int = 0
     few_shot: FewShot = FewShot()
-    evaluate: Annotated[Evaluate, NOT_IDENTITY] = Evaluate()
+    evaluate: Annotated[Evaluate, OUTSIDE_KEY] = Evaluate()
     base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
-    paths: Annotated[dict[str, str], NOT_IDENTITY] = Field({}, description="task -> its local file or folder")
+    paths: Annotated[dict[str, str], OUTSIDE_KEY] = Field({}, description="task -> its local file or folder")
     stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")], Stage] = Field(min_length=1)
 
     @model_validator(mode="after")

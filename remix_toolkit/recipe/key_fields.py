@@ -1,13 +1,14 @@
-"""What of a recipe determines weights, and what only says where things are or how fast they go.
+"""Which fields of a recipe are in a stage's key, because they determine its weights, and which are not.
 
-Fields of a recipe or stage that do not determine weights are marked so where they are declared, in schema.py; those of
-SFTConfig are listed here. Comparisons of runs leave both out. The key is made in graph/lineage.py, of what it lists.
+Those that are not say where things are, how fast they go or what is measured. In a recipe or a stage they are marked
+where they are declared, in schema.py; the ones of SFTConfig are listed here. Comparisons of runs leave both out. The
+key itself, with all that goes into it, is made in graph/lineage.py.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from remix_toolkit.recipe.schema import NOT_IDENTITY, Recipe, Stage
+from remix_toolkit.recipe.schema import OUTSIDE_KEY, Recipe, Stage
 
 # Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
 NOT_IN_KEY = {
@@ -34,15 +35,15 @@ NOT_IN_KEY = {
 }
 
 
-def is_identity(key: str) -> bool:
+def determines_weights(key: str) -> bool:
     """Does this dotted key (`train.save_steps`, `stages.stage1.data.size`) determine weights?"""
     parts = key.split(".")
     model, path = (Stage, parts[2:]) if parts[0] == "stages" and len(parts) > 2 else (Recipe, parts)
     field = model.model_fields.get(path[0])
-    marked = field is not None and NOT_IDENTITY in field.metadata
+    marked = field is not None and OUTSIDE_KEY in field.metadata
     return not marked and not (path[0] == "train" and path[-1] in NOT_IN_KEY)
 
 
-def identity_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def determining_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that determine weights."""
-    return {key: value for key, value in settings.items() if is_identity(key)}
+    return {key: value for key, value in settings.items() if determines_weights(key)}
