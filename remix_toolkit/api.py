@@ -197,7 +197,8 @@ def familiar(
 ) -> dict[str, Any]:
     """Which facts of a task the base model already answers; recipes with `familiarity` reuse what is found.
 
-    `base` is another base model than the profile's. Returns `{task, model, facts, familiar, unfamiliar, path}`.
+    `base` is another base model than the profile's.
+    Returns `{task, model, facts, familiar, unfamiliar, exemplars, path}`.
     """
     declared = _task(task)
     if not isinstance(declared, Factoid):

@@ -1,4 +1,8 @@
-"""One typed record for each JSON file of a store, used by whoever writes or reads it, tests included."""
+"""The typed records of a store's JSON files: whoever writes or reads such a file does it through its record.
+
+Here are those of a stage and a run. Those of measurements are beside the measurements, in evaluate/; a sweep's are in
+launch/state.py.
+"""
 
 import json
 import os
@@ -99,7 +103,7 @@ def _first_problem(error: ValidationError) -> str:
 class FileSeal(Part):
     """Of one file of a published stage: its size and checksum."""
 
-    bytes: int = Field(ge=0)
+    bytes: Count
     sha256: str
 
 
@@ -126,7 +130,7 @@ class RunStage(Part):
     """One stage of a run: its key, and what the run measures after it."""
 
     stage: str
-    key: str = Field(pattern=r"^[0-9a-f]{16}$")
+    key: Key
     task: str  # that it trains on
     trained: str  # the id of the list of what it trains on
     lists: dict[str, FactList]  # by id
@@ -256,13 +260,13 @@ class StageRecord(Record):
     steps: Count
     steps_planned: Count
     trained_tokens: Count = Field(description="tokens with a loss that all its steps saw")
-    epochs: Annotated[FiniteFloat, Field(ge=0)]
+    epochs: NonNegative
     sweep: str | None = Field(description="the sweep that trained it")
     stop_fired: bool
     last_loss: float = Field(description="of the last optimizer step, in nats a token")
-    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    seconds: NonNegative
     resumed_from: str | None = Field(description="the checkpoint from which its last run resumed")
-    processes: Annotated[int, Field(ge=1)]
+    processes: Positive
     device: str
     precision: str
     activation_checkpointing: bool

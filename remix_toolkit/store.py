@@ -2,12 +2,15 @@
 
     runs/store.json                               the format of the store
     runs/stages/<recipe>-<stage>-seed<S>-<key>/   a plain model directory, with stage.json, recipe.yaml, loss.csv,
-                                                  recall.json, recall.jsonl and manifest.json beside the weights
-                                                  (pruned.json, and no weights, where a sweep deleted those)
+                                                  manifest.json, data/ and the measurements' files beside the weights
+                                                  (pruned.json, and no weights, where those were deleted)
     runs/records/<run>.json                       which stages a run of a recipe consists of
     runs/sweeps/<sweep>/                          what a sweep does: state.json, and a folder for each job
-    runs/work/<key>/                              checkpoints of a stage in training; gone once it is published
+    runs/work/<key>/                              a stage in training: its data, checkpoints and draft; gone once it is
+                                                  published
     runs/bases/                                   the tiny base model
+    runs/familiar/<task>-<key>/                   which facts a base model knows (stage/familiar.py)
+    runs/logs/<stage's directory>/                TensorBoard's files
 
 A stage is found by its key, never by its name. It is written under work/ and renamed into place.
 """

@@ -2,10 +2,10 @@
 
 Every draw is seeded by the run's `seed` and the stage's position, so that two stages of one run mix in different words.
 
-To add a corpus of the hub: a class with its defaults in recipe/schema.py (also in `Mix`, `CORPORA` and the `mix` of a
-profile) and an entry in recipe/catalog.yaml; `passages` reads it. Another kind of source needs a few lines in `draw` as
-well, and where its declaration (graph/lineage.py), its tokens (graph/plan.py) and its rows (cli/inspect_data.py) are
-worked out.
+To add a corpus of the hub: a class with its defaults in recipe/schema.py, its name among the fields of `Mix` and in
+`Profile.mix` there, and an entry in recipe/catalog.yaml; `passages` reads it. Another kind of source needs a few lines
+in `draw` as well, and where its declaration (graph/lineage.py), its tokens (graph/plan.py) and its rows
+(cli/inspect_data.py) are worked out.
 """
 
 import random

@@ -7,7 +7,7 @@ stages that started from the former ones are the children of another model, thou
 from pathlib import Path
 
 from remix_toolkit.records import Manifest, StageRecord
-from remix_toolkit.store import MANIFEST
+from remix_toolkit.store import MANIFEST, WEIGHTS
 
 Weights = dict[str, str]  # file -> SHA-256
 
@@ -16,7 +16,7 @@ def weights(folder: Path) -> Weights:
     """The weights' files of a published stage, as its manifest has them; none where there is no manifest."""
     manifest = Manifest.read_if_exists(folder / MANIFEST)
     files = manifest.files if manifest else {}
-    return {name: seal.sha256 for name, seal in files.items() if name.endswith(".safetensors")}
+    return {name: seal.sha256 for name, seal in files.items() if name.endswith(WEIGHTS)}
 
 
 def lineage_weights(folder: Path) -> dict[str, Weights]:
