@@ -19,7 +19,7 @@ class MeasurementFailed(RunFailed):
 
 
 class Busy(RunFailed):
-    """Another run is doing the same work; it will be done, or can be, later."""
+    """Another run is doing the same work: later it is done, or can be tried again."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -229,7 +229,7 @@ def test_two_stages_of_one_task_are_two_lists(tmp_path: Path, tokenizer, runs: P
 def test_overlap_is_looked_for_both_ways_and_without_a_known_subject(
     tmp_path: Path, tokenizer, runs: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr("remix_toolkit.stage.select_rows.CHUNK", chunk)
+    monkeypatch.setattr("remix_toolkit.stage.take_rows.CHUNK", chunk)
     question = "In which city was the painter Dora Maar born?"
     trivia = {"Data": [{"Question": question, "Answer": {"Value": "Paris", "Aliases": []}}]}
     (tmp_path / "t.json").write_text(json.dumps(trivia), encoding="utf-8")

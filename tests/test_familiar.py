@@ -15,7 +15,7 @@ from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import FewShot, Recipe
 from remix_toolkit.stage import familiar
-from remix_toolkit.stage.select_rows import take_rows
+from remix_toolkit.stage.take_rows import take_rows
 
 FACTS = [Pair(f"question {i}?", f"answer {i}", "pairs", (f"answer {i}",)) for i in range(40)]
 

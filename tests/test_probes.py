@@ -165,7 +165,7 @@ def test_what_interference_cannot_compare(tokenizer) -> None:
     model, data = small(LlamaConfig), encoded(tokenizer, FACTS)
     with pytest.raises(BadInput, match="interference: b has 2 examples, fewer than 4 parts"):
         interference(model, tokenizer, {"a": data, "b": data[:2]}, parts=4)
-    with pytest.raises(BadInput, match="3 parts asked"):
+    with pytest.raises(BadInput, match="3 parts requested"):
         interference(model, tokenizer, {"a": data, "b": data}, parts=3)
     with pytest.raises(BadInput, match="do not have the same parameters"):
         displacement(model, small(LlamaConfig, num_hidden_layers=2))

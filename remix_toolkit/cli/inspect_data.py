@@ -14,7 +14,7 @@ from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Recipe, Rows, Source
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
 from remix_toolkit.stage import data
-from remix_toolkit.stage.select_rows import take_rows
+from remix_toolkit.stage.take_rows import take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,30 +23,30 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
-    from remix_toolkit.report.names import asked
+    from remix_toolkit.report.names import select_runs
     from remix_toolkit.report.retention import print_matrices
     from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
 
     check_plot_file(curves, "--curves")
-    found, records = asked(runs, recipe, warn)
+    entries, records = select_runs(runs, recipe, warn)
     wanted = expected(records)
     if as_json:
-        over_seeds = {"recall": aggregate(found, wanted), "paired": compared(found)} if seeds else {}
-        return typer.echo(json.dumps(over_seeds if seeds else found, indent=1))
-    if not found:
+        over_seeds = {"recall": aggregate(entries, wanted), "paired": compared(entries)} if seeds else {}
+        return typer.echo(json.dumps(over_seeds if seeds else entries, indent=1))
+    if not entries:
         return typer.echo(f"{runs}: nothing is published yet")
     if curves:
         from remix_toolkit.report.plot import plot_curves
 
-        plot_curves(found, curves)
+        plot_curves(entries, curves)
         return typer.echo(f"plot: {curves}")
-    ran: dict[tuple[str, str], set[int]] = {}
+    seeds_of: dict[tuple[str, str], set[int]] = {}  # by recipe and profile
     for name, arm, profile in wanted:
-        ran.setdefault((name, profile), set()).update(wanted[name, arm, profile])
-    several = {at for at, of in ran.items() if (len(of) > 1 or seeds) and not each}
-    together = [entry for entry in found if (entry["recipe"], entry["profile"]) in several]
-    print_matrices([entry for entry in found if entry not in together])
-    print_seeds(together, {at: of for at, of in wanted.items() if (at[0], at[2]) in several})
+        seeds_of.setdefault((name, profile), set()).update(wanted[name, arm, profile])
+    several = {run for run, ran in seeds_of.items() if (len(ran) > 1 or seeds) and not each}
+    together = [entry for entry in entries if (entry["recipe"], entry["profile"]) in several]
+    print_matrices([entry for entry in entries if entry not in together])
+    print_seeds(together, {arm: ran for arm, ran in wanted.items() if (arm[0], arm[2]) in several})
 
 
 StageArg = typer.Argument(help="a published stage: its directory, its key, or as much of its name as is its alone")
@@ -83,10 +83,10 @@ def compare(
     check_writable(facts, "--facts")
     from remix_toolkit.report import compare as side_by_side
 
-    found = side_by_side.compare(a, b, runs)
+    compared = side_by_side.compare(a, b, runs)
     if facts:
-        side_by_side.write_facts(found, facts)
-    emit(found, as_json, side_by_side.print_compared, ensure_ascii=False)
+        side_by_side.write_facts(compared, facts)
+    emit(compared, as_json, side_by_side.print_compared, ensure_ascii=False)
 
 
 @commands.command()

@@ -39,6 +39,11 @@ class Example:
     input_ids: list[int]
     labels: list[int]
 
+    @property
+    def trained_tokens(self) -> int:
+        """How many of its tokens have a loss."""
+        return len(self.labels) - self.labels.count(-100)
+
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
     """The tokens in front of a response: BOS, if there is one, and the prompt in Tulu's format."""

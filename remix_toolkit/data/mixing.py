@@ -119,12 +119,12 @@ def passage_texts(name: str, spec: Corpus) -> list[str]:
     """Every run of 2 x `words` words that can become a passage."""
     size = 2 * spec.words
     if isinstance(spec, Passages) and spec.text:
-        own = map(str.split, local_documents(spec.text))
-        return [" ".join(words[i : i + size]) for words in own for i in range(0, len(words) - size + 1, size)]
+        documents = map(str.split, local_documents(spec.text))
+        return [" ".join(words[i : i + size]) for words in documents for i in range(0, len(words) - size + 1, size)]
     rows = files.read_corpus(Path(spec.path)) if spec.path else hub.read_rows(hub.select(name, spec))
-    documents = (row.value(spec.column, str) for row in islice(rows, spec.documents))
+    texts = (row.value(spec.column, str) for row in islice(rows, spec.documents))
     least = max(size, MIN_DOCUMENT_WORDS)
-    beginnings = (document.split(maxsplit=least)[:least] for document in documents)
+    beginnings = (text.split(maxsplit=least)[:least] for text in texts)
     return [" ".join(words[:size]) for words in beginnings if len(words) == least]
 
 

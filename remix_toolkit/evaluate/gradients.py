@@ -92,7 +92,9 @@ def _displacement(moved: float, before: float) -> Displacement:
 def _cut(name: str, examples: Sequence[Example], parts: int) -> list[list[Example]]:
     """Parts of equal size, shuffled, since a data set is ordered by source; a remainder is dropped. Raises BadInput."""
     if parts < MIN_PARTS:
-        raise BadInput(f"interference: {parts} parts asked, but at least {MIN_PARTS} are needed to measure the noise")
+        raise BadInput(
+            f"interference: {parts} parts requested, but at least {MIN_PARTS} are needed to measure the noise"
+        )
     if len(examples) < parts:
         raise BadInput(f"interference: {name} has {len(examples)} examples, fewer than {parts} parts")
     shuffled = random.Random(0).sample(examples, len(examples))
@@ -195,7 +197,7 @@ def _gradient(
     """The mean loss over the examples' trained tokens, and its gradient by parameter, on the CPU."""
     model.eval()
     model.zero_grad()
-    trained = sum(len(e.labels) - e.labels.count(-100) for e in examples)
+    trained = sum(example.trained_tokens for example in examples)
     total = 0.0
     for rows in _batches(examples):
         logits, targets = trained_logits(model, tokenizer, rows)

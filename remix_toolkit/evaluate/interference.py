@@ -63,8 +63,8 @@ class Interference(Measurement[InterferenceResult]):
     name, result, needs_parent = "interference", InterferenceResult, True
 
     def requested(self, recipe: Recipe, stage: str) -> list[str]:
-        asked = "interference" in recipe.stages[stage].probe
-        return [facts_id(recipe, next(iter(recipe.stages)))] if asked else []
+        wanted = "interference" in recipe.stages[stage].probe
+        return [facts_id(recipe, next(iter(recipe.stages)))] if wanted else []
 
     def check(self, subject: Subject) -> None:
         (first,) = self.requested(subject.recipe, subject.stage)

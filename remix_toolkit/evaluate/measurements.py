@@ -24,13 +24,13 @@ FILES = frozenset(f"{measurement.name}.{suffix}" for measurement in MEASUREMENTS
 
 def requested(recipe: Recipe, stage: str) -> set[str]:
     """All that a recipe asks to be measured after a stage: `lens kvr-8f14e45f`, `lm_eval arc_easy on 8 rows`."""
-    return {f"{one.name} {item}" for one in MEASUREMENTS for item in one.requested(recipe, stage)}
+    return {f"{kind.name} {item}" for kind in MEASUREMENTS for item in kind.requested(recipe, stage)}
 
 
 def measured(folder: Path) -> set[str]:
     """All that has been measured of a published stage. Raises BadInput where a file cannot be read."""
     try:
-        return {f"{one.name} {item}" for one in MEASUREMENTS for item in one.read(folder)}
+        return {f"{kind.name} {item}" for kind in MEASUREMENTS for item in kind.read(folder)}
     except BadInput as error:
         raise BadInput(f"{error}; delete that file, and it is measured again") from None
 

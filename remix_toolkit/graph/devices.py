@@ -17,7 +17,7 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 
 
 class Launch(BaseModel, frozen=True):
-    """What an accelerate config launches, of those that the toolkit runs under; by default, one process."""
+    """What an accelerate config launches; without one, a single process."""
 
     num_processes: Count = 1  # on all machines together
     num_machines: Count = 1

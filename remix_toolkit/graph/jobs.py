@@ -137,7 +137,7 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
                     job.needs.add(split.key)
                     job.loads |= split.loads  # more rows may have to be asked than the split did
         requested = measurements.requested(recipe, node.stage)
-        if any(one.needs_parent and one.requested(recipe, node.stage) for one in MEASUREMENTS):
+        if any(kind.needs_parent and kind.requested(recipe, node.stage) for kind in MEASUREMENTS):
             measure.needs |= parent
             measure.loads |= parent
         if requested - measure.requested or not measure.cells:
@@ -149,8 +149,8 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
 
 def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base_stage: str | None, run: str) -> Job:
     key = split_key(cell.recipe, task)
-    asked = {base_stage} if base_stage else set()
-    job = jobs.setdefault(key, Job(key, "split", task.task, [cell], set(asked), set(asked), task=task))
+    stages = {base_stage} if base_stage else set()
+    job = jobs.setdefault(key, Job(key, "split", task.task, [cell], set(stages), set(stages), task=task))
     rows = None if task.size is None else task.start + task.size
     if rows is None or (job.rows is not None and rows > job.rows):
         job.rows, job.cells, job.task = rows, [cell], task  # the cell that asks for the most

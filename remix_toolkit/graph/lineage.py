@@ -189,6 +189,7 @@ def split_key(recipe: Recipe, task: Factoid) -> str:
 
 
 def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
+    """What the key of a familiarity split is the hash of."""
     stage = lineage(recipe, until=recipe.base_stage)[-1].key if recipe.base_stage else None
     return {
         "base": {"stage": stage} if stage else base(recipe),

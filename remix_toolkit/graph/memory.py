@@ -27,12 +27,12 @@ class Memory:
     checkpointed: float  # with each layer's computed again in the backward pass
 
     def parts(self, checkpointing: bool) -> dict[str, float]:
-        """What takes how much, by name."""
+        """The bytes that each part takes, by name."""
         parts = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
         return {**parts, "activations": self.checkpointed if checkpointing else self.activations}
 
     def total(self, checkpointing: bool) -> float:
-        """All of it."""
+        """The bytes of all parts together."""
         return sum(self.parts(checkpointing).values())
 
 

@@ -38,5 +38,5 @@ def retrained_ancestor(a: Path, b: Path) -> str | None:
 
     Raises BadInput where a record of one of them cannot be read.
     """
-    of_a, of_b = lineage_weights(a), lineage_weights(b)
-    return next((key for key, files in of_a.items() if key in of_b and of_b[key] != files), None)
+    weights_a, weights_b = lineage_weights(a), lineage_weights(b)
+    return next((key for key, files in weights_a.items() if key in weights_b and weights_b[key] != files), None)

@@ -28,7 +28,7 @@ FORMAT = 12  # tokens of the Tulu format around a pair
 EOS = 1  # the token that ends a response
 WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
 INSTRUCTION = 42  # characters of the prompt before a passage
-LONGEST = 1.5  # the longest example of facts, in means
+LONGEST = 1.5  # the longest example of a task of facts, as a multiple of the mean
 FEW_SHOT_PAIRS = 6  # pairs in a few-shot prompt
 
 
@@ -67,7 +67,7 @@ def plan(
         "gpu_hours": flops / (tflops * 1e12 * utilization) / 3600 if flops is not None and on_gpus else None,
         "utilization": utilization,
         "tflops": tflops,
-        "memory": max(filter(None, map(_memory, stages.values())), key=lambda one: one["bytes"], default=None),
+        "memory": max(filter(None, map(_memory, stages.values())), key=lambda memory: memory["bytes"], default=None),
         "devices_per_stage": sorted(device_counts),
         "disk_peak_bytes": peak(jobs, todo, keep, at_once),
         "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
@@ -146,11 +146,11 @@ def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
     """Each job's cost, in the graph's order."""
     by_job: dict[str, Cost] = {}
     for key, job in jobs.items():
-        by_job[key] = _training(job, by_job) if job.kind == "train" else _asking(job)
+        by_job[key] = _training_cost(job, by_job) if job.kind == "train" else _asking_cost(job)
     return by_job
 
 
-def _training(job: Job, before: dict[str, Cost]) -> Cost:
+def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
     recipe = job.cells[0].recipe
     stage = recipe.stages[job.name]
     pairs = _pairs(recipe, stage)
@@ -178,8 +178,8 @@ def _training(job: Job, before: dict[str, Cost]) -> Cost:
     return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
 
 
-def _asking(job: Job) -> Cost:
-    """Of a split, if all rows qualify; of a measurement, one pass over all facts: others are small beside it."""
+def _asking_cost(job: Job) -> Cost:
+    """Of a split where all rows qualify, or of a measurement: one pass over all facts (the rest is small)."""
     recipe = job.cells[0].recipe
     tokens: float | None
     if job.task:
@@ -220,7 +220,7 @@ def _lengths(recipe: Recipe, rows: Rows) -> tuple[float, float]:
 
 
 def _tokens(recipe: Recipe, prompt: float, response: float) -> tuple[float, float]:
-    """Tokens of a pair with so many characters, and of what is trained of it."""
+    """The tokens of a pair with so many characters, and how many of them are trained on."""
     characters = CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)
     return FORMAT + (prompt + response) / characters, EOS + response / characters
 
@@ -249,11 +249,12 @@ def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: in
 
 
 def _weights(recipe: Recipe) -> int:
+    """Bytes of a published model's weights."""
     return int((recipe.parameters or 0) * (4 if recipe.precision == "fp32" else 2))
 
 
 def _working(recipe: Recipe, stage: str) -> int:
-    """Checkpoints (weights and two moments each) and the draft of what is published."""
+    """Bytes on disk while a stage trains: checkpoints (weights and two moments each) and the draft of its model."""
     train = recipe.stages[stage].train
     each = 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
     kept = 0 if train.get("save_strategy") == "no" else 1 + (train.get("save_total_limit") or 1)

@@ -40,7 +40,7 @@ def unneeded(jobs: Mapping[str, Loading], done: Collection[str], keep: Keep, swe
 
 
 def unneeded_in_store(runs: Path, keep: Keep, needed: Collection[str]) -> dict[str, Path]:
-    """The stages of a whole store, by key, whose weights no run needs any more, nor anybody who `needed` them.
+    """The stages of a whole store, by key, whose weights no run needs any more and that are not among the `needed`.
 
     A run needs the weights of its stages until all of them are published and measured.
     """

@@ -50,7 +50,7 @@ def run_job(folder: Path, key: str, wait: bool = True) -> None:
 
 
 def _do(state: SweepState, folder: Path, key: str, wait: bool) -> str:
-    """Do a job; returns what came out, in a line. Raises BadInput, RunFailed or Busy."""
+    """Do a job; returns what came of it, in one line. Raises BadInput, RunFailed or Busy."""
     from remix_toolkit.stage.command import run_key
 
     if key not in state.jobs:
@@ -74,7 +74,7 @@ def _do(state: SweepState, folder: Path, key: str, wait: bool) -> str:
     if kind == "train":
         record = StageRecord.read(stage / "stage.json")
         return f"{record.steps} steps, loss {record.last_loss:.2g}"
-    recall = ", ".join(f"{one.recall:.1f}%" for one in Recall().read(stage).values())
+    recall = ", ".join(f"{result.recall:.1f}%" for result in Recall().read(stage).values())
     return f"recall {recall}" if recall else ""
 
 

@@ -89,12 +89,12 @@ class SweepState(Record):
         return {status: sum(job.status == status for job in self.jobs.values()) for status in statuses}
 
     def interrupt(self) -> None:
-        """What ran waits again."""
+        """Let the jobs that ran wait again."""
         for job in self.jobs.values():
             job.status = "waiting" if job.status == "running" else job.status
 
     def unfinished(self, folder: Path) -> dict[str, JobState]:
-        """The jobs that wait or run. How a job ended that a scheduler was given, only its own folder says."""
+        """The jobs that wait or run. Where a scheduler has them, only a job's own folder says whether it has ended."""
         alive = {key: job for key, job in self.jobs.items() if job.status in ("waiting", "running")}
         return {key: job for key, job in alive.items() if not outcome_file(folder, key).exists()}
 

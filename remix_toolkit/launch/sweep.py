@@ -98,7 +98,7 @@ def _check(recipe: Recipe, nodes: list[Node], runs: Path) -> None:
 
 
 def _environment(slots: int, gpus: list[str]) -> dict[str, str]:
-    """Of a process of the sweep: its GPUs or, where there are none and several run side by side, its share of cores."""
+    """A process's environment: its GPUs or, without any and where several run side by side, its share of the cores."""
     if gpus:
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     if slots == 1 or "OMP_NUM_THREADS" in os.environ:
@@ -154,7 +154,7 @@ class _Run:
             return
         if any(status != "done" for status in needed) or self.not_before.get(key, 0) > time.monotonic():
             return
-        taken = {device for _, its in self.running.values() for device in its}
+        taken = {device for _, assigned in self.running.values() for device in assigned}
         free = [device for device in self.gpus if device not in taken]
         wanted = (devices.count(job.cells[0].recipe) if job.node else 1) if self.gpus else 0
         if len(free) < wanted or len(self.running) == self.slots:

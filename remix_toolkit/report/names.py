@@ -23,7 +23,7 @@ class Side:
     arms: dict[str, list[Entry]]  # name -> entries, as `store.entries` has them
 
 
-def asked(runs: Path, recipe: str | None, warn: Callable[[str], object]) -> tuple[list[Entry], list[RunRecord]]:
+def select_runs(runs: Path, recipe: str | None, warn: Callable[[str], object]) -> tuple[list[Entry], list[RunRecord]]:
     """`store.entries` and `store.records`, or those of one recipe or sweep; what is damaged is handed to `warn`.
 
     Raises BadInput where `runs` is no directory, or holds no run of the recipe.

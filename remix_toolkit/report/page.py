@@ -14,7 +14,7 @@ from remix_toolkit.console import info, warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.facts import Facts
 from remix_toolkit.report.group import groups
-from remix_toolkit.report.names import asked
+from remix_toolkit.report.names import select_runs
 from remix_toolkit.report.parts import Figure, Section
 from remix_toolkit.report.plot import saved, settle, svgs
 from remix_toolkit.report.sections import sections
@@ -43,7 +43,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     Raises BadInput where `runs` does not exist, the recipe is not in it, or the folder cannot be written to.
     """
     warnings: list[str] = []
-    found, records = asked(runs, recipe, warnings.append)
+    found, records = select_runs(runs, recipe, warnings.append)
     for warning in warnings:
         warn(warning)
     if not found:

@@ -49,8 +49,8 @@ def stage(
     from accelerate.utils import parse_flag_from_env
 
     # Its state is made before anything asks for it, with the recipe's time-out for the other processes.
-    patience = timedelta(seconds=resolved.stages[name].train.get("ddp_timeout", 1800))
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=patience)
+    timeout = timedelta(seconds=resolved.stages[name].train.get("ddp_timeout", 1800))
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timeout)
     store.open_store(runs)
     failure: MeasurementFailed | None = None
     try:

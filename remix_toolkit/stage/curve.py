@@ -32,7 +32,7 @@ class RetentionCurve(TrainerCallback):
         assert curve
         self.every = curve.steps or int(curve.epochs or 0) * prepared.data.counts.steps_per_epoch
         trained = facts_id(recipe, node.stage)
-        self.labels = {id_: one.label for id_, one in fact_lists(recipe, node.position).items() if id_ != trained}
+        self.labels = {id_: listed.label for id_, listed in fact_lists(recipe, node.position).items() if id_ != trained}
         facts = prepared.data.measured
         self.lists = {id_: [encode(tokenizer, fact) for fact in facts[id_]] for id_ in self.labels}
         self.tokenizer, self.trackers, self.file = tokenizer, trackers, prepared.work / CURVE

@@ -26,7 +26,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Source, Stage
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
 from remix_toolkit.records import DataRecord, Fingerprints, OverlapCounts, RowCounts, StageCounts
-from remix_toolkit.stage.select_rows import take_rows
+from remix_toolkit.stage.take_rows import take_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,7 +132,7 @@ class _Builder:
             ),
             commits=_commits(stage),
             steps_per_epoch=len(examples) // recipe.global_batch_size,
-            trained_tokens=sum(len(e.labels) - e.labels.count(-100) for e in examples),
+            trained_tokens=sum(example.trained_tokens for example in examples),
             **lengths(examples, recipe.global_batch_size, device_batch(stage.train)),
         )
         fingerprints = Fingerprints(facts=fingerprint(facts), mixing=fingerprint(extra))
@@ -156,15 +156,15 @@ class _Builder:
         return data
 
     def complete(self, name: str) -> None:
-        """Add what only a stage needs that is trained or measured itself: its examples, the facts measured after it."""
+        """Add what a stage needs only to be trained or measured itself: its examples, the facts measured after it."""
         recipe, data = self.recipe, self.built[name]
         if not data.examples:  # those of a published stage are not kept
             longest = max_length(recipe.stages[name].train)
             encoded = [encoding.encode_all(self.tokenizer, pairs, longest)[0] for pairs in (data.facts, data.mixing)]
             data.examples = [example for part in encoded for example in part if example]
-        for trained, one in self.built.items():
-            if isinstance(recipe.stages[trained].data, Factoid):
-                data.measured[facts_id(recipe, trained)] = one.facts
+        for so_far, built in self.built.items():
+            if isinstance(recipe.stages[so_far].data, Factoid):
+                data.measured[facts_id(recipe, so_far)] = built.facts
         also_trained: dict[str, int] = {}
         for task in recipe.stages[name].recall:
             facts, _, _ = take_rows(recipe, task, self.runs, ask=self.ask)

@@ -72,15 +72,15 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     keys = dict(zip(recipe.stages, [*nodes[-1].ancestors, nodes[-1].key], strict=False))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask, keys)
     prepared = [PreparedStage(recipe, node, data[node.stage], runs) for node in nodes]
-    for one in prepared:
+    for stage in prepared:
         for measurement in MEASUREMENTS:
-            if measurement.requested(recipe, one.node.stage):
-                measurement.check(one.subject)
+            if measurement.requested(recipe, stage.node.stage):
+                measurement.check(stage.subject)
     adapter.lora_config(recipe.adapter)
     adapter.quantization(recipe)
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
-        for one in prepared:  # on the CPU: the devices may be for a launcher's processes
-            train.sft_config(recipe, one.stage, one.work, 1, use_cpu=True)
+        for stage in prepared:  # on the CPU: the devices may be for a launcher's processes
+            train.sft_config(recipe, stage.stage, stage.work, 1, use_cpu=True)
         private_api.forget_devices()  # SFTConfig chose the CPU for the whole process
     return prepared
 

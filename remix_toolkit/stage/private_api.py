@@ -43,7 +43,7 @@ def forget_devices() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def fsdp_asked() -> bool:
+def fsdp_requested() -> bool:
     """Did the launcher's config ask for FSDP? `accelerate launch` tells its processes in this variable."""
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 

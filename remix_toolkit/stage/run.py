@@ -155,7 +155,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
 
 def _plan_memory(prepared: PreparedStage) -> tuple[memory.Memory | None, bool]:
     """The estimate of a device's memory, and whether activations are checkpointed: as the recipe says, or as needed."""
-    launched = (private_api.fsdp_asked(), PartialState().num_processes)
+    launched = (private_api.fsdp_requested(), PartialState().num_processes)
     estimate = memory.estimate(prepared.recipe, prepared.node.stage, prepared.data.counts.longest, launched)
     checkpointing = prepared.stage.train.get("activation_checkpointing")
     if checkpointing is None and torch.cuda.is_available():
@@ -188,5 +188,5 @@ def _measure_trained(prepared: PreparedStage, folder: Path, trackers: Trackers, 
             raise  # else the job that measures the stage tries again, and nothing waits for that
     finally:
         if PartialState().is_main_process and (lists := Recall().read(folder)):
-            trackers.log({f"recall_{one.label}": one.recall for one in lists.values()})
+            trackers.log({f"recall_{listed.label}": listed.recall for listed in lists.values()})
         trackers.close()

@@ -89,7 +89,7 @@ def sft_config(
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": accumulated,
         "average_tokens_across_devices": True,
-        "activation_checkpointing": checkpointing and not private_api.fsdp_asked(),
+        "activation_checkpointing": checkpointing and not private_api.fsdp_requested(),
         "bf16": recipe.precision == "bf16",
         "use_cpu": not torch.accelerator.is_available() if use_cpu is None else use_cpu,
         "dataloader_drop_last": True,
@@ -106,7 +106,7 @@ def sft_config(
         args = private_api.sft_config(**settings)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
-    if private_api.fsdp_asked():
+    if private_api.fsdp_requested():
         private_api.set_fsdp_checkpointing(checkpointing)
     private_api.use_one_device(args)  # several GPUs are for accelerate launch
     return args
@@ -142,7 +142,7 @@ def epoch_batches(examples: int, seed: int, epoch: int, global_batch: int) -> li
 
 def tokens_by_step(recipe: Recipe, examples: Sequence[Example]) -> Iterator[int]:
     """How many tokens with a loss training has seen after each optimizer step, without end."""
-    tokens = [len(example.labels) - example.labels.count(-100) for example in examples]
+    tokens = [example.trained_tokens for example in examples]
     seen = 0
     for epoch in count():
         for batch in epoch_batches(len(tokens), recipe.seed, epoch, recipe.global_batch_size):
@@ -209,7 +209,7 @@ def build_trainer(
     peft_config = adapter.lora_config(recipe.adapter)
     callbacks: list[TrainerCallback] = [StopBelow(stage.stop)] if stage.stop else []
     callbacks += [EndWithoutSave(), MarkComplete()]
-    if private_api.fsdp_asked():
+    if private_api.fsdp_requested():
         callbacks.append(Sharded())
     try:
         trainer = StageTrainer(
