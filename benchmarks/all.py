@@ -37,8 +37,8 @@ def main() -> None:
     for name in names:
         libraries = ", ".join(f"{library} {version(library)}" for library in SHOWN)
         where = f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {libraries}"
-        found, rc = figures(name, CPU.get(name, []))
-        kept[name] = {"where": where, **found}
+        stats, rc = figures(name, CPU.get(name, []))
+        kept[name] = {"where": where, **stats}
         wrong += [name] * (rc != 0)
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     lines = ["# Performance", "", "Written by `make bench` and `make gpu-check` from what they measured.", ""]
@@ -61,10 +61,10 @@ def figures(name: str, more: list[str]) -> tuple[dict[str, Any], int]:
     return json.loads(done.stdout), done.returncode
 
 
-def step(found: Any) -> list[str]:
+def step(stats: Any) -> list[str]:
     """An optimizer step of 32 examples."""
     lines = []
-    for case, result in found["cases"].items():
+    for case, result in stats["cases"].items():
         lines += [f"32 {case}, the tiny model in fp32. Our batches without training: {result['data_ms']:.1f} ms.", ""]
         rows = {
             name: (
@@ -80,7 +80,7 @@ def step(found: Any) -> list[str]:
     return lines
 
 
-def recall(found: Any) -> list[str]:
+def recall(stats: Any) -> list[str]:
     """Recall against plain generation."""
     rows = {
         f"{row['recall']:.0f}% known": (
@@ -89,62 +89,62 @@ def recall(found: Any) -> list[str]:
             f"{row['speedup']:.1f}",
             str(row["differing_verdicts"]),
         )
-        for row in found["rows"]
+        for row in stats["rows"]
     }
     return [
-        f"Of {found['facts']} facts, against plain generation in batches of 20 with up to 1,000 new tokens.",
+        f"Of {stats['facts']} facts, against plain generation in batches of 20 with up to 1,000 new tokens.",
         "",
         *table(["ours, s", "generation, s", "speedup", "differing verdicts"], rows),
     ]
 
 
-def launch(found: Any) -> list[str]:
+def launch(stats: Any) -> list[str]:
     """What it takes to start."""
-    rows = {name: (f"{row['seconds']:.2f}", f"{row['ratio_to_import']:.2f}") for name, row in found["rows"].items()}
+    rows = {name: (f"{row['seconds']:.2f}", f"{row['ratio_to_import']:.2f}") for name, row in stats["rows"].items()}
     return table(["s", "ratio to TRL's import"], rows)
 
 
-def data(found: Any) -> list[str]:
+def data(stats: Any) -> list[str]:
     """Building a stage's data."""
     rows = {
         name: (f"{min(run['seconds'] for run in runs):.2f}", f"{min(run['mb'] for run in runs):,.0f}")
-        for name, runs in found["runs"].items()
+        for name, runs in stats["runs"].items()
     }
     return ["Seconds after imports and peak memory, the least of several.", "", *table(["s", "MB"], rows)]
 
 
-def lens(found: Any) -> list[str]:
+def lens(stats: Any) -> list[str]:
     """The logit lens against a scoring pass."""
     return [
-        f"Of {found['facts']:,} facts: {found['seconds']:.1f} s; a scoring pass over them {found['scoring']:.1f} s, so "
-        f"{found['ratio']:.2f} times as long.",
+        f"Of {stats['facts']:,} facts: {stats['seconds']:.1f} s; a scoring pass over them {stats['scoring']:.1f} s, so "
+        f"{stats['ratio']:.2f} times as long.",
         "",
     ]
 
 
-def sweep(found: Any) -> list[str]:
+def sweep(stats: Any) -> list[str]:
     """A sweep against its runs one by one."""
     return [
-        f"{found['sweep']}, a few steps a stage: {found['runs']} runs, {found['stages_trained']} stages trained of "
-        f"{found['stages_requested']} asked for, {found['seconds']:.0f} s, {found['stages_per_minute']:.1f} stages a "
-        f"minute; one by one {found['seconds_one_by_one']:.0f} s, {found['ratio']:.2f} times as long.",
+        f"{stats['sweep']}, a few steps a stage: {stats['runs']} runs, {stats['stages_trained']} stages trained of "
+        f"{stats['stages_requested']} asked for, {stats['seconds']:.0f} s, {stats['stages_per_minute']:.1f} stages a "
+        f"minute; one by one {stats['seconds_one_by_one']:.0f} s, {stats['ratio']:.2f} times as long.",
         "",
     ]
 
 
-def report(found: Any) -> list[str]:
+def report(stats: Any) -> list[str]:
     """The report of a large store."""
     return [
-        f"{found['stages']} stages with {found['facts']:,} facts each: {found['seconds']:.1f} s, {found['mb']:.0f} MB "
-        f"of memory at the peak, a page of {found['page_mb']:.1f} MB.",
+        f"{stats['stages']} stages with {stats['facts']:,} facts each: {stats['seconds']:.1f} s, {stats['mb']:.0f} MB "
+        f"of memory at the peak, a page of {stats['page_mb']:.1f} MB.",
         "",
     ]
 
 
-def gpu_check(found: Any) -> list[str]:
+def gpu_check(stats: Any) -> list[str]:
     """One GPU: correctness, steps, recall."""
-    lines = [f"{found['device']}, the shape of {found['shape']}.", ""]
-    lines += [*(f"- {name}: {said}" for name, said in found["checks"].items()), ""]
+    lines = [f"{stats['device']}, the shape of {stats['shape']}.", ""]
+    lines += [*(f"- {name}: {outcome}" for name, outcome in stats["checks"].items()), ""]
     rows = {
         name: (
             (row["why"], "", "", "", "")
@@ -157,14 +157,14 @@ def gpu_check(found: Any) -> list[str]:
                 f"{row['ratio_to_trl']:.2f}",
             )
         )
-        for name, row in found["rows"].items()
+        for name, row in stats["rows"].items()
     }
     columns = ["ms a step", "real tokens/s", "utilization", "peak GB", "times as fast as TRL's defaults"]
-    asked = found["recall"]
+    rates = stats["recall"]
     return [
         *lines,
         *table(columns, rows),
-        f"Recall: {asked['facts_per_s']:.1f} facts a second, plain generation {asked['facts_per_s_generate']:.1f}.",
+        f"Recall: {rates['facts_per_s']:.1f} facts a second, plain generation {rates['facts_per_s_generate']:.1f}.",
         "",
     ]
 

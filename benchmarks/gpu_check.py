@@ -69,19 +69,23 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # stdout is for the figures
         checks = correctness(Path(folder))
-        rows, asked = speed(options.shape, Path(folder))
-    wrong = [name for name, said in checks.items() if said not in ("equal", "as expected") and "not here" not in said]
+        rows, rates = speed(options.shape, Path(folder))
+    wrong = [
+        name
+        for name, outcome in checks.items()
+        if outcome not in ("equal", "as expected") and "not here" not in outcome
+    ]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     if options.json:
         print(
             json.dumps(
-                {"device": device, "shape": options.shape, "checks": checks, "rows": rows, "recall": asked}, indent=1
+                {"device": device, "shape": options.shape, "checks": checks, "rows": rows, "recall": rates}, indent=1
             )
         )
         return int(bool(wrong))
     console = Console()
-    for name, said in checks.items():
-        console.print(f"{name}: {said}")
+    for name, outcome in checks.items():
+        console.print(f"{name}: {outcome}")
     table = Table(title=f"{options.shape}'s shape, pure bf16, global batch {BATCH}, {device}")
     for column in ("what", "ms a step", "real tokens/s", "padded tokens/s", "utilization", "peak GB", "ratio to TRL"):
         table.add_column(column, justify="left" if column == "what" else "right")
@@ -95,8 +99,8 @@ def main() -> int:
         table.add_row(name, f"{row['ms']:.0f}", *tokens, used, peak, f"{row['ratio_to_trl']:.2f}")
     console.print(table)
     console.print(
-        f"recall: {asked['facts_per_s']:.1f} facts a second ({asked['near_ties']} of {asked['facts']} near ties); "
-        f"plain generation of up to {LIMIT:,} tokens: {asked['facts_per_s_generate']:.1f}"
+        f"recall: {rates['facts_per_s']:.1f} facts a second ({rates['near_ties']} of {rates['facts']} near ties); "
+        f"plain generation of up to {LIMIT:,} tokens: {rates['facts_per_s_generate']:.1f}"
     )
     return int(bool(wrong))
 
@@ -128,9 +132,9 @@ def correctness(folder: Path) -> dict[str, str]:
 def stage(runs: Path, *overrides: str, line: list[str] | None = None, environment: dict[str, str] | None = None) -> Any:
     """The weights that one stage publishes."""
     command = line or ["-m", "remix_toolkit.stage"]
-    said = [*SMALL, *overrides, "--runs", str(runs)]
+    arguments = [*SMALL, *overrides, "--runs", str(runs)]
     subprocess.run(
-        [sys.executable, *command, *said], check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})}
+        [sys.executable, *command, *arguments], check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})}
     )
     return load_file(next(runs.glob("stages/*/model.safetensors")))
 
@@ -172,17 +176,17 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
             return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
 
     weights = sum(parameter.numel() for parameter in model("sdpa").parameters())
-    own = Recipe.model_validate({**recipe.model_dump(), "parameters": float(weights), "shape": sizes})
-    needed = memory.estimate(own, "stage1", data.counts.longest)
+    sized = Recipe.model_validate({**recipe.model_dump(), "parameters": float(weights), "shape": sizes})
+    needed = memory.estimate(sized, "stage1", data.counts.longest)
     room = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 1e18
     checkpointing = memory.needs_checkpointing(needed, room)
 
     def ours(attention: str, **settings: Any) -> Callable[[], SFTTrainer]:
         def build() -> SFTTrainer:
-            one = recipe.stages["stage1"]
-            one = one.model_copy(update={"train": {**one.train, **settings}})
-            args = train.sft_config(recipe, one, folder / "ours", 1, checkpointing=checkpointing)
-            return train.build_trainer(recipe, one, model(attention), tokenizer, data.examples, args)
+            stage = recipe.stages["stage1"]
+            changed = stage.model_copy(update={"train": {**stage.train, **settings}})
+            args = train.sft_config(recipe, changed, folder / "ours", 1, checkpointing=checkpointing)
+            return train.build_trainer(recipe, changed, model(attention), tokenizer, data.examples, args)
 
         return build
 
@@ -214,11 +218,11 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
     if flash is None:
         rows["ours, no padding, FlashAttention"] = {"why": "neither flash_attn nor kernels is installed"}
     clear_device_cache(garbage_collection=True)
-    return rows, asked(model("sdpa"), tokenizer)
+    return rows, recall_rates(model("sdpa"), tokenizer)
 
 
 @torch.no_grad()
-def asked(model: Any, tokenizer: Any) -> dict[str, Any]:
+def recall_rates(model: Any, tokenizer: Any) -> dict[str, Any]:
     """Recall of facts a second, ours and plain generation's, by a model that is as sure of itself as a trained one."""
     head = model.get_output_embeddings().weight
     head[len(tokenizer) :] = 0  # the tokenizer has no such tokens

@@ -33,7 +33,7 @@ Z = normal_quantile(LEVEL)
 
 
 def right_answers(
-    rng: np.random.Generator, levels: tuple[float, ...], shape: tuple[int, int, int], luck: float, own: float
+    rng: np.random.Generator, levels: tuple[float, ...], shape: tuple[int, int, int], luck: float, arm_fact_sd: float
 ) -> list[Array]:
     """For each arm's level in logits: (repetitions, seeds, facts) right answers, the facts common to the arms."""
     repetitions, seeds, facts = shape
@@ -41,8 +41,8 @@ def right_answers(
     answers = []
     for level in levels:
         logits = level + common + rng.normal(0, luck, (repetitions, seeds, 1)).astype(np.float32)
-        if own:
-            logits = logits + rng.normal(0, own, (repetitions, 1, facts)).astype(np.float32)
+        if arm_fact_sd:
+            logits = logits + rng.normal(0, arm_fact_sd, (repetitions, 1, facts)).astype(np.float32)
         answers.append(rng.random(shape, dtype=np.float32) < 1 / (1 + np.exp(-logits)))
     return answers
 
@@ -66,14 +66,14 @@ def half_widths(delta: Array) -> dict[str, Array]:
     """By name, for (repetitions, seeds, facts) differences: those that need no resampling."""
     seeds, facts = delta.shape[-2:]
     t = t_quantile(LEVEL, seeds - 1)
-    one = paired_variance(delta)
+    variance = paired_variance(delta)
     by_fact = delta.mean(axis=-2)
     all_facts = by_fact.var(axis=-1, ddof=1) / facts
-    both: Array = one.seeds + one.facts
-    df = both**2 / np.maximum(one.seeds**2 / (seeds - 1) + one.facts**2 / (facts - 1), 1e-30)
+    both: Array = variance.seeds + variance.facts
+    df = both**2 / np.maximum(variance.seeds**2 / (seeds - 1) + variance.facts**2 / (facts - 1), 1e-30)
     return {
-        "chosen": one.half_width(t, Z),
-        "t, seeds": t * np.sqrt(one.seeds),
+        "chosen": variance.half_width(t, Z),
+        "t, seeds": t * np.sqrt(variance.seeds),
         "CGM, t": t * np.sqrt(np.maximum(both, all_facts)),
         "crossed, Satt.": welch_quantile(df) * np.sqrt(both),
     }
@@ -82,7 +82,7 @@ def half_widths(delta: Array) -> dict[str, Array]:
 def welch_quantile(df: Array) -> Array:
     """The 5% quantile of t for any number of degrees of freedom, between those for whole ones, linear in 1/df."""
     whole = np.array([*range(1, 31), 40, 60, 120, 1000])
-    known = np.array([t_quantile(LEVEL, int(one)) for one in whole])
+    known = np.array([t_quantile(LEVEL, int(degrees)) for degrees in whole])
     quantiles: Array = np.interp(-1 / np.clip(df, 1, None), -1 / whole, known)
     return quantiles
 
@@ -125,17 +125,17 @@ def simulate_differences(
     rng: np.random.Generator,
     cell: tuple[int, int, float],
     levels: tuple[float, float],
-    own: float,
+    arm_fact_sd: float,
     repetitions: int,
     resampled: int,
 ) -> dict[str, tuple[float, float]]:
     """Method -> how often its interval misses the true difference, in percent, and its mean half-width in points."""
     facts, seeds, luck = cell
-    sd = math.sqrt(FACT_SD**2 + luck**2 + own**2)
+    sd = math.sqrt(FACT_SD**2 + luck**2 + arm_fact_sd**2)
     true = expected(levels[1], sd) - expected(levels[0], sd)
     counted: dict[str, list[Any]] = {}
     for size in chunks(repetitions, seeds, facts):
-        first, second = right_answers(rng, levels, (size, seeds, facts), luck, own)
+        first, second = right_answers(rng, levels, (size, seeds, facts), luck, arm_fact_sd)
         delta = second.astype(np.float32) - first
         off = np.abs(delta.mean(axis=(1, 2), dtype=np.float64) - true)
         for name, half in half_widths(delta).items():
@@ -206,9 +206,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=4000, help="of each cell; beyond the first two tables, half")
     parser.add_argument("--bootstraps", type=int, default=50, help="of these, as many are resampled too: slow")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     rng = np.random.default_rng(0)
-    for own, levels in (
+    for arm_fact_sd, levels in (
         (0.0, (-0.5, -0.5)),
         (0.0, (-0.5, 0.5)),
         (1.0, (-0.5, -0.5)),
@@ -217,18 +217,18 @@ def main() -> None:
         (0.0, (4.0, 6.0)),
         (0.0, (-6.0, -1.0)),
     ):
-        recalls = " and ".join(f"{100 * expected(level, math.hypot(FACT_SD, own)):.0f}%" for level in levels)
-        what = f"{recalls}{', each better at other facts' * bool(own)}: "
+        recalls = " and ".join(f"{100 * expected(level, math.hypot(FACT_SD, arm_fact_sd)):.0f}%" for level in levels)
+        what = f"{recalls}{', each better at other facts' * bool(arm_fact_sd)}: "
         what += "false alarms" if levels[0] == levels[1] else "misses"
-        central = own == 0 and levels[0] == -0.5
-        count, draws = (asked.repetitions, asked.bootstraps) if central else (asked.repetitions // 2, 0)
-        rows = {cell: simulate_differences(rng, cell, levels, own, count, draws) for cell in CELLS}
+        central = arm_fact_sd == 0 and levels[0] == -0.5
+        count, draws = (options.repetitions, options.bootstraps) if central else (options.repetitions // 2, 0)
+        rows = {cell: simulate_differences(rng, cell, levels, arm_fact_sd, count, draws) for cell in CELLS}
         print_table(f"Difference of {what} (mean half-width)", rows)
     for level in (-0.5, -4.0, -6.0, 4.0, 7.0):
-        rows = {cell: simulate_recall(rng, cell, level, asked.repetitions // 2) for cell in CELLS}
+        rows = {cell: simulate_recall(rng, cell, level, options.repetitions // 2) for cell in CELLS}
         print_table(f"Recall of {100 * expected(level, FACT_SD):.1f}%: misses (mean half-width)", rows)
     for facts in (100, 2000):
-        missed = simulate_one_seed(rng, facts, asked.repetitions // 2)
+        missed = simulate_one_seed(rng, facts, options.repetitions // 2)
         print(f"\nOne seed, {facts} facts, of its own run: recall misses {missed['recall']:.1f}%, ", end="")
         print(f"difference {missed['difference']:.1f}%")
 

@@ -39,16 +39,16 @@ def main() -> None:
         "the same under accelerate launch": [*remix, "run", *STAGE, "--stage", "stage1", CPU],
     }
     seconds = {name: [once(line) for _ in range(ROUNDS)] for name, line in rows.items()}
-    least = {name: min(found) for name, found in seconds.items()}
+    least = {name: min(times) for name, times in seconds.items()}
     bare = least["import TRL's SFTTrainer"]
-    found = {name: {"seconds": value, "ratio_to_import": value / bare} for name, value in least.items()}
+    stats = {name: {"seconds": value, "ratio_to_import": value / bare} for name, value in least.items()}
     if as_json:
-        print(json.dumps({"cores": os.cpu_count(), "rows": found}, indent=1))
+        print(json.dumps({"cores": os.cpu_count(), "rows": stats}, indent=1))
         return
     table = Table(title=f"seconds from the command to its end, least of {ROUNDS}")
     for column in ("what", "s", "ratio to TRL's import"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for name, row in found.items():
+    for name, row in stats.items():
         table.add_row(name, f"{row['seconds']:.2f}", f"{row['ratio_to_import']:.2f}")
     Console().print(table)
 
@@ -59,13 +59,15 @@ CPU = "accelerate_config=accelerate_configs/cpu.yaml"
 def once(line: list[str]) -> float:
     """Seconds of one command, with a runs directory of its own where it trains."""
     with tempfile.TemporaryDirectory() as folder:
-        own = []
+        options = []
         if "run" in line:
             (Path(folder) / "bases").mkdir()
             base_model(load_base("tiny"), Path(folder))
-            own = ["--runs", folder]
+            options = ["--runs", folder]
         started = time.perf_counter()
-        subprocess.run([sys.executable, *line, *own], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, *line, *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         return time.perf_counter() - started
 
 

@@ -32,13 +32,13 @@ def main() -> None:
     as_json = parser.parse_args().json
     silence_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder))
+        stats = measure(Path(folder))
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(stats, indent=1))
     else:
         print(
-            f"lens of {FACTS:,} facts: {found['seconds']:.1f} s; a scoring pass over them: {found['scoring']:.1f} s; "
-            f"{found['ratio']:.2f} times as long"
+            f"lens of {FACTS:,} facts: {stats['seconds']:.1f} s; a scoring pass over them: {stats['scoring']:.1f} s; "
+            f"{stats['ratio']:.2f} times as long"
         )
 
 

@@ -50,7 +50,7 @@ def main() -> int:
         started = time.monotonic()
         line = [sys.executable, "-m", "remix_toolkit", "report", str(runs)]
         subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
-        found = {
+        stats = {
             "stages": 2 * options.arms * options.seeds,
             "facts": options.facts,
             "seconds": time.monotonic() - started,
@@ -58,13 +58,13 @@ def main() -> int:
             "page_mb": (runs / "report" / "index.html").stat().st_size / 1e6,
         }
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(stats, indent=1))
     else:
         print(
-            f"{found['stages']} stages, {found['facts']:,} facts each: {found['seconds']:.1f} s, {found['mb']:.0f} MB"
+            f"{stats['stages']} stages, {stats['facts']:,} facts each: {stats['seconds']:.1f} s, {stats['mb']:.0f} MB"
         )
-        print(f"the page: {found['page_mb']:.1f} MB")
-    return int(found["seconds"] > SECONDS or found["mb"] > MB)
+        print(f"the page: {stats['page_mb']:.1f} MB")
+    return int(stats["seconds"] > SECONDS or stats["mb"] > MB)
 
 
 def make_store(runs: Path, arms: int, seeds: int, facts: int) -> None:

@@ -70,11 +70,11 @@ def begin(sweep: Path, runs: Path, overrides: list[str]) -> "subprocess.Popen[by
 def report(whole: Path, killed: Path, code: int) -> int:
     """Compare the two stores; 1 if they differ."""
     sums = [{k: sha256(f / "model.safetensors") for k, f in published_stages(runs).items()} for runs in (whole, killed)]
-    said = "".join(log.read_text(encoding="utf-8") for log in killed.glob("sweeps/*/jobs/*/log.txt"))
-    times = said.count(": published ")
+    logs = "".join(log.read_text(encoding="utf-8") for log in killed.glob("sweeps/*/jobs/*/log.txt"))
+    times = logs.count(": published ")
     resumed = [StageRecord.read(folder / "stage.json").resumed_from for folder in published_stages(killed).values()]
     print(f"stages {len(sums[1])}, published {times} times; the same weights: {sums[0] == sums[1]}")
-    print(f"resumed from: {', '.join(map(str, resumed))}; `resumes from` said {said.count(': resumes from')} times")
+    print(f"resumed from: {', '.join(map(str, resumed))}; `resumes from` printed {logs.count(': resumes from')} times")
     same = code == 0 and sums[0] == sums[1] and times == len(sums[1])
     return int(not (same and any(resumed)))
 

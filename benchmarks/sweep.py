@@ -37,18 +37,18 @@ def main() -> int:
         seeds = [f"--seed={seed}" for seed in dict.fromkeys(cell.recipe.seed for cell in cells)]
         together = timed("sweep", options.sweep, "--runs", f"{folder}/sweep", *seeds, *overrides)
         shared = weights(Path(folder, "sweep"))
-        asked = sum(len(cell.nodes) for cell in cells)
+        total = sum(len(cell.nodes) for cell in cells)
         alone, different = 0.0, 0
         for number, cell in enumerate(cells):
             runs = Path(folder, str(number))
             options_ = ["--runs", str(runs), "--seed", str(cell.recipe.seed), "--profile", cell.recipe.profile]
             alone += timed("run", cell.recipe.source, *options_, *as_overrides(cell.record().settings))
             different += any(shared[key] != checksum for key, checksum in weights(runs).items())
-    found = {
+    stats = {
         "sweep": options.sweep,
         "runs": len(cells),
         "stages_trained": len(shared),
-        "stages_requested": asked,
+        "stages_requested": total,
         "seconds": together,
         "seconds_one_by_one": alone,
         "ratio": alone / together,
@@ -56,11 +56,11 @@ def main() -> int:
         "different_weights": different,
     }
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(stats, indent=1))
     else:
-        print(f"{options.sweep}: {len(cells)} runs; the sweep trains {len(shared)} stages of {asked}, {together:.0f} s")
-        print(f"one by one: {asked} stages, {alone:.0f} s; one by one / sweep: {found['ratio']:.2f}")
-        print(f"stages a minute: {found['stages_per_minute']:.1f}; runs with other weights: {different}")
+        print(f"{options.sweep}: {len(cells)} runs; the sweep trains {len(shared)} stages of {total}, {together:.0f} s")
+        print(f"one by one: {total} stages, {alone:.0f} s; one by one / sweep: {stats['ratio']:.2f}")
+        print(f"stages a minute: {stats['stages_per_minute']:.1f}; runs with other weights: {different}")
     return int(different > 0)
 
 
