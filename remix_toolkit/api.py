@@ -131,8 +131,8 @@ def recall(model: str | Path, task: str, data_seed: int = 0, details: Path | Non
 
     `task` is a task of facts with its settings, such as "kvr size=100"; `details` is a file for each fact's verdict.
     """
-    declared = _facts(task)
-    facts = _pairs(declared, data_seed)
+    declared = _parse_facts(task)
+    facts = _read_pairs(declared, data_seed)
     loaded, tokenizer = _load_model(str(model))
     from remix_toolkit.evaluate.recall import percent, verdict_rows
     from remix_toolkit.evaluate.recall import recall as ask
@@ -148,8 +148,8 @@ def recall(model: str | Path, task: str, data_seed: int = 0, details: Path | Non
 
 def lens(model: str | Path, task: str, data_seed: int = 0) -> dict[str, Any]:
     """`{model, task}` and the fields of a LensResult: at which layers the answers of a task's facts appear."""
-    declared = _facts(task)
-    facts = _pairs(declared, data_seed)
+    declared = _parse_facts(task)
+    facts = _read_pairs(declared, data_seed)
     loaded, tokenizer = _load_model(str(model))
     from remix_toolkit.evaluate.lens import lens as look
 
@@ -173,9 +173,9 @@ def interference(
     """
     from remix_toolkit.data import encoding, mixing
 
-    tasks = {"a": _task(a), "b": _task(b)}
+    tasks = {"a": _parse_task(a), "b": _parse_task(b)}
     declared = load.load_mix(mix, profile) if mix else None
-    pairs = {name: _pairs(task, data_seed) for name, task in tasks.items()}
+    pairs = {name: _read_pairs(task, data_seed) for name, task in tasks.items()}
     if declared:
         pairs["m"], _ = mixing.draw(declared, pairs["b"], {"stage1": pairs["a"]}, seed=0, position=1)
     loaded, tokenizer = _load_model(str(model))
@@ -200,7 +200,7 @@ def familiar(
     `base` is another base model than the profile's.
     Returns `{task, model, facts, familiar, unfamiliar, exemplars, path}`.
     """
-    declared = _task(task)
+    declared = _parse_task(task)
     if not isinstance(declared, Factoid):
         raise BadInput(f"{declared.task}: instructions are not familiar or unfamiliar; name a task of facts")
     declared = declared.model_copy(update={"familiarity": "familiar"})  # of generated facts, all that can be chosen
@@ -212,20 +212,21 @@ def familiar(
     return split(recipe.model_copy(update=changes), declared, Path(runs))
 
 
-def _task(text: str) -> Rows:
+def _parse_task(text: str) -> Rows:
     """A task with its settings, such as `kvr size=100`. Raises BadInput."""
     name, *settings = shlex.split(text) or [""]
     return load.load_task(name, settings)
 
 
-def _facts(text: str) -> Factoid:
-    task = _task(text)
+def _parse_facts(text: str) -> Factoid:
+    """A task of facts with its settings. Raises BadInput for one of instructions too, which has no recall."""
+    task = _parse_task(text)
     if not isinstance(task, Factoid):
         raise BadInput(f"{task.task}: instructions have no recall; a stage reports the loss on held-out rows")
     return task
 
 
-def _pairs(task: Rows, data_seed: int) -> "list[Pair]":
+def _read_pairs(task: Rows, data_seed: int) -> "list[Pair]":
     """A task's rows as a model is prompted with them. Raises BadInput where they depend on a recipe's base model."""
     from remix_toolkit.data import few_shot, tasks
 

@@ -87,6 +87,11 @@ def work_dir(runs: Path, key: str) -> Path:
     return runs / "work" / key
 
 
+def lock_file(runs: Path, key: str) -> Path:
+    """The file that a run has locked while it trains or measures the stage; the system frees it when the run dies."""
+    return runs / "work" / f"{key}.lock"
+
+
 def find_stage(runs: Path, key: str) -> Path | None:
     """The published stage with this key, or None.
 

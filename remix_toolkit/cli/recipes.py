@@ -23,7 +23,7 @@ def recipes(as_json: Json = False) -> None:
     for name, file in shipped.names().items():
         kind = "sweep" if is_sweep(str(file)) else "recipe"
         command = f"remix {'sweep' if kind == 'sweep' else 'run'} {name}"
-        rows.append({"name": name, "kind": kind, "about": shipped.opening(file), "command": command, "path": str(file)})
+        rows.append({"name": name, "kind": kind, "about": shipped.summary(file), "command": command, "path": str(file)})
     emit(rows, as_json, _print_recipes, ensure_ascii=False)
 
 

@@ -49,7 +49,9 @@ def show(
     print_seeds(together, {arm: ran for arm, ran in wanted.items() if (arm[0], arm[2]) in several})
 
 
-StageArg = typer.Argument(help="a published stage: its directory, its key, or as much of its name as is its alone")
+StageArg = typer.Argument(
+    help="a published stage: its directory, its key, or enough of its name to tell it from others"
+)
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it into this file [default: the screen]")]
 
 

@@ -19,6 +19,7 @@ from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.schema import Factoid
 
 Kind = Literal["train", "measure", "split"]
+MEASURE = "-measure"  # follows the stage's key in the key of the job that measures it
 
 
 @dataclass
@@ -48,7 +49,12 @@ class Loading(Protocol):
 
 def measure_key(stage: str) -> str:
     """The key of the job that measures the stage with this key."""
-    return f"{stage}-measure"
+    return f"{stage}{MEASURE}"
+
+
+def stage_of(job: str) -> str:
+    """The key of the stage that the train or measure job with this key is about."""
+    return job.removesuffix(MEASURE)
 
 
 def graph(cells: Sequence[Cell]) -> dict[str, Job]:

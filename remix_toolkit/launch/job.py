@@ -17,6 +17,7 @@ from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed, exit_on_error
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import devices
+from remix_toolkit.graph.jobs import stage_of
 from remix_toolkit.graph.prune import unneeded
 from remix_toolkit.launch.state import Outcome, SweepState, job_recipes, load, needed_elsewhere, outcome_file
 from remix_toolkit.recipe.load import read_resolved
@@ -56,7 +57,7 @@ def _do(state: SweepState, folder: Path, key: str, wait: bool) -> str:
     if key not in state.jobs:
         raise BadInput(f"{state.id}: no job {key}: the sweep, its recipe or its data changed in the meantime")
     kind, runs = state.jobs[key].kind, folder.parent.parent
-    stage_key = key.removesuffix("-measure")
+    stage_key = stage_of(key)
     for file in job_recipes(folder, key):
         recipe = read_resolved(file)
         if kind == "split":
@@ -81,7 +82,7 @@ def _do(state: SweepState, folder: Path, key: str, wait: bool) -> str:
 def _wait_until_free(key: str, runs: Path, wait: bool) -> None:
     """Wait here for another run at this stage: under a launcher, one waiting process would block the others."""
     try:
-        with FileLock(runs / "work" / f"{key}.lock", timeout=-1 if wait else 0):
+        with FileLock(store.lock_file(runs, key), timeout=-1 if wait else 0):
             return
     except Timeout:
         raise Busy(f"{key}: another run is at this stage") from None

@@ -33,7 +33,17 @@ from remix_toolkit.recipe.yaml_file import load_mapping, read_text
 
 ANSWER_S = 120  # how long SLURM may take to answer
 ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED", "SIGNALING"}
-OURS = {"job-name", "dependency", "kill-on-invalid-dep", "requeue", "open-mode", "output", "error", "parsable", "wrap"}
+SET_BY_SWEEP = {
+    "job-name",
+    "dependency",
+    "kill-on-invalid-dep",
+    "requeue",
+    "open-mode",
+    "output",
+    "error",
+    "parsable",
+    "wrap",
+}
 
 
 def submit(command: Command, cells: list[Cell], keep: Keep, runs: Path, options: Path | None) -> SweepState:
@@ -67,7 +77,7 @@ def submit(command: Command, cells: list[Cell], keep: Keep, runs: Path, options:
             state.save(folder)
             return state
     except Timeout:
-        raise BadInput(f"{command.id}: the same command runs on this machine just now; --cancel stops it") from None
+        raise BadInput(f"{command.id}: the same command is running on this machine; --cancel stops it") from None
 
 
 def read_options(file: Path) -> tuple[list[str], str]:
@@ -76,7 +86,7 @@ def read_options(file: Path) -> tuple[list[str], str]:
     options: dict[str, Any] = yaml.load(read_text(file), yaml.BaseLoader)  # all text: 12:00:00 is no number of minutes
     setup = options.pop("setup", "")
     for name, value in options.items():
-        if name in OURS:
+        if name in SET_BY_SWEEP:
             raise BadInput(f"{locations[(name,)]}: {name}: the sweep sets it for each job")
         if not isinstance(value, str):
             raise BadInput(f"{locations[(name,)]}: {name}: one value is expected, as sbatch --{name} takes it")

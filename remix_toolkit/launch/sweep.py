@@ -38,7 +38,7 @@ def run_sweep(
     gpus = processes.visible_devices()
     needed = max(devices.count(cell.recipe) for cell in cells)
     if gpus and needed > len(gpus):
-        raise BadInput(f"{command.sweep}: a stage takes {needed} devices; here are {len(gpus)}")
+        raise BadInput(f"{command.sweep}: a stage takes {needed} devices, and {len(gpus)} are visible here")
     slots = at_once or max(1, len(gpus))
     folder, lock = claim(runs, command.id)
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `--cancel` stops it as Ctrl-C does

@@ -40,7 +40,7 @@ def names(folder: str = "recipes") -> dict[str, Path]:
     return {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
 
 
-def opening(file: Path) -> str:
+def summary(file: Path) -> str:
     """What a recipe's first comment says of it, in one line: its first paragraph."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if "yaml-language-server" not in line]
     comment = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)]

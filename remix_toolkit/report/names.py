@@ -39,7 +39,7 @@ def select_runs(runs: Path, recipe: str | None, warn: Callable[[str], object]) -
 
 
 def stage_of(stage: str, runs: Path) -> Path:
-    """The published stage that is meant: by its directory, its key, or as much of its name or key as is its alone.
+    """The published stage that is meant: by its directory, or by enough of its name or key to tell it from others.
 
     Raises BadInput where that is none, or several.
     """

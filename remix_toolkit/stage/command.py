@@ -24,7 +24,7 @@ def stage(
     profile: Annotated[str, typer.Option(help="a profile's name, or its file")] = "tiny",
     seed: Annotated[int | None, typer.Option(help="seed of order and mixing data")] = None,
     runs: Annotated[Path, typer.Option(help="where stages are published")] = Path("runs"),
-    only: Annotated[Literal["train", "measure"] | None, typer.Option(help="both, where it is not given")] = None,
+    only: Annotated[Literal["train", "measure"] | None, typer.Option(help="one of the two [default: both]")] = None,
     sweep: Annotated[str | None, typer.Option(help="the sweep that this stage is trained for")] = None,
     parent: Annotated[int | None, typer.Option(help="a process with which this one ends")] = None,
 ) -> None:

@@ -105,7 +105,7 @@ def _ask(
             append_rows(file, rows)
             done, known = at + len(chunk), sum(row.familiar for row in rows)
             left = format_duration((time.monotonic() - started) / (done - begin) * (len(pairs) - done))
-            info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar; all: {left} more")
+            info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar, at most {left} left")
             yield from (row.familiar for row in rows)
     finally:
         del model

@@ -81,7 +81,7 @@ def _lock(prepared: PreparedStage, wait: bool) -> Iterator[None]:
             f"{name}: {launched} processes were launched, and accelerate sees {state.num_processes}: "
             "is there a GPU for each?"
         )
-    lock = FileLock(prepared.runs / "work" / f"{prepared.node.key}.lock")
+    lock = FileLock(store.lock_file(prepared.runs, prepared.node.key))
     if state.is_main_process:
         try:
             lock.acquire(timeout=0)
