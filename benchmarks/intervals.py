@@ -63,7 +63,7 @@ def chunks(repetitions: int, seeds: int, facts: int) -> Iterator[int]:
 
 
 def half_widths(delta: Array) -> dict[str, Array]:
-    """By name, for (repetitions, seeds, facts) differences: those that need no resampling."""
+    """By method, for (repetitions, seeds, facts) differences: the methods that need no resampling."""
     seeds, facts = delta.shape[-2:]
     t = t_quantile(LEVEL, seeds - 1)
     variance = paired_variance(delta)
@@ -155,7 +155,7 @@ def simulate_differences(
 def simulate_recall(
     rng: np.random.Generator, cell: tuple[int, int, float], level: float, repetitions: int
 ) -> dict[str, tuple[float, float]]:
-    """As `simulate_differences`, of an arm's own interval."""
+    """As `simulate_differences`, for an arm's own interval."""
     facts, seeds, luck = cell
     true = expected(level, math.hypot(FACT_SD, luck))
     t = t_quantile(LEVEL, seeds - 1) if seeds > 1 else math.nan

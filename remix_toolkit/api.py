@@ -203,7 +203,9 @@ def familiar(
     declared = _parse_task(task)
     if not isinstance(declared, Factoid):
         raise BadInput(f"{declared.task}: instructions are not familiar or unfamiliar; name a task of facts")
-    declared = declared.model_copy(update={"familiarity": "familiar"})  # of generated facts, all that can be chosen
+    declared = declared.model_copy(
+        update={"familiarity": "familiar"}
+    )  # so that all generated facts are read from which a recipe chooses
     recipe = load.load_base(profile)
     changes = {"few_shot": few_shot or FewShot(), "base": base or recipe.base}
     from remix_toolkit.stage.familiar import split

@@ -101,7 +101,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 class FileSeal(Part):
-    """Of one file of a published stage: its size and checksum."""
+    """The size and the checksum of one file of a published stage."""
 
     bytes: Count
     sha256: str
@@ -132,7 +132,7 @@ class RunStage(Part):
     stage: str
     key: Key
     task: str  # that it trains on
-    trained: str  # the id of the list of what it trains on
+    trained: str  # the id of the list of facts that it trains on
     lists: dict[str, FactList]  # by id
     measurements: list[str]  # as evaluate.measurements.requested has them
 

@@ -39,7 +39,7 @@ class Selection:
 
     @property
     def name(self) -> str:
-        """As messages name it: dataset, configuration, split, revision."""
+        """Its name in messages: dataset, configuration, split, revision."""
         return ", ".join(part for part in (self.hub, self.config, self.split, self.revision) if part)
 
     @property

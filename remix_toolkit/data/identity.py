@@ -19,7 +19,7 @@ def source_declaration(task: Rows, data_seed: int) -> dict[str, Any]:
     """What determines the task's rows, for the lineage key; a local file counts by its content, not by its path."""
     excluded = {"size", "start", "familiarity", "prompt", "held_out", "path"}
     declared: dict[str, Any] = {"data_seed": data_seed, "version": VERSIONS[task.task]}
-    if (path := getattr(task, "path", None)) is not None:  # which is what is read then
+    if (path := getattr(task, "path", None)) is not None:  # then it is read, and not the hub
         excluded |= {"hub", "config", "revision"}
         declared["files"] = hash_source(path)
     return task.model_dump(exclude=excluded) | declared

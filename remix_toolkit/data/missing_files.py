@@ -24,9 +24,9 @@ def absent_sources(stages: Iterable[Stage]) -> dict[str, str]:
 def require_sources(stages: Iterable[Stage]) -> None:
     """Raise BadInput, with a line for each missing file or folder, if there is any."""
     if absent := absent_sources(stages):
-        raise BadInput("\n".join(missing(name, path) for path, name in absent.items()))
+        raise BadInput("\n".join(missing_message(name, path) for path, name in absent.items()))
 
 
-def missing(name: str, path: str) -> str:
+def missing_message(name: str, path: str) -> str:
     """The message about a path at which there is nothing, with the file that is expected there."""
     return f"{name}: {path}: no such file or directory; expected: {catalog()[name].local}"

@@ -27,7 +27,7 @@ class Pair:
         return "\n".join([*(turn for turns in self.history for turn in turns), self.prompt, self.response])
 
 
-_ADAPTER = TypeAdapter(Pair)
+_VALIDATOR = TypeAdapter(Pair)
 
 
 def write_pairs(file: Path, pairs: Iterable[Pair]) -> None:
@@ -39,7 +39,7 @@ def write_pairs(file: Path, pairs: Iterable[Pair]) -> None:
 def read_pairs(file: Path) -> list[Pair]:
     """The pairs of a file that `write_pairs` wrote."""
     with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
-        return [_ADAPTER.validate_json(line) for line in lines]
+        return [_VALIDATOR.validate_json(line) for line in lines]
 
 
 def fingerprint(pairs: Iterable[Pair]) -> str:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from remix_toolkit.data import factoid, generated, hub, instruction
 from remix_toolkit.data.files import Row, UnusableRow, read_rows
-from remix_toolkit.data.missing_files import missing
+from remix_toolkit.data.missing_files import missing_message
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import KVR, TASKS, Factoid, InventedFacts, Pairs, Rows, Source, UltraChat
@@ -111,7 +111,7 @@ def _read_rows(task: Rows) -> Iterator[Row]:
     if path is None and isinstance(task, Source):
         return hub.read_rows(hub_selection(task))
     if not Path(str(path)).exists():
-        raise BadInput(missing(task.task, str(path)))
+        raise BadInput(missing_message(task.task, str(path)))
     rows = FORMATS[task.task].read(Path(str(path)), getattr(task, "split", "train"))
     return islice(rows, task.first) if isinstance(task, UltraChat) else rows
 

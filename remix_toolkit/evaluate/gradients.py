@@ -85,7 +85,7 @@ def interference(
 
 
 def _displacement(moved: float, before: float) -> Displacement:
-    """Of some weights, from the squared lengths of their displacement and of themselves."""
+    """The displacement of some weights, from its squared length and from that of the weights before."""
     return Displacement(norm=float(moved**0.5), relative=float((moved / before) ** 0.5) if before else 0.0)
 
 

@@ -26,7 +26,7 @@ MAX_NEW_TOKENS = 512  # the longest answers of GSM8K have about 400 tokens of a 
 
 
 class HeldOutLoss(Part):
-    """Of some rows of an instruction task that no stage trains on."""
+    """The loss on rows of an instruction task that no stage trains on."""
 
     rows: Positive
     loss: NonNegative = Field(description="mean over the rows' trained tokens, in nats")

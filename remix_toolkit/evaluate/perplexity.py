@@ -25,7 +25,7 @@ MODULES = ("argparse", "cmd", "configparser", "json", "pdb", "re", "sched", "sta
 
 
 class TextPerplexity(Part):
-    """Of one text."""
+    """The perplexity of one text."""
 
     perplexity: Annotated[float, Field(ge=1)]
     tokens: Positive

@@ -39,7 +39,7 @@ class Job:
     rows: int | None = 0  # of a split: how many rows have to qualify; None: all are asked
 
 
-class Loading(Protocol):
+class LoadsWeights(Protocol):
     """A job as far as weights are concerned: one of the graph, or one of a sweep's state on disk."""
 
     kind: Kind
@@ -86,7 +86,7 @@ def graph(cells: Sequence[Cell]) -> dict[str, Job]:
     return ordered
 
 
-def loaders(jobs: Mapping[str, Loading]) -> dict[str, set[str]]:
+def loaders(jobs: Mapping[str, LoadsWeights]) -> dict[str, set[str]]:
     """Each stage's key -> the keys of the jobs that load its weights."""
     by_stage: dict[str, set[str]] = {key: set() for key, job in jobs.items() if job.kind == "train"}
     for key, job in jobs.items():

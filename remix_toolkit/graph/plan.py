@@ -104,7 +104,7 @@ def _sum(values: Iterable[float | None]) -> Any:
 
 
 def _memory(job: Job) -> dict[str, Any] | None:
-    """Of a stage: bytes on each of its devices, and whether that fits; None if not known."""
+    """The bytes that a stage takes on each of its devices, and whether they fit; None where that is not known."""
     recipe = job.cells[0].recipe
     stage = recipe.stages[job.name]
     pairs = _pairs(recipe, stage)
@@ -167,7 +167,7 @@ def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
         )
     steps: int | None = math.ceil(stage.train.get("num_train_epochs", 3) * (examples // batch))
     if stage.match:
-        other = before.get(stage.match.other, Cost(None, None, None))  # of another sweep, nothing is known here
+        other = before.get(stage.match.other, Cost(None, None, None))  # nothing is known here of another sweep's stage
         steps = other.steps
         if stage.match.tokens_of and other.tokens is not None:
             steps = round(other.trained_tokens / (batch * trained))
@@ -179,7 +179,7 @@ def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
 
 
 def _asking_cost(job: Job) -> Cost:
-    """Of a split where all rows qualify, or of a measurement: one pass over all facts (the rest is small)."""
+    """The cost of a split if all rows qualify, or of a measurement: one pass over all facts (the rest is small)."""
     recipe = job.cells[0].recipe
     tokens: float | None
     if job.task:

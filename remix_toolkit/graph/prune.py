@@ -9,7 +9,7 @@ from pathlib import Path
 
 from remix_toolkit import store
 from remix_toolkit.evaluate.measurements import measured
-from remix_toolkit.graph.jobs import Loading, loaders, measure_key
+from remix_toolkit.graph.jobs import LoadsWeights, loaders, measure_key
 from remix_toolkit.graph.sweep import Keep
 
 
@@ -25,16 +25,18 @@ def has_children(key: str, loading: Collection[str]) -> bool:
     return bool(set(loading) - {measure_key(key)})
 
 
-def unneeded(jobs: Mapping[str, Loading], done: Collection[str], keep: Keep, sweep: str, runs: Path) -> dict[str, Path]:
+def unneeded(
+    jobs: Mapping[str, LoadsWeights], done: Collection[str], keep: Keep, sweep: str, runs: Path
+) -> dict[str, Path]:
     """The stages, by key, whose weights this sweep made and needs no more; `done` are the keys of finished jobs."""
     loading = loaders(jobs)
     published = store.published_stages(runs)
     stages = {}
-    for key, by in loading.items():
+    for key, users in loading.items():
         folder = published.get(key)
-        if key not in done or folder is None or is_kept(keep, jobs[key].name, has_children(key, by)):
+        if key not in done or folder is None or is_kept(keep, jobs[key].name, has_children(key, users)):
             continue
-        if by <= set(done) and not store.is_pruned(folder) and store.trained_for(folder) == sweep:
+        if users <= set(done) and not store.is_pruned(folder) and store.trained_for(folder) == sweep:
             stages[key] = folder
     return stages
 

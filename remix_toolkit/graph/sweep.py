@@ -35,7 +35,7 @@ from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, location_of
 from remix_toolkit.records import RunRecord, RunStage
 
-KEYS = ("recipe", "profile")  # of a grid or an arm, besides the recipe's own
+KEYS = ("recipe", "profile")  # what a grid or an arm may set besides the recipe's own keys
 Keep = Literal["all", "leaves", "none"] | list[str]  # whose weights stay on disk; a list names stages
 Layer = tuple[dict[str, Any], Locations]  # of a sweep file: its keys, and where each is
 

@@ -82,7 +82,7 @@ def _read(node: yaml.Node, key: Key, origin: str, locations: Locations) -> Any:
         if name.tag != TAG + "str":
             raise BadInput(f"{line}: {dotted(key)}: a key is one word; quote a number, or what begins with {{ or [")
         below = (*key, name.value)
-        if below in locations:  # of which YAML readers silently keep the last
+        if below in locations:  # YAML readers silently keep the last of them
             raise BadInput(f"{line}: {dotted(below)}: duplicate key, first set at {locations[below]}")
         locations[below] = line
         value[name.value] = _read(item, below, origin, locations)

@@ -50,9 +50,9 @@ def verdicts(
     elif len(known) < len(pairs):
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name("lock")):  # another process may have asked in the meantime
-            more = _read(file, pairs)
-            yield from more[len(known) :]
-            yield from _ask(recipe, task, exemplars, pairs, len(more), file, runs)
+            known_by_now = _read(file, pairs)
+            yield from known_by_now[len(known) :]
+            yield from _ask(recipe, task, exemplars, pairs, len(known_by_now), file, runs)
 
 
 def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
@@ -67,9 +67,9 @@ def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
 
 
 def _ask(
-    recipe: Recipe, task: Factoid, exemplars: Sequence[Pair], pairs: Sequence[Pair], begin: int, file: Path, runs: Path
+    recipe: Recipe, task: Factoid, exemplars: Sequence[Pair], pairs: Sequence[Pair], start: int, file: Path, runs: Path
 ) -> Iterator[bool]:
-    """Ask about the pairs from `begin` on, a chunk at a time, and write down the answers."""
+    """Ask about the pairs from `start` on, a chunk at a time, and write down the answers."""
     from accelerate import PartialState
     from accelerate.utils.memory import clear_device_cache
 
@@ -95,7 +95,7 @@ def _ask(
         write_rows(file, read_rows(file, FamiliarityRow))  # without a line that a crash cut off
     started = time.monotonic()
     try:
-        for at in range(begin, len(pairs), CHUNK):
+        for at in range(start, len(pairs), CHUNK):
             chunk = pairs[at : at + CHUNK]
             answers = recall(model, tokenizer, [few_shot.with_exemplars(exemplars, p) for p in chunk], whole=True)
             rows = [
@@ -104,7 +104,7 @@ def _ask(
             ]
             append_rows(file, rows)
             done, known = at + len(chunk), sum(row.familiar for row in rows)
-            left = format_duration((time.monotonic() - started) / (done - begin) * (len(pairs) - done))
+            left = format_duration((time.monotonic() - started) / (done - start) * (len(pairs) - done))
             info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar, at most {left} left")
             yield from (row.familiar for row in rows)
     finally:

@@ -143,4 +143,4 @@ def write_files(prepared: PreparedStage, trainer: train.StageTrainer, record: St
     losses.to_csv(folder / "loss.csv", index=False)
     save(prepared.data, folder / "data", examples=False)
     if prepared.stage.curve:
-        shutil.copy(prepared.work / CURVE, folder / CURVE)  # a run that is killed from here on still has its own
+        shutil.copy(prepared.work / CURVE, folder / CURVE)  # a run that is killed from here on still needs the original
