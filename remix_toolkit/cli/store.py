@@ -68,7 +68,9 @@ def store_prune(
     check_keep(kept, (stage for record in store.records(runs) for stage in record.stages), "--keep")
     rows: list[dict[str, Any]] = []
     for folder in unneeded_in_store(runs, kept, needed_elsewhere(runs, None)).values():
-        rows.append({"path": str(folder), "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))})
+        rows.append(
+            {"path": str(folder), "bytes": sum(file.stat().st_size for file in folder.glob(f"*{store.WEIGHTS}"))}
+        )
         if not dry_run:
             store.delete_weights(folder)
     print_table(rows, ("path", "bytes"))

@@ -160,11 +160,8 @@ def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
     length = sum(n * tokens for n, tokens, _ in pairs) / examples
     trained = sum(n * tokens for n, _, tokens in pairs) / examples
     batch = recipe.global_batch_size
-    if examples < batch:
-        raise BadInput(
-            f"{recipe.name}: {job.name}: {examples} examples are fewer than one batch of {batch}, so no step would be "
-            f"taken; set global_batch_size to at most {examples}"
-        )
+    if problem := recipe.too_few(examples):
+        raise BadInput(f"{recipe.name}: {job.name}: {problem}")
     steps: int | None = math.ceil(stage.train.get("num_train_epochs", 3) * (examples // batch))
     if stage.match:
         other = before.get(stage.match.other, Cost(None, None, None))  # nothing is known here of another sweep's stage

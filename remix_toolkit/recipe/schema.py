@@ -332,6 +332,15 @@ class Recipe(Setup):
             self.stages[name] = stage.model_copy(update={"train": {**self.train, **stage.train}})
         return self
 
+    def too_few(self, examples: int) -> str | None:
+        """What is wrong where a stage has fewer examples than one batch; None if it has enough."""
+        if examples >= self.global_batch_size:
+            return None
+        return (
+            f"{examples} examples are fewer than one batch of {self.global_batch_size}, so no step would be taken; set "
+            f"global_batch_size to at most {examples}"
+        )
+
     def position(self, stage: str) -> int:
         """The stage's place in the sequence, from 0. Raises BadInput for an unknown stage."""
         if stage not in self.stages:

@@ -115,11 +115,8 @@ class _Builder:
         extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
         encoded_extra, dropped_extra = encoding.encode_all(self.tokenizer, extra, max_length(stage.train))
         examples = [example for example in (*encoded, *encoded_extra) if example]
-        if len(examples) < recipe.global_batch_size:
-            raise BadInput(
-                f"{len(examples)} examples are fewer than one batch of {recipe.global_batch_size}, so no step would be "
-                f"taken; set global_batch_size to at most {len(examples)}"
-            )
+        if problem := recipe.too_few(len(examples)):
+            raise BadInput(problem)
         counts = StageCounts(
             facts=len(facts),
             held_out=len(held_out),
