@@ -94,7 +94,7 @@ class _Builder:
         if key is None:
             return self.build(name)
         folder = store.work_dir(self.runs, key) / "data"
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        (self.runs / "work").mkdir(parents=True, exist_ok=True)
         with FileLock(self.runs / "work" / f"{key}.data.lock"):  # one process builds, the others load
             published = store.published_stages(self.runs).get(key)
             for kept in (folder, published and published / "data"):

@@ -104,6 +104,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     Raises RunFailed where the loss is not finite, a device's memory runs out, or the model is not written as it is.
     """
     recipe, stage, data, name = prepared.recipe, prepared.stage, prepared.data, prepared.node.stage
+    prepared.work.mkdir(parents=True, exist_ok=True)
 
     # The model that it starts from.
     source, revision = starting_model(prepared)
