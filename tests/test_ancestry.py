@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from remix_toolkit.data.files import sha256
-from remix_toolkit.graph.parent_weights import lineage_weights, retrained_ancestor
+from remix_toolkit.graph.retrained import lineage_weights, retrained_ancestor
 from remix_toolkit.records import StageRecord
 
 MIX = "stages.stage2.mix={passages: {ratio: 1}}"

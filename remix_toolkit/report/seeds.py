@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.graph.parent_weights import retrained_ancestor
+from remix_toolkit.graph.retrained import retrained_ancestor
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report import stats
 from remix_toolkit.report.retention import FLOOR, premise, remembered

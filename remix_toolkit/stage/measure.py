@@ -12,7 +12,7 @@ from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.errors import BadInput, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.base import Models
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.graph.parent_weights import weights
+from remix_toolkit.graph.retrained import weights
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.prepare import PreparedStage, starting_model
 from remix_toolkit.stage.train import load_model

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.graph.memory import Memory
-from remix_toolkit.graph.parent_weights import weights
+from remix_toolkit.graph.retrained import weights
 from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import StageRecord, write_text
