@@ -91,8 +91,8 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
 def build(part: str, folder: Path) -> dict[str, Any]:
     """The data of a stage; to prepare for it, the tiny base model for its tokenizer, and the corpus."""
     from remix_toolkit.data.encoding import load_tokenizer
-    from remix_toolkit.data.tiny import base_model
     from remix_toolkit.stage.data import build_all
+    from remix_toolkit.store import base_model
 
     silence_libraries()
     mix = MIX.get(part, "{}").replace("FOLDER", str(folder))

@@ -40,7 +40,6 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import encoding, tasks
-from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate import recall
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.plan import TFLOPS
@@ -48,6 +47,7 @@ from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.stage import train
 from remix_toolkit.stage.data import build_all
+from remix_toolkit.store import base_model
 
 BATCH, STEPS, WARM = 32, 12, 4
 WORDS = 20  # 40 words are about as many tokens of the tiny vocabulary as 100 words are of Llama's

@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from remix_toolkit.data.tiny import base_model
 from remix_toolkit.recipe.load import load_base
+from remix_toolkit.store import base_model
 
 ROUNDS = 3
 STAGE = ["kvr", "global_batch_size=8", "stages.stage1.data.size=8", "train.max_steps=1", "train.save_strategy=no"]

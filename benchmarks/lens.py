@@ -17,11 +17,11 @@ import torch
 
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import encoding, tasks
-from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate.lens import lens
 from remix_toolkit.recipe.load import load_base, load_task
 from remix_toolkit.stage import train
 from remix_toolkit.stage.curve import right_by_scoring
+from remix_toolkit.store import base_model
 
 FACTS, ROUNDS = 2000, 3
 

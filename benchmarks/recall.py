@@ -23,10 +23,10 @@ from rich.table import Table
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tiny import base_model
 from remix_toolkit.evaluate import forward, recall
 from remix_toolkit.recipe.load import load_base, load_task
 from remix_toolkit.stage import train
+from remix_toolkit.store import base_model
 
 FACTS = 40
 TAUGHT = {"all": FACTS, "half": FACTS // 2, "none": 0}

@@ -29,10 +29,10 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import encoding
-from remix_toolkit.data.tiny import base_model
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.stage.data import build_all
 from remix_toolkit.stage.train import build_trainer, epoch_batches, load_model, sft_config
+from remix_toolkit.store import base_model
 
 BATCH = 32
 # What is trained on, and how many examples go through the model at once.

@@ -255,9 +255,9 @@ def _load_model(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
     from remix_toolkit.data import encoding
     from remix_toolkit.stage.train import load_model
 
-    tokenizer = encoding.load_tokenizer(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(model, None, "auto", {}).to(device), tokenizer  # type: ignore[arg-type]
+    loaded = load_model(model, None, "auto", {}).to(device)  # type: ignore[arg-type]
+    return loaded, encoding.load_tokenizer(model)
 
 
 def _overrides(settings: Settings) -> list[str]:

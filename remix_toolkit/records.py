@@ -7,10 +7,10 @@ launch/state.py.
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from remix_toolkit.errors import BadInput
 
@@ -22,6 +22,16 @@ NonNegative = Annotated[FiniteFloat, Field(ge=0)]
 Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+def _check_inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ValueError("leads out of the folder; a relative path without .. is expected")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_check_inside)]  # relative to the folder that the record is in
 
 
 class Part(BaseModel):
@@ -101,22 +111,22 @@ def _first_problem(error: ValidationError) -> str:
 
 
 class FileSeal(Part):
-    """The size and the checksum of one file of a published stage."""
+    """The size and the checksum of one file."""
 
     bytes: Count
     sha256: str
 
 
 class Manifest(Record):
-    """manifest.json: the files of a published stage, as they were published."""
+    """manifest.json: the files of a published stage or a base model, as they were when it was sealed."""
 
-    files: dict[str, FileSeal]
+    files: dict[FileName, FileSeal]
 
 
 class Pruned(Record):
     """pruned.json: the weights of the stage were deleted, and which files those were."""
 
-    weights: list[str]
+    weights: list[FileName]
 
 
 class FactList(Part):

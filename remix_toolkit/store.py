@@ -8,11 +8,12 @@
     runs/sweeps/<sweep>/                          what a sweep does: state.json, and a folder for each job
     runs/work/<key>/                              a stage in training: its data, checkpoints and draft; gone once it is
                                                   published
-    runs/bases/                                   the tiny base model
+    runs/bases/                                   the tiny base model, with a manifest.json too
     runs/familiar/<task>-<key>/                   which facts a base model knows (stage/familiar.py)
     runs/logs/<stage's directory>/                TensorBoard's files
 
 A stage is found by its key, never by its name. It is written under work/ and renamed into place.
+Whoever loads a model from here verifies it first: stage.train.load_model calls `verify_model`.
 """
 
 import os
@@ -28,6 +29,7 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from remix_toolkit.console import info, warn
+from remix_toolkit.data import tiny
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.errors import BadInput
@@ -36,12 +38,13 @@ from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.evaluate.recall import ListRecall, Recall
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
+from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
 
 Warn = Callable[[str], object]
 
 MANIFEST = "manifest.json"
-RETRAIN_HINT = "`remix store verify --remove` removes it, and the same command then trains the stage again"
+REMOVE_HINT = "`remix store verify --remove` removes it, and the command that made it makes it again"
 PRUNED = "pruned.json"  # its weights were deleted, and which files those were
 WEIGHTS = ".safetensors"
 
@@ -54,7 +57,7 @@ NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's direct
 class Store(Record):
     """store.json: the format of everything else in the store."""
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
 
 
 def open_store(runs: Path) -> Path:
@@ -103,9 +106,34 @@ def find_stage(runs: Path, key: str) -> Path | None:
 
 
 def published_stages(runs: Path) -> dict[str, Path]:
-    """Every published stage by its key, unchecked; a directory of another name is none of ours."""
+    """Every published stage by its key, unchecked; no other directory, and no link that leads out of the store."""
     matches = ((NAME.fullmatch(folder.name), folder) for folder in sorted((runs / "stages").glob("*")))
-    return {name[1]: folder for name, folder in matches if name}
+    return {name[1]: folder for name, folder in matches if name and not _leads_out(folder, runs)}
+
+
+def published_bases(runs: Path) -> list[Path]:
+    """The directories of base models that were built in the store, unchecked."""
+    folders = sorted((runs / "bases").glob("*"))  # and their locks
+    return [folder for folder in folders if folder.is_dir() and not _leads_out(folder, runs)]
+
+
+def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
+    """The recipe's base model, as a path or hub id, and its revision; the tiny one is built on first use.
+
+    Raises BadInput where its files are not those that were built.
+    """
+    if recipe.base != "tiny":
+        return recipe.base, recipe.revision
+    folder = runs / "bases" / tiny.folder_name()
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            draft = work_dir(runs, folder.name)
+            shutil.rmtree(draft, ignore_errors=True)
+            tiny.build(draft)
+            seal(draft)
+            draft.rename(folder)
+    verify(folder)
+    return str(folder), None
 
 
 def is_pruned(folder: Path) -> bool:
@@ -123,34 +151,43 @@ def delete_weights(folder: Path) -> None:
 
     Two sweeps may come to it at the same moment, or one after a crash: the second one only finishes it.
     """
-    weights = [name for name in Manifest.read(folder / MANIFEST).files if name.endswith(WEIGHTS)]
+    weights = [name for name in _sealed_files(folder) if name.endswith(WEIGHTS)]
     if not is_pruned(folder):
         Pruned(weights=weights).write(folder / PRUNED)
     for name in weights:
         (folder / name).unlink(missing_ok=True)
 
 
-def remove_stage(runs: Path, folder: Path) -> None:
-    """Take a damaged stage out of the store, in one step, and delete it."""
+def remove(runs: Path, folder: Path) -> None:
+    """Take a damaged stage or base model out of the store, in one step, and delete it."""
     aside = work_dir(runs, folder.name) / "removed"
     aside.parent.mkdir(parents=True, exist_ok=True)
     os.rename(folder, aside)
     shutil.rmtree(aside.parent)
 
 
-def verify(folder: Path, checksums: bool = True) -> None:
-    """Raise BadInput unless every file of a published stage is as it was published."""
-    if damage := find_damage(folder, checksums):
-        raise BadInput(f"{folder}: {damage}; {RETRAIN_HINT}")
+def verify(folder: Path, checksums: bool = True, inner: str = "") -> None:
+    """Raise BadInput where `find_damage` finds any in a published stage or a base model."""
+    if damage := find_damage(folder, checksums, inner):
+        raise BadInput(f"{folder}: {damage}; {REMOVE_HINT}")
 
 
-def find_damage(folder: Path, checksums: bool) -> str | None:
-    """What is wrong with a published stage's files, in words; None if they are as they were published."""
+def verify_model(folder: Path) -> None:
+    """Verify a directory that a model is to be loaded from, if it is a stage (or a copy of one) or a store's base."""
+    base = folder.parent.name == "bases" and (folder.parent.parent / "store.json").exists()
+    if base or (folder / "stage.json").exists() or NAME.fullmatch(folder.name):
+        verify(folder)
+
+
+def find_damage(folder: Path, checksums: bool, inner: str = "") -> str | None:
+    """What is wrong with a directory's sealed files (those in its folder `inner`, if given); None if nothing is."""
     try:
-        files = Manifest.read(folder / MANIFEST).files
+        files = _sealed_files(folder)
     except BadInput as error:
         return str(error)
     for name, seal in files.items():
+        if not name.startswith(inner):
+            continue
         file = folder / name
         try:
             intact = file.stat().st_size == seal.bytes and not (checksums and sha256(file) != seal.sha256)
@@ -158,24 +195,46 @@ def find_damage(folder: Path, checksums: bool) -> str | None:
             if name.endswith(WEIGHTS) and is_pruned(folder):  # perhaps by a sweep just now
                 continue
             return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
         if not intact:
             return f"{name} is not the file that was published (its checksum differs)"
     return None
 
 
-def publish(runs: Path, draft: Path, name: str) -> Path:
-    """Seal a draft directory with a manifest of checksums and move it to stages/ in one step.
+def _sealed_files(folder: Path) -> dict[str, FileSeal]:
+    """The files that a manifest names. Raises BadInput where it cannot be read, or where one is not in the folder."""
+    files = Manifest.read(folder / MANIFEST).files
+    for inner in {parent for name in files for parent in Path(name).parents if parent.name}:
+        if _leads_out(folder / inner, folder):
+            raise BadInput(f"{inner} is a link that leads out of the folder")
+    return files
 
-    A stage with that key, whatever its name, whose weights were deleted makes room, and so does all that was measured
-    of it: training again may have come out with other bits.
-    """
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+
+
+def seal(draft: Path) -> None:
+    """Write the manifest of a directory, and see to it that all of it is on the disk."""
     files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in UNSEALED)
-    seals = {str(f.relative_to(draft)): FileSeal(bytes=f.stat().st_size, sha256=sha256(f)) for f in files}
+    seals = {f.relative_to(draft).as_posix(): FileSeal(bytes=f.stat().st_size, sha256=sha256(f)) for f in files}
     Manifest(files=seals).write(draft / MANIFEST)
     for file in [*files, draft / MANIFEST]:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
+
+
+def publish(runs: Path, draft: Path, name: str) -> Path:
+    """Seal a draft directory and move it to stages/ in one step.
+
+    A stage with that key, whatever its name, whose weights were deleted makes room, and so does all that was measured
+    of it: training again may have come out with other bits.
+    """
+    seal(draft)
     final = runs / "stages" / name
+    if _leads_out(final, runs):  # a link that is no stage
+        final.unlink()
     if former := published_stages(runs).get(name.rpartition("-")[2]):
         info(f"{former}: its weights had been deleted; it is replaced, and measured again")
         os.rename(former, draft.with_name("former"))

@@ -36,8 +36,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the tiny base model."""
     from trained_store import once
 
-    from remix_toolkit.data.tiny import base_model
     from remix_toolkit.recipe.load import load_base
+    from remix_toolkit.store import base_model
 
     def make(runs: Path) -> None:
         (runs / "bases").mkdir(parents=True)

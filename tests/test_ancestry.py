@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from remix_toolkit import store
 from remix_toolkit.data.files import sha256
 from remix_toolkit.graph.retrained import lineage_weights, retrained_ancestor
 from remix_toolkit.records import StageRecord
@@ -15,6 +16,7 @@ def other_parent(folder: Path) -> None:
     record = StageRecord.read(folder / "stage.json")
     (checksum,) = (record.parent_weights or {}).values()
     record.model_copy(update={"parent_weights": {"model.safetensors": checksum[::-1]}}).write(folder / "stage.json")
+    store.seal(folder)
 
 
 def test_a_stage_records_the_weights_that_it_started_from(trained, here, tmp_path: Path) -> None:

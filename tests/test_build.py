@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import REAL_DATA, ROOT, real
 
+from remix_toolkit import store
 from remix_toolkit.data import tasks
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.errors import BadInput
@@ -343,5 +344,10 @@ def test_a_later_stage_takes_the_pairs_of_a_published_one(tokenizer, runs: Path)
     built = build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))
     published = runs / "stages" / f"kvr-stage1-seed0-{keys_of(recipe)['stage1']}"
     save(built["stage1"], published / "data", examples=False)  # they follow from the pairs
+    store.seal(published)
     shutil.rmtree(runs / "work" / keys_of(recipe)["stage1"])
     assert build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe)) == built
+    pairs = (published / "data" / "facts.jsonl").read_text(encoding="utf-8")
+    (published / "data" / "facts.jsonl").write_text(pairs.swapcase(), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"data/facts\.jsonl is not the file that was published"):
+        build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))

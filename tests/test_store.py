@@ -120,7 +120,7 @@ def test_an_older_store_is_refused_in_one_line(trained, tmp_path: Path) -> None:
             read(tmp_path)
         assert "\n" not in str(refused.value)
     (tmp_path / "store.json").write_text('{"version": 9}', encoding="utf-8")
-    with pytest.raises(BadInput, match=r"store\.json: has format version 9; this toolkit reads version 3"):
+    with pytest.raises(BadInput, match=r"store\.json: has format version 9; this toolkit reads version 4"):
         store.open_store(tmp_path)
 
 

@@ -118,9 +118,7 @@ def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, 
 
 
 def _tokenizer(recipe: Recipe, runs: Path) -> "PreTrainedTokenizerBase":
-    from remix_toolkit.data.tiny import base_model
-
     silence_libraries()
     if recipe.base == "tiny":
         store.open_store(runs)
-    return encoding.load_tokenizer(*base_model(recipe, runs))
+    return encoding.load_tokenizer(*store.base_model(recipe, runs))

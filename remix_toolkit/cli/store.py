@@ -44,11 +44,11 @@ def _print_listed(rows: list[dict[str, Any]]) -> None:
 @commands.command("verify")
 def store_verify(
     runs: Runs = Path("runs"),
-    remove: Annotated[bool, typer.Option("--remove", help="delete damaged stages, to be trained again")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="delete what is damaged, to be made again")] = False,
 ) -> None:
-    """Compare every file of every published stage with its checksum."""
+    """Compare every file of every published stage, and of the tiny base model, with its checksum."""
     if damaged := verify(runs, remove):
-        raise RunFailed(f"{damaged} damaged stages{' were removed' if remove else ''}")
+        raise RunFailed(f"{damaged} of them are damaged{' and were removed' if remove else ''}")
 
 
 @commands.command("prune")
@@ -79,18 +79,19 @@ def store_prune(
 
 
 def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None) -> int:
-    """Check all published stages, or some, by checksum; returns how many are damaged, each of which is named."""
+    """Check all published stages, or some, and bases by checksum; how many are damaged, each of which is named."""
     from remix_toolkit import store
 
     damaged = 0
-    chosen = [folder for key, folder in published(runs).items() if keys is None or key in keys]
-    for folder in chosen:
+    folders = [folder for key, folder in published(runs).items() if keys is None or key in keys]
+    folders += store.published_bases(runs)
+    for folder in folders:
         if damage := store.find_damage(folder, checksums=True):
             damaged += 1
             info(f"{folder}: {damage}" + ("; removed" if remove else ""))
             if remove:
-                store.remove_stage(runs, folder)
-    info(f"{len(chosen) - damaged} of {len(chosen)} stages are as they were published")
+                store.remove(runs, folder)
+    info(f"{len(folders) - damaged} of {len(folders)} stages and bases are as they were sealed")
     return damaged
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ T = TypeVar("T")
 KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}  # as messages name them
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # all but tab and line feed; lone surrogates as well
 CORPUS_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+TICK = 10**9  # nanoseconds: a file as young as that may change once more without a change of its date
+_checksums: dict[tuple[int, int, int, int], str] = {}
 
 
 class UnusableRow(Exception):
@@ -194,6 +198,13 @@ def one_line(error: Exception) -> str:
 
 
 def sha256(file: Path) -> str:
-    """The file's checksum, as `sha256sum` prints it."""
+    """The file's checksum, as `sha256sum` prints it; a file is read once, until its size or its date changes."""
+    about = file.stat()
+    identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)  # which a renamed file keeps
+    if identity in _checksums:
+        return _checksums[identity]
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    if time.time_ns() - about.st_mtime_ns > TICK:
+        _checksums[identity] = checksum
+    return checksum

@@ -5,13 +5,9 @@ change with the Python version, and the tokenizer with them, so `identity` is pa
 """
 
 import hashlib
-import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
 from remix_toolkit.data.mixing import PROMPT, local_documents
-from remix_toolkit.recipe.schema import Recipe
 
 VERSION = 1
 
@@ -22,18 +18,9 @@ def identity() -> dict[str, object]:
     return {"tiny": VERSION, "text": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
-    """The recipe's base model, as a path or hub id, and its revision; the tiny one is built on first use."""
-    if recipe.base != "tiny":
-        return recipe.base, recipe.revision
-    folder = runs / "bases" / f"tiny-{VERSION}-{str(identity()['text'])[:8]}"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            draft = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(draft, ignore_errors=True)
-            build(draft)
-            draft.rename(folder)
-    return str(folder), None
+def folder_name() -> str:
+    """The name of the directory that it is built in."""
+    return f"tiny-{VERSION}-{str(identity()['text'])[:8]}"
 
 
 def build(folder: Path) -> None:

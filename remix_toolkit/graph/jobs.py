@@ -111,7 +111,7 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
             missing = folder is None or not job.requested <= measured(folder)
         else:
             if folder and (damage := store.find_damage(folder, checksums=False)):
-                raise BadInput(f"{folder}: {damage}; {store.RETRAIN_HINT}, or --retrain-damaged does")
+                raise BadInput(f"{folder}: {damage}; {store.REMOVE_HINT}, or --retrain-damaged does")
             missing = folder is None or (key in loaded and store.is_pruned(folder))
         if missing:
             # A stage that is trained again is published anew, without results: it is measured again too.

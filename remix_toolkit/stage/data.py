@@ -96,10 +96,12 @@ class _Builder:
         folder = store.work_dir(self.runs, key) / "data"
         (self.runs / "work").mkdir(parents=True, exist_ok=True)
         with FileLock(self.runs / "work" / f"{key}.data.lock"):  # one process builds, the others load
-            published = store.published_stages(self.runs).get(key)
-            for kept in (folder, published and published / "data"):
-                if kept and (kept / "data.json").exists():
-                    return self.with_held_out(load(kept), name)
+            kept, published = folder, store.published_stages(self.runs).get(key)
+            if published and not (folder / "data.json").exists():
+                store.verify(published, inner="data/")
+                kept = published / "data"
+            if (kept / "data.json").exists():
+                return self.with_held_out(load(kept), name)
             data = self.build(name)
             if not data.counts.read.familiarity_unknown:
                 save(data, folder)

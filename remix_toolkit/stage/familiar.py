@@ -20,7 +20,6 @@ from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import encoding, few_shot, tasks
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import lineage
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows
@@ -85,10 +84,10 @@ def _ask(
         )
     source, revision = base_of(recipe, runs)
     trust = bool(recipe.train.get("trust_remote_code"))
-    tokenizer = encoding.load_tokenizer(source, revision, trust)
     info(f"{name}: asking {source} which of {len(pairs):,} facts it knows, {len(exemplars)} exemplars before each")
     precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
     model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(state.device)
+    tokenizer = encoding.load_tokenizer(source, revision, trust)
     declaration = lineage.split_declaration(recipe, task)
     SplitRecord(declaration=declaration, model=source, rows=len(pairs)).write(file.with_name("split.json"))
     if file.exists():
@@ -115,7 +114,7 @@ def _ask(
 def base_of(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
     """The model that counts as the base: the base_stage's, or the recipe's base, and its revision. Raises BadInput."""
     if recipe.base_stage is None:
-        return base_model(recipe, runs)
+        return store.base_model(recipe, runs)
     folder = store.find_stage(runs, lineage.lineage(recipe, until=recipe.base_stage)[-1].key)
     if folder is None:
         raise BadInput(

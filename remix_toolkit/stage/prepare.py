@@ -7,7 +7,6 @@ from pathlib import Path
 from remix_toolkit import store
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data.encoding import load_tokenizer
-from remix_toolkit.data.tiny import base_model
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.base import Subject
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
@@ -68,7 +67,8 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     Without `ask`, facts count as qualified where it is not known yet whether the base model knows them.
     """
     silence_libraries()
-    tokenizer = load_tokenizer(*base_model(recipe, runs), trust_remote_code=bool(recipe.train.get("trust_remote_code")))
+    trust = bool(recipe.train.get("trust_remote_code"))
+    tokenizer = load_tokenizer(*store.base_model(recipe, runs), trust_remote_code=trust)
     keys = dict(zip(recipe.stages, [*nodes[-1].ancestors, nodes[-1].key], strict=False))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask, keys)
     prepared = [PreparedStage(recipe, node, data[node.stage], runs) for node in nodes]
@@ -92,7 +92,7 @@ def starting_model(prepared: PreparedStage) -> tuple[str, str | None]:
     """
     recipe, node = prepared.recipe, prepared.node
     if not node.ancestors:
-        return base_model(recipe, prepared.runs)
+        return store.base_model(recipe, prepared.runs)
     parent = store.find_stage(prepared.runs, node.ancestors[-1])
     if parent is None:
         raise BadInput(f"{recipe.name}: {node.stage} starts from a stage that is not published yet: run that first")

@@ -39,8 +39,10 @@ from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete
 def load_model(source: str, revision: str | None, precision: str, init: dict[str, Any]) -> PreTrainedModel:
     """A causal language model in the recipe's precision (or "auto", as saved), every weight of it from the files.
 
-    transformers fills in a missing tensor with random numbers and a warning; here that is an error. Raises BadInput.
+    transformers fills in a missing tensor with random numbers and a warning; here that is an error, and so is a
+    published stage that is not as it was published. Raises BadInput.
     """
+    store.verify_model(Path(source))
     dtypes: dict[str, Any] = {"pure_bf16": torch.bfloat16, "auto": "auto"}
     settings = {"dtype": dtypes.get(precision, torch.float32), **init}
     model: PreTrainedModel
