@@ -5,12 +5,15 @@ import re
 import shutil
 from contextlib import chdir
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
 from conftest import ROOT
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 from markdown_it import MarkdownIt
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat
 
 from remix_toolkit import store
 from remix_toolkit.data.encoding import prompt_ids
@@ -25,6 +28,56 @@ from remix_toolkit.report.card import card, fenced
 from remix_toolkit.report.results import Results, as_json, json_schema, of_stage, of_store, public
 
 MIX = "stages.stage1.mix={random_words: {ratio: 2}}"
+
+
+def hub_id(text: str) -> str:
+    validate_repo_id(text)
+    return text
+
+
+class Dataset(BaseModel):
+    type: Annotated[str, AfterValidator(hub_id)]
+    name: str
+    config: str | None = None
+    split: str | None = None
+
+
+class Metric(BaseModel):
+    type: str
+    value: FiniteFloat
+    name: str
+
+
+class Result(BaseModel):
+    task: dict[Literal["type"], Literal["question-answering"]]
+    dataset: Dataset
+    metrics: list[Metric]
+
+
+class ModelIndex(BaseModel):
+    name: str
+    results: list[Result]
+
+
+class FrontMatter(BaseModel):
+    """What the hub accepts at the top of a card: modelcard.md of huggingface/hub-docs, as far as our cards go.
+
+    `ModelCard.validate` asks the hub over the network, so that no test can call it.
+    """
+
+    base_model: Annotated[str, AfterValidator(hub_id)] | None = None
+    datasets: list[Annotated[str, AfterValidator(hub_id)]] | None = None
+    license: Literal["apache-2.0", "llama3"] | None = None  # of the identifiers that the hub knows
+    library_name: Literal["transformers"]
+    pipeline_tag: Literal["text-generation"]
+    tags: list[str]
+    model_index: list[ModelIndex] = Field([], alias="model-index")
+
+
+def metadata(text: str) -> ModelCardData:
+    """The metadata of a card, after the checks that the hub would make."""
+    FrontMatter.model_validate(yaml.safe_load(text.split("---\n", 2)[1]))
+    return ModelCard(text).data
 
 
 @pytest.fixture
@@ -59,7 +112,7 @@ def code(text: str, language: str) -> str:
 def test_a_card_says_what_was_measured_and_where_it_came_from(trained, runs: Path) -> None:
     first, second = trained.run(runs, MIX, knows=half)
     text = card(second)
-    data = ModelCard(text).data
+    data = metadata(text)
     assert (data.library_name, data.base_model, data.datasets, data.license) == ("transformers", None, None, None)
     found = {result.dataset_type: (result.metric_type, result.metric_value) for result in data.eval_results}
     assert found == {"kvr": ("exact_match", 50.0), "invented_facts": ("exact_match", 100.0)}
@@ -114,16 +167,36 @@ def test_the_way_to_load_it_works_and_asks_as_it_was_trained(trained, tokenizer)
 
 
 def test_hub_ids_and_licences(trained, runs: Path) -> None:
-    data = "stages.stage2.data={task: popqa, size: 20, revision: abc}"
+    popqa = "stages.stage2.data={task: popqa, size: 20, revision: abc}"
     corpus = "stages.stage2.mix={knowledge_pile: {ratio: 2}}"
-    text = card(trained.run(runs, data, corpus, MIX, profile="llama3-8b")[1])
-    found = ModelCard(text).data
-    assert (found.base_model, found.license) == ("meta-llama/Meta-Llama-3-8B", "llama3")
-    assert found.datasets == ["Query-of-CC/Knowledge_Pile", "akariasai/PopQA"]
+    text = card(trained.run(runs, popqa, corpus, MIX, profile="llama3-8b")[1])
+    data = metadata(text)
+    assert (data.base_model, data.license) == ("meta-llama/Meta-Llama-3-8B", "llama3")
+    assert data.datasets == ["Query-of-CC/Knowledge_Pile", "akariasai/PopQA"]
     rows = {row[1]: row[2:] for row in tables(text.split("---\n", 2)[2])[2][1:]}
     assert rows["popqa"] == ["20", "akariasai/PopQA at abc", "MIT"]
     assert rows["knowledge_pile"] == ["40", "Query-of-CC/Knowledge_Pile", "Apache-2.0"]
     assert rows["random_words"][1:] == ["nltk", "public domain"]
+
+
+def test_what_the_hub_would_refuse_is_not_in_the_metadata(trained, runs: Path) -> None:
+    """A dataset in a local folder, also one that is called like a dataset; its rows are of no commit."""
+    for hub, commits in {"my folder": {}, "my/folder": {"pairs": "local"}}.items():
+        pairs = f"stages.stage2.data={{task: pairs, hub: {hub}, size: 20}}"
+        text = card(trained.run(runs, pairs, counts={"facts": 20, "mixing": {}, "commits": commits})[1])
+        assert metadata(text).datasets is None
+        assert ["stage2", "pairs", "20", hub] in [row[:4] for row in tables(text.split("---\n", 2)[2])[2]]
+
+
+def test_two_lists_of_one_task_have_a_result_each(trained, runs: Path) -> None:
+    knows = lambda stage, label, row: row < len(label)  # noqa: E731
+    text = card(trained.run(runs, "stages.stage2.recall=[{task: kvr, size: 20, start: 100}]", knows=knows)[1])
+    results = [result for result in metadata(text).eval_results if result.dataset_type == "kvr"]
+    assert len({result.metric_name for result in results}) == len(results) == 2
+    for result in results:
+        name = re.fullmatch(r"recall in percent of (.*), greedy", result.metric_name)[1]
+        column = tables(text.split("---\n", 2)[2])[0]
+        assert column[2][column[0].index(name)] == f"{result.metric_value:.1f}"
 
 
 def test_neither_paths_nor_users_nor_their_facts_are_given_away(trained, runs: Path, tmp_path: Path) -> None:
@@ -165,6 +238,7 @@ def test_no_text_breaks_out_of_a_card(trained, runs: Path) -> None:
     raw = [t.content for t in tokens if t.type == "html_block"]
     raw += [child.content for t in tokens for child in t.children or [] if child.type == "html_inline"]
     assert not [html for html in raw if "script" in html or "img" in html]
+    assert metadata(text).model_name == folder.name
     compile(code(text, "python"), "card", "exec")
     block = fenced("a\n````\nb", "yaml")
     assert [(t.type, t.content) for t in MarkdownIt().parse(block)] == [("fence", "a\n````\nb\n")]
@@ -177,7 +251,7 @@ def test_what_is_not_known_is_said(trained, runs: Path, tmp_path: Path) -> None:
     assert "weights were deleted" in card(folder)
     alone = shutil.copytree(folder, tmp_path / folder.name)
     text = card(alone)
-    assert "What was known after stage1 is not said" in text
+    assert "What was known after stage1 is missing" in text
     assert tables(text.split("---\n", 2)[2])[1][1][5:] == ["-", "-", "-"]
     (folder / "loss.csv").unlink()
     with pytest.raises(BadInput, match=r"loss\.csv is missing"):

@@ -63,11 +63,11 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_and_the_sdist_hold_the_recipes(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_and_the_sdist_hold_every_file_of_the_package(wheel: Path, tmp_path: Path) -> None:
     files = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("recipes", "accelerate_configs"):
-        for file in (file for file in (ROOT / folder).rglob("*") if file.is_file()):
-            assert f"remix_toolkit/{file.relative_to(ROOT)}" in files
+    for folder, above in (("recipes", ROOT), ("accelerate_configs", ROOT), ("remix_toolkit", ROOT / "remix_toolkit")):
+        for file in (file for file in (ROOT / folder).rglob("*") if file.is_file() and file.suffix != ".pyc"):
+            assert f"remix_toolkit/{file.relative_to(above)}" in files
     sdist = build(wheel.parent.parent, "build_sdist", tmp_path)
     shutil.unpack_archive(sdist, tmp_path)
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())

@@ -1,32 +1,32 @@
-"""A model card: what a published stage knows, how it came about, how to load it, and how to train it again."""
+"""A model card: what a published stage knows, how it came about, how to load it, and how to train it again.
+
+Its text is in card.md.jinja; here are the values that it shows, and the metadata that the hub reads.
+"""
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.report import verdicts
 from remix_toolkit.report.parts import number
 from remix_toolkit.report.results import Published, Results, of_stage, until
 from remix_toolkit.report.retention import FLOOR, numbers, premise
-from remix_toolkit.report.tables import plain
+from remix_toolkit.report.tables import escape_markdown
 
 LICENCES = {"meta-llama/Meta-Llama-3-8B": "llama3", "mistralai/Mistral-7B-v0.3": "apache-2.0"}  # of the profiles' bases
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-LOAD = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = {name}  # this directory, or where you published it
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-question = [{{"role": "user", "content": {prompt}}}]
-inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**inputs, do_sample=False, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(answer, skip_special_tokens=True)){known}"""
+# Of a resolved recipe, what is resolved into its stages already or stands elsewhere on the card.
+NOT_SHOWN = {"name", "source", "profile", "train", "paths", "accelerate_config"}
 
 
 def card(folder: Path) -> str:
@@ -34,177 +34,128 @@ def card(folder: Path) -> str:
 
     Raises BadInput where the stage is damaged.
     """
-    from huggingface_hub import EvalResult, ModelCardData
-
     results = of_stage(folder)
-    last, tasks = results.stages[-1], task_names(results)
-    hub = last.declaration["base"].get("hub")
-    origins = {row["name"]: row for row in sources(results)}
-    evaluations = []
-    for id_, one in last.recall.items():
-        if number(one.recall) == "-":  # no number was measured
-            continue
-        read = origins.get(_task(id_), {})
-        evaluations.append(
-            EvalResult(
-                task_type="question-answering",
-                dataset_type=read.get("id") or _task(id_),
-                dataset_name=f"{tasks[id_]}, {one.facts} facts",
-                dataset_config=read.get("config"),
-                dataset_split=read.get("split"),
-                metric_type="exact_match",
-                metric_name="recall in percent, greedy",
-                metric_value=one.recall,
-            )
-        )
-    data = ModelCardData(
-        base_model=hub,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        license=LICENCES.get(hub),
-        datasets=sorted({row["id"] for row in origins.values() if row["id"]}) or None,
-        tags=["remix-toolkit", "continual-learning", "factual-recall", "arxiv:2411.07175"],
-        model_name=last.name,
-        eval_results=evaluations or None,
+    last = results.stages[-1]
+    recipe = until(last.recipe, last.stage)
+    published = {stage.key: stage for stage in results.stages}
+    keys = [*last.ancestors, last.key]
+    lineage = [(*stage, key, published.get(key)) for stage, key in zip(recipe["stages"].items(), keys, strict=True)]
+    sources = list(_sources(lineage))
+    lists = _list_names(results)
+    local_files = [source["local"] for source in sources if source["local"] not in (None, "pydoc", "nltk")]
+    local_files += [recipe["base"]] if "files" in last.declaration["base"] else []
+    local_files += [recipe["profile"]] if recipe["profile"].endswith(".yaml") else []
+    shown = {"adapter": None, "quantization": None, **recipe}  # a recipe without these two has the profile's
+    shown = {key: value for key, value in shown.items() if key not in NOT_SHOWN}
+    environment = Environment(
+        loader=PackageLoader("remix_toolkit", "report"),
+        autoescape=True,
+        finalize=_escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_body(results, folder)}"
+    environment.filters |= {"fenced": fenced, "number": number, "quote": shlex.quote, "repr": repr}
+    text = environment.get_template("card.md.jinja").render(
+        metadata=_metadata(last, sources, lists).to_yaml(),
+        last=last,
+        recipe=recipe,
+        lineage=lineage,
+        trained_list={stage.key: stage.trained for run in results.runs for stage in run.stages},
+        sources=sources,
+        lists=lists,
+        harness=numbers({"lm_eval": last.probes.get("lm_eval", {})}),
+        example=_example(last, folder),
+        recipe_file=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
+        local_files=local_files,
+        floor=FLOOR,
+        premise=premise,
+    )
+    return str(ModelCard(text))  # which raises ValueError if it cannot read the metadata
 
 
-def task_names(results: Results) -> dict[str, str]:
-    """Each list of facts by its id: the name that its run gives it or, where several go by that, with the id."""
-    said = {id_: listed.label for run in results.runs for stage in run.stages for id_, listed in stage.lists.items()}
-    names = {id_: said.get(id_, _task(id_)) for stage in results.stages for id_ in stage.recall}
-    taken = list(names.values())
-    return {id_: name if taken.count(name) == 1 else f"{name} ({id_})" for id_, name in names.items()}
+def _escape(value: object) -> Markup:
+    """Everything that the template shows, on one line and escaped, unless it is marked as safe."""
+    return value if isinstance(value, Markup) else Markup(escape_markdown(value))
+
+
+def fenced(text: str, language: str) -> Markup:
+    """A block of code that no text can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return Markup(f"{fence}{language}\n{text.rstrip()}\n{fence}")
+
+
+def _list_names(results: Results) -> dict[str, str]:
+    """Each list of facts by its id: its label in the run, with the id if several have that label, and its size."""
+    labels = {id_: listed.label for run in results.runs for stage in run.stages for id_, listed in stage.lists.items()}
+    facts = {id_: one.facts for stage in results.stages for id_, one in stage.recall.items()}
+    names = {id_: labels.get(id_, _task(id_)) for id_ in facts}
+    lists = Counter(names.values())
+    unique = {id_: name if lists[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
+    return {id_: f"{name} ({facts[id_]} facts)" for id_, name in unique.items()}
 
 
 def _task(list_id: str) -> str:
     return list_id.rpartition("-")[0]
 
 
-def cell(text: object) -> str:
-    """Any text, shown as it is, in one line of Markdown or one cell of a table."""
-    return re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_\b|\B_\B)", r"\\\1", plain(text))
-
-
-def fenced(text: str, language: str) -> str:
-    """A block of code that no text can end."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *([cell(one) for one in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _body(results: Results, folder: Path) -> str:
-    last = results.stages[-1]
-    stages = until(last.recipe, last.stage)["stages"]
-    told = ", then on ".join(cell(stage["data"]["task"]) for stage in stages.values())
-    sections = [
-        f"# {cell(last.name)}",
-        f"{cell(_base(last))}, fine-tuned on {told}. After each stage it was asked what it still knows.",
-        "## What it knows",
-        "Recall in percent after each stage: greedy decoding, exact match, upper and lower case alike.",
-        _recall(results),
-        *(["\n".join(lines)] if (lines := list(_probes(last))) else []),
-        "## How it came about",
-        _lineage(results),
-        "## Data and licences",
-        _table(
-            ("stage", "source", "rows", "read from", "licence"),
-            [[row[name] for name in ("stage", "name", "rows", "where", "licence")] for row in sources(results)],
-        ),
-        "## How to load it",
-        "It was trained in the Tulu format, which its tokenizer's chat template writes, and measured greedily:",
-        fenced("<|user|>\n{prompt}\n<|assistant|>\n{response}{eos}", "text"),
-        _load(last, folder),
-        "## How to train it again",
-        _again(results),
-        f"<details>\n<summary>the recipe, resolved</summary>\n\n{fenced(recipe_text(last), 'yaml')}\n\n</details>",
-        f"Trained with Python {cell(last.python)}, {', '.join(f'{n} {cell(v)}' for n, v in last.libraries.items())}, "
-        f"on {last.processes} x {cell(last.device)}.",
-        "## Limits",
-        "\n".join(f"- {line}" for line in _limits(results)),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _base(stage: Published) -> str:
-    base = stage.declaration["base"]
-    if "tiny" in base:
-        return "A small Llama that starts from random weights"
-    return str(stage.recipe["base"]) + (f" at revision {base['revision']}" if base.get("revision") else "")
-
-
-def _recall(results: Results) -> str:
-    names = task_names(results)
-    held_out = any(stage.held_out for stage in results.stages)
-    rows = []
-    for stage in results.stages:
-        known = (stage.recall.get(id_) for id_ in names)
-        row = [stage.stage, *("-" if one is None else number(one.recall) for one in known)]
-        if held_out and (one := stage.held_out):
-            right = "" if one.accuracy is None else f", {one.accuracy:.1f}% of the results right"
-            row.append(f"loss {number(one.loss, '.3f')} on {one.rows} rows{right}")
-        rows.append(row + ["-"] * (held_out and not stage.held_out))
-    facts = {id_: one.facts for stage in results.stages for id_, one in stage.recall.items()}
-    lists = [f"{cell(name)} ({facts[id_]} facts)" for id_, name in names.items()]
-    return _table(["after", *lists, *(["held-out rows"] if held_out else [])], rows)
-
-
-def _lineage(results: Results) -> str:
-    """A row for every stage back to the base, of those that are not in the store what the recipe says."""
-    last = results.stages[-1]
-    there = {stage.key: stage for stage in results.stages}
-    rows = []
-    declared = until(last.recipe, last.stage)["stages"].items()
-    for (name, stage), key in zip(declared, [*last.ancestors, last.key], strict=True):
-        mix = [f"{source} {spec['ratio']:g} to 1" for source, spec in stage["mix"].items()]
-        rate = stage["train"].get("learning_rate", "-")
-        went = there.get(key)
-        loss = "-" if went is None or went.last_loss is None else f"{went.last_loss:.2g}"
-        steps = (went.steps, f"{went.epochs or 0:g}", loss) if went else ("-", "-", "-")
-        rows.append((name, key, stage["data"]["task"], ", ".join(mix) or "none", rate, *steps))
-    return _table(
-        ("stage", "key", "data", "mixing, pairs per pair", "learning rate", "steps", "epochs", "last loss"), rows
+def _metadata(last: Published, sources: Sequence[Mapping[str, Any]], lists: Mapping[str, str]) -> ModelCardData:
+    """Only ids that the hub accepts are named as a base or a dataset: it refuses the whole card otherwise."""
+    base = _hub_id(last.declaration["base"].get("hub"))
+    by_task = {source["name"]: source for source in sources}
+    evaluations = []
+    for id_, one in last.recall.items():
+        task = _task(id_)
+        source = by_task.get(task, {})
+        spec = source["spec"] if source.get("hub") else {}
+        if one.recall is not None:
+            evaluations.append(
+                EvalResult(
+                    task_type="question-answering",
+                    dataset_type=_hub_id(source.get("hub")) or task,
+                    dataset_name=task,
+                    dataset_config=spec.get("config"),
+                    dataset_split=spec.get("split"),
+                    metric_type="exact_match",
+                    metric_name=f"recall in percent of {lists[id_]}, greedy",
+                    metric_value=one.recall,
+                )
+            )
+    return ModelCardData(
+        base_model=base,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=LICENCES.get(base or ""),
+        datasets=sorted({dataset for source in sources if (dataset := _hub_id(source["hub"]))}) or None,
+        tags=["remix-toolkit", "continual-learning", "factual-recall", "arxiv:2411.07175"],
+        model_name=last.name,
+        eval_results=evaluations or None,
     )
 
 
-def sources(results: Results) -> Iterator[dict[str, Any]]:
-    """What each stage trained on, and what it was asked only: `{stage, name, rows, id, config, split, where, licence}`.
+def _hub_id(name: str | None) -> str | None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
 
-    `id` is a hub dataset's, `where` is in words.
-    """
-    last = results.stages[-1]
-    counts = {stage.key: stage.counts for stage in results.stages}
-    declared = until(last.recipe, last.stage)["stages"].items()
-    for (name, stage), key in zip(declared, [*last.ancestors, last.key], strict=True):
-        built = counts.get(key, {})
-        data = stage["data"]
-        said = [(data["task"], data, built.get("facts", data.get("size", "all")))]
-        for source, spec in stage["mix"].items():
-            said.append((source, spec, built.get("mixing", {}).get(source, f"{spec['ratio']:g} per pair")))
-        said += [(asked["task"], asked, f"{asked.get('size', 'all')}, only asked") for asked in stage["recall"]]
-        for source, spec, rows in said:
-            local = spec.get("path") or spec.get("text")
+
+def _sources(lineage: Sequence[tuple[str, Mapping[str, Any], str, Published | None]]) -> Iterator[dict[str, Any]]:
+    """What each stage trained on, and what it was only asked: how many `rows`, of a hub dataset or a local file."""
+    for stage, declared, _, published in lineage:
+        built = published.counts if published else {}
+        data = declared["data"]
+        used = [(data["task"], data, built.get("facts", data.get("size", "all")))]
+        for name, spec in declared["mix"].items():
+            used.append((name, spec, built.get("mixing", {}).get(name, f"{spec['ratio']:g} per pair")))
+        used += [(spec["task"], spec, f"{spec.get('size', 'all')}, only asked") for spec in declared["recall"]]
+        for name, spec, rows in used:
+            commit = built.get("commits", {}).get(name) or spec.get("revision")
+            local = spec.get("path") or spec.get("text") or (spec["hub"] if commit == "local" else None)
             hub = None if local else spec.get("hub")
-            commit = built.get("commits", {}).get(source) or spec.get("revision")
-            where = " ".join(filter(None, (hub, spec.get("config"), commit and f"at {commit}"))) if hub else local
-            if source == "replay":
-                where = f"facts of {spec['stage']}"
-            yield {
-                "stage": name,
-                "name": source,
-                "rows": rows,
-                "id": hub if hub and HUB_ID.fullmatch(hub) else None,
-                "config": spec.get("config") if hub else None,
-                "split": spec.get("split") if hub else None,
-                "where": where or "generated",
-                "licence": _licence(source, local, hub),
-                "file": local if local not in (None, "pydoc", "nltk") else None,
-            }
+            origin = {"spec": spec, "hub": hub, "commit": commit, "local": local}
+            yield {"stage": stage, "name": name, "rows": rows, "licence": _licence(name, local, hub)} | origin
 
 
 def _licence(source: str, local: str | None, hub: str | None) -> str:
@@ -215,82 +166,9 @@ def _licence(source: str, local: str | None, hub: str | None) -> str:
     return catalog()[source].licence
 
 
-def _load(last: Published, folder: Path) -> str:
-    """How to ask it; one of its own facts as the example, but none of the user's own files."""
+def _example(last: Published, folder: Path) -> Mapping[str, Any]:
+    """The first fact that the stage was trained on, unless its facts are the user's."""
     task = last.recipe["stages"][last.stage]["data"]["task"]
-    prompt, known = "...", ""
-    own = [id_ for id_ in last.recall if _task(id_) == task != "pairs"]
-    for fact in verdicts.rows(str(folder), own[0])[:1] if own else ():
-        prompt, known = fact["prompt"], f"  # trained to say {fact['gold'][0]!r}"
-    return fenced(LOAD.format(name=repr(last.name), prompt=repr(prompt), known=known), "python")
-
-
-def recipe_text(last: Published) -> str:
-    """A recipe file, as YAML, that `remix run` resolves to this very stage, but for the paths of local files."""
-    without = (
-        "name",
-        "source",
-        "profile",
-        "train",
-        "paths",
-        "accelerate_config",
-    )  # resolved already, or said elsewhere
-    whole = {
-        "adapter": None,
-        "quantization": None,
-        **until(last.recipe, last.stage),
-    }  # a recipe that says neither has the profile's
-    kept = {key: value for key, value in whole.items() if key not in without}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
-
-
-def _again(results: Results) -> str:
-    last = results.stages[-1]
-    recipe = last.recipe
-    profile = shlex.quote(recipe["profile"])
-    line = f"remix run {recipe['name']}.yaml --profile {profile} --seed {recipe['seed']} --stage {last.stage}"
-    files = [row["file"] for row in sources(results) if row["file"]]
-    files += [recipe["base"]] if "files" in last.declaration["base"] else []
-    files += [recipe["profile"]] if recipe["profile"].endswith(".yaml") else []
-    named = ", ".join(map(cell, dict.fromkeys(files)))
-    return (
-        f"Save the recipe below as `{recipe['name']}.yaml`. Where the data is the same, this trains the stage with the "
-        f"key `{last.key}`, and those before it."
-        + (f" It reads local files, of whose paths only the last part stands here: {named}." if named else "")
-        + f"\n\n{fenced(line, 'sh')}"
-    )
-
-
-def _limits(results: Results) -> Iterator[str]:
-    """What nobody measured, and what was measured and is not as it should be."""
-    last = results.stages[-1]
-    names = list(until(last.recipe, last.stage)["stages"])
-    own = {stage.key: stage.trained for run in results.runs for stage in run.stages}
-    yield "One model, of one seed: with another seed, other facts stay. `remix show` has means over seeds."
-    yield "Recall asks in the very words that were trained on. What it answers to other words was not measured."
-    if "tiny" in last.declaration["base"]:
-        yield "Its base knew nothing and is too small for any use but to show what the toolkit does."
-    tests = {"perplexity": "its loss on general text", "lm_eval": "what else it can do"}
-    missing = [*(said for one, said in tests.items() if one not in last.probes), "how safe it is"]
-    yield f"Not measured: {', '.join(missing)}."
-    for stage in results.stages:
-        mine = stage.recall.get(own.get(stage.key, ""))
-        if mine and mine.recall is not None and mine.recall < FLOOR:
-            yield f"{premise(cell(stage.stage), f'{mine.recall:.1f}%')}."
-        if not stage.recall and not stage.held_out:
-            yield f"Nothing was measured after {cell(stage.stage)}."
-    for name, key in zip(names, last.ancestors, strict=False):
-        if key not in {stage.key for stage in results.stages}:
-            yield f"What was known after {cell(name)} is not said: the stage {key} was not at hand."
-    if not last.weights:
-        yield "Its weights were deleted where it was published; the command above trains them again."
-    if last.declaration.get("adapter"):
-        yield "An adapter was trained, and merged into the weights."
-
-
-def _probes(last: Published) -> Iterator[str]:
-    """The probes that are a number, in a line each; the others are in results.json."""
-    for text, result in last.probes.get("perplexity", {}).items():
-        yield f"- perplexity {result['perplexity']:.2f} on {result['tokens']:,d} tokens of {cell(text)}"
-    for name, value in numbers({"lm_eval": last.probes.get("lm_eval", {})}).items():
-        yield f"- lm-eval {cell(name)}: {value:.4g}"
+    trained = [id_ for id_ in last.recall if _task(id_) == task != "pairs"]
+    rows = verdicts.rows(str(folder), trained[0])[:1] if trained else []
+    return rows[0] if rows else {"prompt": "...", "gold": []}

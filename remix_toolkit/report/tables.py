@@ -57,10 +57,14 @@ def as_csv(table: Table) -> str:
 def as_markdown(table: Table) -> str:
     """A Markdown table under its caption; characters with a meaning there are escaped."""
     rule = ["---" if i < table.heads or i in (*table.text, *table.code) else "---:" for i in range(len(table.columns))]
-    lines = [[_markdown(cell) for cell in table.columns], rule, *([_markdown(cell) for cell in r] for r in table.rows)]
+    lines = [
+        [escape_markdown(cell) for cell in table.columns],
+        rule,
+        *([escape_markdown(cell) for cell in r] for r in table.rows),
+    ]
     shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "".join(f"\n{_markdown(note)}\n" for note in table.notes)
-    return f"**{_markdown(table.caption)}**\n\n{shown}\n{notes}"
+    notes = "".join(f"\n{escape_markdown(note)}\n" for note in table.notes)
+    return f"**{escape_markdown(table.caption)}**\n\n{shown}\n{notes}"
 
 
 def as_latex(table: Table) -> str:
@@ -97,7 +101,8 @@ def plain(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: object) -> str:
+    """Any text, shown as it is, in one line of Markdown or one cell of a table."""
     return MARKDOWN.sub(r"\\\1", plain(text))
 
 
