@@ -66,7 +66,7 @@ def test_arms_that_share_a_stage_each_get_the_measurements_that_they_ask_for(her
     file.write_text("".join(json.dumps({"question": p.prompt, "answer": p.response}) + "\n" for p in ROWS), "utf-8")
     text.write_text("word " * 50)
     data = f"stages.stage2.data: {{task: gsm8k, path: {file}, size: 30, held_out:"
-    arms = f"{{five: {{{data} 5}}}}, ten: {{{data} 10}}, evaluate.text: {text}}}}}"
+    arms = f"{{five: {{{data} 5}}, evaluate.text: {ROOT}/LICENSE}}, ten: {{{data} 10}}, evaluate.text: {text}}}}}"
     sweep.write_text(f"recipe: {ROOT}/recipes/kvr.yaml\narms: {arms}\n")
     settings = [setting for setting in SMALL if "stage2" not in setting and "evaluate" not in setting]
     done = here("sweep", sweep, "--runs", runs, *settings)
@@ -74,7 +74,7 @@ def test_arms_that_share_a_stage_each_get_the_measurements_that_they_ask_for(her
     (stage,) = runs.glob("stages/*-stage2-*")
     losses = HeldOut().read(stage)
     assert {item: result.rows for item, result in losses.items()} == {"5 rows": 5, "10 rows": 10}
-    assert Perplexity().read(stage).keys() == {"docstrings", str(text)}
+    assert Perplexity().read(stage).keys() == {f"{ROOT}/LICENSE", str(text)}
     rows = [(row.list, row.prompt) for row in read_rows(stage / "held_out.jsonl", HeldOutRow)]
     held_out = [pair.prompt for pair in ROWS[30:]]
     assert sorted(rows) == sorted([("5 rows", prompt) for prompt in held_out[:5]] + [("10 rows", p) for p in held_out])
