@@ -4,7 +4,6 @@ A process that is forked once CUDA is initialised cannot use it; to import bitsa
 GPU, initialises it. So a child asks, and where there is a GPU, each job imports what follows torch by itself.
 """
 
-import logging
 import os
 
 import torch
@@ -12,7 +11,4 @@ import torch
 if (child := os.fork()) == 0:
     os._exit(torch.accelerator.is_available())
 if os.waitpid(child, 0)[1] == 0:
-    logging.disable()  # what libraries say of themselves as they are imported
     import remix_toolkit.stage.run  # noqa: F401
-
-    logging.disable(logging.NOTSET)
