@@ -4,11 +4,12 @@ Here are those of a stage and a run. Those of measurements are beside the measur
 launch/state.py.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -16,6 +17,7 @@ from remix_toolkit.errors import BadInput
 
 P = TypeVar("P", bound="Part")
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", bound="SealedRecord")
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[FiniteFloat, Field(ge=0)]
@@ -72,6 +74,25 @@ class Record(Part):
         write_text(file, self.model_dump_json(indent=1) + "\n")
 
 
+class SealedRecord(Record):
+    """A record with a checksum of its own content: for a file that grows after publication, and is in no manifest."""
+
+    checksum: str = Field("", description="SHA-256 over the other fields")
+
+    @classmethod
+    def read(cls: type[S], file: Path) -> S:
+        """As of any record. Raises BadInput where the content is not what was written, too."""
+        record = super().read(file)
+        if record.checksum != record.sealed().checksum:
+            raise BadInput(f"{file}: is not the file that was written (its checksum differs)")
+        return record
+
+    def sealed(self) -> Self:
+        """The record with its checksum."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
+        return self.model_copy(update={"checksum": hashlib.sha256(content.encode()).hexdigest()})
+
+
 def write_text(file: Path, text: str) -> None:
     """Write a file in one step: beside it, then over it."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
@@ -79,15 +100,20 @@ def write_text(file: Path, text: str) -> None:
     partial.replace(file)
 
 
+def rows_text(rows: Iterable[Part]) -> str:
+    """The text of a file of rows: a line of JSON each."""
+    return "".join(f"{row.model_dump_json()}\n" for row in rows)
+
+
 def write_rows(file: Path, rows: Iterable[Part]) -> None:
-    """Write a file of rows, a line of JSON each, in one step."""
-    write_text(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
+    """Write a file of rows in one step."""
+    write_text(file, rows_text(rows))
 
 
 def append_rows(file: Path, rows: Iterable[Part]) -> None:
     """Write rows behind those that a file has."""
     with file.open("a", encoding="utf-8") as lines:
-        lines.writelines(f"{row.model_dump_json()}\n" for row in rows)
+        lines.write(rows_text(rows))
 
 
 def read_rows(file: Path, row: type[P]) -> list[P]:
@@ -95,9 +121,13 @@ def read_rows(file: Path, row: type[P]) -> list[P]:
 
     Raises BadInput with the line, the field and what is wrong with it.
     """
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []  # an answer may hold U+2028
+    return parse_rows(file, file.read_text(encoding="utf-8") if file.exists() else "", row)
+
+
+def parse_rows(file: Path, text: str, row: type[P]) -> list[P]:
+    """As `read_rows`, of the text of a file or of its beginning."""
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n")[:-1], start=1):  # not splitlines: an answer may hold U+2028
         try:
             rows.append(row.model_validate_json(line))
         except ValidationError as error:
@@ -111,10 +141,33 @@ def _first_problem(error: ValidationError) -> str:
 
 
 class FileSeal(Part):
-    """The size and the checksum of one file."""
+    """The size and the checksum of one file, or of the beginning of one."""
 
     bytes: Count
     sha256: str
+
+
+def seal(content: bytes) -> FileSeal:
+    """The seal of some content."""
+    return FileSeal(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def sealed_content(file: Path, sealed: FileSeal) -> bytes:
+    """The content of a file that was sealed; what a run that was ended wrote behind it is left out.
+
+    Raises BadInput where it is not there any more.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(sealed.bytes)
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+    if seal(content) != sealed:
+        raise BadInput(
+            f"{file}: is not the file that was written (its checksum differs); `remix store verify --remove` "
+            "removes it, and the command that asked for it measures it again"
+        )
+    return content
 
 
 class Manifest(Record):

@@ -282,7 +282,7 @@ def test_measurements_that_are_damaged_or_missing(trained, runs: Path) -> None:
     assert "alice" not in text + results
     said = json.loads(results, parse_constant=pytest.fail)  # NaN is no JSON
     assert {one["first_layer"] for one in said["stages"][1]["probes"]["lens"].values()} == {None}
-    (second / "lm_eval.json").write_text('{"version": 2, "results": {"arc": {}}}', encoding="utf-8")
+    (second / "lm_eval.json").write_text('{"version": 3, "results": {"arc": {}}}', encoding="utf-8")
     with pytest.raises(BadInput, match="results cannot be read"):
         card(second)
     recall = (first / "recall.json").read_text(encoding="utf-8")

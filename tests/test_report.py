@@ -289,7 +289,7 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(
     trained.write_run(tmp_path, "none", 0, both)
     folders = trained.write_run(tmp_path, "none", 1, both)
     (folders["stage2"] / "loss.csv").write_text("cut off")  # not what was published
-    trained.write_run(tmp_path, "nan", 0, both, losses=(4.0, float("nan"), 1.0), files={"lens.json": '{"version": 2}'})
+    trained.write_run(tmp_path, "nan", 0, both, losses=(4.0, float("nan"), 1.0), files={"lens.json": '{"version": 3}'})
     store.delete_weights(trained.write_run(tmp_path, "pruned", 0, both)["stage2"])
     (trained.write_run(tmp_path, "unread", 0, both)["stage2"] / "recall.jsonl").unlink()
     trained.write_run(tmp_path, "begun", 0, {}, begun=["stage1"])

@@ -13,9 +13,10 @@ from conftest import ROOT
 from remix_toolkit import store
 from remix_toolkit.data import files
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.measurements import damaged
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.load import load_recipe
-from remix_toolkit.records import Manifest
+from remix_toolkit.records import FileSeal, Manifest
 from remix_toolkit.stage import familiar
 
 KEY = "0123456789abcdef"
@@ -215,3 +216,95 @@ def test_recall_is_what_it_was_when_nothing_is_damaged(trained, here, copy: Path
     (first / "recall.json").unlink()
     here("run", "trained", "--stage", "stage1", folder=copy)
     assert Recall().read(first) == Recall().read(trained.stages[0])
+
+
+# --- measurements: sealed, in range, and what their rows give -------------------------------------------------------
+
+
+def cut_line(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").split("\n")
+    file.write_text("\n".join([*lines[:-2], ""]), encoding="utf-8")
+
+
+def change(old: str, new: str) -> Callable[[Path], None]:
+    def write(file: Path) -> None:
+        text = file.read_text(encoding="utf-8")
+        assert old in text
+        file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return write
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:40])
+
+
+DAMAGES = [  # to files of the two stages; what is said of each; is it what `show` leaves the stage out for?
+    [
+        ("stage1", "recall.json", change('"facts": 40', '"facts": 41'), "recall.json: results", True),
+        ("stage1", "perplexity.json", truncate, "perplexity.json: cannot be read", False),
+        ("stage2", "recall.jsonl", cut_line, "recall.jsonl: is missing, or shorter than what was measured", True),
+        ("stage2", "held_out.json", change('"loss": ', '"loss": 1'), "held_out.json: is not the file that was", False),
+    ],
+    [
+        ("stage1", "recall.jsonl", Path.unlink, "recall.jsonl: is missing, or shorter", True),
+        ("stage1", "lens.json", change('"never": ', '"never": 950'), "lens.json: results", False),
+        ("stage2", "recall.jsonl", change("The value", "the value"), "recall.jsonl: is not the file that was", False),
+        ("stage2", "interference.json", change('"parts": ', '"parts": 1'), "interference.json: is not the", False),
+    ],
+]
+
+
+@pytest.mark.parametrize("damages", DAMAGES)
+def test_a_damaged_measurement_is_named_and_measured_again_by_the_same_command(here, copy: Path, damages) -> None:
+    by_name = dict(zip(("stage1", "stage2"), stages_of(copy), strict=True))
+    good = {file: file.read_bytes() for folder in by_name.values() for file in folder.iterdir() if file.is_file()}
+    assert here("store", "verify", folder=copy).returncode == 0
+    for stage, name, damage, _, _ in damages:
+        damage(by_name[stage] / name)
+    checked = here("store", "verify", check=False, folder=copy)
+    shown = here("show", check=False, folder=copy)
+    again = here("run", "trained", folder=copy)
+    for stage, name, _, said, in_show in damages:
+        assert f"{by_name[stage]}/{said}" in checked.stdout.replace("runs/", f"{copy}/runs/"), name
+        assert (said in shown.stderr) == in_show, name
+        assert said in again.stderr, name
+    assert checked.returncode == 1
+    assert {file: file.read_bytes() for file in good} == good
+    assert here("store", "verify", folder=copy).returncode == 0
+
+
+def test_a_damaged_measurement_is_compared_with_nothing(here, copy: Path) -> None:
+    first, second = stages_of(copy)
+    change('"prediction":"', '"prediction":"x')(second / "recall.jsonl")
+    compared = here("compare", first, second, check=False, folder=copy)
+    assert "recall.jsonl: is not the file that was written" in compared.stderr + compared.stdout
+    before = {file.name for file in second.iterdir()}
+    assert here("store", "verify", "--remove", check=False, folder=copy).returncode == 1
+    assert before - {file.name for file in second.iterdir()} == {"recall.json", "recall.jsonl"}  # and no more
+    assert here("store", "verify", folder=copy).returncode == 0
+
+
+def test_what_is_sealed_must_also_be_what_its_rows_give(trained, copy: Path) -> None:
+    _, second = stages_of(copy)
+    seal = json.loads(trained.text("recall.json"))["rows"]
+    results = Recall().read(second)
+    id_, one = next((id_, one) for id_, one in results.items() if one.correct < one.facts)
+    more = one.model_copy(update={"correct": one.correct + 1, "recall": 100 * (one.correct + 1) / one.facts})
+    Recall().record(results | {id_: more}, FileSeal(**seal)).write(second / "recall.json")
+    with pytest.raises(BadInput, match=rf"recall\.json: {id_}: {more.correct} of {one.facts} facts are correct, of"):
+        Recall().verify(second)
+    change('"recall": ', '"recall": 95')(second / "recall.json")  # 950 percent
+    with pytest.raises(BadInput, match="less than or equal to 100"):
+        Recall().read(second)
+
+
+def test_rows_of_a_run_that_was_ended_count_for_nothing(trained, copy: Path) -> None:
+    """Rows are written before their results."""
+    first, _ = stages_of(copy)
+    file = first / "recall.jsonl"
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole + whole.partition("\n")[0] + '\n{"list": "cut o', encoding="utf-8")
+    assert Recall().verify(first) == Recall().read(trained.stages[0])
+    assert Recall().rows_text(first) == whole
+    assert list(damaged(first)) == []

@@ -207,7 +207,7 @@ def test_runs_of_the_same_weights_are_one_run(trained, tmp_path: Path) -> None:
     ("file", "text", "said"),
     [
         ("held_out.json", '{"rows": 8', "held_out.json: cannot be read (JSONDecodeError"),
-        ("held_out.json", '{"version": 2, "rows": 8}', "held_out.json: results: Field required"),
+        ("held_out.json", '{"version": 3, "rows": 8}', "held_out.json: results: Field required"),
         ("recall.json", "[]", "recall.json: the file: Input should be"),
         ("recall.json", ("recall", "null"), "recall: Input should be a valid number"),
         ("recall.json", ("recall", "NaN"), "recall: Input should be a finite number"),
@@ -217,7 +217,7 @@ def test_runs_of_the_same_weights_are_one_run(trained, tmp_path: Path) -> None:
             "recall: Input should be less than or equal to 100",
         ),
         ("recall.json", ("facts", '"2"'), "facts: Input should be a valid integer"),
-        ("recall.json", ("version", "7"), "recall.json: has format version 7; this toolkit reads version 2"),
+        ("recall.json", ("version", "7"), "recall.json: has format version 7; this toolkit reads version 3"),
         ("stage.json", ("counts", "null"), "stage.json: counts: Input should be"),
         ("stage.json", ("libraries", "null"), "stage.json: libraries: Input should be"),
         ("stage.json", ("seconds", "NaN"), "stage.json: seconds: Input should be a finite number"),

@@ -46,7 +46,10 @@ def store_verify(
     runs: Runs = Path("runs"),
     remove: Annotated[bool, typer.Option("--remove", help="delete what is damaged, to be made again")] = False,
 ) -> None:
-    """Compare every file of every published stage, and of the tiny base model, with its checksum."""
+    """Compare every file of every stage, of what was measured of it, and of the tiny base, with its checksum.
+
+    A measurement also has to be what its rows give.
+    """
     if damaged := verify(runs, remove):
         raise RunFailed(f"{damaged} of them are damaged{' and were removed' if remove else ''}")
 
@@ -79,18 +82,28 @@ def store_prune(
 
 
 def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None) -> int:
-    """Check all published stages, or some, and bases by checksum; how many are damaged, each of which is named."""
-    from remix_toolkit import store
+    """Check all published stages, or some, and bases by checksum; how many are damaged, each of which is named.
 
-    damaged = 0
+    Of a stage that is only measured wrongly, what is damaged of its measurements is named and removed.
+    """
+    from remix_toolkit import store
+    from remix_toolkit.evaluate import measurements
+
+    damaged, removed = 0, "; removed" if remove else ""
     folders = [folder for key, folder in published(runs).items() if keys is None or key in keys]
     folders += store.published_bases(runs)
     for folder in folders:
-        if damage := store.find_damage(folder, checksums=True):
-            damaged += 1
-            info(f"{folder}: {damage}" + ("; removed" if remove else ""))
+        damage = store.find_damage(folder, checksums=True)
+        measured_wrongly = [] if damage else list(measurements.damaged(folder))
+        damaged += bool(damage or measured_wrongly)
+        if damage:
+            info(f"{folder}: {damage}{removed}")
             if remove:
                 store.remove(runs, folder)
+        for measurement, problem in measured_wrongly:
+            info(problem + removed)
+            if remove:
+                measurement.remove(folder)
     info(f"{len(folders) - damaged} of {len(folders)} stages and bases are as they were sealed")
     return damaged
 

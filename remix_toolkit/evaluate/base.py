@@ -3,6 +3,11 @@
     <name>.json      its results by what was asked: a list of facts, a text, a benchmark
     <name>.jsonl     where a result is made of rows, these rows
 
+Both are written after the stage was published, and again when more is asked, so that its manifest does not have them:
+<name>.json has a checksum of itself, and one of the rows that belong to it. Rows are written first; what a run that was
+ended left behind those that are sealed counts for nothing. Who reads a damaged file is told so by BadInput; who asks
+what is missing takes it for missing, and it is measured again.
+
 Keys and plans are made from what recipes ask, so a measurement's file imports torch and numpy only where it measures.
 """
 
@@ -17,11 +22,22 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
+from remix_toolkit.console import warn
 from remix_toolkit.data.encoding import Example, encode_all
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.errors import RunFailed
+from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import FactList, Part, Record, read_rows, write_rows
+from remix_toolkit.records import (
+    FactList,
+    FileSeal,
+    Part,
+    SealedRecord,
+    parse_rows,
+    rows_text,
+    seal,
+    sealed_content,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,11 +47,12 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-class Results(Record, Generic[R]):
+class Results(SealedRecord, Generic[R]):
     """<name>.json"""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     results: dict[str, R] = Field(description="by what was asked")
+    rows: FileSeal | None = Field(None, description="of the beginning of <name>.jsonl that belongs to the results")
 
 
 class Row(Part):
@@ -92,20 +109,57 @@ class Measurement(ABC, Generic[R]):
     def measure(self, item: str, subject: Subject, models: Models) -> tuple[R, Sequence[Row]]:
         """The result for one of the items that are requested, and its rows."""
 
-    def read(self, folder: Path) -> dict[str, R]:
-        """The results in a stage's folder. Raises BadInput where they cannot be read."""
-        record = self._record_class().read_if_exists(folder / f"{self.name}.json")
-        return dict(record.results) if record else {}
+    def problem(self, result: R, rows: Sequence[Any]) -> str | None:
+        """In what a result is not what its rows give; None where it is, or where it is made of no rows."""
+        return None
 
-    def record(self, results: Mapping[str, R]) -> Results[R]:
-        """The content of <name>.json."""
-        record: Results[R] = self._record_class()(results=results)
-        return record
+    def read(self, folder: Path) -> dict[str, R]:
+        """The results in a stage's folder. Raises BadInput where they are damaged, or where rows are gone."""
+        record = self._read(folder)
+        file = folder / f"{self.name}.jsonl"
+        if record.rows and not (file.is_file() and file.stat().st_size >= record.rows.bytes):
+            raise BadInput(f"{file}: is missing, or shorter than what was measured")
+        return dict(record.results)
+
+    def rows_text(self, folder: Path) -> str:
+        """The text of <name>.jsonl, as far as it belongs to the results. Raises BadInput where it is damaged."""
+        file, sealed = folder / f"{self.name}.jsonl", self._read(folder).rows
+        return (sealed_content(file, sealed) if sealed else file.read_bytes()).decode("utf-8")
+
+    def verify(self, folder: Path) -> dict[str, R]:
+        """As `read`, with every row: its checksum, its fields, and whether the results are what the rows give."""
+        results, file = self.read(folder), folder / f"{self.name}.jsonl"
+        if self.row and self._read(folder).rows:
+            rows = parse_rows(file, self.rows_text(folder), self.row)
+            for item, result in results.items():
+                if problem := self.problem(result, [row for row in rows if row.list == item]):
+                    raise BadInput(f"{folder / self.name}.json: {item}: {problem}")
+        return results
+
+    def sound(self, folder: Path, rows: bool = False) -> dict[str, R]:
+        """As `read`, or with the `rows` as `verify`; none, and a warning, where something is damaged."""
+        try:
+            return self.verify(folder) if rows else self.read(folder)
+        except BadInput as error:
+            warn(f"{error}: it counts as not measured")
+            return {}
+
+    def remove(self, folder: Path) -> None:
+        """Delete what was measured."""
+        for suffix in ("json", "jsonl"):
+            (folder / f"{self.name}.{suffix}").unlink(missing_ok=True)
+
+    def record(self, results: Mapping[str, R], rows: FileSeal | None = None) -> Results[R]:
+        """The content of <name>.json, sealed."""
+        record: Results[R] = self._record_class()(results=results, rows=rows)
+        return record.sealed()
 
     def missing(self, recipe: Recipe, stage: str, folder: Path) -> list[str]:
-        """What a recipe asks for and has not been measured yet."""
-        measured = self.read(folder)
-        return [item for item in dict.fromkeys(self.requested(recipe, stage)) if item not in measured]
+        """What a recipe asks for and has not been measured yet, or is damaged."""
+        if not (requested := dict.fromkeys(self.requested(recipe, stage))):
+            return []
+        measured = self.sound(folder, rows=True)
+        return [item for item in requested if item not in measured]
 
     def run(self, items: Iterable[str], subject: Subject, models: Models, folder: Path) -> None:
         """Measure some items and write each result as soon as it is there, its rows before it."""
@@ -113,11 +167,17 @@ class Measurement(ABC, Generic[R]):
             result, rows = self.measure(item, subject, models)
             if not is_main_process():
                 continue
-            results = self.read(folder)
-            if self.row:  # rows without a result are of a run that was ended between the two
-                file = folder / f"{self.name}.jsonl"
-                write_rows(file, [*(row for row in read_rows(file, self.row) if row.list in results), *rows])
-            self.record(results | {item: result}).write(folder / f"{self.name}.json")
+            kept, sealed = self.sound(folder, rows=True), None
+            if self.row:
+                former = self.rows_text(folder) if kept and self._read(folder).rows else ""
+                text = former + rows_text(rows)
+                write_text(folder / f"{self.name}.jsonl", text)
+                sealed = seal(text.encode())
+            self.record(kept | {item: result}, sealed).write(folder / f"{self.name}.json")
+
+    def _read(self, folder: Path) -> Results[R]:
+        record: Results[R] | None = self._record_class().read_if_exists(folder / f"{self.name}.json")
+        return record or self.record({})
 
     def _record_class(self) -> Any:
         return Results[self.result]  # type: ignore[name-defined]

@@ -71,6 +71,12 @@ class HeldOut(Measurement[HeldOutLoss]):
         info(f"{subject.stage}: loss {result.loss:.3f} on {result.rows} held-out rows{correct}")
         return result, rows
 
+    def problem(self, result: HeldOutLoss, rows: Sequence[HeldOutRow]) -> str | None:
+        accuracy = 100.0 * sum(row.correct for row in rows) / len(rows) if rows else None
+        if accuracy == result.accuracy and len(rows) in (0, result.rows):
+            return None
+        return f"accuracy {result.accuracy} of {result.rows} rows, of the {len(rows)} that are there {accuracy}"
+
 
 def held_out_loss(folder: Path) -> HeldOutLoss | None:
     """The loss on the most rows that were measured of a published stage, if any; runs that ask for fewer share it."""

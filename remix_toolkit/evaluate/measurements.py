@@ -4,6 +4,7 @@ A new probe is a file beside this one, with a class like those below, and a line
 under `probe`, its name is added to `Probe` in recipe/schema.py; report/probes.py shows it.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,22 @@ def requested(recipe: Recipe, stage: str) -> set[str]:
 
 
 def measured(folder: Path) -> set[str]:
-    """All that has been measured of a published stage. Raises BadInput where a file cannot be read."""
-    try:
-        return {f"{kind.name} {item}" for kind in MEASUREMENTS for item in kind.read(folder)}
-    except BadInput as error:
-        raise BadInput(f"{error}; delete that file, and it is measured again") from None
+    """All that has been measured of a published stage; what is damaged is not, and is named in a warning.
+
+    Rows are looked at for their size alone: a sweep asks this of hundreds of stages.
+    """
+    return {f"{kind.name} {item}" for kind in MEASUREMENTS for item in kind.sound(folder)}
+
+
+def damaged(folder: Path) -> Iterator[tuple[Measurement[Any], str]]:
+    """The measurements of a published stage whose files are damaged, each with what is wrong, rows included."""
+    for kind in MEASUREMENTS:
+        try:
+            kind.verify(folder)
+        except BadInput as error:
+            yield kind, str(error)
 
 
 def is_measured(recipe: Recipe, stage: str, folder: Path) -> bool:
     """Has all been measured that the recipe asks for?"""
-    return requested(recipe, stage) <= measured(folder)
+    return not any(kind.missing(recipe, stage, folder) for kind in MEASUREMENTS)

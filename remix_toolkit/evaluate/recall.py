@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from remix_toolkit.console import info
 from remix_toolkit.data.encoding import encode
@@ -55,6 +55,12 @@ class ListRecall(FactList):
     correct: Count
     settled_by: dict[SettledBy, Count]
 
+    @model_validator(mode="after")
+    def _check_sums(self) -> Self:
+        if self.recall != 100.0 * self.correct / self.facts or self.facts != sum(self.settled_by.values()):
+            raise ValueError(f"recall {self.recall} of {self.facts} facts, {self.correct} of them correct")
+        return self
+
 
 class Recall(Measurement[ListRecall]):
     """Recall of the facts of all stages so far, and of the lists that the stage's own `recall` names."""
@@ -77,6 +83,12 @@ class Recall(Measurement[ListRecall]):
         )
         info(f"{subject.stage}: recall of {result.label}: {result.recall:.1f}% of {len(verdicts)} facts")
         return result, verdict_rows(item, verdicts)
+
+    def problem(self, result: ListRecall, rows: Sequence[VerdictRow]) -> str | None:
+        correct, facts = sum(row.correct for row in rows), [row.fact for row in rows]
+        if (correct, facts) == (result.correct, list(range(result.facts))):
+            return None
+        return f"{result.correct} of {result.facts} facts are correct, of its rows {correct} of {len(rows)}"
 
 
 def verdict_rows(list_id: str, verdicts: Sequence[Verdict]) -> list[VerdictRow]:

@@ -1,5 +1,6 @@
 """What the models said to each fact: recall.jsonl, as it is read by the report and by all comparisons."""
 
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.recall import Recall
 
 
 def wrong(path: str, facts: str) -> dict[str, str | None]:
@@ -54,9 +56,9 @@ def rows(path: str, facts: str) -> list[dict[str, Any]]:
     """The lines of recall.jsonl of one list of facts. Raises BadInput where they cannot be read."""
     file, wanted = Path(path) / "recall.jsonl", json.dumps(facts)
     try:
-        with file.open(encoding="utf-8") as lines:  # not splitlines: an answer may hold U+2028
-            # Whole lines of other lists are not parsed, and those of this one all at once: a large store has millions.
-            mine = [line for line in lines if wanted in line or not line.endswith("}\n")]
+        lines = io.StringIO(Recall().rows_text(Path(path)))  # not splitlines: an answer may hold U+2028
+        # Whole lines of other lists are not parsed, and those of this one all at once: a large store has millions.
+        mine = [line for line in lines if wanted in line or not line.endswith("}\n")]
         found = [row for row in json.loads(f"[{','.join(mine)}]") if row["list"] == facts]
         if not all(isinstance(row["prompt"], str) and isinstance(row["correct"], bool) for row in found):
             raise ValueError("a line has no prompt, or does not say whether the answer is right")
