@@ -77,7 +77,7 @@ class Record(Part):
 class SealedRecord(Record):
     """A record with a checksum of its own content: for a file that grows after publication, and is in no manifest."""
 
-    checksum: str = Field("", description="SHA-256 over the other fields")
+    checksum: Annotated[str, Field(description="SHA-256 over the other fields")] = ""
 
     @classmethod
     def read(cls: type[S], file: Path) -> S:
@@ -108,12 +108,6 @@ def rows_text(rows: Iterable[Part]) -> str:
 def write_rows(file: Path, rows: Iterable[Part]) -> None:
     """Write a file of rows in one step."""
     write_text(file, rows_text(rows))
-
-
-def append_rows(file: Path, rows: Iterable[Part]) -> None:
-    """Write rows behind those that a file has."""
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(rows_text(rows))
 
 
 def read_rows(file: Path, row: type[P]) -> list[P]:
@@ -293,12 +287,14 @@ class RetentionPoint(Part):
     right: str = Field(pattern="^[01]+$", description="for each fact of the list, in order, 1 if it is known")
 
 
-class SplitRecord(Record):
+class SplitRecord(SealedRecord):
     """split.json: which model was asked which task's facts, and under which prompt."""
 
+    version: Literal[2] = 2
     declaration: dict[str, Any]
     model: str
     rows: Count
+    verdicts: FileSeal = Field(description="of the beginning of verdicts.jsonl that is whole")
 
 
 class DataRecord(Record):

@@ -14,6 +14,7 @@ from remix_toolkit.graph import lineage as keys
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import FewShot, Recipe
+from remix_toolkit.records import SplitRecord, seal
 from remix_toolkit.stage import familiar
 from remix_toolkit.stage.take_rows import take_rows
 
@@ -95,14 +96,14 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     assert len(oracle.asked) == 20  # reused
     file = keys.split_folder(recipe, task, runs) / "verdicts.jsonl"
     written = file.read_text(encoding="utf-8")
-    file.write_text(written[:-20], encoding="utf-8")  # a crash in the middle of a line
+    file.write_text(written + written[:150], encoding="utf-8")  # a crash in the middle of the next chunk
     everything = list(familiar.verdicts(recipe, task, shots, others, runs))
     assert everything == [fact not in unfamiliar for fact in others]
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [(row["prompt"], row["familiar"]) for row in rows] == list(
         zip([fact.prompt for fact in others], everything, strict=True)
     )
-    assert len(oracle.asked) == 20 + 16  # only what was not whole
+    assert len(oracle.asked) == 20 + 15  # only what had not been asked
 
 
 def test_rows_that_changed_are_noticed(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +111,34 @@ def test_rows_that_changed_are_noticed(facts_csv: Path, runs: Path, monkeypatch:
     recipe = recipe_of(facts_csv)
     task = recipe.stages["stage1"].data
     take_rows(recipe, task, runs)
-    file = keys.split_folder(recipe, task, runs) / "verdicts.jsonl"
-    file.write_text(file.read_text(encoding="utf-8").replace("question 1?", "question one?"), encoding="utf-8")
+    shots, others = few_shot.draw_exemplars(task, FACTS, recipe.few_shot)
     with pytest.raises(BadInput, match="its source has changed"):
+        list(familiar.verdicts(recipe, task, shots, others[::-1], runs))
+
+
+def test_verdicts_that_are_not_what_was_written_are_refused(facts_csv: Path, runs: Path, here, monkeypatch) -> None:
+    Oracle(monkeypatch)
+    recipe = recipe_of(facts_csv)
+    task = recipe.stages["stage1"].data
+    chosen, _, _ = take_rows(recipe, task, runs)
+    folder = keys.split_folder(recipe, task, runs)
+    good = (folder / "verdicts.jsonl").read_text(encoding="utf-8")
+    (runs / "stages").mkdir()
+    flipped = good.replace('"familiar":false', '"familiar": true', 1)  # as many bytes
+    assert len(flipped) == len(good)
+    for text in (flipped, good.partition("\n")[0] + "\n", ""):
+        (folder / "verdicts.jsonl").write_text(text, encoding="utf-8")
+        with pytest.raises(BadInput, match=r"verdicts\.jsonl: is not the file that was written"):
+            take_rows(recipe, task, runs)
+    split = SplitRecord.read(folder / "split.json")
+    (folder / "verdicts.jsonl").write_text(flipped, encoding="utf-8")
+    split.model_copy(update={"verdicts": seal(flipped.encode())}).sealed().write(folder / "split.json")
+    with pytest.raises(BadInput, match=r"verdicts\.jsonl:\d+: familiar: is True, for the answer '\?'"):
         take_rows(recipe, task, runs)
+    checked = here("store", "verify", "--remove", "--runs", runs, check=False)
+    assert (checked.returncode, "1 of 2 stages, bases and splits" in checked.stdout) == (1, True), checked.stdout
+    assert not folder.exists()
+    assert take_rows(recipe, task, runs)[0] == chosen
 
 
 def test_the_split_is_of_the_base_model_and_the_prompt(facts_csv: Path) -> None:

@@ -125,7 +125,7 @@ def test_the_tiny_base_is_sealed_and_verified_before_it_is_used(here, copy: Path
     assert not (copy / "runs" / "stages").exists() or not list((copy / "runs" / "stages").iterdir())
     (copy / "runs" / "stages").mkdir(exist_ok=True)
     checked = here("store", "verify", check=False, folder=copy)
-    assert (checked.returncode, "0 of 1 stages and bases" in checked.stdout) == (1, True), checked.stdout
+    assert (checked.returncode, "0 of 1 stages, bases and splits" in checked.stdout) == (1, True), checked.stdout
     assert f"{base.name}: {DAMAGED}" in checked.stdout
     assert here("store", "verify", "--remove", check=False, folder=copy).returncode == 1
     assert not base.exists()

@@ -46,7 +46,7 @@ def store_verify(
     runs: Runs = Path("runs"),
     remove: Annotated[bool, typer.Option("--remove", help="delete what is damaged, to be made again")] = False,
 ) -> None:
-    """Compare every file of every stage, of what was measured of it, and of the tiny base, with its checksum.
+    """Compare every file of every stage, measurement and familiarity split, and of the tiny base, with its checksum.
 
     A measurement also has to be what its rows give.
     """
@@ -88,6 +88,7 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
     """
     from remix_toolkit import store
     from remix_toolkit.evaluate import measurements
+    from remix_toolkit.stage import familiar
 
     damaged, removed = 0, "; removed" if remove else ""
     folders = [folder for key, folder in published(runs).items() if keys is None or key in keys]
@@ -104,7 +105,16 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
             info(problem + removed)
             if remove:
                 measurement.remove(folder)
-    info(f"{len(folders) - damaged} of {len(folders)} stages and bases are as they were sealed")
+    for split in sorted((runs / "familiar").glob("*/split.json")):
+        folders.append(split.parent)
+        try:
+            familiar.asked(split.parent)
+        except BadInput as error:
+            damaged += 1
+            info(f"{error}{removed}")
+            if remove:
+                store.remove(runs, split.parent)
+    info(f"{len(folders) - damaged} of {len(folders)} stages, bases and splits are as they were sealed")
     return damaged
 
 

@@ -1,7 +1,7 @@
 """Which facts the base model already answers: asked once per base model and task, kept, and reused by every recipe.
 
     runs/familiar/<task>-<key>/verdicts.jsonl    a line per row of the task: prompt, gold, the model's answer, familiar
-                               split.json        what the key stands for
+                               split.json        what the key stands for, and the checksum of the lines
 
 Rows are asked in upstream order, and no further than a recipe needs; `remix familiar TASK` asks them all. What was
 asked stays after a crash, and the next call goes on behind it.
@@ -21,9 +21,10 @@ from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import encoding, few_shot, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.recall import matches
 from remix_toolkit.graph import lineage
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows
-from remix_toolkit.records import FamiliarityRow, SplitRecord, append_rows, read_rows, write_rows
+from remix_toolkit.records import FamiliarityRow, SplitRecord, parse_rows, rows_text, seal, sealed_content
 
 Verdicts = Generator[bool | None, None, None]
 
@@ -55,7 +56,7 @@ def verdicts(
 
 
 def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
-    rows = read_rows(file, FamiliarityRow)
+    rows = asked(file.parent)[1]
     for number, (row, pair) in enumerate(zip(rows, pairs, strict=False), start=1):
         if (row.prompt, row.gold) != (pair.prompt, list(pair.answers)):
             raise BadInput(
@@ -63,6 +64,20 @@ def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
                 f"changed since. Delete {file.parent} to ask again"
             )
     return [row.familiar for row in rows]
+
+
+def asked(folder: Path) -> tuple[bytes, list[FamiliarityRow]]:
+    """The content of verdicts.jsonl as far as it is sealed, and its rows; nothing where nothing was asked.
+
+    Raises BadInput where it is not what was written, or a verdict is not what the answer gives.
+    """
+    file, record = folder / "verdicts.jsonl", SplitRecord.read_if_exists(folder / "split.json")
+    content = sealed_content(file, record.verdicts) if record else b""
+    rows = parse_rows(file, content.decode("utf-8"), FamiliarityRow)
+    for number, row in enumerate(rows, start=1):
+        if row.familiar != matches(row.answer, row.gold):
+            raise BadInput(f"{file}:{number}: familiar: is {row.familiar}, for the answer {row.answer!r}")
+    return content, rows
 
 
 def _ask(
@@ -89,9 +104,7 @@ def _ask(
     model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(state.device)
     tokenizer = encoding.load_tokenizer(source, revision, trust)
     declaration = lineage.split_declaration(recipe, task)
-    SplitRecord(declaration=declaration, model=source, rows=len(pairs)).write(file.with_name("split.json"))
-    if file.exists():
-        write_rows(file, read_rows(file, FamiliarityRow))  # without a line that a crash cut off
+    content, _ = asked(file.parent)
     started = time.monotonic()
     try:
         for at in range(start, len(pairs), CHUNK):
@@ -101,7 +114,13 @@ def _ask(
                 FamiliarityRow(prompt=p.prompt, gold=list(p.answers), answer=a.prediction, familiar=a.correct)
                 for p, a in zip(chunk, answers, strict=True)
             ]
-            append_rows(file, rows)
+            with file.open("r+b" if file.exists() else "wb") as stream:
+                stream.seek(len(content))  # over what a run that was ended left behind the sealed lines
+                stream.truncate()
+                stream.write(rows_text(rows).encode())
+            content += rows_text(rows).encode()
+            split = SplitRecord(declaration=declaration, model=source, rows=len(pairs), verdicts=seal(content))
+            split.sealed().write(file.with_name("split.json"))
             done, known = at + len(chunk), sum(row.familiar for row in rows)
             left = format_duration((time.monotonic() - started) / (done - start) * (len(pairs) - done))
             info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar, at most {left} left")
