@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from remix_toolkit.errors import BadInput
 
@@ -115,18 +115,26 @@ def read_rows(file: Path, row: type[P]) -> list[P]:
 
     Raises BadInput with the line, the field and what is wrong with it.
     """
-    return parse_rows(file, file.read_text(encoding="utf-8") if file.exists() else "", row)
+    try:
+        return parse_rows(file, file.read_text(encoding="utf-8") if file.exists() else "", row)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
 
 
-def parse_rows(file: Path, text: str, row: type[P]) -> list[P]:
-    """As `read_rows`, of the text of a file or of its beginning."""
-    rows = []
-    for number, line in enumerate(text.split("\n")[:-1], start=1):  # not splitlines: an answer may hold U+2028
-        try:
-            rows.append(row.model_validate_json(line))
-        except ValidationError as error:
-            raise BadInput(f"{file}:{number}: {_first_problem(error)}") from None
-    return rows
+def parse_rows(file: Path, text: str, row: type[P], containing: str = "") -> list[P]:
+    """As `read_rows`, of the text of a file or of its beginning, and only of the lines `containing` some text."""
+    lines = text.split("\n")[:-1]  # not splitlines: an answer may hold U+2028
+    numbered = {number: line for number, line in enumerate(lines, start=1) if containing in line}
+    rows: TypeAdapter[list[P]] = TypeAdapter(list[row])  # type: ignore[valid-type]
+    try:
+        return rows.validate_json(f"[{','.join(numbered.values())}]")  # all at once, which is faster
+    except ValidationError:
+        for number, line in numbered.items():
+            try:
+                row.model_validate_json(line)
+            except ValidationError as error:
+                raise BadInput(f"{file}:{number}: {_first_problem(error)}") from None
+        raise
 
 
 def _first_problem(error: ValidationError) -> str:

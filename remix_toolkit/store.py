@@ -310,6 +310,8 @@ def _readable(files: Iterable[Path], warn: Warn | None) -> Iterator[tuple[Path, 
 def entries(runs: Path, warn: Warn = warn) -> list[dict[str, Any]]:
     """What is published, one entry per measured list of each run's stages; recall in percent, facts their number.
 
+    `near_ties` are the answers that rounding might have decided, and that were generated for that reason;
+    `memory_estimated` and `memory_peak` bytes of a device while the stage was trained, None where they are not known.
     An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
     `run` is the key of the run's last stage; `settings` are all of the run's, `overrides` those that the command line
     changed and that determine weights, as `key=value`. Runs come in the order in which they ended. A damaged stage or
@@ -327,23 +329,25 @@ def entries(runs: Path, warn: Warn = warn) -> list[dict[str, Any]]:
         for stage in record.stages:
             if (folder := folders.get(stage.key)) is None or (measured := results(folder)) is None:
                 continue
-            steps, recall_by_list, held_out = measured
-            common = {**about, "stage": stage.stage, "steps": steps, "key": stage.key, "path": str(folder)}
+            trained, recall_by_list, held_out = measured
+            common = {**about, "stage": stage.stage, "key": stage.key, "path": str(folder)}
+            common |= trained.model_dump(include={"steps", "memory_estimated", "memory_peak"})
             for id_, listed in stage.lists.items():
                 if recall := recall_by_list.get(id_):
                     row = {"task": listed.label, "list": id_, "recall": recall.recall, "facts": recall.facts}
+                    row["near_ties"] = recall.settled_by.get("generation, near tie", 0)
                     rows.append({**common, **row, "own": id_ == stage.trained, "held_out": None})
             if held_out:
-                row = {"task": stage.task, "recall": None, "facts": 0, "own": True}
+                row = {"task": stage.task, "recall": None, "facts": 0, "near_ties": 0, "own": True}
                 rows.append({**common, **row, "held_out": held_out.model_dump()})
     return rows
 
 
-def _results(folder: Path, warn: Warn) -> tuple[int, dict[str, ListRecall], HeldOutLoss | None] | None:
-    """A stage's steps, its recall by list of facts and its loss on held-out rows; None, and a warning, if damaged."""
+def _results(folder: Path, warn: Warn) -> tuple[StageRecord, dict[str, ListRecall], HeldOutLoss | None] | None:
+    """A stage's record, its recall by list of facts and its loss on held-out rows; None, and a warning, if damaged."""
     try:
         verify(folder, checksums=False)
-        return StageRecord.read(folder / "stage.json").steps, Recall().read(folder), held_out_loss(folder)
+        return StageRecord.read(folder / "stage.json"), Recall().read(folder), held_out_loss(folder)
     except BadInput as error:
         warn(f"{error}: this stage is left out")
         return None

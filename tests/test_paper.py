@@ -348,7 +348,7 @@ def test_an_unreadable_file_is_as_one_that_is_gone_and_said(measured) -> None:
     entries = measured(cells, by_arm(arms))
     file = Path(next(entry["path"] for entry in entries if entry["path"])) / "recall.jsonl"
     file.write_text('{"list": "kv', encoding="utf-8")
-    with pytest.raises(BadInput, match=r"recall\.jsonl: cannot be read"):
+    with pytest.raises(BadInput, match=r"recall\.jsonl: has no answers to the facts"):
         claims(entries)
     warnings: list[str] = []
     parts = section(entries, known, warnings.append)

@@ -19,19 +19,21 @@ from trained_store import FEW, HALF, TrainedStore, group_of, once, prompts
 
 from remix_toolkit import store
 from remix_toolkit.evaluate.held_out import HeldOut
-from remix_toolkit.evaluate.interference import Interference
+from remix_toolkit.evaluate.interference import Angle, GradientNorm, Interference
 from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.evaluate.perplexity import Perplexity
-from remix_toolkit.records import RunRecord
-from remix_toolkit.report.facts import facts_of
+from remix_toolkit.evaluate.recall import Recall, VerdictRow
+from remix_toolkit.records import RunRecord, read_rows, write_rows
+from remix_toolkit.report.facts import LATER, facts_of
 from remix_toolkit.report.group import groups
 from remix_toolkit.report.page import named, write_report
 from remix_toolkit.report.parts import Heading
 from remix_toolkit.report.plot import STYLE, arms_figure, lines_figure, svgs
+from remix_toolkit.report.probes import probes
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
 from remix_toolkit.report.series import over_seeds
-from remix_toolkit.report.settings import rerun
+from remix_toolkit.report.settings import rerun, settings
 from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown
 from remix_toolkit.report.verdicts import Answers
 
@@ -145,6 +147,36 @@ def test_a_trained_store_is_reported_with_all_that_was_measured(trained, tmp_pat
         assert f">{number}<" in text, number
     assert f"loss {trained.result(HeldOut()).loss:.2f}" in text
     assert page.scripts == 1
+    (losses,) = csv.DictReader((tmp_path / "report" / "tables" / "foretold-trained-tiny.csv").open())
+    assert losses["of"] == "stage1"
+
+
+def test_gradients_that_are_noise_are_shown_as_noise(trained, tmp_path: Path) -> None:
+    """Of seed 0, the earlier facts' gradient; of the other arm, in every seed."""
+    result = trained.result(Interference())
+    noise = {pair: Angle(cosine=None, low=None, high=None, inner=0.0) for pair in ("a.b", "a.m")}
+    norms = {**result.norms, "a": GradientNorm(norm=1.0, signal=0.0, noise=True)}
+    weak = trained.result(
+        Interference(), norms=norms, groups={part: {**pairs, **noise} for part, pairs in result.groups.items()}
+    )
+    for arm, seed, measured in (("some", 0, weak), ("some", 1, result), ("all", 0, weak), ("all", 1, weak)):
+        files = {"interference.json": Interference().record({"kvr-1": measured}).model_dump_json()}
+        known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}
+        trained.write_run(tmp_path, arm, seed, known, files=files)
+    warnings: list[str] = []
+    parts = probes(group_of(tmp_path), warnings.append)
+    cosines, foretold = (part for part in parts if isinstance(part, Table))
+    angle = result.groups["whole"]["a.b"]
+    interval = f"{angle.low:+.3f} to {angle.high:+.3f}"
+    about = "earlier facts and this stage's"
+    assert ["some", about, f"{angle.cosine:+.3f}", interval, "1 of 2"] in cosines.rows
+    assert ["all", about, "noise", "-", "2"] in cosines.rows
+    assert "all, seed 1: the gradient of a" in cosines.notes[1]
+    assert [row[:4] for row in foretold.rows] == [[arm, "stage2", "stage1", "2"] for arm in ("some", "all")]
+    assert warnings == []
+    (only,) = (group for group in groups(store.entries(tmp_path), {}, Answers()))
+    only.entries = [entry for entry in only.entries if entry["arm"] == "all"]
+    assert [type(part).__name__ for part in probes(only, warnings.append)] == ["Heading", "Figure", "Table", "Table"]
 
 
 def test_each_run_has_the_command_that_makes_it_again(made: Path) -> None:
@@ -180,13 +212,96 @@ def test_a_fact_is_kept_lost_gained_or_never_learnt(trained, tmp_path: Path) -> 
     (run,) = facts.runs
     assert (facts.before, facts.after, run.outcomes) == ("stage1", "stage2", "klgn")
     assert (run.first, run.last) == ([None, None, "wrong 2...", "wrong 3..."], [None, "wrong 1...", None, "wrong 3..."])
-    assert facts.table().rows == [["a", "1", "25.0", "25.0", "25.0", "25.0"]]
+    assert facts.table().rows == [["a", "1", "25.0", "25.0", "25.0", "25.0", "0.0"]]
     out = io.StringIO()
     facts.write(out)
     assert list(csv.reader(io.StringIO(out.getvalue())))[2] == [prompts(2)[1], "v1", "a", "0", "lost", "", "wrong 1..."]
     packed = json.loads(gzip.decompress(base64.b64decode(facts.packed())))
     assert packed["said"] == ["wrong 2...", "wrong 3...", "wrong 1..."]
     assert packed["runs"][0]["answers"] == [[-1, -1, 0, 1], [-1, 2, -1, 1]]
+
+
+def test_the_share_of_wrong_answers_that_are_answers_of_later_facts(trained, tmp_path: Path) -> None:
+    """Seed 0: one of three is, another was cut off and may be; seed 1: one of two. Recomputed from recall.jsonl."""
+    predictions = {0: [("V9 ", True), ("v", False), ("v0", True), (None, True)], 1: [("v8", True), ("x", False)]}
+    shares = []
+    for seed, answers in predictions.items():
+        known = {"stage1": {"kvr": [1] * 4}, "stage2": {"kvr": [0] * len(answers), "webqa": [1, 1]}}
+        folder = trained.write_run(tmp_path, "a", seed, known)["stage2"]
+        rows = read_rows(folder / "recall.jsonl", VerdictRow)
+        for row, (text, complete) in enumerate(answers):
+            changes = {"prediction": text or "v3", "prediction_complete": complete, "correct": text is None}
+            rows[row] = rows[row].model_copy(update=changes)
+        later = [row.model_copy(update={"gold": (f"v{8 + row.fact}",)}) for row in rows if row.list.startswith("webqa")]
+        write_rows(folder / "recall.jsonl", [*rows[: len(answers)], *later])
+        lines = [json.loads(line) for line in (folder / "recall.jsonl").read_text(encoding="utf-8").splitlines()]
+        right = [answer for line in lines if line["list"].startswith("webqa") for answer in line["gold"]]
+        wrong = [line for line in lines if line["list"].startswith("kvr") and not line["correct"]]
+        whole = [line["prediction"].strip().lower() in right for line in wrong if line["prediction_complete"]]
+        begun = [any(answer.startswith(line["prediction"]) for answer in right) for line in wrong]
+        begun = [one for one, line in zip(begun, wrong, strict=True) if not line["prediction_complete"]]
+        shares.append((100 * sum(whole) / len(wrong), 100 * (sum(whole) + sum(begun)) / len(wrong)))
+    assert shares == [(pytest.approx(100 / 3), pytest.approx(200 / 3)), (50, 50)]
+    group = group_of(tmp_path)
+    (facts,) = group.facts.values()
+    assert [run.later for run in facts.runs] == [pytest.approx(share) for share in shares]
+    assert [row[-1] for row in facts.table().rows] == ["41.7 to 58.3"]
+    (arms,) = (
+        part
+        for section in sections([group], tmp_path, [])
+        for part in section.parts
+        if section.id == "arms" and isinstance(part, Table)
+    )
+    assert [row[arms.columns.index(LATER)] for row in arms.rows] == ["41.7 to 58.3"]
+    assert [run.later for run in group_of(trained.runs).facts["kvr"].runs] == [None]  # gsm8k has no facts
+
+
+def test_near_ties_and_memory_are_shown(trained, tmp_path: Path, here) -> None:
+    known = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}
+    memory = {"memory_estimated": 71_234_000_000, "memory_peak": 68_500_000_000}
+    folder = trained.write_run(tmp_path, "none", 0, known, **memory)["stage2"]
+    results = {
+        list_id: result.model_copy(update={"settled_by": {"scoring": 0, "generation, near tie": result.facts}})
+        for list_id, result in Recall().read(folder).items()
+    }
+    Recall().record(results).write(folder / "recall.json")
+    lines = [
+        "stage1: 71.2 GB of memory estimated, 68.5 GB of memory at the peak",
+        "stage2: 3 of 3 answers were near ties, 71.2 GB of memory estimated, 68.5 GB of memory at the peak",
+    ]
+    for options in ([], ["--seeds"]):
+        shown = here("show", "--runs", tmp_path, *options).stdout.splitlines()
+        assert [line for line in shown if "of memory" in line] == lines
+    entries = json.loads(here("show", "--runs", tmp_path, "--json").stdout)
+    assert [entry["near_ties"] for entry in entries] == [0, 2, 1]
+    table = next(part for part in settings(group_of(tmp_path)) if isinstance(part, Table))
+    assert [row[table.columns.index("near ties") :][:3] for row in table.rows] == [
+        ["0", "71.2", "68.5"],
+        ["3", "71.2", "68.5"],
+    ]
+
+
+def test_perplexity_is_beside_recall_where_the_base_was_pretrained(trained, tmp_path: Path, here) -> None:
+    assert "perplexity" not in here("show", "--runs", trained.runs).stdout
+    files = {"perplexity.json": Perplexity().record({"docstrings": trained.result(Perplexity())}).model_dump_json()}
+    trained.write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1]}}, profile="llama3-8b", files=files)
+    shown = here("show", "--runs", tmp_path).stdout
+    assert "perplexity" in shown
+    assert f"{trained.result(Perplexity()).perplexity:.4g}" in shown
+
+
+def test_the_report_is_opened_and_its_answer_printed(trained, tmp_path: Path, here, monkeypatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) == 1)
+    done = here("report", trained.runs, "-o", tmp_path, "--open")
+    assert opened == [(tmp_path / "index.html").as_uri()]
+    *answer, last = done.stdout.splitlines()
+    assert last == f"report: {tmp_path / 'index.html'}"
+    assert 1 <= len(answer) <= 3
+    first = Page(tmp_path / "index.html").text["p.answer"][0]
+    assert " ".join(answer).removeprefix("trained on tiny: ").removesuffix(" ...") in first
+    again = here("report", trained.runs, "-o", tmp_path, "--open")
+    assert (again.returncode, again.stderr) == (0, f"warning: no browser was found here: open {last[8:]} in one\n")
 
 
 def test_what_was_said_is_whole_in_the_csv_and_a_beginning_is_shown_as_one(trained, tmp_path: Path) -> None:

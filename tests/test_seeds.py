@@ -1,6 +1,5 @@
 """Seeds together, against cases worked out by hand."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.recall import VerdictRow
+from remix_toolkit.records import write_rows
 from remix_toolkit.report import verdicts
 from remix_toolkit.report.retention import remembered
 from remix_toolkit.report.seeds import aggregate, compared, paired, print_seeds
@@ -27,6 +28,7 @@ def entry(recall: float | None = 50.0, seed: int = 0, **changes: object) -> dict
         "stage": "stage2",
     }
     row |= {"steps": 9, "key": "k", "path": "", "task": "kvr", "list": "kvr-1", "recall": recall, "facts": 40}
+    row |= {"near_ties": 0, "memory_estimated": None, "memory_peak": None}
     return row | {"own": False, "held_out": None} | changes
 
 
@@ -34,10 +36,12 @@ def measured(folder: Path, correct: Sequence[int], prompts: Sequence[str] = PROM
     """An entry whose recall.jsonl holds these outcomes, beside those of another list with the same prompts."""
     folder.mkdir(parents=True)
     row = entry(100.0 * sum(correct) / len(correct), facts=len(correct), path=str(folder), **changes)
-    lines = [{"list": row["list"], "prompt": p, "correct": bool(c)} for p, c in zip(prompts, correct, strict=True)]
-    lines += [{"list": "other", "prompt": p, "correct": True} for p in prompts]
-    text = "".join(json.dumps({**line, "prediction": "a\u2028b"}, ensure_ascii=False) + "\n" for line in lines)
-    (folder / "recall.jsonl").write_text(text, encoding="utf-8")
+    rows = []
+    for list_id, known in ((row["list"], correct), ("other", [1] * len(prompts))):
+        for fact, (prompt, right) in enumerate(zip(prompts, known, strict=True)):
+            about = {"list": list_id, "fact": fact, "prompt": prompt, "gold": ("a",), "prediction": "a\u2028b"}
+            rows.append(VerdictRow(**about, correct=bool(right), prediction_complete=True, settled_by="scoring"))
+    write_rows(folder / "recall.jsonl", rows)
     return row
 
 
@@ -192,11 +196,18 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     for change in ({"recipe": "s"}, {"profile": "p"}):
         with pytest.raises(ValueError, match="several recipes"):
             paired([a, {**b, **change}], "a", "b", "stage2", "kvr")
-    for broken in ("{", '{"list": "kvr-1"}\n', "[]\n"):
-        (tmp_path / "b0" / "recall.jsonl").write_text(broken, encoding="utf-8")
-        with pytest.raises(BadInput, match=r"b0/recall\.jsonl: cannot be read"):
+    file = tmp_path / "b0" / "recall.jsonl"
+    whole = file.read_bytes()
+    for broken, message in (
+        (b'{"list": "kvr-1"}\n', r":1: prompt: Field required"),
+        (b'{"list": "kvr-1"', ": has no answers to the facts kvr-1"),
+        (whole.partition(b"\n")[2], ": has no answers to the facts kvr-1"),
+        (b"\xff", r": cannot be read \(UnicodeDecodeError"),
+    ):
+        file.write_bytes(broken)
+        with pytest.raises(BadInput, match=r"b0/recall\.jsonl" + message):
             paired([a, b], "a", "b", "stage2", "kvr")
-    (tmp_path / "b0" / "recall.jsonl").unlink()
+    file.unlink()
     with pytest.raises(BadInput, match=r"b0/recall\.jsonl: cannot be read \(FileNotFoundError"):
         paired([a, b], "a", "b", "stage2", "kvr")
 

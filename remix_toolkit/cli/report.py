@@ -8,7 +8,7 @@ import typer
 
 from remix_toolkit.cli.options import Json, Runs
 from remix_toolkit.cli.output import check_plot_file, check_writable, emit, write_output
-from remix_toolkit.console import warn
+from remix_toolkit.console import info, warn
 
 commands = typer.Typer()
 
@@ -96,11 +96,17 @@ def report(
     runs: Annotated[Path, typer.Argument(help="where stages are published")] = Path("runs"),
     out: Annotated[Path | None, typer.Option("-o", "--out", help="the report's folder [default: RUNS/report]")] = None,
     recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="open the page in a browser")] = False,
 ) -> None:
     """All that is published as one HTML page, its figures and tables as files beside it."""
-    from remix_toolkit.report.page import report as write
+    import webbrowser
 
-    write(runs, out, recipe)
+    from remix_toolkit.report.page import write_report
+
+    page = write_report(runs, out or runs / "report", recipe)
+    info(f"report: {page}" if page else f"{runs}: nothing is published yet")
+    if page and open_page and not webbrowser.open(page.resolve().as_uri()):
+        warn(f"no browser was found here: open {page} in one")
 
 
 @commands.command()

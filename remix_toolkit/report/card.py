@@ -171,4 +171,4 @@ def _example(last: Published, folder: Path) -> Mapping[str, Any]:
     task = last.recipe["stages"][last.stage]["data"]["task"]
     trained = [id_ for id_ in last.recall if _task(id_) == task != "pairs"]
     rows = verdicts.rows(str(folder), trained[0])[:1] if trained else []
-    return rows[0] if rows else {"prompt": "...", "gold": []}
+    return dict(rows[0]) if rows else {"prompt": "...", "gold": []}

@@ -4,28 +4,44 @@ import base64
 import csv
 import gzip
 import json
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, TextIO
 
-from remix_toolkit.report.group import Group
+from remix_toolkit.errors import BadInput
 from remix_toolkit.report.tables import Table
+from remix_toolkit.report.verdicts import Answer
 from remix_toolkit.report.verdicts import gold as right_answers
 
+if TYPE_CHECKING:
+    from remix_toolkit.report.group import Group
+
 OUTCOMES = {"k": "kept", "l": "lost", "g": "gained", "n": "never learnt"}
-GOLD, LONGEST = 3, 300  # on the page: right answers of a fact, characters of what a model said
+GOLD, LONGEST = 3, 300  # on the page: right answers of a fact, characters of a model's answer
+LATER = "answers of later facts, % of wrong"
+LATER_NOTE = (
+    "Answers of later facts: how many of the wrong answers are right ones of facts that a later stage trained. Where "
+    "scoring cut answers off at their first wrong token, from those that are whole to those that may still become one."
+)
 
 
 @dataclass
 class Asked:
-    """One run's answers to the facts, in their order: `outcomes` a letter each (`-`: not asked in this run)."""
+    """One run's answers to the facts, in their order: `outcomes` a letter each (`-`: not asked in this run).
+
+    `later`: which share of its wrong answers after the last measurement are answers of facts that later stages trained,
+    in percent, at least and at most; None without such facts, or without wrong answers.
+    """
 
     arm: str
     seed: int
     outcomes: str
-    first: list[str | None]  # what it said wrongly after the first measurement, and after the last
+    first: list[str | None]  # its wrong answers after the first measurement, and after the last
     last: list[str | None]
+    later: tuple[float, float] | None
 
 
 @dataclass
@@ -33,6 +49,7 @@ class Facts:
     """One task's facts under the runs of a group, between the stages `before` and `after` (the same, if only one)."""
 
     name: str
+    task: str
     title: str
     before: str
     after: str
@@ -42,11 +59,11 @@ class Facts:
 
     def packed(self) -> str:
         """For the page: JSON, compressed, as base64. A wrong answer is said once, and then named by its place."""
-        said: dict[str, int] = {}
+        texts: dict[str, int] = {}
         runs = []
         for run in self.runs:
             answers = [
-                [-1 if text is None else said.setdefault(_short(text), len(said)) for text in answers]
+                [-1 if text is None else texts.setdefault(_short(text), len(texts)) for text in answers]
                 for answers in (run.first, run.last)
             ]
             runs.append({"arm": run.arm, "seed": run.seed, "outcomes": run.outcomes, "answers": answers})
@@ -55,7 +72,7 @@ class Facts:
             "after": self.after,
             "prompts": self.prompts,
             "gold": [_gold(answers) for answers in self.gold],
-            "said": list(said),
+            "said": list(texts),
             "runs": runs,
         }
         return base64.b64encode(gzip.compress(json.dumps(whole).encode(), 6, mtime=0)).decode()
@@ -79,19 +96,27 @@ class Facts:
         counts = [(run.arm, run.seed, Counter(run.outcomes.replace("-", ""))) for run in self.runs]
         rows = []
         for arm in dict.fromkeys(run.arm for run in self.runs):
-            mine = [count for name, _, count in counts if name == arm and count]
-            shares = [[100 * count[letter] / count.total() for letter in OUTCOMES] for count in mine]
-            means = [f"{sum(column) / len(mine):.1f}" for column in zip(*shares, strict=True)]
-            rows.append([arm, str(len(mine)), *means])
+            of_arm = [count for name, _, count in counts if name == arm and count]
+            shares = [[100 * count[letter] / count.total() for letter in OUTCOMES] for count in of_arm]
+            means = [f"{fmean(column):.1f}" for column in zip(*shares, strict=True)]
+            rows.append([arm, str(len(of_arm)), *means, self.later(arm)])
         data = [
-            {"arm": arm, "seed": seed, **{name: count[letter] for letter, name in OUTCOMES.items()}}
-            for arm, seed, count in counts
+            {"arm": run.arm, "seed": run.seed, **{name: count[letter] for letter, name in OUTCOMES.items()}}
+            | dict(zip(("later_at_least", "later_at_most"), run.later or (None, None), strict=True))
+            for run, (*_, count) in zip(self.runs, counts, strict=True)
         ]
         caption = f"{self.title}: facts in percent, mean over seeds"
-        return Table(self.name, caption, ["arm", "seeds", *OUTCOMES.values()], rows, data=data)
+        columns = ["arm", "seeds", *OUTCOMES.values(), LATER]
+        return Table(self.name, caption, columns, rows, notes=[LATER_NOTE], data=data)
+
+    def later(self, arm: str) -> str:
+        """The mean of `Asked.later` over an arm's seeds, at least and, where that is another number, at most."""
+        shares = [run.later for run in self.runs if run.arm == arm and run.later]
+        ends = [f"{fmean(column):.1f}" for column in zip(*shares, strict=True)]
+        return " to ".join(dict.fromkeys(ends)) or "-"
 
 
-def facts_of(group: Group) -> Iterator[Facts]:
+def facts_of(group: "Group") -> Iterator[Facts]:
     """For each task to remember, every run's answers after the first and after the last stage that asked for it."""
     for task in group.tasks:
         runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -108,16 +133,20 @@ def facts_of(group: Group) -> Iterator[Facts]:
         gold: dict[str, list[str]] = {}
         for id_, path in {entry["list"]: entry["path"] for pair in asked.values() for entry in pair}.items():
             gold = {**right_answers(path, id_), **gold}
-        answers = {at: [group.answers.of(entry["path"], entry["list"]) for entry in asked[at]] for at in asked}
-        before, after = next(iter(asked.values()))
+        later = _later_answers(group, asked)
+        all_runs = []
+        for at, (before, after) in asked.items():
+            answers = [group.answers.of(entry["path"], entry["list"]) for entry in (before, after)]
+            all_runs.append(_asked(*at, list(gold), answers[0], answers[1], later[at]))
         yield Facts(
             name=f"facts-{group.slug}-{task}",
+            task=task,
             title=f"{group.title}: {task}",
             before=before["stage"],
             after=after["stage"],
             prompts=list(gold),
             gold=list(gold.values()),
-            runs=[_asked(arm, seed, list(gold), *answers[arm, seed]) for arm, seed in asked],
+            runs=all_runs,
         )
 
 
@@ -125,21 +154,58 @@ def _newest(rows: Sequence[dict[str, Any]], stage: str) -> dict[str, Any]:
     return [row for row in rows if row["stage"] == stage][-1]
 
 
+def _later_answers(
+    group: "Group", asked: Mapping[tuple[str, int], tuple[dict[str, Any], dict[str, Any]]]
+) -> dict[tuple[str, int], list[str]]:
+    """For each run the answers, sorted, of all facts trained since it was first `asked`, as `matches` compares them."""
+    since = group.stages.index(next(iter(asked.values()))[0]["stage"])
+    by_list: dict[str, list[str]] = {}  # runs share lists
+    later: dict[tuple[str, int], list[str]] = {at: [] for at in asked}
+    for entry in group.readable:
+        at = (entry["arm"], entry["seed"])
+        if not entry["own"] or entry["recall"] is None or group.stages.index(entry["stage"]) < since:
+            continue
+        if at not in asked or (id_ := entry["list"]) in {row["list"] for row in asked[at]}:
+            continue
+        try:
+            if id_ not in by_list:
+                gold = right_answers(entry["path"], id_).values()
+                by_list[id_] = [answer.strip().lower() for answers in gold for answer in answers]
+        except BadInput as error:
+            group.warnings.append(str(error))
+            continue
+        later[at] += by_list[id_]
+    return {at: sorted(answers) for at, answers in later.items()}
+
+
 def _asked(
-    arm: str, seed: int, prompts: Sequence[str], before: dict[str, str | None], after: dict[str, str | None]
+    arm: str,
+    seed: int,
+    prompts: Sequence[str],
+    before: Mapping[str, Answer | None],
+    after: Mapping[str, Answer | None],
+    later: Sequence[str],
 ) -> Asked:
     letters = []
-    first: list[str | None] = []
-    last: list[str | None] = []
-    for prompt in prompts:
-        then, now = before.get(prompt), after.get(prompt)
+    first, last = [before.get(prompt) for prompt in prompts], [after.get(prompt) for prompt in prompts]
+    for prompt, then, now in zip(prompts, first, last, strict=True):
         if prompt not in before or prompt not in after:
             letters.append("-")
         else:
             letters.append(("k" if now is None else "l") if then is None else ("g" if now is None else "n"))
-        first.append(then)
-        last.append(now)
-    return Asked(arm, seed, "".join(letters), first, last)
+    texts = [None if answer is None else str(answer) for answer in (*first, *last)]
+    wrong = [answer for answer in after.values() if answer]
+    share = 100 / len(wrong) if wrong else 0.0
+    matching = [answer.complete for answer in wrong if _begins_one(answer, later)]
+    shares = (share * sum(matching), share * len(matching)) if later and wrong else None
+    return Asked(arm, seed, "".join(letters), texts[: len(first)], texts[len(first) :], shares)
+
+
+def _begins_one(answer: Answer, texts: Sequence[str]) -> bool:
+    """Is an answer one of these sorted texts or, where it is not complete, the beginning of one?"""
+    text = answer.text.strip().lower() if answer.complete else answer.text.rstrip("\ufffd").strip().lower()
+    at = bisect_left(texts, text)
+    return at < len(texts) and (texts[at] == text if answer.complete else texts[at].startswith(text))
 
 
 def _gold(answers: Sequence[str]) -> str:

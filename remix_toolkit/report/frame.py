@@ -8,6 +8,7 @@ import pandas as pd
 from remix_toolkit import store
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.recall import VerdictRow
 from remix_toolkit.report import verdicts
 
 RUN = ["recipe", "arm", "profile", "seed", "run", "settings"]  # what identifies a run
@@ -44,9 +45,9 @@ def results(runs: str | Path = "runs") -> pd.DataFrame:
 
 def _answers(path: str, list_id: str) -> pd.DataFrame:
     """A stage's answers to one list of facts; no rows, and a warning, if they cannot be read."""
+    rows: list[VerdictRow] = []
     try:
         rows = verdicts.rows(path, list_id)
     except BadInput as error:
         warn(str(error))
-        rows = []
-    return pd.DataFrame(rows, columns=ANSWER)
+    return pd.DataFrame([(row.fact, row.correct, row.prediction, list(row.gold)) for row in rows], columns=ANSWER)

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.report.facts import Facts, facts_of
 from remix_toolkit.report.retention import FLOOR, remembered
 from remix_toolkit.report.seeds import (
     aggregate,
@@ -75,15 +76,20 @@ class Group:
     @cached_property
     def readable(self) -> list[Entry]:
         """The entries without those whose recall.jsonl cannot be read; of these, a warning is noted."""
-        found = []
+        readable = []
         for entry in self.entries:
             try:
                 if entry["recall"] is not None and entry["task"] in self.tasks:
                     self.answers.of(entry["path"], entry["list"])
-                found.append(entry)
+                readable.append(entry)
             except BadInput as error:
                 self.warnings.append(str(error))
-        return found
+        return readable
+
+    @cached_property
+    def facts(self) -> dict[str, Facts]:
+        """By the task to remember: every run's answers to its facts."""
+        return {facts.task: facts for facts in facts_of(self)}
 
     @cached_property
     def compared(self) -> list[Entry]:
@@ -97,8 +103,8 @@ class Group:
 
     def noted(self) -> list[str]:
         """What a reader must know before any number is believed."""
-        last, there = self.stages[-1], {(row["arm"], row["stage"], row["task"]) for row in self.means}
-        apart = [arm for arm in self.arms if not any((arm, last, task) in there for task in self.tasks)]
+        last, measured = self.stages[-1], {(row["arm"], row["stage"], row["task"]) for row in self.means}
+        apart = [arm for arm in self.arms if not any((arm, last, task) in measured for task in self.tasks)]
         lines = [*missing(self.means), *unlearned(self.entries), *retrained(self.entries)]
         if apart and self.tasks:
             asked = f"{_list(self.tasks)} after {last}"
@@ -113,11 +119,11 @@ class Group:
 
 def groups(entries: Sequence[Entry], wanted: Expected, answers: Answers) -> list[Group]:
     """One for each recipe, profile and place, in the order of the entries."""
-    found = []
-    for (recipe, profile, place), mine in sweeps(entries).items():
-        rows = [{**row, "own_arm": entry["arm"]} for row, entry in zip(named(mine), mine, strict=True)]
-        found.append(Group(recipe, profile, place, rows, answers, wanted, slug(recipe, profile, place), []))
-    return found
+    all_groups = []
+    for (recipe, profile, place), sweep in sweeps(entries).items():
+        rows = [{**row, "own_arm": entry["arm"]} for row, entry in zip(named(sweep), sweep, strict=True)]
+        all_groups.append(Group(recipe, profile, place, rows, answers, wanted, slug(recipe, profile, place), []))
+    return all_groups
 
 
 def answer(group: Group) -> list[tuple[str, list[str]]]:
@@ -126,11 +132,11 @@ def answer(group: Group) -> list[tuple[str, list[str]]]:
         return [("Nothing can be said about retention: no stage here is measured by recall.", [])]
     if len(group.stages) == 1 and all(e["own"] for e in group.entries):
         known = [row for row in group.means if row["task"] == group.tasks[0]]
-        said = ", ".join(f"{row['arm']} {_percent(row)}" for row in known[:8])
+        recalls = ", ".join(f"{row['arm']} {_percent(row)}" for row in known[:8])
         return [
             (
                 f"Nothing can be said about retention yet: {group.stages[0]} is the only stage, "
-                f"and what it knows of its facts it has only just learnt ({said}).",
+                f"and what it knows of its facts it has only just learnt ({recalls}).",
                 [],
             )
         ]
@@ -158,20 +164,20 @@ def _answer(group: Group, task: str) -> tuple[str, list[str]]:
         return f"{head}. It is the only arm: nothing can be said about what helps.", [*more, *_few(best, [])]
     if len(sound) == 1:
         return f"{head}. No other arm can be compared with it.", [*more, *_few(best, [])]
-    found = [_compared(group, task, other, best) for other in sound[1:]]
-    correct([one for one in found if one])
-    judged = [_against(other, best, one) for other, one in zip(sound[1:], found, strict=True)]
+    differences = [_compared(group, task, other, best) for other in sound[1:]]
+    correct([one for one in differences if one])
+    judged = [_against(other, best, one) for other, one in zip(sound[1:], differences, strict=True)]
     clear = all(one.is_ahead for one in judged)
     claim = f", the most of {len(sound)} arms" if clear else f", the highest mean of {len(sound)} arms"
     # In full: the first arm, which the others are compared with, the next best, and whoever is ahead of the best.
-    told = [one for one in judged if one.arm == group.arms[0] or one is judged[0] or one.is_behind]
-    told.sort(key=lambda one: one.arm != group.arms[0])
-    alike = [one.arm for one in judged if one not in told and not one.is_ahead]
+    in_full = [one for one in judged if one.arm == group.arms[0] or one is judged[0] or one.is_behind]
+    in_full.sort(key=lambda one: one.arm != group.arms[0])
+    alike = [one.arm for one in judged if one not in in_full and not one.is_ahead]
     also = [f"It cannot be told apart from {_list(alike)}."] if alike else []
-    said = " ".join([*(one.says for one in told), *also])
-    ahead = any(one.is_ahead for one in told)
+    sentences = " ".join([*(one.says for one in in_full), *also])
+    ahead = any(one.is_ahead for one in in_full)
     notes = [f"The best of {len(sound)} arms was chosen after the fact, which flatters its lead."] if ahead else []
-    return f"{head}{claim}. {said}", [*more, *notes, *_few(best, judged)]
+    return f"{head}{claim}. {sentences}", [*more, *notes, *_few(best, judged)]
 
 
 @dataclass(frozen=True)
@@ -193,29 +199,29 @@ def _compared(group: Group, task: str, other: Entry, best: Entry) -> Entry | Non
         return None
 
 
-def _against(other: Entry, best: Entry, found: Entry | None) -> _Against:
+def _against(other: Entry, best: Entry, pair: Entry | None) -> _Against:
     """By the seeds that both have: the means of each over all of its own may be of different ones.
 
     The best arm is ahead, or behind, if p is below 0.05 even when it is corrected for all the others, and of more than
     one seed.
     """
     arm = other["arm"]
-    if found is None:
+    if pair is None:
         why = f"It cannot be compared with {arm} ({_percent(other)}): they share no seed and facts."
         return _Against(arm, 0, None, False, False, why)
-    seeds, same = found["seeds"], found["seeds"] == best["seeds"] == other["seeds"]
-    name = f"{arm} ({found['of_first']:.1f}%)"
+    seeds, same = pair["seeds"], pair["seeds"] == best["seeds"] == other["seeds"]
+    name = f"{arm} ({pair['of_first']:.1f}%)"
     if not same:
         named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-        name = f"{arm} on what both have, {named} ({found['of_second']:.1f}% against {found['of_first']:.1f}%),"
-    by = f"{found['difference']:+.1f} points, 95% interval {found['low']:+.1f} to {found['high']:+.1f}"
-    clear, ahead = len(seeds) > 1 and found["p_holm"] < LEVEL, found["difference"] > 0
+        name = f"{arm} on what both have, {named} ({pair['of_second']:.1f}% against {pair['of_first']:.1f}%),"
+    by = f"{pair['difference']:+.1f} points, 95% interval {pair['low']:+.1f} to {pair['high']:+.1f}"
+    clear, ahead = len(seeds) > 1 and pair["p_holm"] < LEVEL, pair["difference"] > 0
     says = f"It is {'ahead of' if ahead else 'behind'} {name} by {by}."
     if not clear:
-        apart = found["low"] > 0 or found["high"] < 0
-        doubt = "" if not apart else ", under one seed" if len(seeds) == 1 else f" (Holm's p {found['p_holm']:.3f})"
+        apart = pair["low"] > 0 or pair["high"] < 0
+        doubt = "" if not apart else ", under one seed" if len(seeds) == 1 else f" (Holm's p {pair['p_holm']:.3f})"
         says = f"Whether it is better than {name} cannot be said: {by}{doubt}."
-    return _Against(arm, len(seeds), found["seeds_to_halve"], clear and ahead, clear and not ahead, says)
+    return _Against(arm, len(seeds), pair["seeds_to_halve"], clear and ahead, clear and not ahead, says)
 
 
 def _few(best: Entry, judged: Sequence[_Against]) -> list[str]:

@@ -3,6 +3,7 @@
 import base64
 import errno
 import hashlib
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -15,14 +16,15 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.report.facts import Facts
 from remix_toolkit.report.group import groups
 from remix_toolkit.report.names import select_runs
-from remix_toolkit.report.parts import Figure, Section
+from remix_toolkit.report.parts import Figure, Section, Words
 from remix_toolkit.report.plot import saved, settle, svgs
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
-from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown, slug
+from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown, plain, slug
 from remix_toolkit.report.verdicts import Answers
 
 PAGE = "index.html"
+SCREEN = 120  # characters of a line
 
 
 @dataclass(frozen=True)
@@ -39,37 +41,39 @@ class Drawn:
 def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     """Write the report of a store, or of one recipe or sweep in it, into a folder; the page's path.
 
-    Files of the report's own names are overwritten, nothing else is touched. None where nothing is published yet.
-    Raises BadInput where `runs` does not exist, the recipe is not in it, or the folder cannot be written to.
+    What the page says first is printed too, in three lines at most. Files of the report's own names are overwritten,
+    nothing else is touched. None where nothing is published yet. Raises BadInput where `runs` does not exist, the
+    recipe is not in it, or the folder cannot be written to.
     """
     warnings: list[str] = []
-    found, records = select_runs(runs, recipe, warnings.append)
+    entries, records = select_runs(runs, recipe, warnings.append)
     for warning in warnings:
         warn(warning)
-    if not found:
+    if not entries:
         return None
     wanted = expected(records)
-    there = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in found}
+    measured = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
     warnings += [
         f"{name} on {profile}, {arm}: nothing is measured yet"
         for name, arm, profile in wanted
-        if (name, arm, profile) not in there
+        if (name, arm, profile) not in measured
     ]
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
-        told = groups(found, wanted, Answers())
-        made = [_written(section, out) for section in named(sections(told, runs, warnings))]
-        recipes = list(dict.fromkeys(group.recipe for group in told))
-        title = (
-            told[0].title if len(told) == 1 else ", ".join(recipes) if len(recipes) < 4 else f"{len(recipes)} recipes"
-        )
+        sweeps = groups(entries, wanted, Answers())
+        made = [_written(section, out) for section in named(sections(sweeps, runs, warnings))]
+        recipes = list(dict.fromkeys(group.recipe for group in sweeps))
+        title = sweeps[0].title if len(sweeps) == 1 else ", ".join(recipes)
+        title = title if len(recipes) < 4 else f"{len(recipes)} recipes"
         page = out / PAGE
         _save(page, render(made, title, str(runs), len(warnings)).encode("utf-8", "backslashreplace"))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
         raise BadInput(f"-o {error.filename or out}: cannot be written ({error.strerror})") from None
+    answer = next(part.lines[0] for part in made[0].parts if isinstance(part, Words))
+    info(textwrap.fill(plain(f"{sweeps[0].title}: {answer}"), SCREEN, max_lines=3, placeholder=" ..."))
     return page
 
 
@@ -105,7 +109,7 @@ def named(made: Sequence[Section]) -> list[Section]:
     """The sections, each file's name made safe and its own."""
     used: set[tuple[str, str]] = set()
 
-    def own(part: Any) -> Any:
+    def renamed(part: Any) -> Any:
         if not isinstance(part, Figure | Table | Facts):
             return part
         kind = "figure" if isinstance(part, Figure) else type(part).__name__
@@ -116,7 +120,7 @@ def named(made: Sequence[Section]) -> list[Section]:
         used.add((kind, name.lower()))
         return replace(part, name=name)
 
-    return [replace(section, parts=[own(part) for part in section.parts]) for section in made]
+    return [replace(section, parts=[renamed(part) for part in section.parts]) for section in made]
 
 
 def _written(section: Section, out: Path) -> Section:
@@ -152,9 +156,3 @@ def _save(file: Path, content: bytes) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_bytes(content)
     partial.replace(file)
-
-
-def report(runs: Path, out: Path | None, recipe: str | None) -> None:
-    """`remix report`."""
-    page = write_report(runs, out or runs / "report", recipe)
-    info(f"report: {page}" if page else f"{runs}: nothing is published yet")

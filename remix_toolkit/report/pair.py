@@ -28,8 +28,8 @@ def pair(a: list[Entry], b: list[Entry], one_each: bool) -> dict[str, Any]:
     Compared are stages of the same name or, where there is none, the last ones. Recall is in percent, differences (b -
     a) in points, as `seeds.paired` has them; losses in nats a token. `facts` are those that only one of the two knows.
     """
-    found: dict[str, Any] = {"settings": [], "made_with": [], "recall": [], "facts": [], "held_out": []}
-    found |= {"losses": [], "curves": [], "notes": []}
+    parts: dict[str, Any] = {"settings": [], "made_with": [], "recall": [], "facts": [], "held_out": []}
+    parts |= {"losses": [], "curves": [], "notes": []}
     names = [list(dict.fromkeys(entry["stage"] for entry in side)) for side in (a, b)]
     stages = [(name, name) for name in names[0] if name in names[1]]
     if one_each or not stages:
@@ -37,38 +37,38 @@ def pair(a: list[Entry], b: list[Entry], one_each: bool) -> dict[str, Any]:
     for one, other in stages:
         label = one if one == other else f"{one} / {other}"
         left, right = [e for e in a if e["stage"] == one], [e for e in b if e["stage"] == other]
-        _recall(found, left, right, label)
+        _recall(parts, left, right, label)
         folders = [{entry["seed"]: Path(entry["path"]) for entry in side} for side in (left, right)]
         shared = sorted(folders[0].keys() & folders[1].keys())
         if not shared:
-            found["notes"].append(f"{label}: no seed in common, so nothing is compared")
+            parts["notes"].append(f"{label}: no seed in common, so nothing is compared")
         for seed in shared:
             at = {"stage": label, "seed": seed}
             if why := other_parents({"path": folders[0][seed]}, {"path": folders[1][seed]}):
-                found["notes"].append(f"{label}, seed {seed}: facts are not compared: {why}")
-            _went(found, at, folders[0][seed], folders[1][seed])
+                parts["notes"].append(f"{label}, seed {seed}: facts are not compared: {why}")
+            _went(parts, at, folders[0][seed], folders[1][seed])
     last = [side[shared[0] if shared else min(side)] for side in folders]  # of the seeds, one stands for all
-    found["settings"], found["made_with"] = _settings(*last), _made_with(*last)
+    parts["settings"], parts["made_with"] = _settings(*last), _made_with(*last)
     ran = [{entry["seed"] for entry in side} for side in (a, b)]
     for side, more in (("A", ran[0] - ran[1]), ("B", ran[1] - ran[0])):
         if more and not one_each:
-            found["notes"].append(f"only {side} has seed{'s' * (len(more) > 1)} {', '.join(map(str, sorted(more)))}")
+            parts["notes"].append(f"only {side} has seed{'s' * (len(more) > 1)} {', '.join(map(str, sorted(more)))}")
     keys = [read_stage(folder) for folder in last]
     for one, other, side in ((keys[0], keys[1], "B"), (keys[1], keys[0], "A")):
         if one.key in other.ancestors:
-            found["notes"].append(f"{side} was trained from the other: what only the other knows was forgotten since")
+            parts["notes"].append(f"{side} was trained from the other: what only the other knows was forgotten since")
     if keys[0].key == keys[1].key:
-        found["notes"].append("both are the same stage")
+        parts["notes"].append("both are the same stage")
     for side, entries in (("a", a), ("b", b)):
         for entry in entries:
             if entry["own"] and entry["recall"] is not None and entry["recall"] < FLOOR:
                 seed = "" if one_each else f", seed {entry['seed']}"
                 low = premise(entry["stage"], f"{entry['recall']:.1f}%")
-                found["notes"].append(f"{side.upper()}{seed}: {low}")
-    return found
+                parts["notes"].append(f"{side.upper()}{seed}: {low}")
+    return parts
 
 
-def _recall(found: dict[str, Any], left: list[Entry], right: list[Entry], label: str) -> None:
+def _recall(parts: dict[str, Any], left: list[Entry], right: list[Entry], label: str) -> None:
     """Recall of every list of facts that both have, and those that only one has."""
     lists = [{e["list"]: e["task"] for e in side if e["recall"] is not None} for side in (left, right)]
     for id_, task in lists[0].items():
@@ -79,24 +79,24 @@ def _recall(found: dict[str, Any], left: list[Entry], right: list[Entry], label:
         rows = [{**e, **alike, "arm": arm} for arm, side in sides.items() for e in side if e.get("list") == id_]
         result = paired(rows, "a", "b", label, id_)
         if result is None:
-            found["notes"].append(f"{task} after {label}: no seed and fact in common, not compared")
+            parts["notes"].append(f"{task} after {label}: no seed and fact in common, not compared")
             continue
         shares, apart = _facts(rows, result["seeds"], id_, {"stage": label, "task": task})
         names = ("difference", "low", "high", "p", "over", "seeds_to_halve", "seeds", "facts", "flips")
         row = {name: result[name] for name in names}
         only = {"only_a": result["one_to_zero"], "only_b": result["zero_to_one"]}
-        found["recall"].append({"stage": label, "task": task, "list": id_, **shares, **row, **only})
-        found["facts"] += apart
-    for mine, others, side in ((lists[0], lists[1], "A"), (lists[1], lists[0], "B")):
-        for id_, task in mine.items():
+        parts["recall"].append({"stage": label, "task": task, "list": id_, **shares, **row, **only})
+        parts["facts"] += apart
+    for asked_here, others, side in ((lists[0], lists[1], "A"), (lists[1], lists[0], "B")):
+        for id_, task in asked_here.items():
             if id_ in others:
                 continue
-            same = [other for other, name in others.items() if name == task and other not in mine]
+            same = [other for other, name in others.items() if name == task and other not in asked_here]
             if same and side == "A":
                 asked = f"A was asked {id_}, B {', '.join(same)}"
-                found["notes"].append(f"{task} after {label}: not the same facts, not compared ({asked})")
+                parts["notes"].append(f"{task} after {label}: not the same facts, not compared ({asked})")
             elif not same:
-                found["notes"].append(f"{task} after {label}: only {side} was asked {id_}")
+                parts["notes"].append(f"{task} after {label}: only {side} was asked {id_}")
 
 
 def _facts(
@@ -109,25 +109,22 @@ def _facts(
     paths = {(entry["arm"], entry["seed"]): entry["path"] for entry in rows}  # the newest of a seed, as `paired` has it
     asked, known, apart = 0, {"a": 0, "b": 0}, []
     for seed in seeds:
-        a, b = ({row["prompt"]: row for row in verdicts.rows(paths[side, seed], id_)} for side in "ab")
+        a, b = ({row.prompt: row for row in verdicts.rows(paths[side, seed], id_)} for side in "ab")
         for prompt in [prompt for prompt in a if prompt in b]:
             one, other = a[prompt], b[prompt]
             asked += 1
-            known["a"] += one["correct"]
-            known["b"] += other["correct"]
-            if one["correct"] == other["correct"]:
+            known["a"] += one.correct
+            known["b"] += other.correct
+            if one.correct == other.correct:
                 continue
-            fact = {**about, "list": id_, "seed": seed, "prompt": prompt, "gold": one.get("gold", [])}
-            fact |= {
-                "known_by": "a" if one["correct"] else "b",
-                "a_said": verdicts.said(one),
-                "b_said": verdicts.said(other),
-            }
+            fact = {**about, "list": id_, "seed": seed, "prompt": prompt, "gold": list(one.gold)}
+            fact |= {"known_by": "a" if one.correct else "b"}
+            fact |= {"a_said": str(verdicts.answer(one)), "b_said": str(verdicts.answer(other))}
             apart.append(fact)
     return {side: 100.0 * many / asked for side, many in known.items()}, apart
 
 
-def _went(found: dict[str, Any], at: dict[str, Any], a: Path, b: Path) -> None:
+def _went(parts: dict[str, Any], at: dict[str, Any], a: Path, b: Path) -> None:
     """How two stages trained: their losses, their retention curves, and the loss on held-out rows."""
     left, right = read_stage(a), read_stage(b)
     losses = _losses(a), _losses(b)
@@ -137,32 +134,26 @@ def _went(found: dict[str, Any], at: dict[str, Any], a: Path, b: Path) -> None:
         if step in losses[1]
         and abs(losses[0][step] - losses[1][step]) > LOSS_APART * max(losses[0][step], losses[1][step])
     )
-    found["losses"].append(
+    parts["losses"].append(
         {**at, "same_stage": left.key == right.key, "steps_a": left.steps, "steps_b": right.steps}
         | {"a": left.last_loss, "b": right.last_loss, "parts_at_step": next(apart, None)}
     )
-    curves = _curves(a), _curves(b)
+    curves = read_curves(a), read_curves(b)
     for id_ in [id_ for id_ in curves[0] if id_ in curves[1]]:
-        one, other = curves[0][id_], curves[1][id_]
+        one, other = dict(curves[0][id_]), dict(curves[1][id_])
         epochs = [epoch for epoch in one if epoch in other and abs(one[epoch] - other[epoch]) >= RECALL_APART]
         row = {**at, "list": id_, "a": list(one.values())[-1], "b": list(other.values())[-1]}
-        found["curves"].append({**row, "parts_at_epoch": epochs[0] if epochs else None})
+        parts["curves"].append({**row, "parts_at_epoch": epochs[0] if epochs else None})
     if left.held_out and right.held_out:
         for name in ("loss", "accuracy"):
             values = {"a": getattr(left.held_out, name), "b": getattr(right.held_out, name)}
             if None not in values.values():
-                found["held_out"].append({**at, "what": name, "rows": left.held_out.rows, **values})
+                parts["held_out"].append({**at, "what": name, "rows": left.held_out.rows, **values})
 
 
 def _losses(folder: Path) -> dict[int, float]:
     """Step -> loss; steps without a finite one are left out."""
     return {int(step): loss for step, loss in read_losses(folder / "loss.csv") if math.isfinite(loss)}
-
-
-def _curves(folder: Path) -> dict[str, dict[float, float]]:
-    """List of facts -> epoch -> recall in percent, where the stage has a retention curve."""
-    file = folder / "retention.jsonl"
-    return {id_: dict(points) for id_, points in read_curves(file).items()} if file.exists() else {}
 
 
 # --- settings ----------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Section:
     parts: list[Part] = field(default_factory=list)
 
 
-def said(items: Sequence[str], limit: int = 12) -> str:
+def shortened(items: Sequence[str], limit: int = 12) -> str:
     """For an alternative text: the items, and how many more are in the table."""
     more = f"; and {len(items) - limit} more, in the table" if len(items) > limit else ""
     return "; ".join(items[:limit]) + more

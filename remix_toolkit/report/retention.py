@@ -12,7 +12,9 @@ from rich.table import Table
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
+from remix_toolkit.graph.memory import GB
 from remix_toolkit.recipe.schema import Evaluate
+from remix_toolkit.records import StageRecord
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
 
@@ -27,6 +29,8 @@ def print_matrices(entries: Sequence[dict[str, Any]]) -> None:
     for (recipe, arm, profile, seed, overrides, _), rows in runs.items():
         title = f"{recipe}" + (f", arm {arm}" if arm != recipe else "") + f" on {profile}, seed {seed}"
         console.print(matrix(rows, " ".join([title, *overrides])))
+        for line in ties_and_memory(rows):
+            console.print(line, markup=False, highlight=False)
 
 
 def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
@@ -37,7 +41,7 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
     for task in tasks:
         table.add_column(task, justify="right")
     others = {row["stage"]: beside(Path(row["path"])) for row in rows}
-    more = list(dict.fromkeys(name for found in others.values() for name in found))
+    more = list(dict.fromkeys(name for values in others.values() for name in values))
     for name in more:
         table.add_column(name, justify="right")
     table.add_column("model")
@@ -56,16 +60,42 @@ def matrix(rows: Sequence[dict[str, Any]], title: str) -> Table:
 
 
 def beside(folder: Path) -> dict[str, float]:
-    """What else was measured of a published stage, as `numbers` has it; a file that is damaged is warned of."""
-    found: dict[str, float] = {}
+    """What else was measured of a published stage, as `numbers` has it; a file that is damaged is warned of.
+
+    Perplexity only where the base was pretrained: of one with random weights it has nothing to be compared with.
+    """
+    pretrained = "tiny" not in StageRecord.read(folder / "stage.json").declaration["base"]
+    values: dict[str, float] = {}
     for measurement in MEASUREMENTS:
-        if measurement.name in ("perplexity", "lm_eval"):
+        if measurement.name == "lm_eval" or (measurement.name == "perplexity" and pretrained):
             try:
                 results = {item: result.model_dump() for item, result in measurement.read(folder).items()}
-                found |= numbers({measurement.name: results})
+                values |= numbers({measurement.name: results})
             except BadInput as error:
                 warn(f"{error}: left out")
-    return found
+    return values
+
+
+def ties_and_memory(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each stage: how many answers were near ties, and the most memory of a device, in GB; if any is known.
+
+    `entries` as `store.entries` has them.
+    """
+    lines = []
+    for stage in dict.fromkeys(entry["stage"] for entry in entries):
+        rows = {(e["key"], e["task"]): e for e in entries if e["stage"] == stage}.values()  # runs share stages
+        ties = sum(row["near_ties"] for row in rows)
+        parts = [f"{ties:,} of {sum(row['facts'] for row in rows):,} answers were near ties"] if ties else []
+        for name, what in (("memory_estimated", "estimated"), ("memory_peak", "at the peak")):
+            if known := [row[name] for row in rows if row[name] is not None]:
+                parts.append(f"{gigabytes(max(known))} GB of memory {what}")
+        lines += [f"{stage}: {', '.join(parts)}"] if parts else []
+    return lines
+
+
+def gigabytes(size: int | None) -> str:
+    """Bytes in GB with three digits; a dash where they are not known."""
+    return "-" if size is None else f"{size / GB:.3g}"
 
 
 def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
@@ -73,15 +103,15 @@ def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
 
     A task that is a file goes by its name alone.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for text, result in probes.get("perplexity", {}).items():
-        found["perplexity" if text == Evaluate().text else f"perplexity of {Path(text).name}"] = result["perplexity"]
+        values["perplexity" if text == Evaluate().text else f"perplexity of {Path(text).name}"] = result["perplexity"]
     for result in probes.get("lm_eval", {}).values():
         task = Path(result["task"]).stem + (f" on {result['limit']} rows" if result["limit"] else "")
         metrics = {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
-        known = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
-        found |= {f"{task} {name}": value for name, value in known.items()}
-    return found
+        kept = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
+        values |= {f"{task} {name}": value for name, value in kept.items()}
+    return values
 
 
 def premise(stage: str, known: str) -> str:
@@ -131,9 +161,9 @@ def print_arms(entries: Sequence[dict[str, Any]], paper: Mapping[str, float]) ->
         table.add_column(f"the paper's {task} after {last}", justify="right")
     kept: dict[str, float] = {}
     for arm in dict.fromkeys(row["arm"] for row in entries):
-        mine = sorted((row for row in entries if row["arm"] == arm), key=lambda row: row["seed"])
-        cells = {at: [r for r in mine if (r["stage"], r["task"]) == at] for at in columns}
-        steps = dict.fromkeys(str(row["steps"]) for row in mine if row["stage"] == first)
+        of_arm = sorted((row for row in entries if row["arm"] == arm), key=lambda row: row["seed"])
+        cells = {at: [r for r in of_arm if (r["stage"], r["task"]) == at] for at in columns}
+        steps = dict.fromkeys(str(row["steps"]) for row in of_arm if row["stage"] == first)
         shown = [", ".join(_cell(row, 0) for row in rows) or "-" for rows in cells.values()]
         table.add_row(arm, ", ".join(steps), *shown, *([str(paper.get(arm, "-"))] if paper else []))
         if final := [row["recall"] for row in cells.get((last, task), []) if row["recall"] is not None]:

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.report.facts import facts_of
+from remix_toolkit.report.facts import LATER, LATER_NOTE
 from remix_toolkit.report.group import Entry, Group, answer
 from remix_toolkit.report.paper import section as paper
-from remix_toolkit.report.parts import Figure, Heading, Part, Section, Warn, Words, said
+from remix_toolkit.report.parts import Figure, Heading, Part, Section, Warn, Words, number, shortened
 from remix_toolkit.report.plot import arms_figure, curves_figure, differences_figure, losses_figure
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.retention import FLOOR
@@ -48,19 +48,19 @@ def _each(groups: Sequence[Group], make: Callable[[Group], list[Part]]) -> list[
     """The parts of every group, each group under its title; a group without parts has no title."""
     parts: list[Part] = []
     for group in groups:
-        if mine := make(group):
+        if of_group := make(group):
             if len(groups) == 1:
-                return [replace(part, level=3) if isinstance(part, Heading) else part for part in mine]
-            parts += [Heading(group.title, 3), *mine]
+                return [replace(part, level=3) if isinstance(part, Heading) else part for part in of_group]
+            parts += [Heading(group.title, 3), *of_group]
     return parts
 
 
 def _paper(groups: Sequence[Group], warnings: list[str]) -> list[Part]:
     entries = [entry for group in groups for entry in group.entries]
-    said: list[str] = []
-    parts = paper(entries, groups[0].answers.known, said.append) if groups else []
+    problems: list[str] = []
+    parts = paper(entries, groups[0].answers.known, problems.append) if groups else []
     known = {line for group in groups for line in group.warnings}  # of the same file, by another section
-    warnings += [line for line in dict.fromkeys(said) if line not in known]
+    warnings += [line for line in dict.fromkeys(problems) if line not in known]
     return parts
 
 
@@ -78,9 +78,9 @@ def _matrix(group: Group) -> list[Part]:
         spread = "" if row["sd"] is None else f" ± {row['sd']:.1f}"
         cells[row["arm"], row["stage"], row["task"]] = (f"{row['mean']:.1f}{spread}", row["mean"])
     data = [{k: _joined(v) for k, v in row.items() if k not in ("lists", "overrides", "own")} for row in group.means]
-    for arm, stage, task in dict.fromkeys((e["arm"], e["stage"], e["task"]) for e in group.entries if e["held_out"]):
-        mine = [e for e in group.entries if (e["arm"], e["stage"], e["task"]) == (arm, stage, task) and e["held_out"]]
-        cells[arm, stage, task] = (_held_out(mine), None)
+    for at in dict.fromkeys((e["arm"], e["stage"], e["task"]) for e in group.entries if e["held_out"]):
+        asked = [e for e in group.entries if (e["arm"], e["stage"], e["task"]) == at and e["held_out"]]
+        cells[at] = (_held_out(asked), None)
     ran: dict[tuple[str, str], set[int]] = {}
     for entry in group.entries:
         ran.setdefault((entry["arm"], entry["stage"]), set()).add(entry["seed"])
@@ -116,11 +116,11 @@ def _arms(group: Group) -> list[Part]:
         shown = [_arm(group, task, row, low) for row in rows]
         alts = [f"{r[0]} {r[1]}, then {r[2]}" + (f" ({r[4]})" if r[4] != "-" else "") for r in shown]
         figure = f"{group.title}: recall of {task} after {group.stages[0]} and after {last}"
-        mine = [e for e in group.entries if e["task"] == task and e["recall"] is not None]
-        draw = partial(arms_figure, mine, task)
-        parts.append(Figure(f"arms-{group.slug}-{task}", draw, figure, f"Recall in percent. {said(alts)}."))
-        columns = ["arm", f"after {group.stages[0]}", f"after {last}", "sd", "95% interval", "lost", "seeds", "missing"]
-        notes = [f"lost: points between the two. {of_means(rows)}"]
+        draw = partial(arms_figure, [e for e in group.entries if e["task"] == task and e["recall"] is not None], task)
+        parts.append(Figure(f"arms-{group.slug}-{task}", draw, figure, f"Recall in percent. {shortened(alts)}."))
+        columns = ["arm", f"after {group.stages[0]}", f"after {last}", "sd", "95% interval", "lost", LATER]
+        columns += ["seeds", "missing"]
+        notes = [f"lost: points between the two. {of_means(rows)}", LATER_NOTE]
         if low:
             notes.append(f"* {group.stages[0]} knows less than {FLOOR:.0f}% of its own facts under some seed.")
         caption = f"{group.title}: {task}, the best arm first, in percent"
@@ -136,17 +136,9 @@ def _arm(group: Group, task: str, row: Entry, low: set[str]) -> list[str]:
     lost = "-" if before is None or len(group.stages) == 1 else f"{before['mean'] - row['mean']:.1f}"
     first = f"{before['mean']:.1f}" if before else "-"
     name = row["arm"] + (" *" if row["arm"] in low else "")
-    sd = "-" if row["sd"] is None else f"{row['sd']:.1f}"
-    return [
-        name,
-        first,
-        f"{row['mean']:.1f}",
-        sd,
-        interval,
-        lost,
-        _joined(row["seeds"]),
-        _joined(row["missing"]) or "-",
-    ]
+    later = group.facts[task].later(row["arm"]) if task in group.facts else "-"
+    seeds = [_joined(row["seeds"]), _joined(row["missing"]) or "-"]
+    return [name, first, f"{row['mean']:.1f}", number(row["sd"]), interval, lost, later, *seeds]
 
 
 def _differences(group: Group, task: str) -> list[Part]:
@@ -173,7 +165,7 @@ def _differences(group: Group, task: str) -> list[Part]:
     if apart:
         notes.append(f"Not compared, no seed and fact in common with {first}: {', '.join(apart)}.")
     name = f"differences-{group.slug}-{task}"
-    alt = f"Difference from {first} in points. {said([f'{r[0]} {r[1]} ({r[2]})' for r in shown])}."
+    alt = f"Difference from {first} in points. {shortened([f'{r[0]} {r[1]} ({r[2]})' for r in shown])}."
     data = [{k: _joined(v) for k, v in row.items() if k != "flips"} for row in rows]
     return [
         Figure(name, partial(differences_figure, rows), f"{caption}; filled where the interval leaves zero out", alt),
@@ -187,15 +179,12 @@ def _curves(group: Group, warn: Warn) -> list[Part]:
         return []
     first = group.stages[0]
     caption = f"{group.title}: recall of {first}'s facts while later stages train, mean over seeds{_apart(panels)}"
-    alt = f"Recall in percent from the stage's begin to its end. {said(_ends(panels, '.0f'))}."
+    alt = f"Recall in percent from the stage's begin to its end. {shortened(_ends(panels, '.0f'))}."
     return [Figure(f"curves-{group.slug}", partial(curves_figure, panels, first), caption, alt)]
 
 
 def _facts(group: Group) -> list[Part]:
-    parts: list[Part] = []
-    for facts in facts_of(group):
-        parts += [facts.table(), facts]
-    return parts
+    return [part for facts in group.facts.values() for part in (facts.table(), facts)]
 
 
 def _losses(group: Group, warn: Warn) -> list[Part]:
@@ -206,7 +195,7 @@ def _losses(group: Group, warn: Warn) -> list[Part]:
         f"{group.title}: training loss, mean over all trained tokens of a step; the thick line is the mean of "
         f"seeds{_apart(panels)}"
     )
-    alt = f"Training loss from the stage's begin to its end. {said(_ends(panels, '.2g'))}."
+    alt = f"Training loss from the stage's begin to its end. {shortened(_ends(panels, '.2g'))}."
     return [Figure(f"losses-{group.slug}", partial(losses_figure, panels), caption, alt)]
 
 

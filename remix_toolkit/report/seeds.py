@@ -15,7 +15,7 @@ from rich.table import Table
 from remix_toolkit.graph.retrained import retrained_ancestor
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report import stats
-from remix_toolkit.report.retention import FLOOR, premise, remembered
+from remix_toolkit.report.retention import FLOOR, premise, remembered, ties_and_memory
 from remix_toolkit.report.verdicts import Answers, known
 
 Entry = dict[str, Any]
@@ -80,13 +80,13 @@ def paired(
     """
     import numpy as np
 
-    found = [(key, rows) for key, rows in _groups(entries).items() if key[4:] == (stage, task)]
+    grouped = [(key, rows) for key, rows in _groups(entries).items() if key[4:] == (stage, task)]
     sides: list[dict[int, Entry]] = []
     for arm in (first, second):
-        mine = [rows for key, rows in found if key[1] == arm]
-        if len(mine) > 1 or len({(key[0], key[2]) for key, _ in found if key[1] in (first, second)}) > 1:
+        of_arm = [rows for key, rows in grouped if key[1] == arm]
+        if len(of_arm) > 1 or len({(key[0], key[2]) for key, _ in grouped if key[1] in (first, second)}) > 1:
             raise ValueError(f"{first}, {second}: entries of several recipes, profiles or overrides")
-        sides.append(mine[0] if mine else {})
+        sides.append(of_arm[0] if of_arm else {})
     left, right = sides
     shared = {seed: left[seed]["list"] for seed in left if seed in right and left[seed]["list"] == right[seed]["list"]}
     shared = {seed: facts for seed, facts in shared.items() if not other_parents(left[seed], right[seed])}
@@ -138,21 +138,21 @@ def compared(entries: Sequence[Entry], known: Known = known) -> list[Entry]:
 
     `p_holm` is p corrected for all arms that are compared with that first one under several seeds.
     """
-    found = []
-    for (recipe, profile, place), mine in sweeps(entries).items():
-        mine = named(mine)
-        for task in remembered(mine):
+    results = []
+    for (recipe, profile, place), sweep in sweeps(entries).items():
+        sweep = named(sweep)
+        for task in remembered(sweep):
             about = {"recipe": recipe, "profile": profile, "grid_point": place}
-            found += [{**about, **result} for _, _, result in _against_first(mine, task, known) if result]
-    return found
+            results += [{**about, **result} for _, _, result in _against_first(sweep, task, known) if result]
+    return results
 
 
 def sweeps(entries: Sequence[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
     """(recipe, profile, place in a grid) -> its entries."""
-    found: dict[tuple[str, str, str], list[Entry]] = {}
+    by_sweep: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
-        found.setdefault((entry["recipe"], entry["profile"], entry.get("grid_point", "")), []).append(entry)
-    return found
+        by_sweep.setdefault((entry["recipe"], entry["profile"], entry.get("grid_point", "")), []).append(entry)
+    return by_sweep
 
 
 def named(entries: Sequence[Entry]) -> list[Entry]:
@@ -208,31 +208,31 @@ def print_seeds(
     """
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
     known = Answers().known
-    for (recipe, profile, place), mine in sweeps(entries).items():
+    for (recipe, profile, place), sweep in sweeps(entries).items():
         title = f"{recipe} on {profile}" + (f", {place}" if place else "")
-        if rows := aggregate(mine, expected):
-            names = _names(mine)
+        if rows := aggregate(sweep, expected):
+            names = _names(sweep)
             rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
-            mine = named(mine)
+            sweep = named(sweep)
             _print_means(console, title, rows)
-            for line in [*missing(rows), *unlearned(mine), *retrained(mine)]:
+            for line in [*missing(rows), *unlearned(sweep), *retrained(sweep), *ties_and_memory(sweep)]:
                 console.print(line)
-            for task in remembered(mine):
-                _print_paired(console, title, task, _against_first(mine, task, known))
-    there = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
+            for task in remembered(sweep):
+                _print_paired(console, title, task, _against_first(sweep, task, known))
+    measured = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
     for recipe, arm, profile in expected or {}:
-        if (recipe, arm, profile) not in there:
+        if (recipe, arm, profile) not in measured:
             console.print(f"{recipe} on {profile}, {arm}: nothing is measured yet")
 
 
 def _names(entries: Sequence[Entry]) -> dict[tuple[str, tuple[str, ...]], str]:
     """(arm, overrides) -> a name: of an arm that was run with several overrides, with those from where they part."""
-    said: dict[str, list[tuple[str, ...]]] = {}
+    by_arm: dict[str, list[tuple[str, ...]]] = {}
     for entry in entries:
-        if (overrides := _key(entry)[3]) not in said.setdefault(entry["arm"], []):
-            said[entry["arm"]].append(overrides)
+        if (overrides := _key(entry)[3]) not in by_arm.setdefault(entry["arm"], []):
+            by_arm[entry["arm"]].append(overrides)
     names: dict[tuple[str, tuple[str, ...]], str] = {}
-    for arm, variants in said.items():
+    for arm, variants in by_arm.items():
         same = len(list(takewhile(lambda one: len(set(one)) == 1, zip(*variants, strict=False))))
         names |= {(arm, overrides): " ".join([arm, *overrides[same:]]) for overrides in variants}
     return names
@@ -305,8 +305,8 @@ def missing(rows: Sequence[Entry]) -> list[str]:
         at = f"{row['task']} after {row['stage']}"
         if row["missing"]:
             many = "seeds" if len(row["missing"]) > 1 else "seed"
-            said = f"{many} {', '.join(map(str, row['missing']))} missing"
-            lacks.setdefault((row["arm"], said), []).append(at)
+            gap = f"{many} {', '.join(map(str, row['missing']))} missing"
+            lacks.setdefault((row["arm"], gap), []).append(at)
         if len(row["lists"]) > 1:
             lacks.setdefault((row["arm"], "not the same facts under all seeds"), []).append(at)
     return [f"{arm}: {what} ({', '.join(where)})" for (arm, what), where in lacks.items()]
@@ -323,9 +323,9 @@ def unlearned(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _print_paired(console: Console, title: str, task: str, found: Sequence[tuple[str, str, Entry | None]]) -> None:
-    apart = [arm for _, arm, result in found if result is None]
-    results = [result for _, _, result in found if result]
+def _print_paired(console: Console, title: str, task: str, pairs: Sequence[tuple[str, str, Entry | None]]) -> None:
+    apart = [arm for _, arm, result in pairs if result is None]
+    results = [result for _, _, result in pairs if result]
     if results:
         first, last = results[0]["first"], results[0]["stage"]
         table = Table(title=f"{title}: {task} after {last}, compared with {first}, fact by fact")
@@ -341,4 +341,4 @@ def _print_paired(console: Console, title: str, task: str, found: Sequence[tuple
         console.print(table)
         console.print(of_differences(results))
     if apart:
-        console.print(f"Not compared with {found[0][0]}, no seed and fact in common there: {', '.join(apart)}")
+        console.print(f"Not compared with {pairs[0][0]}, no seed and fact in common there: {', '.join(apart)}")

@@ -1,13 +1,13 @@
 """What is drawn as lines: retention curves and losses, read from the stages' folders."""
 
 import csv
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.records import RetentionPoint, read_rows
 
 Points = list[tuple[float, float]]
 Panels = dict[str, dict[str, dict[int, Points]]]  # stage -> arm -> seed -> points
@@ -27,11 +27,8 @@ def curves(entries: Sequence[dict[str, Any]], warn: Callable[[str], object] = _w
     facts = {entry["list"] for entry in entries if entry["stage"] == first and entry["own"] and entry.get("list")}
     panels: Panels = {}
     for stage, arm, seed, folder in folders(entries):
-        file = folder / "retention.jsonl"
         try:
-            points = [point for id_, curve in read_curves(file).items() if id_ in facts for point in curve]
-        except FileNotFoundError:
-            continue
+            points = [point for id_, curve in read_curves(folder).items() if id_ in facts for point in curve]
         except BadInput as error:
             warn(f"{error}: left out of the retention curves")
             continue
@@ -47,9 +44,8 @@ def losses(entries: Sequence[dict[str, Any]], warn: Callable[[str], object] = _w
     """
     panels: Panels = {}
     for stage, arm, seed, folder in folders(entries):
-        file = folder / "loss.csv"
         try:
-            points = read_losses(file)
+            points = read_losses(folder / "loss.csv")
         except BadInput as error:
             warn(f"{error}: left out of the losses")
             continue
@@ -80,27 +76,18 @@ def read_losses(file: Path) -> Points:
         raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
 
 
-def read_curves(file: Path) -> dict[str, Points]:
-    """List of facts -> epochs and recall in percent, of a retention.jsonl.
-
-    Raises BadInput where it cannot be read, FileNotFoundError where there is none.
-    """
-    found: dict[str, Points] = {}
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
-                found.setdefault(row["list"], []).append((float(row["epoch"]), float(row["recall"])))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
-    return found
+def read_curves(folder: Path) -> dict[str, Points]:
+    """List of facts -> epochs and recall in percent, where the stage has a retention.jsonl. Raises BadInput."""
+    points_by_list: dict[str, Points] = {}
+    for point in read_rows(folder / "retention.jsonl", RetentionPoint):
+        points_by_list.setdefault(point.list, []).append((point.epoch, point.recall))
+    return points_by_list
 
 
 def folders(entries: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, Path]]:
     """Stage, arm, seed and folder of each published stage, the newest where a seed was run twice."""
-    found = {(entry["stage"], entry["arm"], entry["seed"]): Path(entry["path"]) for entry in entries}
-    return [(*at, folder) for at, folder in found.items()]
+    newest = {(entry["stage"], entry["arm"], entry["seed"]): Path(entry["path"]) for entry in entries}
+    return [(*at, folder) for at, folder in newest.items()]
 
 
 def over_seeds(by_seed: Mapping[int, Points]) -> Points:

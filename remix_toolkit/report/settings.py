@@ -15,89 +15,85 @@ from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.records import StageRecord
 from remix_toolkit.report.group import Group
 from remix_toolkit.report.parts import Listing, Part, Warn, number
+from remix_toolkit.report.retention import gigabytes
 from remix_toolkit.report.series import folders
 from remix_toolkit.report.tables import Table
 from remix_toolkit.store import is_pruned
 
+IN_CSV = {"steps", "trained_tokens", "epochs", "stop_fired", "last_loss", "seconds", "device", "processes"}
+IN_CSV |= {"attention", "precision", "memory_estimated", "memory_peak"}
+
 
 def settings(group: Group) -> list[Part]:
     """A table of each arm's stages, and their resolved recipes, folded away; counts are those of the first seed."""
-    told: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    trained: dict[tuple[str, str], dict[int, StageRecord]] = {}
     recipes: dict[str, str] = {}
     for stage, arm, seed, folder in folders(group.entries):
-        about = StageRecord.read(folder / "stage.json").model_dump()
-        told.setdefault((arm, stage), []).append({**about, "seed": seed})
+        trained.setdefault((arm, stage), {})[seed] = StageRecord.read(folder / "stage.json")
         file = folder / "recipe.yaml"
         if seed == group.seeds[0] and file.exists():
             recipes[arm] = file.read_text(encoding="utf-8", errors="replace")  # of the last stage that is published
         if is_pruned(folder) and (line := f"weights deleted, results kept: {stage} of {arm}") not in group.warnings:
             group.warnings.append(line)
     rows, data = [], []
-    for (arm, stage), mine in told.items():
-        counts = mine[0].get("counts", {})
-        train = (mine[0].get("declaration", {}).get("stages") or [{}])[-1].get("train", {})
-        task = next((e["task"] for e in group.entries if (e["arm"], e["stage"]) == (arm, stage) and e["own"]), "-")
-        mixed = " + ".join(f"{n:,} {source}" for source, n in counts.get("mixing", {}).items()) or "-"
-        dropped = sum(counts.get("dropped", {}).values())
-        seconds = fmean(float(one.get("seconds") or 0) for one in mine)
-        row = [arm, stage, task, mixed, number(counts.get("facts"), ",d"), f"{dropped:,}", f"{mine[0]['steps']:,}"]
-        row += [number(mine[0].get("epochs"), ".3g"), number(train.get("learning_rate"), "g")]
-        row += [number(mine[0].get("last_loss"), ".2g"), format_duration(seconds), str(mine[0].get("device", "-"))]
-        rows.append(row)
-        for one in mine:
-            kept = {
-                key: one.get(key) for key in ("steps", "trained_tokens", "epochs", "stop_fired", "last_loss", "seconds")
-            }
-            kept |= {key: one.get(key) for key in ("device", "processes", "attention", "precision")}
-            more = {f"counts_{key}": value for key, value in one.get("counts", {}).items() if isinstance(value, int)}
-            data.append({"arm": arm, "stage": stage, "seed": one["seed"], "mixing": mixed, **kept, **more})
-    names = list(dict.fromkeys(key for row in data for key in row))
-    data = [{name: row.get(name) for name in names} for row in data]
+    for (arm, stage), records in trained.items():
+        entries = [entry for entry in group.entries if (entry["arm"], entry["stage"]) == (arm, stage)]
+        task = next((entry["task"] for entry in entries if entry["own"]), "-")
+        ties = {seed: sum(entry["near_ties"] for entry in entries if entry["seed"] == seed) for seed in records}
+        seed, first = next(iter(records.items()))
+        counts, train = first.counts, (first.declaration.get("stages") or [{}])[-1].get("train", {})
+        mixed = " + ".join(f"{n:,} {source}" for source, n in counts.mixing.items()) or "-"
+        row = [arm, stage, task, mixed, f"{counts.facts:,}", f"{sum(counts.dropped.values()):,}", f"{first.steps:,}"]
+        row += [f"{first.epochs:.3g}", number(train.get("learning_rate"), "g"), number(first.last_loss, ".2g")]
+        row += [f"{ties[seed]:,}", gigabytes(first.memory_estimated), gigabytes(first.memory_peak)]
+        rows.append([*row, format_duration(fmean(one.seconds for one in records.values())), first.device])
+        for seed, record in records.items():
+            numbers = {f"counts_{name}": value for name, value in record.counts if isinstance(value, int)}
+            about = {"arm": arm, "stage": stage, "seed": seed, "mixing": mixed, "near_ties": ties[seed]}
+            data.append({**about, **record.model_dump(include=IN_CSV), **numbers})
     columns = ["arm", "stage", "data", "mixing", "facts", "dropped", "steps", "epochs", "learning rate", "last loss"]
+    columns += ["near ties", "GB estimated", "GB at the peak", "time", "device"]
     caption = f"{group.title}: what was trained, the first seed's counts, mean time over seeds"
-    table = Table(
-        f"settings-{group.slug}", caption, [*columns, "time", "device"], rows, heads=2, data=data, text=(2, 3, 11)
-    )
+    notes = ["Near ties: answers that rounding might have decided, and that were generated for that reason."]
+    table = Table(f"settings-{group.slug}", caption, columns, rows, 2, notes, data, text=(2, 3, 14))
     return [table, *(Listing(f"{arm}: the recipe, resolved", text) for arm, text in recipes.items())]
 
 
 def rerun(group: Group, runs: Path) -> list[Part]:
     """For every run the command that makes it again and the keys of its stages; library versions."""
     stages = {
-        (stage, arm, seed): (folder, StageRecord.read(folder / "stage.json").model_dump())
+        (stage, arm, seed): (folder, StageRecord.read(folder / "stage.json"))
         for stage, arm, seed, folder in folders(group.entries)
     }
-    made: dict[tuple[str, int], dict[str, Any]] = {}
+    first_entries: dict[tuple[str, int], dict[str, Any]] = {}
     for entry in group.entries:
-        made.setdefault((entry["arm"], entry["seed"]), entry)
+        first_entries.setdefault((entry["arm"], entry["seed"]), entry)
     rows = []
-    for (arm, seed), entry in made.items():
-        mine = [(stage, *stages[stage, arm, seed]) for stage in group.stages if (stage, arm, seed) in stages]
-        keys = " ".join(f"{stage}={about['key']}" for stage, _, about in mine)
-        recipe = _recipe([folder for _, folder, _ in mine], group.recipe, group.warnings.append)
+    for (arm, seed), entry in first_entries.items():
+        lineage = [(stage, *stages[stage, arm, seed]) for stage in group.stages if (stage, arm, seed) in stages]
+        keys = " ".join(f"{stage}={record.key}" for stage, _, record in lineage)
+        recipe = _recipe([folder for _, folder, _ in lineage], group.recipe, group.warnings.append)
         line = ["remix", "run", recipe, "--profile", group.profile, "--seed", str(seed), *_there(runs)]
         line += as_overrides(entry["settings"])
         rows.append([arm, str(seed), keys, shlex.join(line)])
-    commands = [
-        [command]
-        for command in dict.fromkeys(_sweeps([about for _, about in stages.values()], runs, group.warnings.append))
-    ]
+    sweeps = [record.sweep for _, record in stages.values() if record.sweep]
+    commands = [[command] for command in dict.fromkeys(_commands(sweeps, runs, group.warnings.append))]
     parts: list[Part] = []
     if commands:
         caption = f"{group.title}: all of it, in one command"
         parts.append(Table(f"sweep-{group.slug}", caption, ["command"], commands, heads=0, code=(0,)))
     notes = ["A stage's results are in RUNS/stages, in the folder whose name ends in its key."]
-    if any(".match" in key for entry in made.values() for key in entry["settings"]):
+    if any(".match" in key for entry in first_entries.values() for key in entry["settings"]):
         notes.append("An arm with `match` names a stage of this store by its key: it is run after the arm that has it.")
     columns = ["arm", "seed", "stages and their keys", "command"]
     parts.append(Table(f"runs-{group.slug}", f"{group.title}: run by run", columns, rows, 2, notes, code=(2, 3)))
     versions: dict[str, set[str]] = {}
-    for _, about in stages.values():
-        for name, version in {"python": about.get("python"), **about.get("libraries", {})}.items():
-            versions.setdefault(name, set()).add(str(version or "not recorded"))
-    found = [[name, ", ".join(sorted(of))] for name, of in versions.items()]
+    for _, record in stages.values():
+        for name, version in {"python": record.python, **record.libraries}.items():
+            versions.setdefault(name, set()).add(version)
+    libraries = [[name, ", ".join(sorted(of))] for name, of in versions.items()]
     caption = f"{group.title}: versions that it was made with"
-    parts.append(Table(f"versions-{group.slug}", caption, ["library", "version"], found, text=(1,)))
+    parts.append(Table(f"versions-{group.slug}", caption, ["library", "version"], libraries, text=(1,)))
     return parts
 
 
@@ -113,21 +109,21 @@ def _recipe(stages: list[Path], name: str, warn: Warn) -> str:
             continue
         lines = (folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace").splitlines()
         try:
-            said = yaml.safe_load("\n".join(line for line in lines if line.startswith(("name: ", "source: ")))) or {}
+            about = yaml.safe_load("\n".join(line for line in lines if line.startswith(("name: ", "source: ")))) or {}
         except yaml.YAMLError as error:
             problem = " ".join(str(error).split())
             warn(f"{folder / 'recipe.yaml'}: cannot be read ({problem}): the command to run it again is a guess")
             continue
-        if said.get("name") == name and said.get("source"):
-            return normpath(str(said["source"]))
+        if about.get("name") == name and about.get("source"):
+            return normpath(str(about["source"]))
     return name
 
 
-def _sweeps(abouts: list[dict[str, Any]], runs: Path, warn: Warn) -> Iterator[str]:
-    """The commands of the sweeps that trained these stages, where the store still has them."""
-    for name in dict.fromkeys(about.get("sweep") for about in abouts):
-        file = runs / "sweeps" / str(name) / "state.json"
-        if name and file.exists():
+def _commands(sweeps: list[str], runs: Path, warn: Warn) -> Iterator[str]:
+    """The commands of some sweeps, where the store still has them."""
+    for name in dict.fromkeys(sweeps):
+        file = runs / "sweeps" / name / "state.json"
+        if file.exists():
             try:
                 command = dict(json.loads(file.read_text(encoding="utf-8")).get("command", {}))
             except (ValueError, TypeError, AttributeError) as error:
@@ -135,14 +131,5 @@ def _sweeps(abouts: list[dict[str, Any]], runs: Path, warn: Warn) -> Iterator[st
                 continue
             profile = ["--profile", command["profile"]] if command.get("profile") else []
             seeds = [part for seed in command.get("seeds") or () for part in ("--seed", str(seed))]
-            yield shlex.join(
-                [
-                    "remix",
-                    "sweep",
-                    str(command.get("sweep")),
-                    *profile,
-                    *seeds,
-                    *_there(runs),
-                    *command.get("overrides", ()),
-                ]
-            )
+            line = ["remix", "sweep", str(command.get("sweep")), *profile, *seeds, *_there(runs)]
+            yield shlex.join([*line, *command.get("overrides", ())])

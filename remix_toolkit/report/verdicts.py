@@ -1,67 +1,69 @@
-"""What the models said to each fact: recall.jsonl, as it is read by the report and by all comparisons."""
+"""What the models answered to each fact: recall.jsonl, as it is read by the report and by all comparisons."""
 
-import io
-import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.evaluate.recall import Recall, VerdictRow
+from remix_toolkit.records import parse_rows
 
 
-def wrong(path: str, facts: str) -> dict[str, str | None]:
-    """Prompt -> what was said wrongly, None where it was right, of one list of facts in a stage's folder.
+class Answer(NamedTuple):
+    """A model's answer; where scoring settled a wrong one, it ends at the first wrong token and is not complete."""
 
-    Raises BadInput where that cannot be read.
-    """
-    return {sys.intern(row["prompt"]): None if row["correct"] else said(row) for row in rows(path, facts)}
+    text: str
+    complete: bool
+
+    def __str__(self) -> str:
+        return self.text + ("" if self.complete else "...")
 
 
 @dataclass
 class Answers:
-    """What was said to each fact, of every stage that was asked for: each recall.jsonl is read once."""
+    """The answers to each fact, of every stage that was asked for: each recall.jsonl is read once."""
 
-    read: dict[tuple[str, str], dict[str, str | None]] = field(default_factory=dict)
+    read: dict[tuple[str, str], dict[str, Answer | None]] = field(default_factory=dict)
 
-    def of(self, path: str, facts: str) -> dict[str, str | None]:
-        """As `wrong`, kept."""
+    def of(self, path: str, facts: str) -> dict[str, Answer | None]:
+        """Prompt -> the wrong answer, None where it was right, of one list of facts in a stage's folder.
+
+        Raises BadInput as `rows` does.
+        """
         if (path, facts) not in self.read:
-            self.read[path, facts] = wrong(path, facts)
+            self.read[path, facts] = {
+                sys.intern(row.prompt): None if row.correct else answer(row) for row in rows(path, facts)
+            }
         return self.read[path, facts]
 
     def known(self, path: str, facts: str) -> dict[str, bool]:
         """Prompt -> was it answered right?"""
-        return {prompt: said is None for prompt, said in self.of(path, facts).items()}
+        return {prompt: answer is None for prompt, answer in self.of(path, facts).items()}
 
 
-def said(row: Mapping[str, Any]) -> str:
-    """What the model said; where scoring settled it, up to the first wrong token, and that is shown."""
-    return str(row.get("prediction", "")) + ("" if row.get("prediction_complete", True) else "...")
+def answer(row: VerdictRow) -> Answer:
+    """The model's answer of a row."""
+    return Answer(row.prediction, row.prediction_complete)
 
 
-def known(path: str, facts: str) -> Mapping[str, bool]:
-    """Prompt -> was it answered right? Raises BadInput as `wrong` does."""
-    return {prompt: said is None for prompt, said in wrong(path, facts).items()}
+def known(path: str, facts: str) -> dict[str, bool]:
+    """Prompt -> was it answered right? Raises BadInput as `rows` does."""
+    return {row.prompt: row.correct for row in rows(path, facts)}
 
 
 def gold(path: str, facts: str) -> dict[str, list[str]]:
-    """Prompt -> its right answers. Raises BadInput as `wrong` does."""
-    return {row["prompt"]: [str(answer) for answer in row.get("gold", ())] for row in rows(path, facts)}
+    """Prompt -> its right answers. Raises BadInput as `rows` does."""
+    return {row.prompt: list(row.gold) for row in rows(path, facts)}
 
 
-def rows(path: str, facts: str) -> list[dict[str, Any]]:
-    """The lines of recall.jsonl of one list of facts. Raises BadInput where they cannot be read."""
-    file, wanted = Path(path) / "recall.jsonl", json.dumps(facts)
+def rows(path: str, facts: str) -> list[VerdictRow]:
+    """The lines of recall.jsonl of one list of facts. Raises BadInput where they cannot be read, or there are none."""
+    file = Path(path) / "recall.jsonl"
     try:
-        lines = io.StringIO(Recall().rows_text(Path(path)))  # not splitlines: an answer may hold U+2028
-        # Whole lines of other lists are not parsed, and those of this one all at once: a large store has millions.
-        mine = [line for line in lines if wanted in line or not line.endswith("}\n")]
-        found = [row for row in json.loads(f"[{','.join(mine)}]") if row["list"] == facts]
-        if not all(isinstance(row["prompt"], str) and isinstance(row["correct"], bool) for row in found):
-            raise ValueError("a line has no prompt, or does not say whether the answer is right")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error}): arms cannot be compared") from None
-    return found
+        lines = parse_rows(file, Recall().rows_text(Path(path)), VerdictRow, containing=facts)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+    if not (verdicts := [row for row in lines if row.list == facts]):
+        raise BadInput(f"{file}: has no answers to the facts {facts}")
+    return verdicts
