@@ -112,8 +112,8 @@ def test_a_stage_trained_again_takes_the_place_of_one_without_weights(trained, t
     assert "measured again" in capsys.readouterr().out
 
 
-def test_an_older_store_is_refused_in_one_line(trained, tmp_path: Path) -> None:
-    published(trained, tmp_path)
+def test_an_older_store_is_refused_in_one_line(trained, here, tmp_path: Path) -> None:
+    folder = published(trained, tmp_path)
     (tmp_path / "store.json").unlink()
     for read in (store.open_store, store.records, store.entries):
         with pytest.raises(BadInput, match=r"written by an earlier version of this toolkit") as refused:
@@ -122,6 +122,9 @@ def test_an_older_store_is_refused_in_one_line(trained, tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text('{"version": 9}', encoding="utf-8")
     with pytest.raises(BadInput, match=r"store\.json: has format version 9; this toolkit reads version 4"):
         store.open_store(tmp_path)
+    checked = here("store", "verify", "--remove", "--runs", tmp_path, check=False)
+    assert (checked.returncode, "has format version 9" in checked.stderr) == (2, True)  # and nothing is removed
+    assert (folder / "recall.json").exists()
 
 
 def test_an_unusable_runs_directory(tmp_path: Path) -> None:

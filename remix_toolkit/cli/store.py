@@ -119,9 +119,10 @@ def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None
 
 
 def published(runs: Path) -> dict[str, Path]:
-    """The published stages by key. Raises BadInput where no store is."""
+    """The published stages by key. Raises BadInput where no store is, or one of an earlier version."""
     from remix_toolkit import store
 
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
+    store.check_format(runs)
     return store.published_stages(runs)

@@ -17,6 +17,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -141,7 +142,7 @@ class Measurement(ABC, Generic[R]):
         try:
             return self.verify(folder) if rows else self.read(folder)
         except BadInput as error:
-            warn(f"{error}: it counts as not measured")
+            _warn_once(f"{error}: it counts as not measured")
             return {}
 
     def remove(self, folder: Path) -> None:
@@ -181,6 +182,12 @@ class Measurement(ABC, Generic[R]):
 
     def _record_class(self) -> Any:
         return Results[self.result]  # type: ignore[name-defined]
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Whoever plans, measures and deletes asks for the same results."""
+    warn(text)
 
 
 def in_shares(rows: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Value]]) -> list[Value]:
