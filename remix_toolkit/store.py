@@ -118,10 +118,7 @@ def published_bases(runs: Path) -> list[Path]:
 
 
 def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
-    """The recipe's base model, as a path or hub id, and its revision; the tiny one is built on first use.
-
-    Raises BadInput where its files are not those that were built.
-    """
+    """The recipe's base model, as a path or hub id, and its revision; the tiny one is built once, and verified."""
     if recipe.base != "tiny":
         return recipe.base, recipe.revision
     folder = runs / "bases" / tiny.folder_name()
