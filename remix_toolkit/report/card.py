@@ -14,12 +14,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.report import verdicts
-from remix_toolkit.report.parts import number
+from remix_toolkit.report.parts import number, template_environment
 from remix_toolkit.report.results import Published, Results, of_stage, until
 from remix_toolkit.report.retention import FLOOR, numbers, premise
 from remix_toolkit.report.tables import escape_markdown
@@ -47,14 +46,7 @@ def card(folder: Path) -> str:
     local_files += [recipe["profile"]] if recipe["profile"].endswith(".yaml") else []
     shown = {"adapter": None, "quantization": None, **recipe}  # a recipe without these two has the profile's
     shown = {key: value for key, value in shown.items() if key not in NOT_SHOWN}
-    environment = Environment(
-        loader=PackageLoader("remix_toolkit", "report"),
-        autoescape=True,
-        finalize=_escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment(finalize=_escape)
     environment.filters |= {"fenced": fenced, "number": number, "quote": shlex.quote, "repr": repr}
     text = environment.get_template("card.md.jinja").render(
         metadata=_metadata(last, sources, lists).to_yaml(),

@@ -16,7 +16,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.report.facts import Facts
 from remix_toolkit.report.group import groups
 from remix_toolkit.report.names import select_runs
-from remix_toolkit.report.parts import Figure, Section, Words
+from remix_toolkit.report.parts import Figure, Section, Words, template_environment
 from remix_toolkit.report.plot import saved, settle, svgs
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.seeds import expected
@@ -79,15 +79,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
 
 def render(made: Sequence[Section], title: str, where: str, warnings: int) -> str:
     """The page; all that comes from data is escaped by Jinja, and a policy in the page lets no script run but ours."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("remix_toolkit", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.filters["kind"] = lambda part: type(part).__name__.lower()
     script, look = ((files("remix_toolkit") / "report" / name).read_text("utf-8") for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What a section of the report consists of, beside tables and facts."""
+"""What a section of the report consists of, beside tables and facts, and how its templates are filled in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from remix_toolkit.report.facts import Facts
 from remix_toolkit.report.tables import Table
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.figure import Figure as Drawing
 
 Warn = Callable[[str], object]
@@ -70,3 +71,17 @@ def number(value: Any, style: str = ".1f") -> str:
     if value is None or value != value:
         return "-"
     return format(value, style) if isinstance(value, int | float) else str(value)
+
+
+def template_environment(**options: Any) -> "Environment":
+    """Jinja for this folder's templates: what comes from data is escaped, and a name without a value is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("remix_toolkit", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
