@@ -164,17 +164,19 @@ class Measurement(ABC, Generic[R]):
 
     def run(self, items: Iterable[str], subject: Subject, models: Models, folder: Path) -> None:
         """Measure some items and write each result as soon as it is there, its rows before it."""
+        writes = is_main_process()
+        kept = self.sound(folder, rows=True) if writes else {}
+        text = self.rows_text(folder) if kept and self._read(folder).rows else ""
         for item in items:
             result, rows = self.measure(item, subject, models)
-            if not is_main_process():
+            if not writes:
                 continue
-            kept, sealed = self.sound(folder, rows=True), None
+            kept[item], sealed = result, None
             if self.row:
-                former = self.rows_text(folder) if kept and self._read(folder).rows else ""
-                text = former + rows_text(rows)
+                text += rows_text(rows)
                 write_text(folder / f"{self.name}.jsonl", text)
                 sealed = seal(text.encode())
-            self.record(kept | {item: result}, sealed).write(folder / f"{self.name}.json")
+            self.record(kept, sealed).write(folder / f"{self.name}.json")
 
     def _read(self, folder: Path) -> Results[R]:
         record: Results[R] | None = self._record_class().read_if_exists(folder / f"{self.name}.json")
