@@ -6,7 +6,7 @@ from pathlib import Path
 import accelerate
 import pytest
 
-from remix_toolkit.data.identity import facts_id
+from remix_toolkit.data.identity import facts_ids
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.evaluate.base import in_shares
 from remix_toolkit.evaluate.harness import Harness, HarnessResult
@@ -19,7 +19,7 @@ from remix_toolkit.recipe.load import load_recipe
 def test_what_is_requested_is_what_is_missing_until_it_is_measured(trained, tmp_path: Path) -> None:
     settings = ["stages.stage1.probe=[lens]", "evaluate.lm_eval=[arc]", "evaluate.limit=8"]
     recipe = load_recipe("kvr", "tiny", settings)
-    facts = facts_id(recipe, "stage1")
+    facts = facts_ids(recipe)["stage1"]
     everywhere = {f"recall {facts}", "perplexity docstrings", "lm_eval arc on 8 rows"}
     assert requested(recipe, "stage1") == {*everywhere, f"lens {facts}"}
     assert requested(recipe, "stage2") > everywhere

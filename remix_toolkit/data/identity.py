@@ -43,17 +43,29 @@ def list_id(task: Rows, recipe: Recipe) -> str:
     return f"{task.task}-{short_hash(declaration(task, recipe))[:8]}"
 
 
-def facts_id(recipe: Recipe, stage: str) -> str:
-    """The id of a stage's own facts, which depend on the stages before: what overlaps with those is left out."""
-    stages = list(recipe.stages.values())[: recipe.position(stage) + 1]
-    name = stages[-1].data.task
-    declared = [declaration(stage.data, recipe) for stage in stages]
-    return f"{name}-{short_hash(declared[0] if len(declared) == 1 else declared)[:8]}"
+def facts_ids(recipe: Recipe) -> dict[str, str]:
+    """The ids of the stages' own facts, by stage; facts that overlap with those of stages before are left out.
+
+    The first is a hash of its stage's declaration, any other one of the list of the declarations so far.
+    """
+    ids: dict[str, str] = {}
+    listed = hashlib.sha256()
+    for name, stage in recipe.stages.items():
+        text = _canonical(declaration(stage.data, recipe))
+        listed.update((b", " if ids else b"[") + text)
+        total = listed.copy() if ids else hashlib.sha256(text)
+        total.update(b"]" if ids else b"")
+        ids[name] = f"{stage.data.task}-{total.hexdigest()[:8]}"
+    return ids
 
 
 def short_hash(declared: Any) -> str:
     """A hash of a declaration: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical(declared)).hexdigest()[:16]
+
+
+def _canonical(declared: Any) -> bytes:
+    return json.dumps(declared, sort_keys=True).encode()
 
 
 def hash_source(path: str, without: Collection[str] = ()) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat
 
 from remix_toolkit.console import info
-from remix_toolkit.data.identity import facts_id
+from remix_toolkit.data.identity import facts_ids
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.base import Measurement, Models, Subject
 from remix_toolkit.recipe.schema import Recipe
@@ -64,7 +64,7 @@ class Interference(Measurement[InterferenceResult]):
 
     def requested(self, recipe: Recipe, stage: str) -> list[str]:
         wanted = "interference" in recipe.stages[stage].probe
-        return [facts_id(recipe, next(iter(recipe.stages)))] if wanted else []
+        return [next(iter(facts_ids(recipe).values()))] if wanted else []
 
     def check(self, subject: Subject) -> None:
         (first,) = self.requested(subject.recipe, subject.stage)

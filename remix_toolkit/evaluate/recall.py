@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from remix_toolkit.console import info
 from remix_toolkit.data.encoding import encode
-from remix_toolkit.data.identity import facts_id, list_id
+from remix_toolkit.data.identity import facts_ids, list_id
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate.base import Measurement, Models, Row, Subject, in_shares
 from remix_toolkit.recipe.schema import Factoid, Recipe
@@ -69,7 +69,8 @@ class Recall(Measurement[ListRecall]):
 
     def requested(self, recipe: Recipe, stage: str) -> list[str]:
         so_far = list(recipe.stages)[: recipe.position(stage) + 1]
-        trained = [facts_id(recipe, name) for name in so_far if isinstance(recipe.stages[name].data, Factoid)]
+        ids = facts_ids(recipe)
+        trained = [ids[name] for name in so_far if isinstance(recipe.stages[name].data, Factoid)]
         return trained + [list_id(task, recipe) for task in recipe.stages[stage].recall]
 
     def measure(self, item: str, subject: Subject, models: Models) -> tuple[ListRecall, list[VerdictRow]]:

@@ -102,11 +102,12 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
     """
     published = store.published_stages(runs)
     todo: set[str] = set()
-    loaded: set[str] = set()  # the stages whose weights those jobs load
+    needed: set[str] = set()  # what those jobs wait for
+    loaded: set[str] = set()  # the stages whose weights they load
     for key, job in reversed(list(jobs.items())):
         folder = published.get(job.node.key) if job.node else None
         if job.kind == "split":
-            missing = any(key in jobs[other].needs for other in todo)  # next to no work where all is known already
+            missing = key in needed  # next to no work where all is known already
         elif job.kind == "measure":
             missing = folder is None or not job.requested <= measured(folder)
         else:
@@ -117,7 +118,9 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
             # A stage that is trained again is published anew, without results: it is measured again too.
             due_too = {key, measure_key(key)} if job.kind == "train" else {key}
             todo |= due_too
-            loaded = loaded.union(*(jobs[other].loads for other in due_too))
+            for other in due_too:
+                needed |= jobs[other].needs
+                loaded |= jobs[other].loads
     return todo
 
 
@@ -160,6 +163,6 @@ def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base_stage: str 
     rows = None if task.size is None else task.start + task.size
     if rows is None or (job.rows is not None and rows > job.rows):
         job.rows, job.cells, job.task = rows, [cell], task  # the cell that asks for the most
-    if run not in job.runs:  # a recipe may have two lists of one task
+    if job.runs[-1:] != [run]:  # a recipe may have two lists of one task
         job.runs.append(run)
     return job

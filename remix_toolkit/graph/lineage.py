@@ -6,12 +6,13 @@ nothing is trained, loaded or tokenized to compute it. Local files count by thei
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from remix_toolkit.data import encoding, few_shot, identity, mixing, tiny
-from remix_toolkit.data.identity import facts_id, list_id, short_hash
+from remix_toolkit.data.identity import facts_ids, list_id, short_hash
 from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import requested
@@ -71,7 +72,7 @@ def run_record(
 
     `overrides` are the settings that the command line changed; without a sweep, all of them.
     """
-    settings = settings_of(recipe)
+    settings, trained = settings_of(recipe), facts_ids(recipe)
     return RunRecord(
         recipe=recipe.name,
         arm=arm,
@@ -86,7 +87,7 @@ def run_record(
                 stage=node.stage,
                 key=node.key,
                 task=recipe.stages[node.stage].data.task,
-                trained=facts_id(recipe, node.stage),
+                trained=trained[node.stage],
                 lists=fact_lists(recipe, node.position),
                 measurements=sorted(requested(recipe, node.stage)),
             )
@@ -101,19 +102,18 @@ def fact_lists(recipe: Recipe, position: int) -> dict[str, FactList]:
     A label is the task's name; where a recipe has two lists of one task, the stage or the rows stand beside the name.
     """
     lists: dict[str, tuple[str, str]] = {}  # id -> the task, and what tells it from another list of that task
-    trained: list[str] = []
-    for name, stage in recipe.stages.items():
-        trained.append(facts_id(recipe, name))
-        lists.setdefault(trained[-1], (stage.data.task, f" of {name}"))
+    trained = facts_ids(recipe)
+    for name, id_ in trained.items():
+        lists.setdefault(id_, (recipe.stages[name].data.task, f" of {name}"))
     for stage in recipe.stages.values():
         for task in stage.recall:
             lists.setdefault(list_id(task, recipe), (task.task, _details(task)))
-    names = [task for task, _ in lists.values()]
-    labels = {id_: task + (details if names.count(task) > 1 else "") for id_, (task, details) in lists.items()}
-    taken = list(labels.values())
-    labels = {id_: label if taken.count(label) == 1 else f"{label} ({id_})" for id_, label in labels.items()}
+    names = Counter(task for task, _ in lists.values())
+    labels = {id_: task + (details if names[task] > 1 else "") for id_, (task, details) in lists.items()}
+    taken = Counter(labels.values())
+    labels = {id_: label if taken[label] == 1 else f"{label} ({id_})" for id_, label in labels.items()}
     stages = list(recipe.stages.values())[: position + 1]
-    measured = [id_ for id_, stage in zip(trained, stages, strict=False) if isinstance(stage.data, Factoid)]
+    measured = [id_ for id_, stage in zip(trained.values(), stages, strict=False) if isinstance(stage.data, Factoid)]
     measured += [list_id(task, recipe) for task in stages[position].recall]
     return {id_: FactList(task=lists[id_][0], label=labels[id_]) for id_ in measured}
 

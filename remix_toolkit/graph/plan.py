@@ -48,6 +48,7 @@ def plan(
     stages = {key: job for key, job in jobs.items() if job.kind == "train"}
     training = [key for key in stages if key in todo]
     flops = _sum(cost[key].flops for key in jobs if key in todo)
+    position = {key: number for number, key in enumerate(jobs)}
     on_gpus = all(job.cells[0].recipe.base != "tiny" for job in jobs.values())
     published = published_declarations(runs)
     return {
@@ -78,7 +79,7 @@ def plan(
                 "kind": job.kind,
                 "name": job.name,
                 "task": job.name if job.task else job.cells[0].recipe.stages[job.name].data.task,
-                "needs": sorted(job.needs, key=list(jobs).index),
+                "needs": sorted(job.needs, key=position.__getitem__),
                 "runs": job.runs,
                 "to_do": key in todo,
                 "why": _why(job, published) if job.kind == "train" and key in todo else None,
@@ -225,23 +226,24 @@ def _tokens(recipe: Recipe, prompt: float, response: float) -> tuple[float, floa
 def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: int = 1) -> int | None:
     """The most bytes that the jobs to do hold at one time, in the graph's order; None if a base's size is unknown."""
     loading = loaders(jobs)
-    waiting = {key: by & set(todo) for key, by in loading.items()}
-    held: dict[str, int] = {}  # bytes of weights on disk, by stage
-    most = largest = 0
+    waiting = {key: sum(job in todo for job in by) for key, by in loading.items()}  # jobs still to load it
+    trained: dict[str, int] = {}  # bytes of weights, by stage
+    held = most = largest = 0  # bytes on disk
     for key in (key for key in jobs if key in todo):
         job, recipe = jobs[key], jobs[key].cells[0].recipe
         if recipe.parameters is None:
             return None
         if job.kind == "train":
             working = _working(recipe, job.name)
-            most = max(most, sum(held.values()) + working)
+            most = max(most, held + working)
             largest = max(largest, working)
-            held[key] = _weights(recipe)
-        for by in waiting.values():
-            by.discard(key)
-        for other in list(held):
-            if not waiting[other] and not is_kept(keep, jobs[other].name, has_children(other, loading[other])):
-                del held[other]
+            trained[key] = _weights(recipe)
+            held += trained[key]
+        for stage in job.loads & waiting.keys():
+            waiting[stage] -= 1
+        for stage in {key, *job.loads} & trained.keys():
+            if not waiting[stage] and not is_kept(keep, jobs[stage].name, has_children(stage, loading[stage])):
+                held -= trained.pop(stage)
     return most + (at_once - 1) * largest
 
 

@@ -29,14 +29,14 @@ def unneeded(
     jobs: Mapping[str, LoadsWeights], done: Collection[str], keep: Keep, sweep: str, runs: Path
 ) -> dict[str, Path]:
     """The stages, by key, whose weights this sweep made and needs no more; `done` are the keys of finished jobs."""
-    loading = loaders(jobs)
+    loading, finished = loaders(jobs), set(done)
     published = store.published_stages(runs)
     stages = {}
     for key, users in loading.items():
         folder = published.get(key)
-        if key not in done or folder is None or is_kept(keep, jobs[key].name, has_children(key, users)):
+        if key not in finished or folder is None or is_kept(keep, jobs[key].name, has_children(key, users)):
             continue
-        if users <= set(done) and not store.is_pruned(folder) and store.trained_for(folder) == sweep:
+        if users <= finished and not store.is_pruned(folder) and store.trained_for(folder) == sweep:
             stages[key] = folder
     return stages
 

@@ -15,6 +15,7 @@ one with what stands in it instead.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -114,7 +115,7 @@ def load_sweep(
 
 
 def _refuse_repeated(values: Sequence[Any], origin: str) -> None:
-    if repeated := [value for number, value in enumerate(values) if value in values[:number]]:
+    if repeated := [value for value, times in Counter(values).items() if times > 1]:
         raise BadInput(f"{origin} {repeated[0]!r} is listed twice")
 
 

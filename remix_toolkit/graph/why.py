@@ -32,10 +32,10 @@ def why_new(
 
     `stages` are the names of the stages that the declaration is made of; it is compared with as many.
     """
-    declared = _dotted(declaration)
     candidates = published.get(len(stages), [])
     if not candidates:
         return None
+    declared = _dotted(declaration)
     nearest = min(candidates, key=lambda other: len(declared.items() ^ other.items()))
     changed = [key for key in {**nearest, **declared} if nearest.get(key) != declared.get(key)]
     shown = []

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from remix_toolkit.data.encoding import Example, encode
-from remix_toolkit.data.identity import facts_id
+from remix_toolkit.data.identity import facts_ids
 from remix_toolkit.evaluate.forward import batches, trained_logits
 from remix_toolkit.evaluate.recall import BATCH
 from remix_toolkit.graph.lineage import fact_lists
@@ -31,7 +31,7 @@ class RetentionCurve(TrainerCallback):
         recipe, node, curve = prepared.recipe, prepared.node, prepared.stage.curve
         assert curve
         self.every = curve.steps or int(curve.epochs or 0) * prepared.data.counts.steps_per_epoch
-        trained = facts_id(recipe, node.stage)
+        trained = facts_ids(recipe)[node.stage]
         self.labels = {id_: listed.label for id_, listed in fact_lists(recipe, node.position).items() if id_ != trained}
         facts = prepared.data.measured
         self.lists = {id_: [encode(tokenizer, fact) for fact in facts[id_]] for id_ in self.labels}

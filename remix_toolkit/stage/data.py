@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from remix_toolkit import store
 from remix_toolkit.data import encoding, hub, mixing, tasks
-from remix_toolkit.data.identity import facts_id, list_id
+from remix_toolkit.data.identity import facts_ids, list_id
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair, fingerprint, read_pairs, write_pairs
 from remix_toolkit.errors import BadInput
@@ -161,9 +161,10 @@ class _Builder:
             longest = max_length(recipe.stages[name].train)
             encoded = [encoding.encode_all(self.tokenizer, pairs, longest)[0] for pairs in (data.facts, data.mixing)]
             data.examples = [example for part in encoded for example in part if example]
+        ids = facts_ids(recipe)
         for so_far, built in self.built.items():
             if isinstance(recipe.stages[so_far].data, Factoid):
-                data.measured[facts_id(recipe, so_far)] = built.facts
+                data.measured[ids[so_far]] = built.facts
         also_trained: dict[str, int] = {}
         for task in recipe.stages[name].recall:
             facts, _, _ = take_rows(recipe, task, self.runs, ask=self.ask)

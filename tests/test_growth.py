@@ -1,0 +1,69 @@
+"""How work grows: counted in calls of functions, which do not depend on the machine, where n becomes 2n."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from remix_toolkit import api
+
+KVR = ROOT / "recipes" / "kvr.yaml"
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions, Python's or C's, some work calls."""
+    count = 0
+
+    def count_one(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(count_one)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        pytest.param(lambda n: f"grid: {{stages.stage2.train.learning_rate: {rates(n)}}}", id="grid"),
+        pytest.param(
+            lambda n: "arms:\n" + "\n".join(f"  a{i}: {{train.learning_rate: {i}e-6}}" for i in range(1, n)), id="arms"
+        ),
+        pytest.param(lambda n: f"seeds: {list(range(n))}", id="seeds"),
+        pytest.param(  # each cell has a split of its own, and all of them stand behind one stage
+            lambda n: f"grid: {{few_shot.seed: {list(range(n))}}}\nset: {{stages.stage2.data.familiarity: familiar}}",
+            id="splits",
+        ),
+    ],
+)
+def test_a_plan_grows_with_its_cells(tmp_path: Path, axis: Callable[[int], str]) -> None:
+    def planned(n: int) -> int:
+        sweep = tmp_path / f"{n}.yaml"
+        sweep.write_text(f"recipe: {KVR}\n{axis(n)}\n")
+        return calls(lambda: api.plan(sweep, runs=tmp_path))
+
+    planned(2)  # what is read once
+    assert planned(80) < 2.1 * planned(40)
+
+
+def rates(n: int) -> list[float]:
+    return [i * 1e-6 for i in range(1, n)]
+
+
+def test_a_plan_grows_with_a_recipes_stages_as_what_is_measured_does(tmp_path: Path) -> None:
+    """After each stage the facts of all stages so far are measured, which is n^2 / 2 lists."""
+
+    def planned(n: int) -> int:
+        stages = "".join(f"  s{i}: {{data: {{task: kvr, size: 40, start: {40 * i}}}}}\n" for i in range(n))
+        recipe = tmp_path / f"{n}.yaml"
+        recipe.write_text(f"stages:\n{stages}")
+        return calls(lambda: api.plan(recipe, runs=tmp_path))
+
+    planned(2)
+    assert planned(80) < 3 * planned(40)
