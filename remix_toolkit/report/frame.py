@@ -1,20 +1,281 @@
-"""Every answer of every published stage as one tidy pandas frame: a row for each fact that a stage was asked."""
+"""A store as pandas frames: everything that is shown, compared, exported or drawn is made from these.
+
+Frame.measured     a row for each list of facts, or held-out loss, of each stage of each run
+Frame.answers()    a row for each fact of one list, as one stage answered it
+results()          both in one: a row for each fact, list, stage, arm, seed and run
+"""
 
 import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from itertools import islice, takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
+import yaml
 
 from remix_toolkit import store
-from remix_toolkit.console import warn
-from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.recall import VerdictRow
-from remix_toolkit.report import verdicts
+from remix_toolkit.console import warn as warn_on_screen
+from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.evaluate.base import Measurement
+from remix_toolkit.evaluate.held_out import held_out_loss
+from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.recipe.difference import as_overrides
+from remix_toolkit.recipe.key_fields import determining_settings
+from remix_toolkit.records import RetentionPoint, RunRecord, StageRecord, read_rows
 
-RUN = ["recipe", "arm", "profile", "seed", "run", "settings"]  # what identifies a run
-STAGE = ["stage", "key", "task", "list"]  # which of its stages was asked which list of facts
-ANSWER = ["fact", "correct", "prediction", "gold"]
-COLUMNS = [*RUN, *STAGE, *ANSWER]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Warn = Callable[[str], object]
+Part = TypeVar("Part")
+
+SWEEP = ["recipe", "profile", "grid_point"]  # arms are compared with one another where these agree
+RUN = ["recipe", "arm", "grid_point", "profile", "seed", "run"]
+MEASURED = [
+    *[*RUN, "label", "settings", "overrides", "stage", "key", "path", "task", "list", "own"],
+    *["recall", "facts", "near_ties", "held_out_loss", "held_out_accuracy"],
+    *["steps", "memory_estimated", "memory_peak"],
+]
+ANSWER = ["correct", "prediction", "prediction_complete"]
+RESULTS = ["recipe", "arm", "profile", "seed", "run", "settings", "stage", "key", "task", "list"]
+RESULTS += ["fact", "correct", "prediction", "gold"]
+
+
+class Stage:
+    """The files of one published stage, each read when it is first asked for, and once.
+
+    Everything but `results` and `recipe` raises BadInput where a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._results: dict[str, Any] = {}
+
+    @cached_property
+    def record(self) -> StageRecord:
+        return StageRecord.read(self.folder / "stage.json")
+
+    @cached_property
+    def recipe_text(self) -> str:
+        """recipe.yaml: the resolved recipe under which it was trained."""
+        try:
+            return (self.folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read ({error.strerror})") from None
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        try:
+            recipe = yaml.load(self.recipe_text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except yaml.YAMLError as error:
+            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read ({' '.join(str(error).split())})") from None
+        if not isinstance(recipe, dict):
+            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read (it is no mapping)")
+        return recipe
+
+    def results(self, measurement: Measurement[Any]) -> dict[str, Any]:
+        """The results of one kind of measurement, by what was asked."""
+        if measurement.name not in self._results:
+            self._results[measurement.name] = measurement.read(self.folder)
+        return dict(self._results[measurement.name])
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """loss.csv: `step`, `loss` of each step that was logged; a loss may be NaN."""
+        file = self.folder / "loss.csv"
+        try:
+            return pd.read_csv(file, usecols=["step", "loss"], dtype={"step": "int64", "loss": "float64"})
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """retention.jsonl: `list`, `step`, `epoch`, `recall` while the stage trained; no rows where there is none."""
+        rows = read_rows(self.folder / "retention.jsonl", RetentionPoint)
+        columns = ["list", "step", "epoch", "recall"]
+        return pd.DataFrame([row.model_dump(include=set(columns)) for row in rows], columns=columns)
+
+    def verdicts(self, list_id: str) -> "pa.Table":
+        """The rows of recall.jsonl of one list of facts, in order.
+
+        Where scoring settled a wrong answer, `prediction` ends at the first wrong token and is not complete.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        from pyarrow import json as arrow_json
+
+        file = self.folder / "recall.jsonl"
+        text, flag = pa.string(), pa.bool_()
+        columns = {"list": text, "fact": pa.int64(), "prompt": text, "gold": pa.list_(text), "correct": flag}
+        columns |= {"prediction": text, "prediction_complete": flag, "settled_by": text}
+        try:
+            # Its seal has been checked: it is what VerdictRow wrote, and needs no validation row by row.
+            content = Recall().rows_text(self.folder).encode()
+            table = arrow_json.read_json(
+                pa.BufferReader(content),
+                arrow_json.ReadOptions(use_threads=False, block_size=len(content) + 1),
+                arrow_json.ParseOptions(explicit_schema=pa.schema(columns), unexpected_field_behavior="error"),
+            )
+        except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
+            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+        if any(column.null_count for column in table.columns):
+            raise BadInput(f"{file}: cannot be read (a row lacks a field)")
+        if not len(rows := table.filter(pc.equal(table["list"], list_id))):
+            raise BadInput(f"{file}: has no answers to the facts {list_id}")
+        return rows
+
+
+@dataclass
+class Frame:
+    """What the runs of a store measured. What is damaged is handed to `warn`, once, and left out."""
+
+    measured: pd.DataFrame  # the columns MEASURED, runs in the order in which they ended
+    begun: list[RunRecord]  # every run, measured yet or not
+    stages: Mapping[str, Stage]  # by `path`
+    warn: Warn
+    whole: pd.DataFrame  # what `measured` is a part of
+    _answers: dict[str, pd.DataFrame] = field(default_factory=dict)
+    _correct: dict[str, pd.DataFrame] = field(default_factory=dict)
+    _facts: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def where(self, rows: "pd.Series[bool]") -> "Frame":
+        """The frame with these rows of `measured` only. Answers are read once for all parts of a frame."""
+        return replace(self, measured=self.measured[rows])
+
+    def read(self, path: str, read: Callable[[Stage], Part], what: str) -> Part | None:
+        """What `read` has of a stage; None, and a warning that `what` lacks it, where a file is damaged."""
+        try:
+            return read(self.stages[path])
+        except BadInput as error:
+            self.warn(f"{error}: left out of {what}")
+            return None
+
+    def answers(self, list_id: str) -> pd.DataFrame:
+        """The stages' verdicts on a list of facts: `path`, `fact`, `correct`, `prediction`, `prediction_complete`.
+
+        Where scoring settled a wrong answer, `prediction` ends at the first wrong token and is not complete.
+        """
+        if list_id not in self._answers:
+            self._answers[list_id] = _to_pandas(self._verdicts(list_id), ["path", "fact", *ANSWER])
+        return self._answers[list_id]
+
+    def correct(self, list_id: str) -> pd.DataFrame:
+        """The verdicts on a list of facts: a row for each `path`, a column for each fact."""
+        if list_id not in self._correct:
+            self._correct[list_id] = self.answers(list_id).pivot(index="path", columns="fact", values="correct")
+        return self._correct[list_id]
+
+    def facts(self, list_id: str) -> pd.DataFrame:
+        """The facts of a list, by their index in it: `prompt` and `gold`, the right answers."""
+        if list_id not in self._facts:
+            self._facts[list_id] = _to_pandas([*islice(self._verdicts(list_id), 1)], ["fact", "prompt", "gold"])
+        return self._facts[list_id].set_index("fact")
+
+    def _verdicts(self, list_id: str) -> "Iterator[pa.Table]":
+        import pyarrow as pa
+
+        for path in self.whole.loc[self.whole["list"] == list_id, "path"].unique():
+            if rows := self.read(path, lambda stage: stage.verdicts(list_id), "all that looks at single facts"):
+                about = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), [path])
+                yield rows.append_column("path", about)
+
+    def expected_seeds(self, recipe: str, arm: str, profile: str) -> set[int]:
+        """The seeds under which an arm was begun, measured yet or not."""
+        return {one.seed for one in self.begun if (one.recipe, one.arm, one.profile) == (recipe, arm, profile)}
+
+
+def _to_pandas(tables: "Iterable[pa.Table]", columns: list[str]) -> pd.DataFrame:
+    """Some columns of Arrow's tables, texts still Arrow's: they take a fifth of the memory of Python's."""
+    import pyarrow as pa
+
+    if not (parts := [table.select(columns) for table in tables]):
+        return pd.DataFrame(columns=columns)
+    texts = {kind: pd.ArrowDtype(kind) for kind in (pa.string(), pa.list_(pa.string()))}
+    return pa.concat_tables(parts).unify_dictionaries().to_pandas(types_mapper=texts.get)
+
+
+def load(runs: Path, recipe: str | None = None, warn: Warn = warn_on_screen) -> Frame:
+    """The frame of a runs directory, or of one recipe or sweep in it.
+
+    Raises BadInput where `runs` is no directory, or holds no run of the recipe.
+    """
+    if not runs.is_dir():
+        raise BadInput(f"{runs}: is no directory; name the one that `remix run --runs` wrote to")
+    warnings: dict[str, None] = {}
+
+    def warn_once(text: str) -> None:
+        if text not in warnings:
+            warnings[text] = None
+            warn(text)
+
+    records = store.records(runs, warn_once)
+    if recipe is not None:
+        if recipe not in (names := {record.recipe for record in records}):
+            raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
+        records = [record for record in records if record.recipe == recipe]
+    stages = {str(folder): Stage(folder) for folder in store.published_stages(runs).values()}
+    measured = _measured(records, stages, warn_once)
+    return Frame(measured, records, stages, warn_once, measured)
+
+
+def _measured(records: Sequence[RunRecord], stages: Mapping[str, Stage], warn: Warn) -> pd.DataFrame:
+    by_key = {path.rpartition("-")[2]: stage for path, stage in stages.items()}
+
+    @cache
+    def measured(key: str) -> list[dict[str, Any]]:  # runs share stages
+        if key not in by_key:
+            return []
+        try:
+            store.verify(by_key[key].folder, checksums=False)
+            return measured_lists(by_key[key])
+        except BadInput as error:
+            warn(f"{error}: this stage is left out")
+            return []
+
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        about = record.model_dump(include={"recipe", "arm", "grid_point", "profile", "seed", "settings"})
+        about |= {"overrides": tuple(as_overrides(determining_settings(record.overrides))), "run": record.keys[-1]}
+        for stage in record.stages:
+            names = {id_: listed.label for id_, listed in stage.lists.items()}
+            for row in measured(stage.key):
+                if row["list"] is None:
+                    rows.append({**about, **row, "stage": stage.stage, "task": stage.task, "own": True})
+                elif row["list"] in names:
+                    own = {"task": names[row["list"]], "own": row["list"] == stage.trained}
+                    rows.append({**about, **row, "stage": stage.stage, **own})
+    frame = pd.DataFrame(rows, columns=MEASURED)
+    frame["label"] = frame["arm"]
+    for _, arms in frame.groupby([*SWEEP, "arm"], sort=False):
+        frame.loc[arms.index, "label"] = _labels(arms)
+    return frame
+
+
+def measured_lists(stage: Stage) -> list[dict[str, Any]]:
+    """A row for each list of facts that was asked after a stage, and one for its loss on held-out rows, if any.
+
+    Recall and accuracy in percent, the loss in nats a token, memory in bytes. Raises BadInput where a file is damaged.
+    """
+    about = {"key": stage.record.key, "path": str(stage.folder)}
+    about |= stage.record.model_dump(include={"steps", "memory_estimated", "memory_peak"})
+    rows = []
+    for id_, result in stage.results(Recall()).items():
+        near_ties = result.settled_by.get("generation, near tie", 0)  # rounding might have decided these
+        rows.append({**about, "list": id_, "recall": result.recall, "facts": result.facts, "near_ties": near_ties})
+    if held_out := held_out_loss(stage.folder):
+        loss = {"held_out_loss": held_out.loss, "held_out_accuracy": held_out.accuracy}
+        rows.append({**about, "list": None, "facts": 0, "near_ties": 0, **loss})
+    return rows
+
+
+def _labels(arms: pd.DataFrame) -> list[str]:
+    """An arm's name in tables: where it was run with several overrides, with these from where they part."""
+    variants = list(dict.fromkeys(arms["overrides"]))
+    same = len(list(takewhile(lambda one: len(set(one)) == 1, zip(*variants, strict=False))))
+    return [" ".join([arm, *overrides[same:]]) for arm, overrides in zip(arms["arm"], arms["overrides"], strict=True)]
 
 
 def results(runs: str | Path = "runs") -> pd.DataFrame:
@@ -29,25 +290,12 @@ def results(runs: str | Path = "runs") -> pd.DataFrame:
     no recall and so no rows. A stage that several runs share has its rows under each of them. A damaged stage is left
     out with a warning.
     """
-    answers: dict[tuple[str, str], pd.DataFrame] = {}  # by stage directory and list: runs share stages
-    frames = []
-    for entry in store.entries(Path(runs)):
-        if entry["recall"] is None:
-            continue
-        path, list_id = entry["path"], entry["list"]
-        if (path, list_id) not in answers:
-            answers[path, list_id] = _answers(path, list_id)
-        settings = json.dumps(entry["settings"], sort_keys=True)
-        constant = {name: entry[name] for name in (*RUN, *STAGE) if name != "settings"} | {"settings": settings}
-        frames.append(answers[path, list_id].assign(**constant))
-    return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS)
-
-
-def _answers(path: str, list_id: str) -> pd.DataFrame:
-    """A stage's answers to one list of facts; no rows, and a warning, if they cannot be read."""
-    rows: list[VerdictRow] = []
-    try:
-        rows = verdicts.rows(path, list_id)
-    except BadInput as error:
-        warn(str(error))
-    return pd.DataFrame([(row.fact, row.correct, row.prediction, list(row.gold)) for row in rows], columns=ANSWER)
+    if not Path(runs).is_dir():
+        return pd.DataFrame(columns=RESULTS)
+    frame = load(Path(runs))
+    parts = []
+    for list_id, rows in frame.measured[frame.measured["recall"].notna()].groupby("list", sort=False):
+        settings = [json.dumps(settings, sort_keys=True) for settings in rows["settings"]]
+        answers = frame.answers(str(list_id)).join(frame.facts(str(list_id)), on="fact")
+        parts.append(rows.assign(settings=settings).merge(answers, on="path"))
+    return pd.concat(parts, ignore_index=True)[RESULTS] if parts else pd.DataFrame(columns=RESULTS)

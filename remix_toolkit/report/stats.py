@@ -8,6 +8,7 @@ Arrays are of recall or right answers, with seeds and then facts as their last a
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -214,11 +215,13 @@ def seeds_to_halve(variance: Variance, seeds: int) -> int | None:
         return None
     z = normal_quantile(LEVEL)
     wanted = float(variance.half_width(t_quantile(LEVEL, seeds - 1), z)) / 2
-    for more in range(seeds + 1, MOST_SEEDS + 1):
+
+    def is_narrow(more: int) -> bool:
         expected = Variance(variance.seeds * seeds / more, variance.facts, np.zeros(()))
-        if expected.half_width(t_quantile(LEVEL, more - 1), z) <= wanted:
-            return more
-    return None
+        return bool(expected.half_width(t_quantile(LEVEL, more - 1), z) <= wanted)
+
+    more = seeds + 1 + bisect_left(range(seeds + 1, MOST_SEEDS + 1), True, key=is_narrow)
+    return more if more <= MOST_SEEDS else None
 
 
 # --- quantiles ---------------------------------------------------------------------------------------------------

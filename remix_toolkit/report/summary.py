@@ -1,0 +1,246 @@
+"""A sweep in numbers: means over seeds, and arms compared fact by fact.
+
+All runs of a sweep share their facts (`data_seed`), so seeds and arms are paired: each model was asked the same ones.
+The formulas are those of `stats`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from remix_toolkit.graph.retrained import retrained_ancestor
+from remix_toolkit.report import stats
+from remix_toolkit.report.frame import SWEEP, Frame
+
+FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
+CELL = [*SWEEP, "label", "stage", "task"]  # what means over seeds are of
+
+
+@dataclass(frozen=True)
+class Comparison(stats.Difference):
+    """How two arms differ in recall of one task's facts: the same seeds, and the same facts of one list, in both.
+
+    `of_first` and `of_second` are each one's recall in percent there, and `flips` the facts that only one of them
+    knows: `prompt`, and under how many seeds the first (`one_to_zero`) and the second (`zero_to_one`) alone does.
+    `p_holm` is p corrected for the comparisons that it is shown with; None under one seed, which compares no arms.
+    """
+
+    first: str
+    second: str
+    stage: str
+    task: str
+    list: str
+    seeds: Sequence[int]
+    facts: int
+    of_first: float
+    of_second: float
+    flips: pd.DataFrame
+    p_holm: float | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Does the interval leave zero out?"""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass
+class Sweep:
+    """One recipe or sweep under one profile, at one point of a grid; where a seed was run twice, the newest counts."""
+
+    frame: Frame
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.frame.measured
+
+    @cached_property
+    def recipe(self) -> str:
+        return str(self.rows["recipe"].iloc[0])
+
+    @cached_property
+    def profile(self) -> str:
+        return str(self.rows["profile"].iloc[0])
+
+    @cached_property
+    def title(self) -> str:
+        point = self.rows["grid_point"].iloc[0]
+        return f"{self.recipe} on {self.profile}" + (f", {point}" if point else "")
+
+    @cached_property
+    def slug(self) -> str:
+        """In the names of its files."""
+        return slug(*self.rows[SWEEP].iloc[0])
+
+    @cached_property
+    def stages(self) -> list[str]:
+        return list(self.rows["stage"].unique())
+
+    @cached_property
+    def arms(self) -> list[str]:
+        return list(self.rows["label"].unique())
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        return sorted(self.rows["seed"].unique().tolist())
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Those whose recall after the last stage says what was kept."""
+        return remembered(self.rows)
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        return over_seeds(self.frame)
+
+    def mean(self, arm: str, stage: str, task: str) -> Any:
+        """The row of `means` of one arm, stage and task; None where there is none."""
+        means = self.means
+        rows = means[(means["label"] == arm) & (means["stage"] == stage) & (means["task"] == task)]
+        return next(rows.itertuples(), None)
+
+    def ranked(self, task: str) -> pd.DataFrame:
+        """The means of a task after the last stage, the best arm first."""
+        rows = self.means[(self.means["stage"] == self.stages[-1]) & (self.means["task"] == task)]
+        return rows.sort_values("mean", ascending=False, kind="stable")
+
+    def asked(self, arm: str, stage: str, task: str) -> pd.DataFrame:
+        """An arm's recall of a task's facts after a stage, a row for each seed."""
+        rows = self.rows[self.rows["recall"].notna()]
+        return rows[(rows["label"] == arm) & (rows["stage"] == stage) & (rows["task"] == task)]
+
+    def compare(self, first: str, second: str, task: str) -> Comparison | None:
+        """Two arms after the last stage, see `compare`."""
+        sides = [self.asked(arm, self.stages[-1], task) for arm in (first, second)]
+        return compare(self.frame, *sides) if all(map(len, sides)) else None
+
+    @cached_property
+    def against_first(self) -> dict[str, list[Comparison]]:
+        """For each task to remember, every arm that can be compared with the first one."""
+        first, *others = self.arms
+        compared = {task: [self.compare(first, arm, task) for arm in others] for task in self.tasks}
+        return {task: with_holm([one for one in of_task if one]) for task, of_task in compared.items()}
+
+    def unlearned(self) -> set[str]:
+        """The arms whose first stage does not know its own facts under some seed: what they lack later was not lost."""
+        rows = self.rows[(self.rows["stage"] == self.stages[0]) & self.rows["own"]]
+        return set(rows.loc[rows["recall"] < FLOOR, "label"])
+
+
+def sweeps(frame: Frame) -> list[Sweep]:
+    """One for each recipe, profile and point of a grid, in the order of the frame."""
+    newest = frame.measured.drop_duplicates([*CELL, "seed"], keep="last")
+    groups = newest.groupby(SWEEP, sort=False).groups.values()
+    return [Sweep(frame.where(frame.measured.index.isin(rows))) for rows in groups]
+
+
+def over_seeds(frame: Frame) -> pd.DataFrame:
+    """Recall over seeds: a row for each sweep, arm, stage and task, in the frame's order.
+
+    `mean`, `sd` (NaN for one seed), the 95% interval `low`, `high`, what it is `over` and `seeds_to_halve` are those of
+    `stats.recall`. `n` and `seeds` are those that were measured; `missing` are those that anything else of this recipe
+    and profile has, or under which the arm was begun. `facts` is the number of facts, `lists` their ids: more than one,
+    and the seeds were asked different facts. Where one seed was run twice, the newest counts.
+    """
+    rows = frame.measured[frame.measured["recall"].notna()].drop_duplicates([*CELL, "seed"], keep="last")
+    ran = frame.measured.groupby(["recipe", "profile"])["seed"].unique()
+    means = []
+    for _, cell in rows.groupby(CELL, sort=False):
+        cell, about = cell.sort_values("seed"), cell.iloc[-1]
+        seeds = cell["seed"].tolist()
+        expected = {*ran[about["recipe"], about["profile"]].tolist()}
+        expected |= frame.expected_seeds(about["recipe"], about["arm"], about["profile"])
+        recall = stats.recall(cell["recall"].tolist(), int(cell["facts"].min()))
+        mean = {name: about[name] for name in (*CELL, "arm", "overrides", "own", "facts")} | vars(recall)
+        mean |= {"n": len(seeds), "seeds": seeds, "missing": sorted(expected - set(seeds))}
+        means.append({**mean, "lists": sorted(set(cell["list"]))})
+    columns = [
+        *CELL,
+        "arm",
+        "overrides",
+        "own",
+        "facts",
+        *stats.Recall.__annotations__,
+        "n",
+        "seeds",
+        "missing",
+        "lists",
+    ]
+    return pd.DataFrame(means, columns=columns).astype({"seeds_to_halve": "Int64"})
+
+
+def compare(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> Comparison | None:
+    """How the second arm differs from the first; rows of `frame.measured` of one list of facts for each seed.
+
+    They are compared over the seeds that both have, on the list that most of these were asked (a recipe may have been
+    edited between seeds). Seeds under which the two descend from other weights of one stage, see `retrained`, are left
+    out, as are those whose answers cannot be read. None if no seed or fact is left.
+    """
+    pairs = first.merge(second, on=["seed", "list"], suffixes=("_first", "_second"))
+    pairs = pairs[[not retrained(pair.path_first, pair.path_second) for pair in pairs.itertuples()]]
+    if pairs.empty:
+        return None
+    list_id = str(pairs["list"].value_counts().index[0])
+    pairs = pairs[pairs["list"] == list_id].sort_values("seed")
+    verdicts = frame.correct(list_id)
+    pairs = pairs[pairs["path_first"].isin(verdicts.index) & pairs["path_second"].isin(verdicts.index)]
+    verdicts = verdicts.loc[[*pairs["path_first"], *pairs["path_second"]]].dropna(axis="columns")
+    if verdicts.empty:
+        return None
+    a, b = np.split(verdicts.to_numpy(dtype=bool), 2)
+    lost, gained = stats.flips(a, b)
+    flips = pd.DataFrame({"one_to_zero": lost, "zero_to_one": gained}, index=verdicts.columns)
+    flips.insert(0, "prompt", frame.facts(list_id)["prompt"].reindex(verdicts.columns))
+    about = pairs.iloc[0]
+    return Comparison(
+        **vars(stats.difference(a, b)),
+        first=about["label_first"],
+        second=about["label_second"],
+        stage=about["stage_second"],
+        task=about["task_second"],
+        list=list_id,
+        seeds=pairs["seed"].tolist(),
+        facts=verdicts.shape[1],
+        of_first=100.0 * float(a.mean()),
+        of_second=100.0 * float(b.mean()),
+        flips=flips[(flips["one_to_zero"] > 0) | (flips["zero_to_one"] > 0)],
+    )
+
+
+def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons that are shown together, each with its `p_holm`."""
+    several = [one for one in comparisons if len(one.seeds) > 1]
+    corrected = dict(zip(map(id, several), stats.holm([one.p for one in several]), strict=True))
+    return [replace(one, p_holm=corrected.get(id(one))) for one in comparisons]
+
+
+def retrained(one: str, other: str) -> str | None:
+    """Why two stages cannot be compared fact by fact: one that both descend from was trained again, to other weights.
+
+    Raises BadInput where their records cannot be read.
+    """
+    key = retrained_ancestor(Path(one), Path(other))
+    return key and f"the stage {key}, from which both descend, was trained again in between, to other weights"
+
+
+def remembered(measured: pd.DataFrame) -> list[str]:
+    """The tasks whose recall after the last stage says what was kept: the first stage's own, and what is only measured.
+
+    Several are the first stage's own where arms begin with different ones. Of a single stage, its own facts say
+    nothing: it has only just learnt them.
+    """
+    stages, rows = measured["stage"].unique(), measured[measured["recall"].notna()]
+    own = rows.loc[(rows["stage"] == stages[0]) & rows["own"], "task"].unique()
+    last = rows[(rows["stage"] == stages[-1]) & ~rows["list"].isin(rows.loc[rows["own"], "list"])]
+    only_measured = last["task"].unique()
+    return list(dict.fromkeys([*(own if len(stages) > 1 or not len(only_measured) else []), *only_measured]))
+
+
+def slug(*names: str) -> str:
+    """Part of a file's name: letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(filter(None, names))).strip("-.")[:80] or "unnamed"
