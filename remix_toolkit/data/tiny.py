@@ -5,6 +5,7 @@ change with the Python version, and the tokenizer with them, so `identity` is pa
 """
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from remix_toolkit.data.mixing import PROMPT, local_documents
@@ -12,6 +13,7 @@ from remix_toolkit.data.mixing import PROMPT, local_documents
 VERSION = 1
 
 
+@cache  # CPython's own text, half a megabyte: it is hashed once, not for every run of a sweep
 def identity() -> dict[str, object]:
     """What determines the tiny base model: this file's version and the text that its tokenizer is trained on."""
     text = "\n".join(local_documents("pydoc"))

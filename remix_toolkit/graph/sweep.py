@@ -17,7 +17,7 @@ one with what stands in it instead.
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from remix_toolkit.graph.lineage import Node, lineage, run_record
 from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.difference import difference
 from remix_toolkit.recipe.draft import Setting, mapping
-from remix_toolkit.recipe.load import SWEEP_KEYS, check_sections, find_recipe, load_recipe, parse_override
+from remix_toolkit.recipe.load import SWEEP_KEYS, RecipeFile, check_sections, find_recipe, load_recipe, parse_override
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, location_of
@@ -181,6 +181,7 @@ class _Resolver:
     locations: Locations
     profile: str | None  # the command line's
     settings: list[Setting]  # the command line's
+    files: dict[tuple[Path, str], RecipeFile] = field(default_factory=dict)  # each under each profile, read once
 
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
         """A cell for every arm and seed at every point of the grid that `exclude` does not leave out."""
@@ -218,14 +219,20 @@ class _Resolver:
         if self.profile not in (None, profile):
             raise BadInput(f"{origin}: has profile {profile}; run it without --profile {self.profile}")
         try:
-            unchanged = load_recipe(file, str(profile), seed=0, settings=list(settings.values()))
-            settled = [*settings.values(), *self.settings]
-            recipe = load_recipe(file, str(profile), seed=0, settings=settled) if self.settings else unchanged
+            read = self._read(file, str(profile))
+            recipe = unchanged = read.resolve(settings.values(), seed=0)
+            if self.settings:
+                recipe = read.resolve([*settings.values(), *self.settings], seed=0)
         except BadInput as error:
             raise BadInput(f"{origin}: {error}") from None
         compared = grid_point if len(self.declared.arms) > 1 else ""  # without arms, the grid's points are compared
         recipe = recipe.model_copy(update={"name": self.path.stem})
-        return Cell(label, recipe, [], compared, difference(unchanged.model_dump(), recipe))
+        return Cell(label, recipe, [], compared, difference(unchanged.model_dump(), recipe) if self.settings else {})
+
+    def _read(self, file: Path, profile: str) -> RecipeFile:
+        if (file, profile) not in self.files:
+            self.files[file, profile] = RecipeFile(file, profile)
+        return self.files[file, profile]
 
     def _line(self, *key: str) -> str:
         return location_of(self.locations, key, str(self.path))

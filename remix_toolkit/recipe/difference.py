@@ -8,14 +8,12 @@ The mapping depends on the two recipes alone, not on how a change was typed: eve
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.draft import KEPT_WITH_A_NEW_TASK
-from remix_toolkit.recipe.load import find_recipe, load_recipe
+from remix_toolkit.recipe.load import RecipeFile
 from remix_toolkit.recipe.schema import TASKS, Recipe
-from remix_toolkit.recipe.yaml_file import read_text
 
 NOT_SETTINGS = {"name", "source", "profile", "seed"}  # recorded beside the settings
 _ABSENT = object()  # equal to no value of a recipe
@@ -27,18 +25,19 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     Keys that follow from others are left out: `paths.lama` sets the path of every stage that reads LAMA. Raises
     BadInput where the file is gone, or where it changed so that no settings lead to this recipe any more.
     """
-    changes = next((changes for changes in _candidates(recipe) if _resolves(recipe, changes)), None)
+    file = RecipeFile(recipe.source, recipe.profile)
+    changes = next((changes for changes in _candidates(file, recipe) if _resolves(file, recipe, changes)), None)
     if changes is None:
         what = f"changed since {recipe.name} was resolved: it does not lead to that recipe now"
         raise BadInput(f"{recipe.source}: {what}")
     for key, value in list(changes.items()):
         fewer = {other: changes[other] for other in changes if other != key}
-        if _resolves(recipe, fewer):
+        if _resolves(file, recipe, fewer):
             changes = fewer
             continue
         for field in list(value) if isinstance(value, dict) else ():
             shorter = {name: changes[key][name] for name in changes[key] if name != field}
-            if _resolves(recipe, {**changes, key: shorter}):
+            if _resolves(file, recipe, {**changes, key: shorter}):
                 changes = {**changes, key: shorter}
     return changes
 
@@ -91,26 +90,19 @@ def _compare(key: str, before: Any, after: Any, short: Any, changes: dict[str, A
         _compare(f"{key}.{name}", before.get(name, _ABSENT), value, short.get(name, value), changes)
 
 
-def _candidates(recipe: Recipe) -> Iterator[dict[str, Any]]:
+def _candidates(file: RecipeFile, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Settings that may lead to the recipe: what differs; else every key, for a file that is no recipe without some."""
-    text = read_text(find_recipe(recipe.source))
     with suppress(BadInput):  # the file leaves a key to the command line or to a sweep
-        yield difference(_of_file(recipe.source, recipe.profile, text).model_dump(), recipe)
+        yield difference(file.resolve([]).model_dump(), recipe)
     for names in (list(recipe.stages), []):  # the stages' keys one by one, or all stages as they are
         yield difference({"train": {}, "stages": {name: {} for name in names}}, recipe, with_defaults=True)
 
 
-@cache
-def _of_file(file: str, profile: str, text: str) -> Recipe:
-    """The recipe of a file alone; `text` is what the file holds now."""
-    return load_recipe(file, profile)
-
-
-def _resolves(recipe: Recipe, settings: Mapping[str, Any]) -> bool:
+def _resolves(file: RecipeFile, recipe: Recipe, settings: Mapping[str, Any]) -> bool:
     """Do these settings make this recipe of its file?"""
     given = [(key, value, f"{key} of {recipe.name}") for key, value in settings.items()]
     try:
-        other = load_recipe(recipe.source, recipe.profile, seed=recipe.seed, settings=given)
+        other = file.resolve(given, recipe.seed)
     except BadInput:
         return False
     same = {"name": recipe.name, "source": recipe.source}

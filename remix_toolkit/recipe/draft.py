@@ -22,6 +22,10 @@ class Draft:
     locations: Locations
     file: str  # the recipe file, for messages where nothing more precise is known
 
+    def copy(self) -> "Draft":
+        """Another one with the same keys."""
+        return Draft(deepcopy(self.tree), dict(self.locations), self.file)
+
     def apply(self, settings: Iterable[Setting]) -> None:
         """Set dotted keys, in order. Raises BadInput for a key that cannot be set."""
         applied: set[str] = set()

@@ -40,32 +40,45 @@ def load_recipe(
     `settings` are a sweep's; they come before the overrides. Raises BadInput, each mistake with its file, line and key,
     and what would be right.
     """
-    path = find_recipe(recipe)
-    file, locations = load_mapping(path)
-    base, base_locations = load_profile(profile)
-    mix_defaults = base.pop("mix")
-    sections = file.pop("profiles", None) or {}
-    for key in [key for key in file if key in SWEEP_KEYS]:
-        raise BadInput(f"{locations[(key,)]}: {key}: this is a sweep, not a recipe: run it with `remix sweep`")
+    return RecipeFile(recipe, profile).resolve([*settings, *map(parse_override, overrides or [])], seed)
 
-    if isinstance(train := file.get("train") or {}, dict):  # its fields go over the profile's one by one
-        file["train"] = {**base["train"], **train}
-    tree = {"name": path.stem, **base, **file}
-    draft = Draft(tree, {**base_locations, **locations}, str(path))
-    name = Path(profile).stem  # a profile of the user's own is a file
-    check_sections(sections, name, path, locations)
-    section = sections.get(name, {}).items()
-    draft.apply((key, value, location_of(locations, ("profiles", name, key), str(path))) for key, value in section)
-    draft.apply([*settings, *map(parse_override, overrides or [])])
-    if "profile" in tree:
-        raise BadInput(f"{draft.locations[('profile',)]}: profile: choose it with --profile {tree['profile']}")
-    tree |= {"profile": profile, "source": str(path)} | ({} if seed is None else {"seed": seed})
-    if tree["base"] != base["base"] and tree.get("parameters") == base.get("parameters"):
-        tree["parameters"] = None  # they are those of the profile's base
-    if isinstance(config := tree.get("accelerate_config"), str):
-        tree["accelerate_config"] = str(shipped.locate(config, "accelerate_configs") or config)
-    draft.complete(mix_defaults)
-    return validate(Recipe, tree, draft.locations, str(path))
+
+class RecipeFile:
+    """A recipe's file under a profile, read once, and resolved under as many settings as are wanted."""
+
+    def __init__(self, recipe: str | Path, profile: str) -> None:
+        self.path, self.profile = find_recipe(recipe), profile
+        file, locations = load_mapping(self.path)
+        self.base, base_locations = load_profile(profile)
+        self.mix_defaults = self.base.pop("mix")
+        sections = file.pop("profiles", None) or {}
+        for key in [key for key in file if key in SWEEP_KEYS]:
+            raise BadInput(f"{locations[(key,)]}: {key}: this is a sweep, not a recipe: run it with `remix sweep`")
+
+        if isinstance(train := file.get("train") or {}, dict):  # its fields go over the profile's one by one
+            file["train"] = {**self.base["train"], **train}
+        tree = {"name": self.path.stem, **self.base, **file}
+        self.draft = Draft(tree, {**base_locations, **locations}, str(self.path))
+        name = Path(profile).stem  # a profile of the user's own is a file
+        check_sections(sections, name, self.path, locations)
+        section = sections.get(name, {}).items()
+        origins = {key: location_of(locations, ("profiles", name, key), str(self.path)) for key, _ in section}
+        self.draft.apply((key, value, origins[key]) for key, value in section)
+
+    def resolve(self, settings: Iterable[Setting], seed: int | None = None) -> Recipe:
+        """The recipe under some settings. Raises BadInput."""
+        draft = self.draft.copy()
+        draft.apply(settings)
+        tree = draft.tree
+        if "profile" in tree:
+            raise BadInput(f"{draft.locations[('profile',)]}: profile: choose it with --profile {tree['profile']}")
+        tree |= {"profile": self.profile, "source": str(self.path)} | ({} if seed is None else {"seed": seed})
+        if tree["base"] != self.base["base"] and tree.get("parameters") == self.base.get("parameters"):
+            tree["parameters"] = None  # they are those of the profile's base
+        if isinstance(config := tree.get("accelerate_config"), str):
+            tree["accelerate_config"] = str(shipped.locate(config, "accelerate_configs") or config)
+        draft.complete(self.mix_defaults)
+        return validate(Recipe, tree, draft.locations, str(self.path))
 
 
 def resolved_yaml(recipe: Recipe) -> str:
