@@ -171,8 +171,9 @@ class Frame:
     def facts(self, list_id: str) -> pd.DataFrame:
         """The facts of a list, by their index in it: `prompt` and `gold`, the right answers."""
         if list_id not in self._facts:
-            self._facts[list_id] = _to_pandas([*islice(self._verdicts(list_id), 1)], ["fact", "prompt", "gold"])
-        return self._facts[list_id].set_index("fact")
+            facts = _to_pandas(islice(self._verdicts(list_id), 1), ["fact", "prompt", "gold"])
+            self._facts[list_id] = facts.astype({"prompt": str, "gold": object}).set_index("fact")
+        return self._facts[list_id]
 
     def _verdicts(self, list_id: str) -> "Iterator[pa.Table]":
         import pyarrow as pa
