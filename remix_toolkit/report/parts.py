@@ -1,11 +1,13 @@
-"""What a section of the report consists of, beside tables and facts, and how its templates are filled in."""
+"""What a section of the report consists of, and how its templates are filled in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from remix_toolkit.report import tables
 from remix_toolkit.report.facts import Facts
-from remix_toolkit.report.tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -48,7 +50,26 @@ class Listing:
     text: str
 
 
-Part = Heading | Words | Figure | Listing | Table | Facts
+@dataclass(frozen=True)
+class Table:
+    """A table, its files' name without the ending, and its caption.
+
+    `shown` is what is read, on the page, in Markdown and in LaTeX: any values, a dash where one is missing. The named
+    levels of its index are the rows' heads; an index without a name is not shown. `numbers` is what the CSV holds in
+    place of that. `shades` has the index and some columns of `shown`: the recall in percent to shade a cell by.
+    """
+
+    name: str
+    caption: str
+    shown: pd.DataFrame
+    numbers: pd.DataFrame | None = None
+    notes: Sequence[str] = ()
+    shades: pd.DataFrame | None = None
+    words: tuple[str, ...] = ()  # columns of words, which stand on the left
+    code: tuple[str, ...] = ()  # likewise, of commands and keys
+
+
+Part = Heading | Words | Figure | Listing | Table | tables.Table | Facts
 
 
 @dataclass
