@@ -17,11 +17,12 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from markupsafe import Markup
 
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.report import verdicts
+from remix_toolkit.report.frame import Stage
 from remix_toolkit.report.parts import number, template_environment
-from remix_toolkit.report.results import Published, Results, of_stage, until
-from remix_toolkit.report.retention import FLOOR, numbers, premise
+from remix_toolkit.report.results import Published, Results, numbers, of_stage, until
+from remix_toolkit.report.summary import FLOOR
 from remix_toolkit.report.tables import escape_markdown
+from remix_toolkit.report.words import premise
 
 LICENCES = {"meta-llama/Meta-Llama-3-8B": "llama3", "mistralai/Mistral-7B-v0.3": "apache-2.0"}  # of the profiles' bases
 # Of a resolved recipe, what is resolved into its stages already or stands elsewhere on the card.
@@ -162,5 +163,4 @@ def _example(last: Published, folder: Path) -> Mapping[str, Any]:
     """The first fact that the stage was trained on, unless its facts are the user's."""
     task = last.recipe["stages"][last.stage]["data"]["task"]
     trained = [id_ for id_ in last.recall if _task(id_) == task != "pairs"]
-    rows = verdicts.rows(str(folder), trained[0])[:1] if trained else []
-    return dict(rows[0]) if rows else {"prompt": "...", "gold": []}
+    return Stage(folder).verdicts(trained[0]).slice(0, 1).to_pylist()[0] if trained else {"prompt": "...", "gold": []}

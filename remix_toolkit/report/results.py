@@ -5,10 +5,10 @@ not finite are null.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from remix_toolkit import store
@@ -17,23 +17,17 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.held_out import held_out_loss
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
+from remix_toolkit.recipe.schema import Evaluate
 from remix_toolkit.recipe.strict import Strict
-from remix_toolkit.records import RunRecord, RunStage, StageRecord
+from remix_toolkit.records import Part, RunRecord, RunStage, StageRecord
+from remix_toolkit.report.frame import Stage
 
 SCHEMA: Literal[3] = 3  # raise it with every change of the form
 PROBES = {one.name: one for one in MEASUREMENTS if one.name not in ("recall", "held_out")}
-PATHS = {
-    "path",
-    "text",
-    "source",
-    "profile",
-    "accelerate_config",
-    "deepspeed",
-    "logging_dir",
-}  # keys whose value is always a local path
-LOCAL = re.compile(
-    r"/|~|[A-Za-z]:[/\\]|\\\\|file:|\.\.?[/\\]|.*[/\\]\.\.([/\\]|$)"
-)  # absolute, or with a . or .. in it
+# Keys whose value is always a local path.
+PATHS = {"path", "text", "source", "profile", "accelerate_config", "deepspeed", "logging_dir"}
+# Absolute, or with a . or .. in it.
+LOCAL = re.compile(r"/|~|[A-Za-z]:[/\\]|\\\\|file:|\.\.?[/\\]|.*[/\\]\.\.([/\\]|$)")
 WITHIN = re.compile(r"(?<![^\s=:'\"(\[{,])(?:/(?=[^\s/])|~|[A-Za-z]:[/\\])[^'\")\]},\n]*[/\\]")  # the folders of a path
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
@@ -115,8 +109,8 @@ def of_stage(folder: Path) -> Results:
     there = store.published_stages(runs) if runs else {}
     lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
     records = store.records(runs, warn) if runs else []
-    mine = [record for record in records if last.key in record.keys]
-    return Results(schema=SCHEMA, stages=lineage, runs=_runs(mine, {*last.ancestors, last.key}))
+    with_it = [record for record in records if last.key in record.keys]
+    return Results(schema=SCHEMA, stages=lineage, runs=_runs(with_it, {*last.ancestors, last.key}))
 
 
 def of_store(runs: Path) -> Results:
@@ -135,30 +129,49 @@ def as_json(results: Results) -> str:
 def read_stage(folder: Path) -> Published:
     """What a published directory says of itself. Raises BadInput where a file is damaged or unreadable."""
     store.verify(folder, checksums=False)
+    stage = Stage(folder)
     try:
-        stage = StageRecord.read(folder / "stage.json")
-        recipe = public(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
-        if "files" in stage.declaration["base"]:
+        record, recipe = stage.record, public(stage.recipe)
+        if "files" in record.declaration["base"]:
             recipe["base"] = last_part(recipe["base"])
-        lists, held_out = RecallMeasurement().read(folder), held_out_loss(folder)
         probes = {
-            name: {item: result.model_dump() for item, result in probe.read(folder).items()}
+            name: {item: one.model_dump() for item, one in stage.results(probe).items()}
             for name, probe in PROBES.items()
         }
-        same = {"key", "stage", "ancestors", "steps", "epochs", "trained_tokens", "last_loss", "seconds", "stop_fired"}
-        same |= {"device", "processes", "python", "libraries"}
+        held_out = held_out_loss(folder)
         return Published.model_validate(
-            stage.model_dump(include=same)
-            | {"name": f"{recipe['name']}-{stage.stage}-seed{recipe['seed']}-{stage.key}", "recipe": recipe}
-            | {"declaration": public(stage.declaration), "counts": public(stage.counts.model_dump())}
-            | {"recall": {id_: one.model_dump(include=set(Recall.model_fields)) for id_, one in lists.items()}}
-            | {"held_out": held_out and held_out.model_dump(include=set(HeldOut.model_fields))}
+            record.model_dump(include=set(Published.model_fields) & set(StageRecord.model_fields))
+            | {"name": f"{recipe['name']}-{record.stage}-seed{recipe['seed']}-{record.key}", "recipe": recipe}
+            | {"declaration": public(record.declaration), "counts": public(record.counts.model_dump())}
+            | {"recall": {id_: _only(Recall, one) for id_, one in stage.results(RecallMeasurement()).items()}}
+            | {"held_out": held_out and _only(HeldOut, held_out)}
             | {"probes": public({name: results for name, results in probes.items() if results})}
             | {"weights": not store.is_pruned(folder)}
         )
-    except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (BadInput, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput(f"{folder}: its results cannot be read ({problem[:300]})") from None
+
+
+def _only(kind: type[Strict], record: Part) -> dict[str, Any]:
+    """The fields of a record that results.json has too."""
+    return record.model_dump(include=set(kind.model_fields))
+
+
+def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
+    """Of a stage's probes those that are a number: `perplexity` of generic text, the harness's tasks and metrics.
+
+    A task that is a file goes by its name alone.
+    """
+    values: dict[str, float] = {}
+    for text, result in probes.get("perplexity", {}).items():
+        values["perplexity" if text == Evaluate().text else f"perplexity of {Path(text).name}"] = result["perplexity"]
+    for result in probes.get("lm_eval", {}).values():
+        task = Path(result["task"]).stem + (f" on {result['limit']} rows" if result["limit"] else "")
+        metrics = {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
+        kept = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
+        values |= {f"{task} {name}": value for name, value in kept.items()}
+    return values
 
 
 def until(recipe: dict[str, Any], stage: str) -> dict[str, Any]:
@@ -172,13 +185,12 @@ def until(recipe: dict[str, Any], stage: str) -> dict[str, Any]:
 def public(value: Any, key: str = "") -> Any:
     """Settings without what is nobody else's business: a local path becomes its last part, and a token is struck."""
     if isinstance(value, dict):
-        found: dict[Any, Any] = {}
+        cleaned: dict[Any, Any] = {}
         for name, one in value.items():  # a name may be a path too: lm_eval.json has tasks that are files
-            said = public(name)
-            found[said if said not in found else f"{said} ({len(found)})"] = public(
-                one, "path" if key == "paths" else str(name)
-            )
-        return found
+            short = public(name)
+            unique = short if short not in cleaned else f"{short} ({len(cleaned)})"
+            cleaned[unique] = public(one, "path" if key == "paths" else str(name))
+        return cleaned
     if isinstance(value, list):
         return [public(one, key) for one in value]
     if not isinstance(value, str):
@@ -194,13 +206,14 @@ def last_part(path: str) -> str:
 
 
 def _sound(folders: list[Path]) -> list[Published]:
-    found = []
+    """The stages in these folders; a damaged one is left out, with a warning."""
+    stages = []
     for folder in folders:
         try:
-            found.append(read_stage(folder))
+            stages.append(read_stage(folder))
         except BadInput as error:
             warn(str(error))
-    return found
+    return stages
 
 
 def _runs(records: list[RunRecord], keys: set[str] | None) -> list[Run]:

@@ -13,8 +13,8 @@ from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.graph.memory import GB
-from remix_toolkit.recipe.schema import Evaluate
 from remix_toolkit.records import StageRecord
+from remix_toolkit.report.results import numbers
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
 
@@ -96,22 +96,6 @@ def ties_and_memory(entries: Sequence[dict[str, Any]]) -> list[str]:
 def gigabytes(size: int | None) -> str:
     """Bytes in GB with three digits; a dash where they are not known."""
     return "-" if size is None else f"{size / GB:.3g}"
-
-
-def numbers(probes: Mapping[str, Any]) -> dict[str, float]:
-    """Of a stage's probes those that are a number: `perplexity` of generic text, the harness's tasks and metrics.
-
-    A task that is a file goes by its name alone.
-    """
-    values: dict[str, float] = {}
-    for text, result in probes.get("perplexity", {}).items():
-        values["perplexity" if text == Evaluate().text else f"perplexity of {Path(text).name}"] = result["perplexity"]
-    for result in probes.get("lm_eval", {}).values():
-        task = Path(result["task"]).stem + (f" on {result['limit']} rows" if result["limit"] else "")
-        metrics = {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
-        kept = {name: value for name, value in metrics.items() if "stderr" not in name and name != "sample_len"}
-        values |= {f"{task} {name}": value for name, value in kept.items()}
-    return values
 
 
 def premise(stage: str, known: str) -> str:
