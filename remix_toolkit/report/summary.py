@@ -60,6 +60,11 @@ class Sweep:
         return self.frame.measured
 
     @cached_property
+    def published(self) -> pd.DataFrame:
+        """A row of each stage of each arm and seed, that of the newest run."""
+        return self.rows.drop_duplicates(["stage", "label", "seed"], keep="last")
+
+    @cached_property
     def recipe(self) -> str:
         return str(self.rows["recipe"].iloc[0])
 
@@ -134,9 +139,14 @@ class Sweep:
 
 def sweeps(frame: Frame) -> list[Sweep]:
     """One for each recipe, profile and point of a grid, in the order of the frame."""
-    newest = frame.measured.drop_duplicates([*CELL, "seed"], keep="last")
-    groups = newest.groupby(SWEEP, sort=False).groups.values()
+    frame = newest(frame)
+    groups = frame.measured.groupby(SWEEP, sort=False).groups.values()
     return [Sweep(frame.where(frame.measured.index.isin(rows))) for rows in groups]
+
+
+def newest(frame: Frame) -> Frame:
+    """The frame without what a newer run of the same seed measured again."""
+    return frame.where(~frame.measured.duplicated([*CELL, "seed"], keep="last"))
 
 
 def over_seeds(frame: Frame) -> pd.DataFrame:
@@ -147,7 +157,8 @@ def over_seeds(frame: Frame) -> pd.DataFrame:
     and profile has, or under which the arm was begun. `facts` is the number of facts, `lists` their ids: more than one,
     and the seeds were asked different facts. Where one seed was run twice, the newest counts.
     """
-    rows = frame.measured[frame.measured["recall"].notna()].drop_duplicates([*CELL, "seed"], keep="last")
+    rows = newest(frame).measured
+    rows = rows[rows["recall"].notna()]
     ran = frame.measured.groupby(["recipe", "profile"])["seed"].unique()
     means = []
     for _, cell in rows.groupby(CELL, sort=False):

@@ -1,0 +1,349 @@
+"""The figures of a sweep, in one style that is told apart in print and without colours too.
+
+A dark page shows them with their lightness inverted, see page.css: each is drawn once. The text beside a figure has
+its numbers.
+"""
+
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from remix_toolkit.errors import BadInput
+from remix_toolkit.report.frame import Frame, Stage
+from remix_toolkit.report.parts import Figure, shortened
+from remix_toolkit.report.summary import Comparison, Sweep, newest, remembered
+from remix_toolkit.report.tables import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+INK, MUTED, RULE, PAPER, ACCENT = "#1f2430", "#667085", "#d9dde3", "#ffffff", "#0072b2"
+# Okabe and Ito's colours, told apart by colour-blind readers too, without yellow, which is lost on white.
+COLORS = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", MUTED)
+LOOKS = [{"linestyle": dashes, "color": color} for dashes, color in product(("-", "--", ":", "-."), COLORS)]
+WIDTH = 6.8  # inches
+CROWDED = 10  # arms, beyond which lines of single seeds cannot be told apart
+DRAWN = 150  # points of a line, at most
+LINE = ["panel", "label"]  # points are rows of a panel, an arm's label, a seed, x and y
+STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # an arm's name may hold a dollar sign
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.markersize": 6,
+    "errorbar.capsize": 0,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.hashsalt": "remix",
+    "pdf.fonttype": 42,
+    "figure.dpi": 150,
+}
+UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same figure, the same bytes
+
+
+def rendered(draw: "Callable[[], Drawing]", endings: Iterable[str]) -> dict[str, bytes]:
+    """The files of a figure, by their endings: png, pdf or svg. It is drawn and laid out once for all of them."""
+    import matplotlib
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    files = {}
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        ConstrainedLayoutEngine().execute(figure)  # set in the figure, it would be done for each file
+        for ending in endings:
+            out = io.BytesIO()
+            figure.savefig(out, format=ending, metadata=UNDATED.get(ending))
+            files[ending] = out.getvalue()
+    return files
+
+
+# --- of the command line -----------------------------------------------------------------------------------------
+
+
+def plot_arms(frame: Frame, file: Path) -> None:
+    """Draw recall of the facts to remember after the first and the last stage, a row for each arm of a sweep."""
+    sweep = Sweep(newest(frame))
+    task = (remembered(sweep.rows) or [sweep.rows["task"].iloc[0]])[0]
+    seeds = f"seed{'s' * (len(sweep.seeds) > 1)} {', '.join(map(str, sweep.seeds))}"
+    _write(partial(_draw_arms, sweep, task, f"{sweep.recipe} on {sweep.profile}, {seeds}"), file)
+
+
+def plot_curves(frame: Frame, file: Path) -> None:
+    """Draw the retention curves of one recipe or sweep, as `curves` does.
+
+    Raises BadInput where the frame has several, or no stage has a retention curve.
+    """
+    several = frame.measured[["recipe", "profile"]].drop_duplicates().agg(" on ".join, axis=1)
+    if len(several) > 1:
+        raise BadInput(f"curves of {', '.join(sorted(several))} cannot be told apart in one plot; say --recipe NAME")
+    if not (figure := curves(Sweep(newest(frame)))):
+        raise BadInput(
+            "no stage has a retention curve; say `curve: {epochs: 1}` in a later stage, before it is trained"
+        )
+    _write(figure.draw, file)
+
+
+def plot_lens(lenses: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draw what `remix probe lens` measured, as figure 4 of the paper: a line for each model."""
+    shares = [
+        (str(lens["task"]), Path(lens["model"]).name, 0, layer, share)
+        for lens in lenses
+        for layer, share in enumerate(lens["occurrence"], start=1)
+    ]
+    points = pd.DataFrame(shares, columns=[*LINE, "seed", "x", "y"])
+    _write(occurrence(points, list(points["label"].unique())), file)
+
+
+def _write(draw: "Callable[[], Drawing]", file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(rendered(draw, [file.suffix[1:]])[file.suffix[1:]])
+
+
+# --- a row for each arm ------------------------------------------------------------------------------------------
+
+
+def arms(sweep: Sweep, task: str) -> Figure:
+    """Recall of a task's facts after the first stage (a ring) and after the last (a dot), a row for each arm.
+
+    Both are means over seeds; a small tick is a seed, the bar the 95% interval of the last one.
+    """
+    first, last = sweep.stages[0], sweep.stages[-1]
+    numbers = []
+    for row in sweep.ranked(task).itertuples():
+        before = sweep.mean(row.label, first, task)
+        began = f"{before.mean:.1f}, then " if before else ""
+        numbers.append(f"{row.label} {began}{row.mean:.1f} ({row.low:.1f} to {row.high:.1f})")
+    caption = f"{sweep.title}: recall of {task} after {first} and after {last}"
+    alt = f"Recall in percent. {shortened(numbers)}."
+    return Figure(f"arms-{sweep.slug}-{task}", partial(_draw_arms, sweep, task), caption, alt)
+
+
+def _draw_arms(sweep: Sweep, task: str, title: str = "") -> "Drawing":
+    first, last = sweep.stages[0], sweep.stages[-1]
+    heights = {arm: height for height, arm in enumerate(sweep.arms)}
+    figure, (axes,) = _rows_figure(sweep.arms, f"recall of {plain(task)} (%)", title)
+    means = sweep.means[sweep.means["task"] == task]
+    means = means.assign(y=means["label"].map(heights))
+    after = means[means["stage"] == last]
+    if first != last:
+        both = after.merge(means[means["stage"] == first], on="y", suffixes=("", "_first"))
+        axes.hlines(both["y"], both["mean_first"], both["mean"], colors=RULE, linewidth=1.5, zorder=1)
+        axes.plot(both["mean_first"], both["y"], "o", mfc=PAPER, color=MUTED, label=f"after {_label(first)}")
+    _intervals(axes, after, ACCENT, ".1f", label=f"after {_label(last)}, 95% interval")
+    seeds = sweep.rows[(sweep.rows["stage"] == last) & (sweep.rows["task"] == task)]
+    axes.plot(seeds["recall"], seeds["label"].map(heights), "|", color=INK, zorder=3, label="a seed")
+    axes.set_xlim(-3, 103)
+    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    return figure
+
+
+def differences(sweep: Sweep, task: str) -> Figure:
+    """Each arm's difference from the first one, with its 95% interval; filled where that leaves zero out."""
+    compared, first = sweep.against_first[task], sweep.arms[0]
+    caption = f"{sweep.title}: {task} after {sweep.stages[-1]}, difference from {first}, fact by fact"
+    numbers = [f"{one.second} {one.difference:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in compared]
+    return Figure(
+        f"differences-{sweep.slug}-{task}",
+        partial(_draw_differences, compared),
+        f"{caption}; filled where the interval leaves zero out",
+        f"Difference from {first} in points. {shortened(numbers)}.",
+    )
+
+
+def _draw_differences(compared: Sequence[Comparison]) -> "Drawing":
+    x = f"difference from {plain(compared[0].first)} (points)"
+    figure, (axes,) = _rows_figure([one.second for one in compared], x)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    rows = pd.DataFrame([vars(one) for one in compared]).rename(columns={"difference": "mean"}).reset_index(names="y")
+    is_clear = np.array([one.is_clear for one in compared])
+    _intervals(axes, rows[is_clear], ACCENT, "+.1f")
+    _intervals(axes, rows[~is_clear], MUTED, "+.1f", markerfacecolor=PAPER)
+    return figure
+
+
+def draw_cosines(angles: pd.DataFrame) -> "Drawing":
+    """A panel for each `pair` of gradients, a row for each `label`, a dot for each seed: `mean`, `low`, `high`."""
+    pairs = angles.groupby("pair", sort=False)
+    heights = {label: height for height, label in enumerate(angles["label"].unique())}
+    figure, axes = _rows_figure(list(heights), "cosine", panels=len(pairs))
+    for panel, (pair, rows) in zip(axes, pairs, strict=True):
+        seeds = rows.groupby("label")["seed"]
+        many = seeds.transform("size")
+        beside = (seeds.cumcount() - (many - 1) / 2) * 0.6 / many.clip(lower=3)
+        panel.axvline(0, color=MUTED, linewidth=1)
+        _intervals(panel, rows.assign(y=rows["label"].map(heights) + beside), ACCENT)
+        panel.set_title(str(pair).replace(" and ", "\nand "))
+    return figure
+
+
+def _rows_figure(names: Sequence[str], x: str, title: str = "", panels: int = 1) -> "tuple[Drawing, list[Axes]]":
+    from matplotlib.figure import Figure
+
+    labels = [_label(name) for name in names]
+    height = 1.15 + sum(0.17 + 0.15 * (1 + text.count("\n")) for text in labels)
+    figure = Figure(figsize=(WIDTH, height))
+    axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    for panel in axes:
+        panel.tick_params(axis="y", length=0)
+        panel.set_xlabel(x)
+        panel.grid(axis="x")
+        panel.spines["left"].set_visible(False)
+    if title:
+        figure.suptitle(plain(title), fontsize=10, x=0.01, ha="left")
+    return figure, axes
+
+
+def _intervals(axes: "Axes", rows: pd.DataFrame, color: str, numbers: str = "", **look: Any) -> None:
+    """At each `y` a dot at the `mean`, a bar from `low` to `high`, and the mean as a number on the right."""
+    ends = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+    look |= {"xerr": ends, "ecolor": (color, 0.45), "elinewidth": 2.5}
+    axes.errorbar(rows["mean"], rows["y"], fmt="o", color=color, **look)
+    beside = axes.get_yaxis_transform()
+    for row in rows.itertuples() if numbers else ():
+        axes.text(1.02, row.y, format(row.mean, numbers), va="center", fontsize=9, transform=beside)
+
+
+def _label(name: str) -> str:
+    """A name on an axis, in three lines at most."""
+    return textwrap.fill(plain(name), 30, max_lines=3, placeholder=" ...") or " "
+
+
+# --- a line for each arm -----------------------------------------------------------------------------------------
+
+
+def curves(sweep: Sweep) -> Figure | None:
+    """Recall of the first stage's facts while later stages trained; None where no stage has a retention curve."""
+    first = sweep.stages[0]
+    facts = sweep.rows.loc[(sweep.rows["stage"] == first) & sweep.rows["own"], "list"]
+    points = _points(sweep, lambda stage: stage.curves, "the retention curves", x="epoch", y="recall")
+    points = points[points["list"].isin(facts)].drop_duplicates([*LINE, "seed", "x"])
+    if points.empty:
+        return None
+    caption = f"{sweep.title}: recall of {first}'s facts while later stages train, mean over seeds{_apart(points)}"
+    alt = f"Recall in percent from the stage's begin to its end. {_ends(points, '.0f')}."
+    y = f"recall of {plain(first)}'s facts (%)"
+    draw = partial(draw_lines, points, sweep.arms, "epochs of", y, ylim=(-2, 102))
+    return Figure(f"curves-{sweep.slug}", draw, caption, alt)
+
+
+def losses(sweep: Sweep) -> Figure | None:
+    """Training losses against optimizer steps; those that are no numbers are left out, with a warning."""
+    points = _points(sweep, lambda stage: stage.losses, "the losses", x="step", y="loss")
+    sound = np.isfinite(points["y"].astype(float))
+    for (stage, label, seed), rows in points[~sound].groupby([*LINE, "seed"], sort=False):
+        at = f"{len(rows)} steps, first at step {rows['x'].iloc[0]}"
+        sweep.frame.warn(f"{label}, seed {seed}: the loss of {stage} is no number at {at}")
+    if not sound.any():
+        return None
+    points = pd.concat([_thinned(panel) for _, panel in points[sound].groupby("panel", sort=False)])
+    return Figure(
+        f"losses-{sweep.slug}",
+        partial(draw_lines, points, sweep.arms, "steps of", "training loss", yscale="log"),
+        f"{sweep.title}: training loss, mean over all trained tokens of a step; the thick line is the mean of seeds"
+        f"{_apart(points)}",
+        f"Training loss from the stage's begin to its end. {_ends(points, '.2g')}.",
+    )
+
+
+def occurrence(points: pd.DataFrame, arms: Sequence[str]) -> "Callable[[], Drawing]":
+    """At which layers the right token is among the first ten: the share of all its occurrences, by layer."""
+    top = 1.08 * points["y"].max()
+    return partial(draw_lines, points, arms, "layer,", "share of occurrences", ylim=(0, top))
+
+
+def _points(sweep: Sweep, read: Callable[[Stage], pd.DataFrame], what: str, x: str, y: str) -> pd.DataFrame:
+    """What `read` has of each stage; `what` it is left out of is for the warning of a damaged file."""
+    parts = {}
+    for row in sweep.published.itertuples():
+        rows = sweep.frame.read(row.path, read, what)
+        if rows is not None and len(rows):
+            parts[row.stage, row.label, row.seed] = rows
+    if not parts:
+        return pd.DataFrame(columns=[*LINE, "seed", "list", "x", "y"])
+    return pd.concat(parts, names=[*LINE, "seed"]).reset_index([*LINE, "seed"]).rename(columns={x: "x", y: "y"})
+
+
+def _thinned(panel: pd.DataFrame) -> pd.DataFrame:
+    """Means over as many points as can be drawn, the same of every line."""
+    number = panel.groupby([*LINE, "seed"], sort=False).cumcount()
+    block = (number // -(-(number.max() + 1) // DRAWN)).rename("block")
+    lines = panel.groupby([*LINE, "seed", block], sort=False)
+    return lines.agg(x=("x", "first"), y=("y", "mean")).reset_index()
+
+
+def _over_seeds(points: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds, wherever all of a line have a point; each seed by itself, where they share none."""
+    shared = points.groupby([*LINE, "x"])["y"].transform("size") == points.groupby(LINE)["seed"].transform("nunique")
+    means = points[shared].groupby([*LINE, "x"], sort=False)["y"].mean().reset_index()
+    alone = ~shared.groupby([points[name] for name in LINE]).transform("any")
+    return pd.concat([means.assign(seed=-1), points[alone]])
+
+
+def _apart(points: pd.DataFrame) -> str:
+    """What a caption adds where some arm's seeds have no point in common to take a mean at."""
+    return "; each seed by itself where they share no point" if _over_seeds(points)["seed"].max() >= 0 else ""
+
+
+def _ends(points: pd.DataFrame, style: str) -> str:
+    """Where each arm's line begins and ends, the mean of its seeds."""
+    ends = points.groupby([*LINE, "seed"], sort=False)["y"].agg(["first", "last"])
+    means = ends.groupby(LINE, sort=False).mean().itertuples()
+    return shortened([f"{row.Index[1]} in {row.Index[0]}: {row.first:{style}} to {row.last:{style}}" for row in means])
+
+
+def draw_lines(points: pd.DataFrame, arms: Sequence[str], x: str, y: str, **scale: Any) -> "Drawing":
+    """A panel for each stage, a colour for each arm: thin lines are seeds (of few arms), the thick one their mean."""
+    from matplotlib.figure import Figure
+
+    panels, drawn = list(points["panel"].unique()), set(points["label"])
+    names = {arm: _label(arm) for arm in arms if arm in drawn}
+    looks = {arm: LOOKS[place % len(LOOKS)] for place, arm in enumerate(arms)}
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    abreast = 4 if max(map(len, names.values())) < 14 else 2
+    height = 2.7 * rows + 0.4 + 0.19 * sum(1 + name.count("\n") for name in names.values()) / abreast
+    figure = Figure(figsize=(WIDTH, height))
+    places = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    axes = dict(zip(panels, places, strict=False))
+    if len(names) <= CROWDED:
+        for (panel, arm, _), line in points.groupby([*LINE, "seed"], sort=False):
+            axes[panel].plot(line["x"], line["y"], color=looks[arm]["color"], linewidth=0.5, alpha=0.5)
+    handles: dict[str, Any] = {}
+    for (panel, arm, _), line in _over_seeds(points).groupby([*LINE, "seed"], sort=False):
+        handles[arm] = axes[panel].plot(line["x"], line["y"], **looks[arm], linewidth=1.8)[0]
+    for name, panel in axes.items():
+        panel.set(xlabel=f"{x} {plain(name)}", **scale)
+        panel.locator_params(axis="x", integer=True, min_n_ticks=3)
+        low, high = panel.get_ylim()
+        panel.yaxis.set_major_formatter("{x:g}")  # those of logarithms would need mathematics in text
+        panel.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+        panel.grid(axis="y")
+    for unused in places[len(panels) :]:
+        unused.remove()
+    for leftmost in places[::columns]:
+        leftmost.set_ylabel(y)
+    shown = [handles[arm] for arm in names]
+    figure.legend(shown, list(names.values()), loc="outside lower left", ncols=abreast)
+    return figure
