@@ -24,7 +24,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-fast test-versions slurm test-slurm browser bench gpu-check lines lint clean
+.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-fast test-faults test-versions slurm test-slurm browser bench gpu-check lines lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -78,6 +78,9 @@ $(VERSIONS)/%/ready: pyproject.toml constraints-lowest.txt
 
 test-fast: $(VENV)/ready lint  ## of these, the ones that take seconds
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m 'not slow' tests $(ARGS)
+
+test-faults: $(VENV)/ready  ## the whole of tests/faults: kills at every moment, full disks, damage, random input
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m faults tests/faults $(ARGS)
 
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 -m cluster tests $(ARGS)

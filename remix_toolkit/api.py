@@ -21,6 +21,7 @@ from remix_toolkit import store
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data.missing_files import absent_sources, require_sources
 from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.graph.prune import delete_left_behind
 from remix_toolkit.graph.sweep import Cell, Keep, Sweep, check_keep, load_sweep
 from remix_toolkit.recipe import load
 from remix_toolkit.recipe.schema import Factoid, FewShot, Recipe, Rows
@@ -121,6 +122,7 @@ def begin_sweep(
         declared = declared.model_copy(update={"keep": keep})
     require_sources(stage for cell in cells for stage in cell.recipe.stages.values())
     store.open_store(runs)
+    delete_left_behind(runs)
     records = [cell.record() for cell in cells]
     store.record_runs(runs, records)
     return declared, cells, records

@@ -7,10 +7,11 @@
     runs/records/<run>.json                       which stages a run of a recipe consists of
     runs/sweeps/<sweep>/                          what a sweep does: state.json, and a folder for each job
     runs/work/<key>/                              a stage in training: its data, checkpoints and draft; gone once it is
-                                                  published
+                                                  published (or, after a kill, with the next run or prune)
     runs/bases/                                   the tiny base model, with a manifest.json too
     runs/familiar/<task>-<key>/                   which facts a base model knows (stage/familiar.py)
     runs/logs/<stage's directory>/                TensorBoard's files
+    runs/errors/                                  tracebacks of errors that nobody foresaw
 
 A stage is found by its key, never by its name. It is written under work/ and renamed into place.
 Whoever loads a model from here verifies it first: stage.train.load_model calls `verify_model`.
@@ -91,7 +92,7 @@ def work_dir(runs: Path, key: str) -> Path:
 
 
 def lock_file(runs: Path, key: str) -> Path:
-    """The file that a run has locked while it trains or measures the stage; the system frees it when the run dies."""
+    """What a run has locked while it is at the stage (`.data` behind the key: at its data), until it ends or dies."""
     return runs / "work" / f"{key}.lock"
 
 
@@ -157,10 +158,10 @@ def delete_weights(folder: Path) -> None:
 
 def remove(runs: Path, folder: Path) -> None:
     """Take a damaged stage or base model out of the store, in one step, and delete it."""
-    aside = work_dir(runs, folder.name) / "removed"
-    aside.parent.mkdir(parents=True, exist_ok=True)
+    aside = work_dir(runs, folder.name)
+    shutil.rmtree(aside, ignore_errors=True)  # of a removal that was killed
     os.rename(folder, aside)
-    shutil.rmtree(aside.parent)
+    shutil.rmtree(aside)
 
 
 def verify(folder: Path, checksums: bool = True, inner: str = "") -> None:
@@ -236,7 +237,6 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
         info(f"{former}: its weights had been deleted; it is replaced, and measured again")
         os.rename(former, draft.with_name("former"))
     os.rename(draft, final)
-    shutil.rmtree(draft.parent, ignore_errors=True)
     return final
 
 

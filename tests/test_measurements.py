@@ -80,5 +80,5 @@ def test_a_process_that_fails_ends_all_of_them(second_of_two) -> None:
     def broken(rows: object) -> list:
         raise ValueError("no logits")
 
-    with pytest.raises(RunFailed, match="process 1: ValueError: no logits"):
+    with pytest.raises(ValueError, match="no logits"):  # with its own traceback; the first process has a line of it
         in_shares(range(5), broken)

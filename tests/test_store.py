@@ -72,7 +72,7 @@ def published(trained: TrainedStore, runs: Path, lists: str = "A", weights: str 
 def test_publication_is_complete_and_checked(trained, tmp_path: Path) -> None:
     folder = published(trained, tmp_path)
     assert store.find_stage(tmp_path, KEY) == folder
-    assert not store.work_dir(tmp_path, KEY).exists()
+    assert not list(store.work_dir(tmp_path, KEY).iterdir())
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
     assert manifest["model.safetensors"]["sha256"] == sha256(folder / "model.safetensors")
     store.verify(folder)

@@ -1,19 +1,26 @@
 """The `remix` command. Nothing heavy is imported before a command needs it: help is on the screen at once."""
 
-import typer
-
-from remix_toolkit.cli import data, plan, probe, recipes, report, run, store, sweep
 from remix_toolkit.errors import exit_on_error
-
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Teach a model facts that stay."
-)
-for module in (run, plan, sweep, recipes, report, probe):
-    app.add_typer(module.commands)
-app.add_typer(data.commands, name="data")
-app.add_typer(store.commands, name="store")
 
 
 def main() -> None:
     """The console script."""
-    exit_on_error(app)
+    exit_on_error(_command)
+
+
+def _command() -> None:
+    import typer  # here: Ctrl-C ends the command from its first moment on
+
+    from remix_toolkit.cli import data, plan, probe, recipes, report, run, store, sweep
+
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Teach a model facts that stay.",
+    )
+    for module in (run, plan, sweep, recipes, report, probe):
+        app.add_typer(module.commands)
+    app.add_typer(data.commands, name="data")
+    app.add_typer(store.commands, name="store")
+    app()

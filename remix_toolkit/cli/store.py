@@ -25,7 +25,7 @@ def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
         {
             "key": key,
             "path": str(folder),
-            "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+            "bytes": _size(folder),
             "weights": not store.is_pruned(folder),
             "runs": used[key],
             "sweep": store.trained_for(folder),
@@ -34,6 +34,10 @@ def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     ]
     rows.sort(key=lambda row: (-row["bytes"], row["path"]))
     emit(rows, as_json, _print_listed)
+
+
+def _size(folder: Path, pattern: str = "*") -> int:
+    return sum(file.stat().st_size for file in folder.rglob(pattern) if file.is_file())
 
 
 def _print_listed(rows: list[dict[str, Any]]) -> None:
@@ -60,20 +64,23 @@ def store_prune(
     keep: Annotated[str, typer.Option(help="leaves, none, or stages' names: whose weights stay")] = "leaves",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be deleted")] = False,
 ) -> None:
-    """Delete weights of finished runs, never their results; a stage that is needed again is trained again."""
+    """Delete weights of finished runs, never their results; a stage that is needed again is trained again.
+
+    What killed commands left behind under work/ of published stages goes too.
+    """
     from remix_toolkit import store
-    from remix_toolkit.graph.prune import unneeded_in_store
+    from remix_toolkit.graph.prune import delete_left_behind, left_behind, unneeded_in_store
     from remix_toolkit.graph.sweep import check_keep, parse_keep
     from remix_toolkit.launch.state import needed_elsewhere
 
     published(runs)
     kept = parse_keep(keep)
     check_keep(kept, (stage for record in store.records(runs) for stage in record.stages), "--keep")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [{"path": str(folder), "bytes": _size(folder)} for folder in left_behind(runs)]
+    if not dry_run:
+        delete_left_behind(runs)
     for folder in unneeded_in_store(runs, kept, needed_elsewhere(runs, None)).values():
-        rows.append(
-            {"path": str(folder), "bytes": sum(file.stat().st_size for file in folder.glob(f"*{store.WEIGHTS}"))}
-        )
+        rows.append({"path": str(folder), "bytes": _size(folder, f"*{store.WEIGHTS}")})
         if not dry_run:
             store.delete_weights(folder)
     print_table(rows, ("path", "bytes"))

@@ -13,7 +13,6 @@ Keys and plans are made from what recipes ask, so a measurement's file imports t
 
 from __future__ import annotations
 
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ def _warn_once(text: str) -> None:
 def in_shares(rows: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Value]]) -> list[Value]:
     """A value for each row, in order, in all processes; each process computes those of its share of the rows.
 
-    Where one process fails, all raise RunFailed: the others would wait for its share.
+    Where one process fails, it raises its error, and the others RunFailed: they would wait for its share.
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -203,16 +202,18 @@ def in_shares(rows: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence
     state = PartialState()
     if state.num_processes == 1:
         return list(compute(rows))
-    share, values, error = rows[state.process_index :: state.num_processes], list[Value](), ""
+    share, values, failure = rows[state.process_index :: state.num_processes], list[Value](), None
     try:
         values = list(compute(share)) if share else []
-    except Exception as problem:
-        traceback.print_exc()
-        error = f"process {state.process_index}: {type(problem).__name__}: {problem}"
-    outcomes: list[tuple[list[Value], str]] = gather_object([(values, error)])
-    for _, error in outcomes:
-        if error:
-            raise RunFailed(error)
+    except Exception as error:
+        failure = error
+    reason = f"process {state.process_index}: {type(failure).__name__}: {failure}" if failure else ""
+    outcomes: list[tuple[list[Value], str]] = gather_object([(values, reason)])
+    if failure:
+        raise failure
+    for _, reason in outcomes:
+        if reason:
+            raise RunFailed(reason)
     return [outcomes[i % state.num_processes][0][i // state.num_processes] for i in range(len(rows))]
 
 

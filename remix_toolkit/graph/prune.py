@@ -1,11 +1,16 @@
-"""Whose weights stay on disk: results always do, weights go once nothing loads them any more.
+"""What stays on disk: results always do, weights go once nothing loads them any more, checkpoints once it is published.
 
 A stage's weights are loaded by the stages that start from its model and by what is measured of it. What a sweep's
 `keep` names stays in any case, and so does what the sweep did not train itself.
 """
 
+import re
+import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from remix_toolkit import store
 from remix_toolkit.evaluate.measurements import measured
@@ -36,7 +41,7 @@ def unneeded(
         folder = published.get(key)
         if key not in finished or folder is None or is_kept(keep, jobs[key].name, has_children(key, users)):
             continue
-        if users <= finished and not store.is_pruned(folder) and store.trained_for(folder) == sweep:
+        if users <= finished and _has_weights(folder) and store.trained_for(folder) == sweep:
             stages[key] = folder
     return stages
 
@@ -59,5 +64,34 @@ def unneeded_in_store(runs: Path, keep: Keep, needed: Collection[str]) -> dict[s
     return {
         key: published[key]
         for key in sorted(names.keys() & published.keys() - unfinished - set(needed))
-        if not is_kept(keep, names[key], key in parents) and not store.is_pruned(published[key])
+        if not is_kept(keep, names[key], key in parents) and _has_weights(published[key])
     }
+
+
+def _has_weights(folder: Path) -> bool:
+    """Are there any? Of a pruned stage, too: a command may have been killed while it deleted them."""
+    return any(folder.glob(f"*{store.WEIGHTS}"))
+
+
+def left_behind(runs: Path) -> list[Path]:
+    """Folders under work/ that a killed command did not come to delete: of published stages, and what was removed."""
+    published = store.published_stages(runs)
+    folders = []
+    for folder in sorted(folder for folder in (runs / "work").glob("*") if folder.is_dir()):
+        stage = published.get(folder.name)
+        if (stage and not store.is_pruned(stage)) or re.fullmatch(".+-[0-9a-f]{16}", folder.name):
+            folders.append(folder)
+    return folders
+
+
+def delete_left_behind(runs: Path) -> None:
+    """Delete what is left behind, except where a run is at the stage."""
+    for folder in left_behind(runs):
+        with suppress(Timeout), FileLock(store.lock_file(runs, folder.name[-16:]), timeout=0):
+            delete_work(runs, folder)
+
+
+def delete_work(runs: Path, folder: Path) -> None:
+    """Delete a published stage's folder under work/ while nobody loads data there. The caller has the stage's lock."""
+    with FileLock(store.lock_file(runs, f"{folder.name[-16:]}.data")):
+        shutil.rmtree(folder, ignore_errors=True)

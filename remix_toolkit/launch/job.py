@@ -7,14 +7,13 @@ Everything it needs stands in the sweep's folder: the job's resolved recipes and
 
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
-from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed, exit_on_error
+from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed, describe, exit_on_error
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import stage_of
@@ -38,11 +37,8 @@ def run_job(folder: Path, key: str, wait: bool = True) -> None:
         outcome = Outcome(status="done", message=_do(state, folder, key, wait))
     except Busy:
         sys.exit(BUSY)
-    except (BadInput, RunFailed) as error:
-        outcome = Outcome(status="failed", message=str(error))
     except Exception as error:
-        traceback.print_exc()
-        outcome = Outcome(status="failed", message=f"{type(error).__name__}: {error}")
+        outcome = Outcome(status="failed", message=describe(error, folder.parent.parent))
     print(outcome.message, flush=True)
     outcome.write(outcome_file(folder, key))
     if outcome.status == "failed":
@@ -117,4 +113,5 @@ def delete_unneeded(state: SweepState, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    exit_on_error(lambda: run_job(Path(sys.argv[1]), sys.argv[2]))
+    job_folder = Path(sys.argv[1])
+    exit_on_error(lambda: run_job(job_folder, sys.argv[2]), job_folder.parent.parent)

@@ -5,10 +5,11 @@ from pathlib import Path
 from remix_toolkit import store
 from remix_toolkit.data import tasks
 from remix_toolkit.data.missing_files import require_sources
-from remix_toolkit.errors import MeasurementFailed, RunFailed
+from remix_toolkit.errors import MeasurementFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import due, graph, measure_key
 from remix_toolkit.graph.lineage import lineage, run_record
+from remix_toolkit.graph.prune import delete_left_behind
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.launch.job import launch
 from remix_toolkit.launch.state import write_resolved
@@ -26,6 +27,7 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
     nodes = lineage(recipe, until=stage)
     require_sources(recipe.stages[node.stage] for node in nodes)
     store.open_store(runs)
+    delete_left_behind(runs)
     devices.launch_of(recipe)
     jobs = graph([Cell(recipe.name, recipe, nodes)])
     todo = due(jobs, runs)
@@ -40,23 +42,20 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
             for task in (recipe.stages[node.stage].data, *recipe.stages[node.stage].recall):
                 tasks.read_task(task, recipe.data_seed)
     whole = record = run_record(recipe, nodes, recipe.name)  # before anything takes time: the recipe's file may change
-    try:
-        for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
-            for prepared in prepare(recipe, part, runs) if part else []:
-                node = prepared.node
-                try:
-                    if recipe.accelerate_config and {node.key, measure_key(node.key)} & todo:
-                        file = store.work_dir(runs, node.key) / "recipe.yaml"
-                        write_resolved(recipe, file)
-                        launch(recipe, file, node.key, runs)
-                    else:
-                        run_stage(prepared, node.key in loaded)
-                except MeasurementFailed as error:  # the stage is published: the next one can start from it
-                    failures.append(str(error))
-                record = whole.model_copy(update={"stages": whole.stages[: node.position + 1]})
-                store.record_runs(runs, [record])
-    except KeyboardInterrupt:
-        raise RunFailed("stopped; the same command goes on from the last checkpoint") from None
+    for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
+        for prepared in prepare(recipe, part, runs) if part else []:
+            node = prepared.node
+            try:
+                if recipe.accelerate_config and {node.key, measure_key(node.key)} & todo:
+                    file = store.work_dir(runs, node.key).with_suffix(".yaml")
+                    write_resolved(recipe, file)
+                    launch(recipe, file, node.key, runs)
+                else:
+                    run_stage(prepared, node.key in loaded)
+            except MeasurementFailed as error:  # the stage is published: the next one can start from it
+                failures.append(str(error))
+            record = whole.model_copy(update={"stages": whole.stages[: node.position + 1]})
+            store.record_runs(runs, [record])
     if failures:
         raise MeasurementFailed("\n".join(failures))
     return record

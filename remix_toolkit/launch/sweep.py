@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from remix_toolkit.console import info
-from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.errors import BadInput, RunFailed, exit_on_error
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.lineage import Node
@@ -31,7 +31,7 @@ def run_sweep(
 ) -> SweepState:
     """Do all jobs that are not done yet; returns how each ended.
 
-    Raises BadInput for a mistake in any cell before the first stage is trained, RunFailed when stopped by hand.
+    Raises BadInput for a mistake in any cell before the first stage is trained.
     """
     jobs = graph(cells)
     todo = due(jobs, runs)
@@ -41,7 +41,6 @@ def run_sweep(
         raise BadInput(f"{command.sweep}: a stage takes {needed} devices, and {len(gpus)} are visible here")
     slots = at_once or max(1, len(gpus))
     folder, lock = claim(runs, command.id)
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `--cancel` stops it as Ctrl-C does
     try:
         former = SweepState.read_if_exists(folder / "state.json")
         if former and (queued := [job for job in former.unfinished(folder).values() if job.job_id]):
@@ -52,10 +51,7 @@ def run_sweep(
         for key in todo:
             write_job(folder, jobs[key])
         _Run(jobs, state, folder, gpus, slots).finish()
-    except KeyboardInterrupt:
-        raise RunFailed("stopped; the same command goes on from the last checkpoints") from None
     finally:
-        signal.signal(signal.SIGTERM, handler)
         lock.release()
     return state
 
@@ -107,8 +103,11 @@ def _environment(slots: int, gpus: list[str]) -> dict[str, str]:
 
 
 def _do_job(set_up: tuple[Path, dict[str, str]], folder: Path, key: str) -> None:
-    processes.set_up(*set_up)
-    run_job(folder, key, wait=False)
+    def do() -> None:
+        processes.set_up(*set_up)
+        run_job(folder, key, wait=False)
+
+    exit_on_error(do, folder.parent.parent, interruptible=False)
 
 
 class _Run:

@@ -4,10 +4,21 @@
         recipes/kvr.yaml --profile llama3-8b --stage stage1
 """
 
-import typer
-
 from remix_toolkit.errors import exit_on_error
-from remix_toolkit.stage.command import stage
+
+
+def main() -> None:
+    """The command."""
+    exit_on_error(_command)
+
+
+def _command() -> None:
+    import typer
+
+    from remix_toolkit.stage.command import stage
+
+    typer.run(stage)
+
 
 if __name__ == "__main__":
-    exit_on_error(lambda: typer.run(stage))
+    main()

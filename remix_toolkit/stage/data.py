@@ -95,9 +95,9 @@ class _Builder:
             return self.build(name)
         folder = store.work_dir(self.runs, key) / "data"
         (self.runs / "work").mkdir(parents=True, exist_ok=True)
-        with FileLock(self.runs / "work" / f"{key}.data.lock"):  # one process builds, the others load
+        with FileLock(store.lock_file(self.runs, f"{key}.data")):  # one process builds, the others load
             kept, published = folder, store.published_stages(self.runs).get(key)
-            if published and not (folder / "data.json").exists():
+            if published:  # what is left of its folder under work/ may be deleted at this moment
                 store.verify(published, inner="data/")
                 kept = published / "data"
             if (kept / "data.json").exists():

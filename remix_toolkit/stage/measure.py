@@ -1,7 +1,5 @@
 """Measures a published stage: whatever a recipe asks for and has not been measured yet."""
 
-import errno
-import traceback
 from pathlib import Path
 
 from accelerate import PartialState
@@ -9,7 +7,7 @@ from transformers import PreTrainedModel
 
 from remix_toolkit.console import warn
 from remix_toolkit.data.encoding import load_tokenizer
-from remix_toolkit.errors import BadInput, MeasurementFailed, RunFailed
+from remix_toolkit.errors import BadInput, MeasurementFailed, describe, disk_problem
 from remix_toolkit.evaluate.base import Models
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.graph.retrained import weights
@@ -37,12 +35,9 @@ def measure(prepared: PreparedStage, folder: Path) -> None:
         try:
             measurement.run(items, subject, models, folder)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if disk_problem(error, prepared.runs):
                 raise
-            reason = str(error)
-            if not isinstance(error, BadInput | RunFailed):
-                traceback.print_exc()
-                reason = f"{type(error).__name__}: {error}"
+            reason = describe(error, prepared.runs)
             warn(f"{name}: {measurement.name} was not measured: {reason}")
             failures.append(f"{measurement.name} ({reason})")
     if failures:

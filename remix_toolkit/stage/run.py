@@ -30,6 +30,7 @@ from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import memory
+from remix_toolkit.graph.prune import delete_work
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.callbacks import Progress, Trackers
 from remix_toolkit.stage.curve import CURVE, RetentionCurve
@@ -64,6 +65,8 @@ def run_stage(
             _measure_trained(prepared, folder, trackers, only)
             return folder
         info(f"{name}: already published, reused: {folder}")
+        if PartialState().is_main_process and not pruned:
+            delete_work(prepared.runs, prepared.work)  # a run that was killed may not have come to it
         if prepared.stage.curve and not (folder / CURVE).exists():
             info(f"{name}: it was trained without a retention curve, so there is none")
         if only != "train":
@@ -170,6 +173,7 @@ def _publish(prepared: PreparedStage) -> Path:
     state = PartialState()
     if state.is_main_process:
         store.publish(prepared.runs, prepared.draft, prepared.published_name)
+        delete_work(prepared.runs, prepared.work)
     state.wait_for_everyone()
     folder = store.published_stages(prepared.runs)[prepared.node.key]
     info(f"{prepared.node.stage}: published {folder}")
