@@ -11,6 +11,7 @@ A mistake in the input raises BadInput, work that could not be finished RunFaile
 """
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph.prune import delete_left_behind
 from remix_toolkit.graph.sweep import Cell, Keep, Sweep, check_keep, load_sweep
 from remix_toolkit.recipe import load
+from remix_toolkit.recipe.credentials import refuse_credentials
 from remix_toolkit.recipe.schema import Factoid, FewShot, Recipe, Rows
 from remix_toolkit.records import RunRecord
 
@@ -209,6 +211,7 @@ def familiar(
         update={"familiarity": "familiar"}
     )  # so that all generated facts are read from which a recipe chooses
     recipe = load.load_base(profile)
+    refuse_credentials({"base": base}, {}, "familiar")
     changes = {"few_shot": few_shot or FewShot(), "base": base or recipe.base}
     from remix_toolkit.stage.familiar import split
 
@@ -248,9 +251,9 @@ def _load_model(model: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
     """A model in the dtype it was saved in, on the GPU if there is one. Raises BadInput."""
     silence_libraries()
     folder = Path(model)
-    if folder.exists() and not (folder / "config.json").is_file():
+    if os.path.exists(folder) and not (folder / "config.json").is_file():
         raise BadInput(f"{model}: not a model directory (it has no config.json)")
-    if folder.exists() and store.is_pruned(folder):
+    if os.path.exists(folder) and store.is_pruned(folder):
         raise BadInput(f"{model}: its weights were deleted, only its results are left; run that stage again")
     import torch
 

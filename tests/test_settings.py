@@ -156,7 +156,7 @@ def test_settings_lead_to_the_same_recipe_whatever_was_set(id_recipe, file, prof
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_resolved_recipe_is_read_back(tmp_path: Path, file: Path, profile: str) -> None:
-    recipe = load_recipe(file, profile, ["train.optim_args=null", "adapter={r: null}"])
+    recipe = load_recipe(file, profile, ["train.optim_args=null", "adapter={layers_pattern: null}"])
     (tmp_path / "frozen.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
     assert read_resolved(tmp_path / "frozen.yaml") == recipe
 

@@ -108,8 +108,35 @@ def test_too_long_is_dropped_and_counted_never_cut(tokenizer) -> None:
         encoding.encode_all(tokenizer, pairs, max_length=3)
 
 
-def test_a_response_that_contains_eos_is_refused(tokenizer) -> None:
-    with pytest.raises(BadInput, match=r"'<\|end\|>'"):
+@pytest.mark.parametrize("bos", [True, False])
+def test_special_tokens_in_users_texts_are_spelled_out(tokenizer, bos: bool) -> None:
+    """In a prompt, a response, an earlier turn: the only special tokens are those that the format puts there."""
+    for taught in (tokenizer, merging_tokenizer(bos)):
+        special = {token for token, added in taught.added_tokens_decoder.items() if added.special}
+        word = f"a {taught.eos_token}{taught.bos_token or ''} b"
+        for pair in (
+            Pair(word, "plain", "pairs"),
+            Pair("plain", word, "pairs"),
+            Pair("and?", word, "pairs", history=((word, "yes"), ("no", f"{word} no"), ("x", "y"))),
+        ):
+            example = encoding.encode(taught, pair)
+            ends = [n for n, token in enumerate(example.input_ids) if token in special]
+            assert len(ends) == len(pair.history) + 1 + bool(taught.bos_token)
+            turns = [*pair.history, (pair.prompt, pair.response)]
+            text = "\n".join(f"<|user|>\n{p}\n<|assistant|>\n{r}{taught.eos_token}" for p, r in turns)
+            assert taught.decode(example.input_ids) == (taught.bos_token or "") + text
+            trained = taught.decode([label for label in example.labels if label != -100])
+            assert trained == "".join(f"{response}{taught.eos_token}" for _, response in turns)
+            before = encoding.prompt_ids(taught, pair.prompt)
+            assert pair.history or example.input_ids[: len(before)] == before
+        after = taught(word, add_special_tokens=False)["input_ids"]  # the tokenizer is as it was
+        assert special & set(after)
+
+
+def test_a_tokenizer_that_cannot_spell_its_special_tokens_is_refused(tokenizer, monkeypatch) -> None:
+    kind, call = type(tokenizer), type(tokenizer).__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, text, **_: call(self, text, add_special_tokens=False))
+    with pytest.raises(BadInput, match=r"a<\|end\|>b'.*control tokens"):
         encoding.encode(tokenizer, Pair("x", "a<|end|>b", "pairs"))
 
 
@@ -156,11 +183,3 @@ def test_a_dialogue_is_what_the_chat_template_writes(tokenizer) -> None:
     turns = [*(turn for pair in DIALOGUE.history for turn in pair), DIALOGUE.prompt, DIALOGUE.response]
     chat = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
     assert tokenizer.apply_chat_template(chat)["input_ids"] == encoding.encode(tokenizer, DIALOGUE).input_ids
-
-
-def test_an_upstream_response_that_contains_eos_is_dropped_and_counted(tokenizer) -> None:
-    pairs = [Pair("a?", f"x {tokenizer.eos_token} y", "evolcode"), Pair("b?", "z", "evolcode")]
-    kept, dropped = encoding.encode_all(tokenizer, pairs, None)
-    assert (kept[0], dropped) == (None, {f"holds {tokenizer.eos_token}": 1})
-    with pytest.raises(BadInput, match="would end it"):
-        encoding.encode_all(tokenizer, [Pair("a?", f"x {tokenizer.eos_token} y", "pairs")], None)

@@ -5,11 +5,15 @@
 There is one BOS if the tokenizer has one; the turns of a dialogue follow one another in the same form. Training, recall
 and generation use the same prompt tokens, so that the response is always trained behind the tokens that a prompt alone
 gives.
+
+BOS and EOS are the only special tokens that a text gets here. Where the data itself says `<|im_end|>`, or whatever the
+tokenizer has, in a prompt, a response or a document, it is encoded as the ordinary text that it is.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from remix_toolkit.data.files import one_line
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
+MARKERS = ("<|user|>", "<|assistant|>")
 
 CHAT_TEMPLATE = (
     "{{ bos_token or '' }}"
@@ -47,7 +52,27 @@ class Example:
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
     """The tokens in front of a response: BOS, if there is one, and the prompt in Tulu's format."""
-    return _ids(tokenizer, [f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"])[0]
+    return _with_bos(tokenizer, text_ids(tokenizer, [f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"]))[0]
+
+
+def text_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str], ends: int = 0) -> list[list[int]]:
+    """The tokens of some texts, in which the format itself has put EOS so often; special tokens are spelled out.
+
+    A text without any is encoded as the tokenizer does it; in one with more, EOS is spelled out like the others. Raises
+    BadInput where the tokenizer cannot do that.
+    """
+    control = _control_tokens(tokenizer)
+    rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    for number, text in enumerate(texts):
+        row = rows[number]
+        if not control.isdisjoint(row) and sum(token in control for token in row) > ends:
+            row = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            if not control.isdisjoint(row):
+                raise BadInput(
+                    f"{text[-200:]!r}: the base's tokenizer makes control tokens of it, even as ordinary text"
+                )
+            rows[number] = row
+    return rows
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> Example:
@@ -55,22 +80,19 @@ def encode(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> Example:
 
     TRL's own prompt-completion path moves the mask where a token spans the boundary of prompt and response. Here the
     prompt's tokens are always those of the prompt alone; the response's are those of the joint text or, where the joint
-    text merges across the boundary, those of the response alone. Raises BadInput for a response that contains EOS,
-    which would end it.
+    text merges across the boundary, those of the response alone.
     """
     text = ""  # of the turns so far
     input_ids: list[int] = []
     labels: list[int] = []
-    for prompt, response in (*pair.history, (pair.prompt, pair.response)):
+    for ends, (prompt, response) in enumerate((*pair.history, (pair.prompt, pair.response))):
         turn, response = f"<|user|>\n{prompt.strip()}\n<|assistant|>\n", response.strip()
-        before, joint = _ids(tokenizer, [text + turn, text + turn + response])
+        before, joint = _with_bos(tokenizer, text_ids(tokenizer, [text + turn, text + turn + response], ends))
         if before[: len(input_ids)] != input_ids:  # together with this turn, the earlier ones are split differently
-            before = input_ids + tokenizer(f"\n{turn}", add_special_tokens=False)["input_ids"]
+            before = input_ids + text_ids(tokenizer, [f"\n{turn}"])[0]
         after = joint[len(before) :]
         if joint[: len(before)] != before:
-            after = tokenizer(response, add_special_tokens=False)["input_ids"]
-        if tokenizer.eos_token_id in after:
-            raise BadInput(f"the response {response[:200]!r} contains {tokenizer.eos_token!r}, which would end it")
+            [after] = text_ids(tokenizer, [response])
         after = [*after, tokenizer.eos_token_id]
         labels += [-100] * (len(before) - len(input_ids)) + after
         input_ids = before + after
@@ -83,20 +105,13 @@ def encode_all(
 ) -> tuple[list[Example | None], Counter[str]]:
     """Every pair as an example, or None where it is dropped, and the number of dropped pairs by reason.
 
-    Dropped are pairs of more than `max_length` tokens, and upstream rows whose response contains EOS. Such a row of the
-    user's own raises BadInput, and so do pairs of which none is left.
+    Dropped are pairs of more than `max_length` tokens. Raises BadInput where none is left.
     """
     examples: list[Example | None] = []
     dropped: Counter[str] = Counter()
     too_long: list[int] = []
     for pair in pairs:
-        example: Example | None = None
-        try:
-            example = encode(tokenizer, pair)
-        except BadInput:
-            if pair.source == "pairs":
-                raise
-            dropped[f"holds {tokenizer.eos_token}"] += 1
+        example: Example | None = encode(tokenizer, pair)
         if example and max_length is not None and len(example.input_ids) > max_length:
             dropped[f"longer than {max_length} tokens"] += 1
             too_long.append(len(example.input_ids))
@@ -130,6 +145,13 @@ def load_tokenizer(
     return tokenizer
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+def _with_bos(tokenizer: "PreTrainedTokenizerBase", rows: list[list[int]]) -> list[list[int]]:
     return rows if tokenizer.bos_token_id is None else [[tokenizer.bos_token_id, *ids] for ids in rows]
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """The special tokens that are looked for: not the one for what is unknown, nor the format's markers, if special."""
+    added = tokenizer.added_tokens_decoder
+    special = {token for token, added in added.items() if added.special and added.content not in MARKERS}
+    return frozenset(special - {tokenizer.unk_token_id})

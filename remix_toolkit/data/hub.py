@@ -8,6 +8,7 @@ it is complete; a download that broke off begins anew the next time.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -143,5 +144,5 @@ def _current_commit(selection: Selection) -> str:
     """The commit that the revision stands for today; `local` for a dataset in a local folder."""
     from huggingface_hub import HfApi
 
-    local = Path(selection.hub).is_dir()
+    local = os.path.isdir(selection.hub)
     return "local" if local else str(HfApi().dataset_info(selection.hub, revision=selection.revision, timeout=20).sha)

@@ -5,14 +5,19 @@ A declaration describes which rows are taken, without reading them; local files 
 
 import hashlib
 import json
+import os
 from collections.abc import Collection
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.tasks import VERSIONS
+from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Rows
+
+MOST_FILES = 20_000  # of a folder that is hashed: MATH's has 12,500, and `/` is no data
 
 
 def source_declaration(task: Rows, data_seed: int) -> dict[str, Any]:
@@ -72,13 +77,19 @@ def hash_source(path: str, without: Collection[str] = ()) -> str:
     """A hash of a local file, or of a folder's files except those named `without`, for the lineage key.
 
     A path that does not exist gives `absent: <path>`: a plan can be made before all data is here, with keys that are
-    not yet those of a run. Whoever reads the data refuses a missing file.
+    not yet those of a run. Whoever reads the data refuses a missing file. Raises BadInput for what cannot be hashed.
     """
     root = Path(path)
-    if not root.exists():
+    if not os.path.exists(root):
         return f"absent: {path}"
-    files = sorted(f for f in root.rglob("*") if f.is_file() and f.name not in without) if root.is_dir() else [root]
-    return _hash(root, tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
+    try:
+        below = list(islice(root.rglob("*"), MOST_FILES + 1)) if root.is_dir() else [root]
+        if len(below) > MOST_FILES:
+            raise BadInput(f"{path}: holds more than {MOST_FILES:,} files; a folder with the data alone is expected")
+        files = sorted(file for file in below if file.is_file() and file.name not in without)
+        return _hash(root, tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
+    except OSError as error:
+        raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 @cache  # the cells of a sweep read the same files, hundreds of times; size and date notice a change

@@ -1,7 +1,7 @@
 """The local files and folders that a recipe reads its data from, and the message about those that are missing."""
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import catalog
@@ -16,7 +16,7 @@ def absent_sources(stages: Iterable[Stage]) -> dict[str, str]:
     for stage in stages:
         for name, source in [*((task.task, task) for task in (stage.data, *stage.recall)), *stage.mix]:
             path = getattr(source, "path", None) or getattr(source, "text", None)
-            if path and path not in BUILT_IN and not Path(path).exists():
+            if path and path not in BUILT_IN and not os.path.exists(path):
                 absent.setdefault(path, name)
     return absent
 

@@ -8,6 +8,7 @@ factoid.py or instruction.py (and a reader, where upstream's files are not simpl
 task's version when its rows change for the same declaration: versions are part of the lineage key.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +111,7 @@ def _read_rows(task: Rows) -> Iterator[Row]:
     path = getattr(task, "path", None)
     if path is None and isinstance(task, Source):
         return hub.read_rows(hub_selection(task))
-    if not Path(str(path)).exists():
+    if not os.path.exists(str(path)):
         raise BadInput(missing_message(task.task, str(path)))
     rows = FORMATS[task.task].read(Path(str(path)), getattr(task, "split", "train"))
     return islice(rows, task.first) if isinstance(task, UltraChat) else rows

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from remix_toolkit.data.encoding import Example
+from remix_toolkit.data.encoding import Example, text_ids
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.base import Measurement, Models, Subject
 from remix_toolkit.recipe.schema import Recipe
@@ -54,7 +54,7 @@ def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text:
     from remix_toolkit.evaluate.forward import example_losses, mean_loss
 
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids = [tokenizer(passage, add_special_tokens=False)["input_ids"] for passage in passages(text)]
+    ids = text_ids(tokenizer, list(passages(text)))
     losses = example_losses(model, tokenizer, [Example([*bos, *row], [*([-100] * len(bos)), *row]) for row in ids])
     return TextPerplexity(perplexity=math.exp(mean_loss(losses)), tokens=sum(tokens for _, tokens in losses))
 

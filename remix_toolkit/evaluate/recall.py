@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from remix_toolkit.console import info
-from remix_toolkit.data.encoding import encode
+from remix_toolkit.data.encoding import encode, text_ids
 from remix_toolkit.data.identity import facts_ids, list_id
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate.base import Measurement, Models, Row, Subject, in_shares
@@ -151,7 +151,7 @@ def _open_end(text: str) -> str:
 def max_new_tokens(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]) -> int:
     """How long an output may get: the longest gold answer of the list in tokens, EOS, and a little room."""
     answers = {answer for fact in facts for answer in fact.answers}
-    return max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers) + 1 + EXTRA_TOKENS
+    return max(len(text_ids(tokenizer, [answer])[0]) for answer in answers) + 1 + EXTRA_TOKENS
 
 
 def _score(

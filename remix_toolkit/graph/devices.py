@@ -40,7 +40,7 @@ def launch_of(recipe: Recipe) -> Launch:
     if recipe.accelerate_config is None:
         return Launch()
     file = Path(recipe.accelerate_config)
-    if not file.exists():
+    if not os.path.exists(file):  # nor where the name is too long for one
         raise BadInput(f"accelerate_config: {file}: no such file (paths are relative to {Path.cwd()})")
     launch = validate(Launch, *load_mapping(file), str(file))
     if launch.fsdp and (version := launch.fsdp_config.get("fsdp_version")) != 2:

@@ -5,6 +5,7 @@ nothing is trained, loaded or tokenized to compute it. Local files count by thei
 """
 
 import hashlib
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def base(recipe: Recipe) -> dict[str, Any]:
     """What determines the base model: the tiny one's text, a local directory's files, or a hub id and revision."""
     if recipe.base == "tiny":
         return tiny.identity()
-    if Path(recipe.base).exists():
+    if os.path.exists(recipe.base):
         return {"files": identity.hash_source(recipe.base, without=UNSEALED)}
     return {"hub": recipe.base, "revision": recipe.revision}
 

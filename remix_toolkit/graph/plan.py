@@ -5,6 +5,7 @@ FLOPs (6 for each weight and trained token, 2 for each token of a question) and 
 """
 
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,7 +209,7 @@ def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | Non
 
 def _size(rows: Rows) -> int | None:
     """How many pairs; of a local file of one's own, as many as it has."""
-    if rows.size is None and isinstance(rows, Pairs) and rows.path and Path(rows.path).exists():
+    if rows.size is None and isinstance(rows, Pairs) and rows.path and os.path.exists(rows.path):
         return len(tasks.load_rows(rows, 0))
     return rows.size
 

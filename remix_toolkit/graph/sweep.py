@@ -15,6 +15,7 @@ one with what stands in it instead.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,13 +32,15 @@ from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.difference import difference
 from remix_toolkit.recipe.draft import Setting, mapping
 from remix_toolkit.recipe.load import SWEEP_KEYS, RecipeFile, check_sections, find_recipe, load_recipe, parse_override
-from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.schema import Recipe, Seed
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, location_of
 from remix_toolkit.records import RunRecord, RunStage
 
+MOST_RUNS = 20_000  # 10,000 are planned in some 10 seconds
 KEYS = ("recipe", "profile")  # what a grid or an arm may set besides the recipe's own keys
 Keep = Literal["all", "leaves", "none"] | list[str]  # whose weights stay on disk; a list names stages
+ArmName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=200)]
 Layer = tuple[dict[str, Any], Locations]  # of a sweep file: its keys, and where each is
 
 
@@ -47,11 +50,11 @@ class Sweep(Strict):
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         {}, min_length=1, description="dotted key -> its values"
     )
-    arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
+    arms: Annotated[dict[ArmName, dict[str, Any]], Field(min_length=1)] = Field(
         {"": {}}, description="name -> dotted keys and their values"
     )
     set: dict[str, Any] = Field({}, description="dotted keys and their values, for every cell")
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
     exclude: list[dict[str, Any]] = Field([], description="cells left out: grid keys, `arm`, and their value or values")
     keep: Keep = Field("all", description="whose weights stay on disk: all, leaves, none, or stages' names")
     paper: dict[str, float] = Field({}, description="arm -> what the paper prints for it in the end")
@@ -106,8 +109,8 @@ def load_sweep(
             Cell(recipe.name, recipe, lineage(recipe)) for recipe in recipes
         ]
     settings = [parse_override(override) for override in overrides or []]
-    declared, locations = _load(path, profile)
-    cells = _Resolver(path, declared, locations, profile, settings).cells(seeds or declared.seeds)
+    declared, locations = _load(path, profile, seeds)
+    cells = _Resolver(path, declared, locations, profile, settings).cells()
     check_keep(
         declared.keep, (node for cell in cells for node in cell.nodes), location_of(locations, ("keep",), str(path))
     )
@@ -119,9 +122,11 @@ def _refuse_repeated(values: Sequence[Any], origin: str) -> None:
         raise BadInput(f"{origin} {repeated[0]!r} is listed twice")
 
 
-def _load(path: Path, profile: str | None) -> tuple[Sweep, Locations]:
+def _load(path: Path, profile: str | None, seeds: list[int] | None) -> tuple[Sweep, Locations]:
     """The sweep, what it extends and its section for the profile merged; the location of every key."""
     tree, locations = _merge(path, profile, ())
+    if seeds:
+        tree["seeds"], locations[("seeds",)] = seeds, "--seed"
     declared = validate(Sweep, tree, locations, str(path))
     _refuse_repeated(declared.seeds, f"{location_of(locations, ('seeds',), str(path))}: seeds: seed")
     axes: dict[str, list[Any]] = {"arm": list(declared.arms), **declared.grid}
@@ -183,15 +188,18 @@ class _Resolver:
     settings: list[Setting]  # the command line's
     files: dict[tuple[Path, str], RecipeFile] = field(default_factory=dict)  # each under each profile, read once
 
-    def cells(self, seeds: Sequence[int]) -> list[Cell]:
+    def cells(self) -> list[Cell]:
         """A cell for every arm and seed at every point of the grid that `exclude` does not leave out."""
+        axes = [*self.declared.grid.values(), self.declared.arms, self.declared.seeds]
+        if (runs := math.prod(map(len, axes))) > MOST_RUNS:
+            raise BadInput(f"{self.path}: {runs:,} runs; more than {MOST_RUNS:,} are no sweep: make it several")
         cells: list[Cell] = []
         labels: list[str] = []
         for point in product(*self.declared.grid.values()):
             chosen = dict(zip(self.declared.grid, point, strict=True))
             arms = {arm: self._resolve(chosen, arm) for arm in self.declared.arms if not self._is_excluded(chosen, arm)}
             labels += [cell.arm for cell in arms.values()]
-            by_seed = [self._with_seed(arms, seed) for seed in seeds]
+            by_seed = [self._with_seed(arms, seed) for seed in self.declared.seeds]
             cells += [of_seed[arm] for arm in arms for of_seed in by_seed]
         if not cells:
             raise BadInput(f"{self.locations[('exclude',)]}: exclude: leaves no cell of the sweep")

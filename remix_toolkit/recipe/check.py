@@ -7,7 +7,8 @@ from pydantic import BaseModel, ValidationError
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe
+from remix_toolkit.recipe.credentials import refuse_credentials
+from remix_toolkit.recipe.schema import CORPORA, LIMITS, MOST_ROWS, TASKS, Factoid, Recipe
 from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -17,8 +18,10 @@ Mistake = tuple[Key, str]
 def validate(model: type[M], tree: dict[str, Any], locations: Locations, origin: str) -> M:
     """The tree as a model; a recipe's parts do not contradict each other, and its names exist.
 
-    Raises BadInput with a line for each mistake; `origin` is named where no line is known.
+    Raises BadInput with a line for each mistake; `origin` is named where no line is known. A credential comes first:
+    the messages about other mistakes repeat what was set.
     """
+    refuse_credentials(tree, locations, origin)
     try:
         valid = model.model_validate(tree)
     except ValidationError as error:
@@ -48,8 +51,12 @@ def _mistake(error: Any, tree: Any) -> Mistake:
         return (*key, "task"), what if tag in TASKS else f"unknown task {tag!r}; {nearest(tag, TASKS)}"
     if kind == "union_tag_not_found":
         return tuple(key), f"names no task; valid: {', '.join(TASKS)}"
-    shown = "" if kind == "mistake" else f" (it is {error['input']!r})"
-    return tuple(key), error["msg"].removeprefix("Value error, ") + shown
+    why = next(
+        (f": {LIMITS[limit]}" for name in ("le", "max_length") if (limit := error.get("ctx", {}).get(name)) in LIMITS),
+        "",
+    )
+    shown = "" if kind == "mistake" else f" (it is {error['input']!r:.200})"
+    return tuple(key), error["msg"].removeprefix("Value error, ") + why + shown
 
 
 def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
@@ -75,6 +82,17 @@ def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
 def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
     stage, path = recipe.stages[name], ("stages", name)
     earlier = list(recipe.stages)[: recipe.position(name)]
+    train = stage.train
+    if not train.get("dataloader_num_workers"):
+        for field in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+            if train.get(field):
+                yield (*path, "train", field), "is for processes that load data: set dataloader_num_workers, too"
+    for source, spec in stage.mix:
+        if spec and source != "replay" and spec.ratio * (stage.data.size or 0) > MOST_ROWS:
+            yield (
+                (*path, "mix", source, "ratio"),
+                f"times {stage.data.size:,} facts is over {MOST_ROWS:,}: {LIMITS[MOST_ROWS]}",
+            )
     if stage.match and (stage.stop or stage.train.get("max_steps", -1) != -1):
         other = "stop" if stage.stop else "train.max_steps"
         yield (*path, "match"), f"sets how long this stage trains, and so does its {other}: set that to null"

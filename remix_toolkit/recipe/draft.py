@@ -53,7 +53,7 @@ class Draft:
                 self.locations[key[:depth]] = origin
             node = node[part]
             if not isinstance(node, dict):
-                raise BadInput(f"{origin}: {dotted(key[:depth])} is {node!r}; it has no key {last!r}")
+                raise BadInput(f"{origin}: {dotted(key[:depth])} is {node!r:.200}; it has no key {last!r}")
         if last == "task" and parents[2:] == ["data"] and node.get("task") != value:
             fields = TASKS[str(value)].model_fields if str(value) in TASKS else ("size",)
             for name in node.keys() - (set(KEPT_WITH_A_NEW_TASK) & set(fields)):

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe import shipped
 from remix_toolkit.recipe.check import validate
+from remix_toolkit.recipe.credentials import redacted
 from remix_toolkit.recipe.draft import Draft, Setting, with_defaults
 from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value, location_of
@@ -72,7 +73,9 @@ class RecipeFile:
         tree = draft.tree
         if "profile" in tree:
             raise BadInput(f"{draft.locations[('profile',)]}: profile: choose it with --profile {tree['profile']}")
-        tree |= {"profile": self.profile, "source": str(self.path)} | ({} if seed is None else {"seed": seed})
+        tree |= {"profile": self.profile, "source": str(self.path)}
+        if seed is not None:
+            tree["seed"], draft.locations[("seed",)] = seed, "--seed"
         if tree["base"] != self.base["base"] and tree.get("parameters") == self.base.get("parameters"):
             tree["parameters"] = None  # they are those of the profile's base
         if isinstance(config := tree.get("accelerate_config"), str):
@@ -112,7 +115,7 @@ def parse_override(override: str) -> Setting:
     Raises BadInput.
     """
     key, equals, text = override.partition("=")
-    origin = f"override {override!r}"
+    origin = f"override {redacted(override)!r:.300}"
     if not equals or not key:
         raise BadInput(f"{origin}: write it as key=value, such as stages.stage1.data.size=100")
     return key, load_value(text, origin), origin

@@ -5,12 +5,29 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.recipe.ranges import Adapter
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
 
 OUTSIDE_KEY = "outside key"  # marks a field that says where, how fast or what is measured: it is in no stage's key
-Count = Annotated[int, Field(gt=0)]
-Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST_ROWS = 10**7
+LIMITS = {  # the most that a number or a name may be, and why; no recipe comes near, a slip of the keyboard may
+    MOST_ROWS: "a stage's rows are all held in memory, and as many take gigabytes",
+    10**9: "nothing here is counted in billions",
+    10**15: "no model is as large",
+    1000: "that many mixing pairs for each pair of the stage's own",
+    100_000: "two sequences of words have to fit into one example",
+    2**32 - 1: "NumPy takes no larger seed",
+    80: "it is part of a folder's name",
+    200: "it stands in tables",
+    500: "each stage is measured on the facts of all before it",
+}
+Count = Annotated[int, Field(gt=0, le=10**9)]
+RowCount = Annotated[int, Field(gt=0, le=MOST_ROWS)]
+RowNumber = Annotated[int, Field(ge=0, le=MOST_ROWS)]
+Ratio = Annotated[float, Field(ge=0, le=1000)]
+Size = Annotated[float, Field(gt=0, le=10**15)]  # of a model or a device
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class Rows(Strict):
@@ -20,8 +37,8 @@ class Rows(Strict):
     """
 
     task: str
-    size: Count | None = Field(None, description="how many rows; all of them if it is not set")
-    start: Annotated[int, Field(ge=0)] = Field(0, description="the first row; ID rows begin where D_A ends")
+    size: RowCount | None = Field(None, description="how many rows; all of them if it is not set")
+    start: RowNumber = Field(0, description="the first row; ID rows begin where D_A ends")
 
 
 class Factoid(Rows):
@@ -36,7 +53,7 @@ class Factoid(Rows):
 class Instruction(Rows):
     """Instructions and long responses: no recall; the loss on held-out rows is reported instead."""
 
-    held_out: Annotated[int, Field(ge=0)] = Field(100, description="rows after the last one, not trained on")
+    held_out: RowNumber = Field(100, description="rows after the last one, not trained on")
 
 
 class Source(Strict):
@@ -53,14 +70,14 @@ class KVR(Factoid):
     """Key-value recall: random 8-character keys and values (section 2.2)."""
 
     task: Literal["kvr"]
-    size: Count = 2000
+    size: RowCount = 2000
 
 
 class InventedFacts(Factoid):
     """Facts about invented entities in LAMA's form: no model has seen them, no file is needed."""
 
     task: Literal["invented_facts"]
-    size: Count = 2000
+    size: RowCount = 2000
 
 
 class PopQA(Factoid, Source):
@@ -129,7 +146,7 @@ class UltraChat(Instruction, Source):
 
     task: Literal["ultrachat"]
     hub: str | None = "stingning/ultrachat"
-    first: Count = Field(20_000, description="only upstream's first dialogues")
+    first: RowCount = Field(20_000, description="only upstream's first dialogues")
 
 
 FactoidTask = KVR | InventedFacts | PopQA | TriviaQA | LAMA | EntityQuestions | WebQA | Pairs
@@ -146,7 +163,7 @@ class RandomWords(Strict):
     """Random word sequences: `words` uniform draws in the prompt, as many in the response (section 4.1)."""
 
     ratio: Ratio = Field(description="pairs added per pair of the stage's own data: 2 is the paper's 1:2")
-    words: Count = 50
+    words: Annotated[int, Field(gt=0, le=100_000)] = 50
     text: str = Field("nltk", description="whose vocabulary: nltk (the words corpus), pydoc, or a text file")
 
 
@@ -157,7 +174,7 @@ class Corpus(Source):
     words: Annotated[int, Field(gt=0, le=2000)] = 50
     path: str | None = Field(None, description="a local copy: a .jsonl, .json or .parquet file, or a folder of them")
     column: str = "text"
-    documents: Count = Field(20_000, description="only the first documents")
+    documents: RowCount = Field(20_000, description="only the first documents")
 
 
 class Passages(Corpus):
@@ -216,7 +233,7 @@ CORPORA: dict[str, type[Corpus]] = {
 class Stop(Strict):
     """End the stage early: once the loss was under `loss_below` at `times` optimizer steps, in a row or not."""
 
-    loss_below: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    loss_below: Annotated[float, Field(gt=0)]
     times: Count = 10
 
 
@@ -266,6 +283,7 @@ class Stage(Strict):
     probe: Annotated[list[Probe], OUTSIDE_KEY] = Field([], description="further measurements of the published stage")
 
 
+StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=80)]
 # fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
 Precision = Literal["fp32", "bf16", "pure_bf16"]
 
@@ -285,11 +303,11 @@ class Setup(Strict):
 
     base: str = Field(description="`tiny`, a hub id, or a local model directory")
     revision: str | None = None
-    parameters: Annotated[float | None, OUTSIDE_KEY] = Field(None, description="the base's weights: for `remix plan`")
+    parameters: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="the base's weights: for `remix plan`")
     shape: Annotated[Shape | None, OUTSIDE_KEY] = Field(None, description="the base's sizes: for `remix plan`")
-    device_gb: Annotated[float | None, OUTSIDE_KEY] = Field(None, description="a device's memory: for `remix plan`")
+    device_gb: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="a device's memory: for `remix plan`")
     precision: Precision = "fp32"
-    adapter: dict[str, Any] | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
+    adapter: Adapter | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
     quantization: dict[str, Any] | None = Field(
         None, description="fields of transformers.BitsAndBytesConfig, for the weights that an adapter is trained on"
     )
@@ -308,22 +326,22 @@ class FewShot(Strict):
     """The few-shot prompt: other facts of the task precede the question. Those are not asked themselves."""
 
     exemplars: Count = 5
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Recipe(Setup):
     """A resolved recipe: everything that determines the weights, and where it came from."""
 
-    name: Annotated[str, OUTSIDE_KEY, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # it is part of a folder's name
+    name: Annotated[str, OUTSIDE_KEY, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
     source: Annotated[str, OUTSIDE_KEY] = Field("", description="the recipe file")
     profile: Annotated[str, OUTSIDE_KEY] = "tiny"
-    data_seed: int = 0
-    seed: int = 0
+    data_seed: Seed = 0
+    seed: Seed = 0
     few_shot: FewShot = FewShot()
     evaluate: Annotated[Evaluate, OUTSIDE_KEY] = Evaluate()
     base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
     paths: Annotated[dict[str, str], OUTSIDE_KEY] = Field({}, description="task -> its local file or folder")
-    stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$")], Stage] = Field(min_length=1)
+    stages: dict[StageName, Stage] = Field(min_length=1, max_length=500)
 
     @model_validator(mode="after")
     def _fill_train(self) -> "Recipe":

@@ -6,7 +6,6 @@ sft_fields.yaml. Under other versions than the list's, a field that it lacks is 
 """
 
 import inspect
-import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from remix_toolkit.errors import nearest
+from remix_toolkit.recipe.ranges import TRAIN, out_of_range
 from remix_toolkit.recipe.strict import refuse
 from remix_toolkit.recipe.yaml_file import load_mapping
 
@@ -49,18 +49,19 @@ RESERVED = {
     "chat_template_path": "pairs are in the Tulu format",
     "use_cpu": "a stage runs on an accelerator where there is one; CUDA_VISIBLE_DEVICES= hides it",
     "disable_tqdm": "the toolkit shows its own progress",
-    "eval_strategy": "recall is measured after each stage; `curve` measures it during one",
+    **dict.fromkeys(
+        ("eval_strategy", "eval_on_start"), "recall is measured after each stage; `curve` measures it during one"
+    ),
+    "parallelism_config": "processes are the accelerate config's",
     "load_best_model_at_end": "the last model is the stage's model",
     "push_to_hub": "publish a stage's directory yourself, with `hf upload`",
-    "hub_token": "no token goes into a recipe",
+    "hub_token": "no token goes into a recipe: use `hf auth login` or HF_TOKEN",
     "dataloader_pin_memory": "memory is pinned where there is a GPU",
     "remove_unused_columns": "the toolkit prepares the columns",
 }
 
 MAX_LENGTH = 2048  # tokens; the toolkit's default, and what `max_length: null` means
 DEVICE_BATCH = 8  # examples; SFTConfig's default
-
-POSITIVE = {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "max_length"}
 
 
 def max_length(train: Mapping[str, Any]) -> int:
@@ -92,16 +93,8 @@ def train_mistake(name: str, value: Any) -> str | None:
     try:
         _type_adapter(expected).validate_python(value)
     except ValidationError:
-        return f"is {value!r}; SFTConfig expects {expected}"
-    if name == "model_init_kwargs" and isinstance(value, dict) and value.keys() & {"token", "use_auth_token"}:
-        return "contains a token, and a recipe is saved with each stage: use `hf auth login` or HF_TOKEN"
-    if name == "save_total_limit" and value is not None and value < 2:
-        return f"is {value!r}; at least 2 is expected: a checkpoint is needed until the next one is complete"
-    if name == "max_steps" and value != -1 and value < 1:
-        return f"is {value!r}; a number greater than 0 is expected, or -1 for whole epochs"
-    if name in POSITIVE and not (isinstance(value, int | float) and 0 < value < math.inf):
-        return f"is {value!r}; a number greater than 0 is expected"
-    return None
+        return f"is {value!r:.200}; SFTConfig expects {expected}"
+    return None if value is None else out_of_range(TRAIN, name, value)
 
 
 def _check_train(train: dict[str, Any]) -> dict[str, Any]:

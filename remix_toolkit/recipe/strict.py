@@ -22,7 +22,7 @@ def refuse(tree: Mapping[str, Any], mistakes: Mapping[str, str]) -> None:
 class Strict(BaseModel):
     """Unknown keys and values of another type are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

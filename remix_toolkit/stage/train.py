@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
+    get_scheduler,
 )
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -106,7 +107,10 @@ def sft_config(
     }
     try:
         args = private_api.sft_config(**settings)
-    except (ValueError, TypeError) as error:
+        no_optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+        specific = args.lr_scheduler_kwargs  # which else are refused in the middle
+        get_scheduler(args.lr_scheduler_type, no_optimizer, 1, 2, specific)  # type: ignore[arg-type]
+    except (ImportError, OSError, ValueError, TypeError) as error:  # OSError: a file that a field names
         raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
     if private_api.fsdp_requested():
         private_api.set_fsdp_checkpointing(checkpointing)
@@ -222,7 +226,14 @@ def build_trainer(
             peft_config=peft_config,
             callbacks=callbacks,
         )
-    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that is not installed
+    except (
+        AttributeError,
+        ImportError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # such as a tracker that is not installed
         raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
     lengths = [len(example.input_ids) for example in examples]
     private_api.set_train_order(trainer, Order(trainer, lengths, recipe.global_batch_size))

@@ -1,0 +1,72 @@
+"""Values of the right type that a library refuses only once the model is loaded: a recipe with one is refused."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from remix_toolkit.recipe.strict import refuse
+
+Range = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
+
+
+def _number(least: float, below: float = math.inf, kind: type = float) -> Callable[[Any], bool]:
+    kinds = (int, float) if kind is float else (int,)
+    return lambda value: type(value) in kinds and least <= value < below
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+
+
+POSITIVE: Range = ("a number greater than 0", lambda value: _number(0)(value) and value > 0)
+FROM_0: Range = ("a number of at least 0", _number(0))
+SHARE: Range = ("a number from 0 to just below 1", _number(0, 1))
+MAPPING: Range = ("a mapping", lambda value: isinstance(value, dict))
+SWITCH: Range = ("true or false", lambda value: isinstance(value, bool))
+NAMES: Range = ("a name, or a list of names", _texts)
+ARGUMENTS = re.compile(r"[^=,]+=[^=,]*(,[^=,]+=[^=,]*)*")
+LOG_LEVELS = ("passive", "debug", "detail", "info", "warning", "error", "critical")
+
+TRAIN: dict[str, Range] = {  # fields of SFTConfig
+    **dict.fromkeys(("learning_rate", "per_device_train_batch_size", "max_length", "save_steps"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "adam_epsilon", "neftune_noise_alpha"), FROM_0),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), SHARE),
+    "num_train_epochs": ("a number greater than 0, and at most a million", lambda n: 0 < n <= 10**6),
+    "max_steps": (
+        "a number greater than 0 (at most a billion), or -1 for whole epochs",
+        lambda n: n in range(-1, 10**9 + 1) and n != 0,
+    ),
+    "save_total_limit": ("at least 2: a checkpoint is needed until the next one is complete", _number(2)),
+    "dataloader_num_workers": ("a number from 0 to 1,000", _number(0, 1001)),
+    "pad_to_multiple_of": ("a number from 1 to 100,000", _number(1, 100_001)),
+    "optim_args": ("key=value, and more of these after commas", lambda text: bool(ARGUMENTS.fullmatch(text))),
+    **dict.fromkeys(("log_level", "log_level_replica"), (f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__)),
+}
+ADAPTER: dict[str, Range] = {  # of peft.LoraConfig
+    "r": ("a whole number greater than 0", _number(1, 10**6, int)),
+    "lora_alpha": POSITIVE,
+    "lora_dropout": SHARE,
+    "bias": ("none, all or lora_only", ("none", "all", "lora_only").__contains__),
+    **dict.fromkeys(("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"), NAMES),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), MAPPING),
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), SWITCH),
+}
+REQUIRED = {"r", "lora_alpha", "lora_dropout", "bias"}  # of an adapter's fields, those that cannot be null
+
+
+def out_of_range(ranges: Mapping[str, Range], name: str, value: Any) -> str | None:
+    """What is wrong with a value, or None."""
+    expected, fits = MAPPING if name.endswith("_kwargs") else ranges.get(name, ("", lambda _: True))
+    return None if fits(value) else f"is {value!r:.200}; expected is {expected}"
+
+
+def _check_adapter(adapter: dict[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in adapter.items() if value is not None or name in REQUIRED}
+    refuse(adapter, {name: what for name, value in given.items() if (what := out_of_range(ADAPTER, name, value))})
+    return adapter
+
+
+Adapter = Annotated[dict[str, Any], AfterValidator(_check_adapter)]
