@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from remix_toolkit.cli.options import Json, Runs
-from remix_toolkit.cli.output import check_plot_file, check_writable, emit, write_output
+from remix_toolkit.cli.output import check_plot_file, check_writable, write_output
 from remix_toolkit.console import info, warn
 
 commands = typer.Typer()
@@ -23,30 +23,21 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What is published: recall of each task after each stage, by run or, of several seeds, over them."""
-    from remix_toolkit.report.names import select_runs
-    from remix_toolkit.report.retention import print_matrices
-    from remix_toolkit.report.seeds import aggregate, compared, expected, print_seeds
+    from remix_toolkit.report import screen
+    from remix_toolkit.report.frame import load
 
     check_plot_file(curves, "--curves")
-    entries, records = select_runs(runs, recipe, warn)
-    wanted = expected(records)
+    frame = load(runs, recipe)
     if as_json:
-        over_seeds = {"recall": aggregate(entries, wanted), "paired": compared(entries)} if seeds else {}
-        return typer.echo(json.dumps(over_seeds if seeds else entries, indent=1))
-    if not entries:
+        return typer.echo(json.dumps(screen.seeds_as_json(frame) if seeds else screen.as_entries(frame), indent=1))
+    if frame.measured.empty:
         return typer.echo(f"{runs}: nothing is published yet")
     if curves:
-        from remix_toolkit.report.plot import plot_curves
+        from remix_toolkit.report.figures import plot_curves
 
-        plot_curves(entries, curves)
+        plot_curves(frame, curves)
         return typer.echo(f"plot: {curves}")
-    seeds_of: dict[tuple[str, str], set[int]] = {}  # by recipe and profile
-    for name, arm, profile in wanted:
-        seeds_of.setdefault((name, profile), set()).update(wanted[name, arm, profile])
-    several = {run for run, ran in seeds_of.items() if (len(ran) > 1 or seeds) and not each}
-    together = [entry for entry in entries if (entry["recipe"], entry["profile"]) in several]
-    print_matrices([entry for entry in entries if entry not in together])
-    print_seeds(together, {arm: ran for arm, ran in wanted.items() if (arm[0], arm[2]) in several})
+    screen.print_runs(frame, each, seeds)
 
 
 StageArg = typer.Argument(
@@ -59,18 +50,18 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="write it in
 def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Output = None) -> None:
     """A model card: what a stage knows, its lineage, data and licences, how to load it and to train it again."""
     from remix_toolkit.report.card import card as write
-    from remix_toolkit.report.names import stage_of
+    from remix_toolkit.report.sides import find_stage
 
-    write_output(output, write(stage_of(stage, runs)))
+    write_output(output, write(find_stage(stage, runs)))
 
 
 @commands.command()
 def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
     """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
-    from remix_toolkit.report.names import stage_of
     from remix_toolkit.report.results import as_json, of_stage, of_store
+    from remix_toolkit.report.sides import find_stage
 
-    write_output(output, as_json(of_stage(stage_of(stage, runs)) if stage else of_store(runs)))
+    write_output(output, as_json(of_stage(find_stage(stage, runs)) if stage else of_store(runs)))
 
 
 @commands.command()
@@ -88,7 +79,9 @@ def compare(
     compared = side_by_side.compare(a, b, runs)
     if facts:
         side_by_side.write_facts(compared, facts)
-    emit(compared, as_json, side_by_side.print_compared, ensure_ascii=False)
+    if as_json:
+        return typer.echo(json.dumps(side_by_side.as_json(compared), indent=1, ensure_ascii=False))
+    side_by_side.print_compared(compared)
 
 
 @commands.command()

@@ -23,15 +23,18 @@ def run(
     accelerate: Annotated[str | None, typer.Option(help="an accelerate config, in place of accelerate_config")] = None,
 ) -> None:
     """Train, publish and measure a recipe's stages; what is published already is reused."""
-    from remix_toolkit import api, store
-    from remix_toolkit.report.retention import print_matrices
+    from remix_toolkit import api
+    from remix_toolkit.report.frame import load
+    from remix_toolkit.report.screen import print_matrices
 
     overrides = [*(overrides or []), *([f"accelerate_config={json.dumps(accelerate)}"] if accelerate else [])]
     resolved = api.load_recipe(recipe, profile, overrides, seed)
     *_, folder = api.run(resolved, runs, stage).values()
-    run_of = (resolved.name, resolved.name, resolved.profile, resolved.seed, folder.name.rpartition("-")[2])
-    names = ("recipe", "arm", "profile", "seed", "run")
-    print_matrices([entry for entry in store.entries(runs) if tuple(entry[name] for name in names) == run_of])
+    frame = load(runs, resolved.name)
+    rows, key = frame.measured, folder.name.rpartition("-")[2]
+    print_matrices(
+        frame.where((rows["arm"] == resolved.name) & (rows["profile"] == resolved.profile) & (rows["run"] == key))
+    )
 
 
 commands.command()(stage)

@@ -70,21 +70,17 @@ def sweep(
 
 def print_sweep(declared: "Sweep", records: Sequence["RunRecord"], runs: Path, plot: Path | None) -> None:
     """What a sweep came to: its arms side by side, over seeds, and the plot of its arms if one is asked for."""
-    from remix_toolkit import store
-    from remix_toolkit.report.retention import print_arms
-    from remix_toolkit.report.seeds import expected, print_seeds
+    from remix_toolkit.report import screen
+    from remix_toolkit.report.frame import load
 
-    order = [(record.recipe, record.arm, record.keys[-1]) for record in records]
-    rows = [entry for entry in store.entries(runs) if (entry["recipe"], entry["arm"], entry["run"]) in order]
-    if not rows:
+    frame = load(runs, records=records)
+    if frame.measured.empty:
         return
-    rows.sort(key=lambda entry: order.index((entry["recipe"], entry["arm"], entry["run"])))
-    print_arms(rows, declared.paper)
-    seeds = expected(records)
-    if max(map(len, seeds.values())) > 1:
-        print_seeds(rows, seeds)
+    screen.print_arms(frame, declared.paper)
+    if len({record.seed for record in records}) > 1:
+        screen.print_seeds(frame)
     if plot:
-        from remix_toolkit.report.plot import plot_arms
+        from remix_toolkit.report.figures import plot_arms
 
-        plot_arms(rows, plot)
+        plot_arms(frame, plot)
         typer.echo(f"plot: {plot}")

@@ -6,7 +6,7 @@ A declaration describes which rows are taken, without reading them; local files 
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -62,6 +62,12 @@ def facts_ids(recipe: Recipe) -> dict[str, str]:
         total.update(b"]" if ids else b"")
         ids[name] = f"{stage.data.task}-{total.hexdigest()[:8]}"
     return ids
+
+
+def trained_list(declarations: Sequence[Mapping[str, Any]]) -> str:
+    """The id of the last stage's own facts, from the declarations of what each stage so far trains on."""
+    declared = declarations if len(declarations) > 1 else declarations[0]
+    return f"{declarations[-1]['task']}-{short_hash(declared)[:8]}"
 
 
 def short_hash(declared: Any) -> str:

@@ -47,12 +47,13 @@ def why_new(
 
 
 def _dotted(declaration: Mapping[str, Any]) -> Declared:
-    return dict(_flatten({**declaration, "stages": dict(enumerate(declaration.get("stages", [])))}))
+    return {key: json.dumps(value) for key, value in flatten(declaration)}
 
 
-def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):  # an empty one gives nothing: no mixing is not a setting
-        for key, below in value.items():
-            yield from _flatten(below, f"{path}.{key}" if path else str(key))
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key, value; of lists, the places count as keys. An empty one gives nothing: no mixing is not a setting."""
+    if isinstance(value, dict | list):
+        for key, below in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flatten(below, f"{path}.{key}" if path else str(key))
     else:
-        yield path, json.dumps(value)
+        yield path, value

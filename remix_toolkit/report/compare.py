@@ -1,153 +1,288 @@
-"""`remix compare`: two stages, arms, sweeps or runs directories side by side, on the screen and as a table of facts."""
+"""`remix compare`: two stages, arms, sweeps or runs directories side by side, as data and on the screen.
 
-import csv
-from collections.abc import Callable, Mapping, Sequence
+Recall is compared on the same facts only, seed by seed and fact by fact; where the two were asked others, that is said.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
+from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
-from remix_toolkit.report.names import side_of
-from remix_toolkit.report.pair import pair
-from remix_toolkit.report.seeds import correct, of_differences, p_values
+from remix_toolkit.graph.why import flatten
+from remix_toolkit.report import summary
+from remix_toolkit.report.frame import Frame, Stage, load
+from remix_toolkit.report.results import until
+from remix_toolkit.report.screen import COMPARISON, as_records, comparison_cells, console, table
+from remix_toolkit.report.sides import side_of
+from remix_toolkit.report.summary import FLOOR, Comparison, retrained
 from remix_toolkit.report.tables import plain
+from remix_toolkit.report.words import explain_comparisons, premise
 
+Row = dict[str, Any]
 SHOWN = 3  # facts that only one knows, of each list
-COLUMNS = ("a", "b", "stage", "task", "list", "seed", "prompt", "gold", "known_by", "a_said", "b_said")
+LOSS_APART = 0.01  # losses part at the first step where they differ by more than this share of the larger one
+RECALL_APART = 5.0  # retention curves at the first moment where they differ by at least as many points
+NO_SETTING = {"name", "source", "train", "paths", "parameters", "shape", "device_gb"}  # `train` stands in the stages
+MADE_WITH = {"device", "processes", "python", "libraries"}
+FACT = ["stage", "task", "list", "seed", "prompt", "gold", "known_by", "a_said", "b_said"]
+TITLES = {
+    "settings": "declared differently",
+    "made_with": "trained with",
+    "held_out": "loss on held-out rows, right results in percent",
+    "losses": "training loss, last step",
+    "curves": "retention curves, recall at their end",
+}
 
 
-def compare(a: str, b: str, runs: Path) -> dict[str, Any]:
-    """`{a, b, kind, pairs, only_a, only_b}`: each pair what differs between two stages or arms, see `pair`.
+def compare(a: str, b: str, runs: Path) -> Row:
+    """`{a, b, kind, pairs, only_a, only_b}`: each pair what differs between two stages or arms, see `_pair`.
 
-    `a` and `b` as `names.side_of` has them. Of two sweeps or runs directories, arms of the same name are compared.
-    Raises BadInput where a name means nothing or several things, or the two are of different kinds.
+    `a` and `b` as `side_of` has them. Of two sweeps or runs directories, arms of the same name are compared. Raises
+    BadInput where a name means nothing or several things, the two are of different kinds, or a file is damaged.
     """
-    left, right = side_of(a, runs), side_of(b, runs)
+    load_once = cache(load)
+    left, right = side_of(a, runs, load_once), side_of(b, runs, load_once)
     if left.kind != right.kind:
         raise BadInput(f"{a} is {left.kind}, {b} is {right.kind}: two of a kind can be compared")
+    names = [(name, name) for name in left.arms if name in right.arms]
     if len(left.arms) == len(right.arms) == 1:
-        pairs = [(next(iter(left.arms)), next(iter(right.arms)))]
-    else:
-        pairs = [(name, name) for name in left.arms if name in right.arms]
-    done = [
-        {"a": one, "b": other, **pair(left.arms[one], right.arms[other], one_each=left.kind == "a stage")}
-        for one, other in pairs
+        names = list(zip(left.arms, right.arms, strict=True))
+    stages = {**left.frame.stages, **right.frame.stages}
+    pairs = [
+        {"a": one, "b": other, **_pair(left.arms[one], right.arms[other], stages, left.kind == "a stage")}
+        for one, other in names
     ]
-    by_list: dict[tuple[str, str], list[dict[str, Any]]] = {}  # of all arms, those that are of the same facts
-    for row in [row for one in done for row in one["recall"]]:
-        by_list.setdefault((row["stage"], row["list"]), []).append(row)
-    for rows in by_list.values():
-        correct(rows)
+    every = [compared for pair in pairs for compared in pair["recall"]]
+    corrected: dict[int, Comparison] = {}
+    for at in dict.fromkeys((one.stage, one.list) for one in every):  # of all arms, those that are of the same facts
+        alike = [one for one in every if (one.stage, one.list) == at]
+        corrected |= zip(map(id, alike), summary.with_holm(alike), strict=True)
+    for pair in pairs:
+        pair["recall"] = [corrected[id(one)] for one in pair["recall"]]
     return {
         "a": a,
         "b": b,
         "kind": left.kind,
-        "pairs": done,
-        "only_a": [name for name in left.arms if name not in {one for one, _ in pairs}],
-        "only_b": [name for name in right.arms if name not in {other for _, other in pairs}],
+        "pairs": pairs,
+        "only_a": [name for name in left.arms if name not in {one for one, _ in names}],
+        "only_b": [name for name in right.arms if name not in {other for _, other in names}],
     }
 
 
-def write_facts(found: Mapping[str, Any], file: Path) -> None:
+def as_json(compared: Row) -> Row:
+    """Recall in percent, differences (b - a) in points, losses in nats a token."""
+    names = {"of_first": "a", "of_second": "b", "one_to_zero": "only_a", "zero_to_one": "only_b"}
+
+    def row(one: Comparison) -> Row:
+        values = {names.get(name, name): value for name, value in vars(one).items() if name not in ("first", "second")}
+        return {**values, "flips": one.flips.to_dict("records")}
+
+    return {**compared, "pairs": [{**pair, "recall": list(map(row, pair["recall"]))} for pair in compared["pairs"]]}
+
+
+def write_facts(compared: Row, file: Path) -> None:
     """Every fact that only one of the two knows, as CSV, and what each said; several right answers with a | between."""
-    with file.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, COLUMNS)
-        writer.writeheader()
-        for one in found["pairs"]:
-            for fact in one["facts"]:
-                writer.writerow({**fact, "a": one["a"], "b": one["b"], "gold": " | ".join(fact["gold"])})
+    rows = [{"a": pair["a"], "b": pair["b"], **fact} for pair in compared["pairs"] for fact in pair["facts"]]
+    facts = pd.DataFrame(rows, columns=["a", "b", *FACT])
+    facts.assign(gold=facts["gold"].str.join(" | ")).to_csv(file, index=False)
 
 
-def print_compared(found: Mapping[str, Any]) -> None:
-    """`remix compare` on the screen."""
-    console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
-    seeds = found["kind"] != "a stage"
-    for one in found["pairs"]:
-        console.print(f"A: {plain(one['a'])}\nB: {plain(one['b'])}", style="bold")
-        _table(console, "declared differently", one["settings"], {"setting": "key", "A": "a", "B": "b"})
-        if not one["settings"]:
-            console.print("Both declare the same.")
-        _table(console, "trained with", one["made_with"], {"": "key", "A": "a", "B": "b"})
-        _table(
-            console,
-            "recall in percent, on the same facts",
-            one["recall"],
-            {
-                "of": lambda row: f"{row['task']} after {row['stage']}",
-                "A": lambda row: f"{row['a']:.1f}",
-                "B": lambda row: f"{row['b']:.1f}",
-                "B - A": lambda row: f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
-                **({"p": lambda row: p_values(row)[0], "p (Holm)": lambda row: p_values(row)[1]} if seeds else {}),
-                "1 -> 0 / 0 -> 1": lambda row: f"{row['only_a']} / {row['only_b']}",
-                "facts": "facts",
-                **({"seeds": lambda row: ", ".join(map(str, row["seeds"]))} if seeds else {}),
-            },
+# --- two of a kind -----------------------------------------------------------------------------------------------
+
+
+def _pair(a: pd.DataFrame, b: pd.DataFrame, stages: Mapping[str, Stage], of_stages: bool) -> Row:
+    """What differs: `{settings, made_with, recall, facts, held_out, losses, curves, notes}`, each a list.
+
+    Compared are stages of the same name or, where there is none, the last ones. `facts` are those that only one of the
+    two knows.
+    """
+    rows = pd.concat([a, b])
+    frame = Frame(rows, [], stages, warn, rows, strict=True)
+    names = [list(side["stage"].unique()) for side in (a, b)]
+    same = [(name, name) for name in names[0] if name in names[1]]
+    pair: Row = {name: [] for name in ("recall", "facts", "held_out", "losses", "curves", "notes")}
+    last = stages[a["path"].iloc[-1]], stages[b["path"].iloc[-1]]
+    for one, other in same if same and not of_stages else [(names[0][-1], names[1][-1])]:
+        at = one if one == other else f"{one} / {other}"
+        left, right = (
+            side[side["stage"] == stage].drop_duplicates(["seed", "list"], keep="last").sort_values("seed")
+            for side, stage in ((a, one), (b, other))
         )
-        if one["recall"]:
-            console.print(of_differences(one["recall"]))
-        _print_facts(console, one, seeds)
-        at = {"stage": "stage", **({"seed": "seed"} if seeds else {})}
-        _table(console, "loss on held-out rows, right results in percent", one["held_out"], {**at, "": "what", **_AB})
-        steps = {"steps A": "steps_a", "steps B": "steps_b"}
-        _table(console, "training loss, last step", one["losses"], {**at, **_AB, **steps, "apart from step": _parts})
-        curve = {**at, "facts": "list", **_AB, "apart from epoch": "parts_at_epoch"}
-        _table(console, "retention curves, recall at their end", one["curves"], curve)
-        for note in one["notes"]:
-            console.print(plain(note))
-        console.print()
-    if not found["pairs"]:
-        console.print("No arm of one has the name of an arm of the other.")
+        _compare_recall(frame, pair, at, left, right)
+        both = left.drop_duplicates("seed").merge(right.drop_duplicates("seed"), on="seed", suffixes=("_a", "_b"))
+        pair["notes"] += [f"{at}: no seed in common, so nothing is compared"] * both.empty
+        for seed, *paths in both[["seed", "path_a", "path_b"]].itertuples(index=False):
+            last = stages[paths[0]], stages[paths[1]]
+            about = {"stage": at, "seed": seed}
+            pair["held_out"] += _held_out(about, *last)
+            pair["losses"] += _losses(about, *last)
+            pair["curves"] += _curves(about, *last)
+            if why := retrained(*paths):
+                pair["notes"].append(f"{at}, seed {seed}: facts are not compared: {why}")
+    pair["notes"] += _notes((a, b), last, of_stages)
+    made_with = _differences(last[0].record.model_dump(include=MADE_WITH), last[1].record.model_dump(include=MADE_WITH))
+    return {"settings": _settings(*last), "made_with": made_with, **pair}
+
+
+def _notes(sides: tuple[pd.DataFrame, pd.DataFrame], last: tuple[Stage, Stage], of_stages: bool) -> Iterator[str]:
+    """What else is to be known of the two."""
+    keys = [stage.record.key for stage in last]
+    for name, side, other, stage in (("A", *sides, last[0]), ("B", *sides[::-1], last[1])):
+        if more := sorted(set(side["seed"]) - set(other["seed"])):
+            yield f"only {name} has seed{'s' * (len(more) > 1)} {', '.join(map(str, more))}"
+        if set(keys) & set(stage.record.ancestors):
+            yield f"{name} was trained from the other: what only the other knows was forgotten since"
+        for row in side[side["own"] & (side["recall"] < FLOOR)].itertuples():
+            seed = "" if of_stages else f", seed {row.seed}"
+            yield f"{name}{seed}: {premise(row.stage, f'{row.recall:.1f}%')}"
+    if keys[0] == keys[1]:
+        yield "both are the same stage"
+
+
+def _compare_recall(frame: Frame, pair: Row, at: str, a: pd.DataFrame, b: pd.DataFrame) -> None:
+    """Recall of every list of facts that both were asked, and which only one was."""
+    a, b = (side[side["recall"].notna()] for side in (a, b))
+    for list_id, asked in a[a["list"].isin(b["list"])].groupby("list", sort=False):
+        task = asked["task"].iloc[0]
+        others = b[b["list"] == list_id]
+        compared = summary.compare(frame, asked, others)
+        if compared is None:
+            pair["notes"].append(f"{task} after {at}: no seed and fact in common, not compared")
+            continue
+        compared = replace(compared, stage=at, task=task)
+        pair["recall"].append(compared)
+        pair["facts"] += _facts(frame, compared, asked, others)
+    for name, side, other in (("A", a, b), ("B", b, a)):
+        for row in side[~side["list"].isin(other["list"])].drop_duplicates("list").itertuples():
+            pair["notes"].append(f"{row.task} after {at}: only {name} was asked the facts {row.list}, not compared")
+
+
+def _facts(frame: Frame, compared: Comparison, a: pd.DataFrame, b: pd.DataFrame) -> list[Row]:
+    """The facts that only one of the two knows under a seed, and what each said."""
+    answers = frame.answers(compared.list)
+    ending = answers["prediction_complete"].map({True: "", False: "..."})
+    answers = answers[["path", "fact", "correct"]].assign(said=answers["prediction"].str.cat(ending))
+    paths = pd.DataFrame({"a_path": a.set_index("seed")["path"], "b_path": b.set_index("seed")["path"]})
+    both = paths.loc[list(compared.seeds)].reset_index().merge(answers.add_prefix("a_"), on="a_path")
+    both = both.merge(answers.add_prefix("b_"), left_on=["b_path", "a_fact"], right_on=["b_path", "b_fact"])
+    apart = both[both["a_correct"] != both["b_correct"]].join(frame.facts(compared.list), on="a_fact")
+    about = {"stage": compared.stage, "task": compared.task, "list": compared.list}
+    facts = apart.assign(**about, known_by=apart["a_correct"].map({True: "a", False: "b"}))
+    return as_records(facts[FACT])
+
+
+def _held_out(at: Row, a: Stage, b: Stage) -> list[Row]:
+    if a.held_out is None or b.held_out is None:
+        return []
+    values = [(what, getattr(a.held_out, what), getattr(b.held_out, what)) for what in ("loss", "accuracy")]
+    about = {**at, "rows": a.held_out.rows}
+    return [{**about, "what": what, "a": one, "b": other} for what, one, other in values if None not in (one, other)]
+
+
+def _losses(at: Row, a: Stage, b: Stage) -> list[Row]:
+    """The losses of the last steps, and the first step at which they are apart."""
+    both = a.losses.merge(b.losses, on="step", suffixes=("_a", "_b"))
+    apart = (both["loss_a"] - both["loss_b"]).abs() > LOSS_APART * both[["loss_a", "loss_b"]].max(axis="columns")
+    row = {**at, "a": a.record.last_loss, "b": b.record.last_loss, "same_stage": a.record.key == b.record.key}
+    row |= {"steps_a": a.record.steps, "steps_b": b.record.steps}
+    return [{**row, "parts_at_step": next(iter(both.loc[apart, "step"].tolist()), None)}]
+
+
+def _curves(at: Row, a: Stage, b: Stage) -> list[Row]:
+    """Recall at the end of training, and the first epoch at which it is apart."""
+    rows = []
+    for list_id, first in a.curves.groupby("list", sort=False):
+        second = b.curves[b.curves["list"] == list_id]
+        both = first.merge(second, on="epoch", suffixes=("_a", "_b"))
+        apart = both.loc[(both["recall_a"] - both["recall_b"]).abs() >= RECALL_APART, "epoch"].tolist()
+        ends = {"a": first["recall"].iloc[-1], "b": second["recall"].iloc[-1]} if len(second) else {}
+        rows += [{**at, "list": list_id, **ends, "parts_at_epoch": next(iter(apart), None)}] if ends else []
+    return rows
+
+
+def _settings(a: Stage, b: Stage) -> list[Row]:
+    """What the two declare differently, by dotted key; of a stage that only one has, its task."""
+    left, right = (
+        {key: value for key, value in until(stage.recipe, stage.record.stage).items() if key not in NO_SETTING}
+        for stage in (a, b)
+    )
+    for one, other in ((left, right), (right, left)):
+        one["stages"] = {
+            name: stage if name in other["stages"] else stage["data"]["task"] for name, stage in one["stages"].items()
+        }
+    # Where all of it is the same, a file under the same name may be another one.
+    return _differences(left, right) or _differences(a.record.declaration, b.record.declaration, "declaration")
+
+
+def _differences(a: Row, b: Row, path: str = "") -> list[Row]:
+    left, right = dict(flatten(a, path)), dict(flatten(b, path))
+    keys = dict.fromkeys([*left, *right])
+    return [{"key": key, "a": left.get(key), "b": right.get(key)} for key in keys if left.get(key) != right.get(key)]
+
+
+# --- on the screen -----------------------------------------------------------------------------------------------
+
+
+def print_compared(compared: Row) -> None:
+    """`remix compare` on the screen."""
+    screen, of_stages = console(), compared["kind"] == "a stage"
+    for pair in compared["pairs"]:
+        screen.print(f"A: {plain(pair['a'])}\nB: {plain(pair['b'])}", style="bold")
+        if not pair["settings"]:
+            screen.print("Both declare the same.")
+        _print_parts(screen, pair, of_stages, ["settings", "made_with"])
+        _print_recall(screen, pair, of_stages)
+        _print_parts(screen, pair, of_stages, ["held_out", "losses", "curves"])
+        for note in pair["notes"]:
+            screen.print(plain(note))
+        screen.print()
+    if not compared["pairs"]:
+        screen.print("No arm of one has the name of an arm of the other.")
     for side in ("a", "b"):
-        if only := found[f"only_{side}"]:
-            console.print(f"Only {side.upper()} has: {', '.join(map(plain, only))}")
+        if only := compared[f"only_{side}"]:
+            screen.print(f"Only {side.upper()} has: {', '.join(map(plain, only))}")
 
 
-_AB: dict[str, Any] = {"A": lambda row: _number(row["a"]), "B": lambda row: _number(row["b"])}
+def _print_parts(screen: Console, pair: Row, of_stages: bool, parts: list[str]) -> None:
+    for part in parts:
+        if rows := pair[part]:
+            names = [name for name in rows[0] if not (of_stages and name == "seed")]
+            columns = [name.upper() if name in "ab" else name.replace("_", " ") for name in names]
+            values = ([row[name] for name in names] for row in rows)
+            cells = ([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in values)
+            screen.print(f"{TITLES[part]}:")
+            screen.print(table(columns, cells, words=columns))
 
 
-def _parts(row: Mapping[str, Any]) -> object:
-    return "the same stage" if row["same_stage"] else row["parts_at_step"]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _table(
-    console: Console,
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, str | Callable[[Mapping[str, Any]], object]],
-) -> None:
-    """A row for each row, by the names of its columns or what is worked out of it; nothing where there is none."""
-    if not rows:
+def _print_recall(screen: Console, pair: Row, of_stages: bool) -> None:
+    """Recall of each list of facts, and a few of those facts that only one of the two knows."""
+    if not pair["recall"]:
         return
-    console.print(f"{title}:")
-    table = Table()
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        cells = (row[get] if isinstance(get, str) else get(row) for get in columns.values())
-        table.add_row(*("-" if one is None else plain(one) for one in cells))
-    console.print(table)
-
-
-def _print_facts(console: Console, one: Mapping[str, Any], seeds: bool) -> None:
-    """A few of the facts that only one of the two knows, of each list."""
-    for row in one["recall"]:
-        for side, other in (("a", "b"), ("b", "a")):
-            at = (row["list"], row["stage"], side)
-            mine = [fact for fact in one["facts"] if (fact["list"], fact["stage"], fact["known_by"]) == at]
-            if not mine:
-                continue
-            console.print(f"{row['task']} after {row['stage']}, known to {side.upper()} only:")
-            for fact in mine[:SHOWN]:
-                said = (
-                    f"{other.upper()} says {plain(fact[f'{other}_said']) or 'nothing'}"
-                    + f", seed {fact['seed']}" * seeds
-                )
-                console.print(f"  {plain(fact['prompt'])} {plain((fact['gold'] or [''])[0])} ({said})")
-            if len(mine) > SHOWN:
-                console.print(f"  and {len(mine) - SHOWN} more: --facts FILE has all")
+    columns = COMPARISON[: -3 if of_stages else None]  # one seed has no p
+    rows = [
+        [f"{one.task} after {one.stage}", f"{one.of_first:.1f}", f"{one.of_second:.1f}", *comparison_cells(one)]
+        for one in pair["recall"]
+    ]
+    screen.print("recall in percent, on the same facts, and B less A:")
+    screen.print(table(["of", "A", "B", *columns], (row[: 3 + len(columns)] for row in rows)))
+    screen.print(explain_comparisons(pair["recall"]))
+    for one, known_by in product(pair["recall"], "ab"):
+        other = "b" if known_by == "a" else "a"
+        at = (one.list, one.stage, known_by)
+        facts = [fact for fact in pair["facts"] if (fact["list"], fact["stage"], fact["known_by"]) == at]
+        if facts:
+            screen.print(plain(f"{one.task} after {one.stage}, known to {known_by.upper()} only:"))
+        for fact in facts[:SHOWN]:
+            seed = "" if of_stages else f", seed {fact['seed']}"
+            said = plain(fact[f"{other}_said"]) or "nothing"
+            gold = next(iter(fact["gold"]), "")
+            screen.print(f"  {plain(fact['prompt'])} {plain(gold)} ({other.upper()} says {said}{seed})")
+        if len(facts) > SHOWN:
+            screen.print(f"  and {len(facts) - SHOWN} more: --facts FILE has all")

@@ -20,7 +20,7 @@ from remix_toolkit import store
 from remix_toolkit.console import warn as warn_on_screen
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.evaluate.base import Measurement
-from remix_toolkit.evaluate.held_out import held_out_loss
+from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
@@ -83,6 +83,11 @@ class Stage:
         return dict(self._results[measurement.name])
 
     @cached_property
+    def held_out(self) -> HeldOutLoss | None:
+        """The loss on the most rows that were measured, if any."""
+        return held_out_loss(self.folder)
+
+    @cached_property
     def losses(self) -> pd.DataFrame:
         """loss.csv: `step`, `loss` of each step that was logged; a loss may be NaN."""
         file = self.folder / "loss.csv"
@@ -137,6 +142,7 @@ class Frame:
     stages: Mapping[str, Stage]  # by `path`
     warn: Warn
     whole: pd.DataFrame  # what `measured` is a part of
+    strict: bool = False  # raise BadInput where anything is damaged
     _answers: dict[str, pd.DataFrame] = field(default_factory=dict)
     _correct: dict[str, pd.DataFrame] = field(default_factory=dict)
     _facts: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -150,6 +156,8 @@ class Frame:
         try:
             return read(self.stages[path])
         except BadInput as error:
+            if self.strict:
+                raise
             self.warn(f"{error}: left out of {what}")
             return None
 
@@ -172,7 +180,8 @@ class Frame:
         """The facts of a list, by their index in it: `prompt` and `gold`, the right answers."""
         if list_id not in self._facts:
             facts = _to_pandas(islice(self._verdicts(list_id), 1), ["fact", "prompt", "gold"])
-            self._facts[list_id] = facts.astype({"prompt": str, "gold": object}).set_index("fact")
+            facts = facts.assign(prompt=facts["prompt"].astype(str), gold=facts["gold"].to_list())
+            self._facts[list_id] = facts.set_index("fact")
         return self._facts[list_id]
 
     def _verdicts(self, list_id: str) -> "Iterator[pa.Table]":
@@ -198,8 +207,10 @@ def _to_pandas(tables: "Iterable[pa.Table]", columns: list[str]) -> pd.DataFrame
     return pa.concat_tables(parts).unify_dictionaries().to_pandas(types_mapper=texts.get)
 
 
-def load(runs: Path, recipe: str | None = None, warn: Warn = warn_on_screen) -> Frame:
-    """The frame of a runs directory, or of one recipe or sweep in it.
+def load(
+    runs: Path, recipe: str | None = None, warn: Warn = warn_on_screen, records: Sequence[RunRecord] | None = None
+) -> Frame:
+    """The frame of a runs directory, of one recipe or sweep in it, or of some of its runs, by their `records`.
 
     Raises BadInput where `runs` is no directory, or holds no run of the recipe.
     """
@@ -212,7 +223,7 @@ def load(runs: Path, recipe: str | None = None, warn: Warn = warn_on_screen) -> 
             warnings[text] = None
             warn(text)
 
-    records = store.records(runs, warn_once)
+    records = list(records or store.records(runs, warn_once))
     if recipe is not None:
         if recipe not in (names := {record.recipe for record in records}):
             raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
@@ -266,8 +277,8 @@ def measured_lists(stage: Stage) -> list[dict[str, Any]]:
     for id_, result in stage.results(Recall()).items():
         near_ties = result.settled_by.get("generation, near tie", 0)  # rounding might have decided these
         rows.append({**about, "list": id_, "recall": result.recall, "facts": result.facts, "near_ties": near_ties})
-    if held_out := held_out_loss(stage.folder):
-        loss = {"held_out_loss": held_out.loss, "held_out_accuracy": held_out.accuracy}
+    if stage.held_out:
+        loss = {"held_out_loss": stage.held_out.loss, "held_out_accuracy": stage.held_out.accuracy}
         rows.append({**about, "list": None, "facts": 0, "near_ties": 0, **loss})
     return rows
 

@@ -9,14 +9,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from remix_toolkit.graph.retrained import retrained_ancestor
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report import stats
-from remix_toolkit.report.retention import FLOOR, premise, remembered, ties_and_memory
-from remix_toolkit.report.verdicts import Answers, known
+from remix_toolkit.report.retention import FLOOR, premise, remembered
+from remix_toolkit.report.verdicts import known
 
 Entry = dict[str, Any]
 Group = tuple[str, str, str, tuple[str, ...], str, str]  # recipe, arm, profile, overrides, stage, task
@@ -197,34 +194,6 @@ def _key(entry: Entry) -> Group:
 # --- on the screen -----------------------------------------------------------------------------------------------
 
 
-def print_seeds(
-    entries: Sequence[Entry], expected: Mapping[tuple[str, str, str], Collection[int]] | None = None
-) -> None:
-    """For each recipe, profile and place in a grid: recall over seeds, what is missing, every arm against the first.
-
-    `entries` and `expected` as for `aggregate`; the arms in the order of the entries. What is compared is recall
-    after the last stage, of the first stage's facts and of those that are only measured. Raises BadInput where a
-    stage's recall.jsonl cannot be read.
-    """
-    console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
-    known = Answers().known
-    for (recipe, profile, place), sweep in sweeps(entries).items():
-        title = f"{recipe} on {profile}" + (f", {place}" if place else "")
-        if rows := aggregate(sweep, expected):
-            names = _names(sweep)
-            rows = [{**row, "arm": names[row["arm"], tuple(row["overrides"])]} for row in rows]
-            sweep = named(sweep)
-            _print_means(console, title, rows)
-            for line in [*missing(rows), *unlearned(sweep), *retrained(sweep), *ties_and_memory(sweep)]:
-                console.print(line)
-            for task in remembered(sweep):
-                _print_paired(console, title, task, _against_first(sweep, task, known))
-    measured = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
-    for recipe, arm, profile in expected or {}:
-        if (recipe, arm, profile) not in measured:
-            console.print(f"{recipe} on {profile}, {arm}: nothing is measured yet")
-
-
 def _names(entries: Sequence[Entry]) -> dict[tuple[str, tuple[str, ...]], str]:
     """(arm, overrides) -> a name: of an arm that was run with several overrides, with those from where they part."""
     by_arm: dict[str, list[tuple[str, ...]]] = {}
@@ -236,20 +205,6 @@ def _names(entries: Sequence[Entry]) -> dict[tuple[str, tuple[str, ...]], str]:
         same = len(list(takewhile(lambda one: len(set(one)) == 1, zip(*variants, strict=False))))
         names |= {(arm, overrides): " ".join([arm, *overrides[same:]]) for overrides in variants}
     return names
-
-
-def _print_means(console: Console, title: str, rows: Sequence[Entry]) -> None:
-    columns = list(dict.fromkeys((row["stage"], row["task"]) for row in rows))
-    for start in range(0, len(columns), WIDE):
-        table = Table(title=f"{title}: recall in percent, mean ± sd over n seeds [95% interval]", show_lines=True)
-        table.add_column("arm", overflow="fold")
-        for stage, task in columns[start : start + WIDE]:
-            table.add_column(f"{task} after {stage}", justify="right")
-        for arm in dict.fromkeys(row["arm"] for row in rows):
-            cells = {(row["stage"], row["task"]): _cell(row) for row in rows if row["arm"] == arm}
-            table.add_row(arm, *(cells.get(at, "-") for at in columns[start : start + WIDE]))
-        console.print(table)
-    console.print(of_means(rows))
 
 
 def of_means(rows: Sequence[Entry]) -> str:
@@ -292,12 +247,6 @@ def p_values(result: Mapping[str, Any]) -> tuple[str, str]:
     return p, corrected
 
 
-def _cell(row: Entry) -> str:
-    if row["sd"] is None:
-        return f"{row['mean']:.1f}, n={row['n']}\n[{row['low']:.1f}, {row['high']:.1f}]"
-    return f"{row['mean']:.1f} ± {row['sd']:.1f}, n={row['n']}\n[{row['low']:.1f}, {row['high']:.1f}]"
-
-
 def missing(rows: Sequence[Entry]) -> list[str]:
     """A line per arm and seeds that it lacks, and one where its seeds were asked different facts."""
     lacks: dict[tuple[str, str], list[str]] = {}
@@ -321,24 +270,3 @@ def unlearned(entries: Sequence[Entry]) -> list[str]:
             known = ", ".join(f"{recall:.1f}% (seed {seed})" for seed, recall in low.items())
             lines.append(f"{arm}: {premise(stage, known)}")
     return lines
-
-
-def _print_paired(console: Console, title: str, task: str, pairs: Sequence[tuple[str, str, Entry | None]]) -> None:
-    apart = [arm for _, arm, result in pairs if result is None]
-    results = [result for _, _, result in pairs if result]
-    if results:
-        first, last = results[0]["first"], results[0]["stage"]
-        table = Table(title=f"{title}: {task} after {last}, compared with {first}, fact by fact")
-        table.add_column("arm", overflow="fold")
-        for column in ("points", "95% interval", "p", "p (Holm)", "1 -> 0 / 0 -> 1", "seeds", "facts"):
-            table.add_column(column, justify="right")
-        for result in results:
-            interval = f"[{result['low']:+.1f}, {result['high']:+.1f}]"
-            uneven = f"{result['one_to_zero']} / {result['zero_to_one']}"
-            seeds = ", ".join(map(str, result["seeds"]))
-            shown = (f"{result['difference']:+.1f}", interval, *p_values(result), uneven, seeds, str(result["facts"]))
-            table.add_row(result["second"], *shown)
-        console.print(table)
-        console.print(of_differences(results))
-    if apart:
-        console.print(f"Not compared with {pairs[0][0]}, no seed and fact in common there: {', '.join(apart)}")
