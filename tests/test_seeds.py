@@ -8,7 +8,8 @@ import pytest
 
 from remix_toolkit.evaluate.recall import VerdictRow
 from remix_toolkit.records import read_rows
-from remix_toolkit.report.frame import Stage
+from remix_toolkit.report.frame import Stage, load
+from remix_toolkit.report.screen import print_arms
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_of_a_single_stage_only_other_facts_are_compared(trained, runs: Path, tm
     assert (pair["task"], pair["difference"], pair["second"]) == ("invented_facts", 50.0, "random")
 
 
-def test_tables(trained, runs: Path, here) -> None:
+def test_tables(trained, runs: Path, here, capsys: pytest.CaptureFixture[str]) -> None:
     """A lean one, and one of several seeds, which fits 120 characters; an arm's name is no markup."""
     runs.mkdir()
     assert here("show", "--runs", runs).stdout == f"{runs}: nothing is published yet\n"
@@ -153,7 +154,10 @@ def test_tables(trained, runs: Path, here) -> None:
     arm, difference, _, flips, facts, seeds, *_ = [cell.strip() for cell in line.split("│")[1:-1]]
     assert (arm, difference, flips, facts, seeds) == ("random [x]", "+50.0", "0 / 60", "40", "0, 1, 2")
     assert "sizes, arm random [x] on tiny, seed 2" in each
-    assert "stage1 knows only 95.0% of its own facts" in each
+    assert "random [x]: stage1 knows only 95.0% (seed 2) of its own facts" in each
+    print_arms(load(runs), {"none": 90.0, "random [x]": 10.0, "not run": 1.0})
+    out = capsys.readouterr().out
+    assert "Not as in the paper: there none keeps 90.0 and random [x] 10.0, here 50 and 100" in out
 
 
 def test_a_damaged_file_is_named_and_its_seed_is_not_compared(trained, runs: Path, here) -> None:

@@ -6,12 +6,10 @@ Recall is compared on the same facts only, seed by seed and fact by fact; where 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
@@ -19,7 +17,7 @@ from remix_toolkit.graph.why import flatten
 from remix_toolkit.report import summary
 from remix_toolkit.report.frame import Frame, Stage, load
 from remix_toolkit.report.results import until
-from remix_toolkit.report.screen import COMPARISON, as_records, comparison_cells, console, table
+from remix_toolkit.report.screen import COMPARISON, as_records, comparison_cells, console, print_lines, print_table
 from remix_toolkit.report.sides import side_of
 from remix_toolkit.report.summary import FLOOR, Comparison, retrained
 from remix_toolkit.report.tables import plain
@@ -232,57 +230,55 @@ def _differences(a: Row, b: Row, path: str = "") -> list[Row]:
 
 def print_compared(compared: Row) -> None:
     """`remix compare` on the screen."""
-    screen, of_stages = console(), compared["kind"] == "a stage"
+    of_stages = compared["kind"] == "a stage"
     for pair in compared["pairs"]:
-        screen.print(f"A: {plain(pair['a'])}\nB: {plain(pair['b'])}", style="bold")
+        console().print(f"A: {plain(pair['a'])}\nB: {plain(pair['b'])}", style="bold")
         if not pair["settings"]:
-            screen.print("Both declare the same.")
-        _print_parts(screen, pair, of_stages, ["settings", "made_with"])
-        _print_recall(screen, pair, of_stages)
-        _print_parts(screen, pair, of_stages, ["held_out", "losses", "curves"])
-        for note in pair["notes"]:
-            screen.print(plain(note))
-        screen.print()
+            print_lines(["Both declare the same."])
+        _print_parts(pair, ["settings", "made_with"], of_stages)
+        _print_recall(pair["recall"], of_stages)
+        _print_facts(pair["facts"], of_stages)
+        _print_parts(pair, ["held_out", "losses", "curves"], of_stages)
+        print_lines([*pair["notes"], ""])
     if not compared["pairs"]:
-        screen.print("No arm of one has the name of an arm of the other.")
-    for side in ("a", "b"):
+        print_lines(["No arm of one has the name of an arm of the other."])
+    for side in "ab":
         if only := compared[f"only_{side}"]:
-            screen.print(f"Only {side.upper()} has: {', '.join(map(plain, only))}")
+            print_lines([f"Only {side.upper()} has: {', '.join(only)}"])
 
 
-def _print_parts(screen: Console, pair: Row, of_stages: bool, parts: list[str]) -> None:
+def _print_parts(pair: Row, parts: list[str], of_stages: bool) -> None:
     for part in parts:
         if rows := pair[part]:
             names = [name for name in rows[0] if not (of_stages and name == "seed")]
             columns = [name.upper() if name in "ab" else name.replace("_", " ") for name in names]
             values = ([row[name] for name in names] for row in rows)
             cells = ([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in values)
-            screen.print(f"{TITLES[part]}:")
-            screen.print(table(columns, cells, words=columns))
+            print_table(TITLES[part], columns, cells, words=columns)
 
 
-def _print_recall(screen: Console, pair: Row, of_stages: bool) -> None:
-    """Recall of each list of facts, and a few of those facts that only one of the two knows."""
-    if not pair["recall"]:
-        return
-    columns = COMPARISON[: -3 if of_stages else None]  # one seed has no p
+def _print_recall(compared: list[Comparison], of_stages: bool) -> None:
+    """Of stages, without seeds and p."""
+    columns = ["of", "A", "B", *COMPARISON[: -3 if of_stages else None]]
     rows = [
         [f"{one.task} after {one.stage}", f"{one.of_first:.1f}", f"{one.of_second:.1f}", *comparison_cells(one)]
-        for one in pair["recall"]
+        for one in compared
     ]
-    screen.print("recall in percent, on the same facts, and B less A:")
-    screen.print(table(["of", "A", "B", *columns], (row[: 3 + len(columns)] for row in rows)))
-    screen.print(explain_comparisons(pair["recall"]))
-    for one, known_by in product(pair["recall"], "ab"):
+    if rows:
+        print_table("recall in percent, on the same facts, B less A", columns, (row[: len(columns)] for row in rows))
+        print_lines([explain_comparisons(compared)])
+
+
+def _print_facts(facts: list[Row], of_stages: bool) -> None:
+    """A few of the facts that only one of the two knows, of each list."""
+    by_list = pd.DataFrame(facts, columns=FACT).groupby(["list", "stage", "task", "known_by"], sort=False)
+    for (_, stage, task, known_by), rows in by_list:
         other = "b" if known_by == "a" else "a"
-        at = (one.list, one.stage, known_by)
-        facts = [fact for fact in pair["facts"] if (fact["list"], fact["stage"], fact["known_by"]) == at]
-        if facts:
-            screen.print(plain(f"{one.task} after {one.stage}, known to {known_by.upper()} only:"))
-        for fact in facts[:SHOWN]:
-            seed = "" if of_stages else f", seed {fact['seed']}"
+        print_lines([f"{task} after {stage}, known to {known_by.upper()} only:"])
+        for fact in rows.head(SHOWN).to_dict("records"):
             said = plain(fact[f"{other}_said"]) or "nothing"
+            seed = "" if of_stages else f", seed {fact['seed']}"
             gold = next(iter(fact["gold"]), "")
-            screen.print(f"  {plain(fact['prompt'])} {plain(gold)} ({other.upper()} says {said}{seed})")
-        if len(facts) > SHOWN:
-            screen.print(f"  and {len(facts) - SHOWN} more: --facts FILE has all")
+            console().print(f"  {plain(fact['prompt'])} {plain(gold)} ({other.upper()} says {said}{seed})")
+        if len(rows) > SHOWN:
+            console().print(f"  and {len(rows) - SHOWN} more: --facts FILE has all")

@@ -1,6 +1,6 @@
 """What `remix run`, `remix show` and `remix sweep` print of a frame, and what `remix show --json` has."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -13,9 +13,9 @@ from rich.table import Table
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.report.frame import Frame, Stage
 from remix_toolkit.report.results import numbers
-from remix_toolkit.report.summary import FLOOR, Comparison, Sweep, over_seeds, sweeps
+from remix_toolkit.report.summary import Comparison, Sweep, over_seeds, sweeps
 from remix_toolkit.report.tables import plain
-from remix_toolkit.report.words import explain_comparisons, explain_means, notes, p_values, premise, ties_and_memory
+from remix_toolkit.report.words import explain_comparisons, explain_means, notes, p_values, ties_and_memory, unlearned
 
 COMPARISON = ["points", "95% interval", "1 -> 0 / 0 -> 1", "facts", "seeds", "p", "p (Holm)"]
 WIDE = 4  # columns of means in one table: more do not fit 120 characters beside the arms' names
@@ -26,18 +26,24 @@ def console() -> Console:
     return Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
 
 
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], words: Collection[str] = (), **options: Any
-) -> Table:
-    """Rows under columns, the first and those of `words` on the left; a terminal obeys nothing that is in a cell."""
-    table = Table(**options)
+def print_lines(lines: Iterable[str]) -> None:
+    """Each on a line of its own; a terminal obeys nothing that is in them."""
+    for line in lines:
+        console().print(plain(line))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], words: Sequence[str] = (), lines: bool = False
+) -> None:
+    """Rows under columns, the first one and those of `words` on the left; with `lines`, one between rows."""
+    table = Table(title=plain(title), title_justify="left", show_lines=lines)
     for column in columns:
         justify: Literal["left", "right"] = "left" if column in (columns[0], *words) else "right"
         table.add_column(plain(column), overflow="fold", justify=justify)
     for row in rows:
         cells = ("-" if cell is None else str(cell) for cell in row)
         table.add_row(*("\n".join(map(plain, cell.split("\n"))) for cell in cells))
-    return table
+    console().print(table)
 
 
 def print_runs(frame: Frame, each: bool, over_all_seeds: bool) -> None:
@@ -50,8 +56,10 @@ def print_runs(frame: Frame, each: bool, over_all_seeds: bool) -> None:
         begun = [run for run in frame.begun if (run.recipe, run.profile) == (recipe, profile)]
         rows = (measured["recipe"] == recipe) & (measured["profile"] == profile)
         part = replace(frame.where(rows), begun=begun)
-        together = over_all_seeds or len({run.seed for run in begun}) > 1
-        (print_seeds if together and not each else print_matrices)(part)
+        if not each and (over_all_seeds or len({run.seed for run in begun}) > 1):
+            print_seeds(part)
+        else:
+            print_matrices(part)
 
 
 # --- one run -----------------------------------------------------------------------------------------------------
@@ -63,29 +71,18 @@ def print_matrices(frame: Frame) -> None:
     for (recipe, arm, profile, seed, overrides, _), rows in frame.measured.groupby(run, sort=False):
         of_arm = f", arm {arm}" if arm != recipe else ""
         title = " ".join([f"{recipe}{of_arm} on {profile}, seed {seed}", *overrides])
-        console().print(_matrix(frame, rows, title))
-        for line in ties_and_memory(rows):
-            console().print(line)
-
-
-def _matrix(frame: Frame, rows: pd.DataFrame, title: str) -> Table:
-    """A stage under 99% of its own facts is named: nothing below that can be read as forgetting."""
-    stages = {stage: list(lists.itertuples()) for stage, lists in rows.groupby("stage", sort=False)}
-    tasks = list(rows["task"].unique())
-    others = {stage: _other_numbers(frame, lists[0].path) for stage, lists in stages.items()}
-    names = list(dict.fromkeys(name for values in others.values() for name in values))
-    cells, caption = [], ["recall in percent after each stage"]
-    for stage, lists in stages.items():
-        recalls = {row.task: _recall(row, 1) for row in lists}
-        more = (f"{others[stage][name]:.4g}" if name in others[stage] else None for name in names)
-        cells.append([stage, *map(recalls.get, tasks), *more, lists[0].path])
-        caption += [premise(stage, f"{row.recall:.1f}%") for row in lists if row.own and row.recall < FLOOR]
-    options: dict[str, Any] = {
-        "title": plain(title),
-        "caption": "\n".join(map(plain, caption)),
-        "title_justify": "left",
-    }
-    return table(["after", *tasks, *names, "model"], cells, words=["model"], **options)
+        stages = {stage: list(lists.itertuples()) for stage, lists in rows.groupby("stage", sort=False)}
+        tasks = list(rows["task"].unique())
+        others = {stage: _other_numbers(frame, lists[0].path) for stage, lists in stages.items()}
+        names = list(dict.fromkeys(name for numbers in others.values() for name in numbers))
+        cells = []
+        for stage, lists in stages.items():
+            recalls = {row.task: _recall(row, 1) for row in lists}
+            more = (f"{others[stage][name]:.4g}" if name in others[stage] else None for name in names)
+            cells.append([stage, *map(recalls.get, tasks), *more, lists[0].path])
+        columns = ["after", *tasks, *names, "model"]
+        print_table(f"{title}: recall in percent after each stage", columns, cells, words=["model"])
+        print_lines([*unlearned(rows), *ties_and_memory(rows)])
 
 
 def _other_numbers(frame: Frame, path: str) -> dict[str, float]:
@@ -114,30 +111,26 @@ def _recall(row: Any, digits: int) -> str:
 
 def print_seeds(frame: Frame) -> None:
     """For each sweep: recall over seeds, what weakens it, and every arm against the first one, fact by fact."""
-    screen = console()
     for sweep in sweeps(frame):
-        if sweep.means.empty:
-            continue
-        _print_means(screen, sweep)
-        for line in [*notes(sweep), *ties_and_memory(sweep.rows)]:
-            screen.print(plain(line))
-        for task in sweep.tasks:
-            _print_compared(screen, sweep, task)
+        if not sweep.means.empty:
+            _print_means(sweep)
+            print_lines([*notes(sweep), *ties_and_memory(sweep.rows)])
+            for task in sweep.tasks:
+                _print_compared(sweep, task)
     measured = set(frame.measured[["recipe", "arm", "profile"]].itertuples(index=False, name=None))
-    for arm in dict.fromkeys((run.recipe, run.arm, run.profile) for run in frame.begun):
-        if arm not in measured:
-            screen.print(plain(f"{arm[0]} on {arm[2]}, {arm[1]}: nothing is measured yet"))
+    begun = dict.fromkeys((run.recipe, run.arm, run.profile) for run in frame.begun)
+    absent = (arm for arm in begun if arm not in measured)
+    print_lines(f"{recipe} on {profile}, {arm}: nothing is measured yet" for recipe, arm, profile in absent)
 
 
-def _print_means(screen: Console, sweep: Sweep) -> None:
+def _print_means(sweep: Sweep) -> None:
     columns = list(sweep.means[["stage", "task"]].drop_duplicates().itertuples(index=False, name=None))
-    title = plain(f"{sweep.title}: recall in percent, mean ± sd over n seeds [95% interval]")
+    title = f"{sweep.title}: recall in percent, mean ± sd over n seeds [95% interval]"
     for start in range(0, len(columns), WIDE):
         some = columns[start : start + WIDE]
-        rows = [[arm, *(_mean(sweep.mean(arm, *column)) for column in some)] for arm in sweep.arms]
-        names = (f"{task} after {stage}" for stage, task in some)
-        screen.print(table(["arm", *names], rows, title=title, show_lines=True))
-    screen.print(explain_means(sweep.means))
+        rows = ([arm, *(_mean(sweep.mean(arm, *column)) for column in some)] for arm in sweep.arms)
+        print_table(title, ["arm", *(f"{task} after {stage}" for stage, task in some)], rows, lines=True)
+    print_lines([explain_means(sweep.means)])
 
 
 def _mean(row: Any) -> str | None:
@@ -147,16 +140,15 @@ def _mean(row: Any) -> str | None:
     return f"{row.mean:.1f}{sd}, n={row.n}\n[{row.low:.1f}, {row.high:.1f}]"
 
 
-def _print_compared(screen: Console, sweep: Sweep, task: str) -> None:
+def _print_compared(sweep: Sweep, task: str) -> None:
     first, *others = sweep.arms
     compared = sweep.against_first[task]
     if compared:
-        title = plain(f"{sweep.title}: {task} after {sweep.stages[-1]}, compared with {first}, fact by fact")
-        rows = ([one.second, *comparison_cells(one)] for one in compared)
-        screen.print(table(["arm", *COMPARISON], rows, title=title))
-        screen.print(explain_comparisons(compared))
+        title = f"{sweep.title}: {task} after {sweep.stages[-1]}, compared with {first}, fact by fact"
+        print_table(title, ["arm", *COMPARISON], ([one.second, *comparison_cells(one)] for one in compared))
+        print_lines([explain_comparisons(compared)])
     if apart := [arm for arm in others if arm not in {one.second for one in compared}]:
-        screen.print(plain(f"Not compared with {first}, no seed and fact in common there: {', '.join(apart)}"))
+        print_lines([f"Not compared with {first}, no seed and fact in common there: {', '.join(apart)}"])
 
 
 def comparison_cells(one: Comparison) -> list[object]:
@@ -180,30 +172,19 @@ def print_arms(frame: Frame, paper: Mapping[str, float]) -> None:
     (first, task), (last, _) = columns[0], columns[-1]
     recalls = rows.assign(recall=[_recall(row, 0) for row in rows.itertuples()])
     recalls = recalls.groupby(["label", "stage", "task"])["recall"].agg(", ".join)
-    steps = (
-        rows[rows["stage"] == first].groupby("label")["steps"].agg(lambda steps: ", ".join(map(str, steps.unique())))
-    )
-    of_paper = [f"the paper's {task} after {last}"] if paper else []
-    names = ["arm", f"{first} steps", *(f"{task} after {stage}" for stage, task in columns), *of_paper]
-    cells = [
-        [
-            arm,
-            steps.get(arm),
-            *(recalls.get((arm, *column)) for column in columns),
-            *([paper.get(arm)] if paper else []),
-        ]
-        for arm in arms
-    ]
+    steps = rows[rows["stage"] == first].groupby("label")["steps"].unique()
+    cells = []
+    for arm in arms:
+        shown = (recalls.get((arm, *column)) for column in columns)
+        cells.append([arm, ", ".join(map(str, steps.get(arm, []))), *shown, *([paper.get(arm)] if paper else [])])
+    names = ["arm", f"{first} steps", *(f"{task} after {stage}" for stage, task in columns)]
+    names += [f"the paper's {task} after {last}"] if paper else []
     which = f"seeds {', '.join(map(str, seeds))} beside one another" if len(seeds) > 1 else f"seed {seeds[0]}"
     about = rows.iloc[0]
-    title = plain(f"{about['recipe']} on {about['profile']}: recall in percent, {which}")
-    screen = console()
-    screen.print(table(names, cells, title=title))
-    for row in frame.measured[frame.measured["own"] & (frame.measured["recall"] < FLOOR)].itertuples():
-        screen.print(plain(f"{row.label}, seed {row.seed}: {premise(row.stage, f'{row.recall:.1f}%')}"))
+    print_table(f"{about['recipe']} on {about['profile']}: recall in percent, {which}", names, cells)
+    print_lines(unlearned(frame.measured))
     kept = rows[(rows["stage"] == last) & (rows["task"] == task)].groupby("label")["recall"].mean().dropna()
-    for line in _in_another_order([arm for arm in arms if arm in kept], kept, paper):
-        screen.print(plain(line))
+    print_lines(_in_another_order([arm for arm in arms if arm in kept], kept, paper))
 
 
 def _in_another_order(arms: Sequence[str], kept: Mapping[str, float], paper: Mapping[str, float]) -> Iterator[str]:

@@ -126,7 +126,7 @@ def _interval(row: Any) -> str:
 
 def notes(sweep: Sweep) -> list[str]:
     """What a reader must know before any number is believed."""
-    lines = [*_missing(sweep.means), *_unlearned(sweep.rows), *_retrained(sweep)]
+    lines = [*_missing(sweep.means), *unlearned(sweep.rows), *_retrained(sweep)]
     last = sweep.means[(sweep.means["stage"] == sweep.stages[-1]) & sweep.means["task"].isin(sweep.tasks)]
     if sweep.tasks and (apart := [arm for arm in sweep.arms if arm not in set(last["label"])]):
         asked = f"{some(sweep.tasks)} after {sweep.stages[-1]}"
@@ -160,7 +160,7 @@ def _missing(means: pd.DataFrame) -> Iterator[str]:
     return (f"{arm}: {what} ({', '.join(where)})" for (arm, what), where in lacks.items())
 
 
-def _unlearned(rows: pd.DataFrame) -> Iterator[str]:
+def unlearned(rows: pd.DataFrame) -> Iterator[str]:
     """A line for each arm and stage that does not know its own facts."""
     low = rows[rows["own"] & (rows["recall"] < FLOOR)].sort_values("seed")
     for (arm, stage), seeds in low.groupby(["label", "stage"], sort=False):
