@@ -101,14 +101,16 @@ def find_stage(runs: Path, key: str) -> Path | None:
 
     Raises BadInput where its directory lacks files: somebody deleted them after it was published.
     """
-    if folder := published_stages(runs).get(key):
+    if folder := published_stages(runs, key).get(key):
         verify(folder, checksums=False)
     return folder
 
 
-def published_stages(runs: Path) -> dict[str, Path]:
-    """Every published stage by its key, unchecked; no other directory, and no link that leads out of the store."""
-    matches = ((NAME.fullmatch(folder.name), folder) for folder in sorted((runs / "stages").glob("*")))
+def published_stages(runs: Path, key: str = "") -> dict[str, Path]:
+    """Every published stage by its key, or one, unchecked; no other directory, no link that leads out of the store."""
+    root = runs / "stages"
+    names = sorted(name for name in os.listdir(root) if name.endswith(key)) if root.is_dir() else []
+    matches = ((NAME.fullmatch(name), root / name) for name in names)
     return {name[1]: folder for name, folder in matches if name and not _leads_out(folder, runs)}
 
 
@@ -210,7 +212,7 @@ def _sealed_files(folder: Path) -> dict[str, FileSeal]:
 
 
 def _leads_out(path: Path, folder: Path) -> bool:
-    return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+    return os.path.islink(path) and not path.resolve().is_relative_to(folder.resolve())
 
 
 def seal(draft: Path) -> None:
@@ -233,7 +235,7 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
     final = runs / "stages" / name
     if _leads_out(final, runs):  # a link that is no stage
         final.unlink()
-    if former := published_stages(runs).get(name.rpartition("-")[2]):
+    if former := next(iter(published_stages(runs, name.rpartition("-")[2]).values()), None):
         info(f"{former}: its weights had been deleted; it is replaced, and measured again")
         os.rename(former, draft.with_name("former"))
     os.rename(draft, final)
@@ -259,10 +261,10 @@ def _record_run(folder: Path, record: RunRecord) -> None:
     recipe = re.sub(r"[^\w.+-]", "_", record.recipe)
     stem = f"{recipe}-seed{record.seed}-{identity}"
     known = dict(_readable(folder.glob(f"{stem}-*.json"), warn))
-    longer = {file: other for file, other in known.items() if len(other.keys) > len(record.keys)}
-    if longer := {file: other for file, other in longer.items() if other.keys[: len(record.keys)] == record.keys}:
-        for file, other in longer.items():
-            _merge(other, record).write(file)
+    n = len(record.keys)
+    if longer := [file for file, other in known.items() if len(other.keys) > n and other.keys[:n] == record.keys]:
+        for file in longer:
+            _merge(known[file], record).write(file)
         return
     for file, other in known.items():
         if record.keys[: len(other.keys)] == other.keys:
@@ -289,8 +291,8 @@ def records(runs: Path, warn: Warn | None = None) -> list[RunRecord]:
     what no record needs.
     """
     check_format(runs)
-    readable = [record for _, record in _readable((runs / "records").glob("*.json"), warn)]
-    return sorted(readable, key=lambda record: record.written)
+    readable = _readable((runs / "records").glob("*.json"), warn)
+    return sorted((record for _, record in readable), key=lambda record: record.written)
 
 
 def _readable(files: Iterable[Path], warn: Warn | None) -> Iterator[tuple[Path, RunRecord]]:
@@ -314,15 +316,12 @@ def entries(runs: Path, warn: Warn = warn) -> list[dict[str, Any]]:
     changed and that determine weights, as `key=value`. Runs come in the order in which they ended. A damaged stage or
     record is left out, with a warning.
     """
-    rows: list[dict[str, Any]] = []
-    folders = published_stages(runs)
+    rows, folders = list[dict[str, Any]](), published_stages(runs)
     results = cache(partial(_results, warn=warn))  # once, however many runs a stage is part of
     for record in records(runs, warn):
-        about = {
-            **record.model_dump(include={"recipe", "arm", "profile", "seed", "settings", "grid_point"}),
-            "overrides": as_overrides(determining_settings(record.overrides)),
-            "run": record.keys[-1],
-        }
+        about = record.model_dump(include={"recipe", "arm", "profile", "seed", "settings", "grid_point"})
+        overrides = as_overrides(determining_settings(record.overrides))
+        about |= {"overrides": overrides, "run": record.keys[-1]}
         for stage in record.stages:
             if (folder := folders.get(stage.key)) is None or (measured := results(folder)) is None:
                 continue

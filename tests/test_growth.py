@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from remix_toolkit import api
+from remix_toolkit import api, store
+from remix_toolkit.graph.why import Published
 
 KVR = ROOT / "recipes" / "kvr.yaml"
 
@@ -50,6 +51,24 @@ def test_a_plan_grows_with_its_cells(tmp_path: Path, axis: Callable[[int], str])
 
     planned(2)  # what is read once
     assert planned(80) < 2.1 * planned(40)
+
+
+def test_a_plan_beside_a_large_store_looks_at_it_once(tmp_path: Path) -> None:
+    def declared(n: int) -> dict[str, str]:
+        return {"stages.0.train.learning_rate": str(n), "stages.0.data.size": str(n // 2)}
+
+    published = {n: Published([declared(i) for i in range(n)]) for n in (1, 40, 80)}
+    assert published[80].nearest(declared(77)) == declared(77)
+    assert published[80].nearest(declared(300) | {"stages.0.data.size": "21"}) == declared(42)  # the first of two
+    assert calls(lambda: published[80].nearest(declared(7))) == calls(lambda: published[40].nearest(declared(7)))
+
+
+def test_one_stage_is_found_without_a_look_at_all(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / "stages" / f"r-stage1-seed0-{number:016x}").mkdir(parents=True)
+    few = calls(lambda: store.published_stages(tmp_path, f"{7:016x}"))
+    assert few < calls(lambda: store.published_stages(tmp_path)) / 5
+    assert store.published_stages(tmp_path, f"{7:016x}").keys() == {f"{7:016x}"}
 
 
 def rates(n: int) -> list[float]:

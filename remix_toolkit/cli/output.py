@@ -20,7 +20,8 @@ R = TypeVar("R")
 def emit(record: R, as_json: bool, show: Callable[[R], object], **options: Any) -> None:
     """Print a record as JSON (`options` are those of json.dumps), or in the words of `show`."""
     if as_json:
-        typer.echo(json.dumps(record, **{"indent": 1, **options}))
+        json.dump(record, sys.stdout, **{"indent": 1, **options})  # as it goes: a large plan's text is as large as it
+        typer.echo()
     else:
         show(record)
 

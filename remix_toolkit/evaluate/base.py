@@ -151,7 +151,7 @@ class Measurement(ABC, Generic[R]):
 
     def record(self, results: Mapping[str, R], rows: FileSeal | None = None) -> Results[R]:
         """The content of <name>.json, sealed."""
-        record: Results[R] = self._record_class()(results=results, rows=rows)
+        record: Results[R] = _record_class(self.result)(results=results, rows=rows)
         return record.sealed()
 
     def missing(self, recipe: Recipe, stage: str, folder: Path) -> list[str]:
@@ -178,11 +178,13 @@ class Measurement(ABC, Generic[R]):
             self.record(kept, sealed).write(folder / f"{self.name}.json")
 
     def _read(self, folder: Path) -> Results[R]:
-        record: Results[R] | None = self._record_class().read_if_exists(folder / f"{self.name}.json")
+        record: Results[R] | None = _record_class(self.result).read_if_exists(folder / f"{self.name}.json")
         return record or self.record({})
 
-    def _record_class(self) -> Any:
-        return Results[self.result]  # type: ignore[name-defined]
+
+@cache  # pydantic forgets the class with its last record, and to make it again takes longer than to read a file
+def _record_class(result: type[Part]) -> Any:
+    return Results[result]  # type: ignore[valid-type]
 
 
 @cache

@@ -17,7 +17,7 @@ from remix_toolkit.graph import devices, memory
 from remix_toolkit.graph.jobs import Job, due, graph, loaders
 from remix_toolkit.graph.prune import has_children, is_kept
 from remix_toolkit.graph.sweep import Cell, Keep
-from remix_toolkit.graph.why import Declared, published_declarations, why_new
+from remix_toolkit.graph.why import Published, published_declarations, why_new
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Factoid, Pairs, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import max_length
@@ -93,7 +93,7 @@ def plan(
     }
 
 
-def _why(job: Job, published: dict[int, list[Declared]]) -> str | None:
+def _why(job: Job, published: dict[int, Published]) -> str | None:
     assert job.node
     stages = list(job.cells[0].recipe.stages)[: job.node.position + 1]
     return why_new(job.node.declaration, stages, published)

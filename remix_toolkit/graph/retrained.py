@@ -26,7 +26,8 @@ def lineage_weights(folder: Path) -> dict[str, Weights]:
     while record and record.parent_weights is not None:
         parent_key = record.ancestors[-1]
         known[parent_key] = record.parent_weights
-        parent = next(folder.parent.glob(f"*-{parent_key}"), None)
+        named = folder.parent / Path(record.started_from).name
+        parent = named if named.is_dir() else next(folder.parent.glob(f"*-{parent_key}"), None)  # a slow search
         if parent is None or weights(parent) != record.parent_weights:
             break  # what is published under that key now is not the parent, and has other ancestors perhaps
         record = StageRecord.read(parent / "stage.json")

@@ -15,28 +15,49 @@ Declared = dict[str, str]  # dotted key -> value, as JSON
 SHOWN = 3  # differences
 
 
-def published_declarations(runs: Path) -> dict[int, list[Declared]]:
+class Published:
+    """The declarations of published stages, as a table in which the nearest one to another is found."""
+
+    def __init__(self, declarations: Sequence[Declared]) -> None:
+        import numpy as np
+
+        self.declarations = declarations
+        self.sizes = np.array([len(declared) for declared in declarations])
+        self.rows = {key: n for n, key in enumerate(dict.fromkeys(key for one in declarations for key in one))}
+        self.codes: dict[tuple[str, str], int] = {}  # of a key and its value
+        self.table = np.zeros((len(self.rows), len(declarations)), dtype=np.int32)  # 0: the key is not set
+        for column, declared in enumerate(declarations):
+            for key, value in declared.items():
+                self.table[self.rows[key], column] = self.codes.setdefault((key, value), len(self.codes) + 1)
+
+    def nearest(self, declared: Declared) -> Declared:
+        """The declaration that has the fewest keys and values that this one has not, and lacks the fewest of its."""
+        import numpy as np
+
+        codes = [self.codes.get((key, declared.get(key, "")), -1) for key in self.rows]
+        common = (self.table == np.array(codes)[:, None]).sum(axis=0)
+        return self.declarations[int(np.argmax(2 * common - self.sizes))]
+
+
+def published_declarations(runs: Path) -> dict[int, Published]:
     """The declarations of all published stages, by how many stages each is made of; an unreadable one is left out."""
     declarations: dict[int, list[Declared]] = {}
     for folder in store.published_stages(runs).values():
         with suppress(BadInput):  # whatever needs the stage says so; here it only cannot be compared with
             declaration = StageRecord.read(folder / "stage.json").declaration
             declarations.setdefault(len(declaration.get("stages", [])), []).append(_dotted(declaration))
-    return declarations
+    return {stages: Published(of_as_many) for stages, of_as_many in declarations.items()}
 
 
-def why_new(
-    declaration: Mapping[str, Any], stages: Sequence[str], published: Mapping[int, list[Declared]]
-) -> str | None:
+def why_new(declaration: Mapping[str, Any], stages: Sequence[str], published: Mapping[int, Published]) -> str | None:
     """`stages.stage1.train.learning_rate 0.001 -> 0.0005`, against the nearest published stage; None without any.
 
     `stages` are the names of the stages that the declaration is made of; it is compared with as many.
     """
-    candidates = published.get(len(stages), [])
-    if not candidates:
+    if len(stages) not in published:
         return None
     declared = _dotted(declaration)
-    nearest = min(candidates, key=lambda other: len(declared.items() ^ other.items()))
+    nearest = published[len(stages)].nearest(declared)
     changed = [key for key in {**nearest, **declared} if nearest.get(key) != declared.get(key)]
     shown = []
     for key in changed[:SHOWN]:
