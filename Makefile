@@ -18,13 +18,14 @@ INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 PIP     := $(VENV)/$(INSTALL)
 # `make test-versions`: an environment for each end of the ranges in pyproject.toml, and the tests that it runs there
 VERSIONS   := .venv-versions
+AUDIT      := $(VERSIONS)/audit/bin/pip-audit
 INVARIANTS := $(addprefix tests/test_,train.py recall.py tulu.py adapters.py processes.py)
 SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE)) \
            $(foreach seed,$(SEED),--seed $(seed))
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-fast test-faults test-versions slurm test-slurm browser bench gpu-check lines lint clean
+.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-fast test-faults test-versions slurm test-slurm browser audit licences bench gpu-check lines lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -94,6 +95,16 @@ browser:  ## install Chromium from Debian's packages, where that can be done, fo
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends chromium chromium-driver; } || \
 	  echo 'Chromium cannot be installed here: its tests are skipped' >&2
+
+audit:  ## which pinned versions have known vulnerabilities, by pip-audit, where OSV's database can be reached
+	@if $(PYTHON) -c 'import socket; socket.create_connection(("api.osv.dev", 443), 5)' 2>/dev/null; then \
+	  { test -x $(AUDIT) || { $(PYTHON) -m venv $(VERSIONS)/audit && \
+	    $(VERSIONS)/audit/$(INSTALL) pip-audit; }; } && \
+	  $(AUDIT) --requirement constraints.txt --no-deps --disable-pip --vulnerability-service osv --progress-spinner off; \
+	else echo 'api.osv.dev cannot be reached from here: the pinned versions are not audited' >&2; fi
+
+licences: $(VENV)/ready  ## the licences of what is installed, into docs/licences.md
+	$(VENV)/bin/python benchmarks/licences.py
 
 bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an hour, into docs/performance.md
 	$(VENV)/bin/python benchmarks/all.py
