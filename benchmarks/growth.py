@@ -90,6 +90,7 @@ def verify(folder: Path) -> dict[str, Any]:
     """What it takes to verify a published model before it is loaded: reading zeros of a sparse file, and hashing."""
     from remix_toolkit import store
     from remix_toolkit.records import FileSeal, Manifest
+    from remix_toolkit.seals import MANIFEST
 
     model = folder / f"large-stage1-seed0-{'0' * 16}"
     model.mkdir()
@@ -97,7 +98,7 @@ def verify(folder: Path) -> dict[str, Any]:
         file.truncate(BYTES)
     with (model / "model.safetensors").open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # not store.sha256, which reads a file only once
-    Manifest(files={"model.safetensors": FileSeal(bytes=BYTES, sha256=sha256)}).write(model / store.MANIFEST)
+    Manifest(files={"model.safetensors": FileSeal(bytes=BYTES, sha256=sha256)}).write(model / MANIFEST)
     cpu, started = time.process_time(), time.monotonic()
     store.verify_model(model)
     cpu, seconds = time.process_time() - cpu, time.monotonic() - started

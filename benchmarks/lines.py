@@ -13,10 +13,12 @@ from pathlib import Path
 ROOMS = (
     "errors",
     "console",
+    "disk",
     "recipe",
     "data",
     "records",
     "evaluate",
+    "seals",
     "store",
     "graph",
     "stage",

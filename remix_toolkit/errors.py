@@ -61,6 +61,8 @@ DISK_ERRORS = {
     errno.EPERM: "its permissions forbid that",
     errno.EIO: "the disk may be faulty",
     errno.ESTALE: "it was removed or moved on its server",
+    errno.EISDIR: "a file belongs there: delete it",
+    errno.ELOOP: "a file belongs there: delete it",
 }
 PROBE_BYTES = 1 << 20
 

@@ -1,7 +1,10 @@
 """The typed records of a store's JSON files: whoever writes or reads such a file does it through its record.
 
-Here are those of a stage and a run. Those of measurements are beside the measurements, in evaluate/; a sweep's are in
-launch/state.py.
+A file that cannot be read, or is not what was written, raises Damaged, whatever is wrong with it. Whoever shows what a
+store holds warns of it and leaves it out; whoever makes such files makes it again.
+
+Here are the records of a stage and a run. Those of measurements are beside the measurements, in evaluate/; a sweep's
+are in launch/state.py, a familiarity split's in stage/familiar.py.
 """
 
 import hashlib
@@ -9,11 +12,12 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
-from remix_toolkit.errors import BadInput
+from remix_toolkit.disk import Damaged, read_file, write_text
 
 P = TypeVar("P", bound="Part")
 R = TypeVar("R", bound="Record")
@@ -49,25 +53,27 @@ class Record(Part):
 
     @classmethod
     def read(cls: type[R], file: Path) -> R:
-        """The record in a file. Raises BadInput with the file, the field and what is wrong with it."""
+        """The record in a file. Raises Damaged with the file, the field and what is wrong with it."""
+        content, current = read_file(file), cls.model_fields["version"].default
         try:
-            text = file.read_text(encoding="utf-8")
-            content = json.loads(text)
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
-        current = cls.model_fields["version"].default
-        if isinstance(content, dict) and content.get("version") != current:
-            version = content.get("version", "none")
-            raise BadInput(f"{file}: has format version {version}; this toolkit reads version {current}")
-        try:
-            return cls.model_validate_json(text)
+            record = cls.model_validate_json(content)
         except ValidationError as error:
-            raise BadInput(f"{file}: {_first_problem(error)}") from None
+            problem = _first_problem(error)
+        else:
+            if record.version == current:
+                return record
+        try:
+            version = from_json(content).get("version", "none")
+        except (ValueError, AttributeError):
+            version = current
+        if version != current:
+            problem = f"has format version {version!s:.20}; this toolkit reads version {current}"
+        raise Damaged(file, problem)
 
     @classmethod
     def read_if_exists(cls: type[R], file: Path) -> R | None:
         """As `read`; None where there is no file."""
-        return cls.read(file) if file.exists() else None
+        return cls.read(file) if os.path.lexists(file) else None
 
     def write(self, file: Path) -> None:
         """Write the file in one step: a reader sees the old content or the new one, never a part."""
@@ -75,16 +81,17 @@ class Record(Part):
 
 
 class SealedRecord(Record):
-    """A record with a checksum of its own content: for a file that grows after publication, and is in no manifest."""
+    """A record with a checksum of its own content: for a file that no manifest has."""
 
+    older_unsealed: ClassVar[bool] = False  # did earlier versions of the toolkit write it without a checksum?
     checksum: Annotated[str, Field(description="SHA-256 over the other fields")] = ""
 
     @classmethod
     def read(cls: type[S], file: Path) -> S:
-        """As of any record. Raises BadInput where the content is not what was written, too."""
+        """As of any record. Raises Damaged where the content is not what was written, too."""
         record = super().read(file)
-        if record.checksum != record.sealed().checksum:
-            raise BadInput(f"{file}: is not the file that was written (its checksum differs)")
+        if record.checksum != record.sealed().checksum and not (cls.older_unsealed and not record.checksum):
+            raise Damaged(file, "is not the file that was written (its checksum differs)")
         return record
 
     def sealed(self) -> Self:
@@ -92,12 +99,9 @@ class SealedRecord(Record):
         content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
         return self.model_copy(update={"checksum": hashlib.sha256(content.encode()).hexdigest()})
 
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file in one step: beside it, then over it."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    def write(self, file: Path) -> None:
+        """As of any record, with its checksum."""
+        super(SealedRecord, self.sealed()).write(file)
 
 
 def rows_text(rows: Iterable[Part]) -> str:
@@ -113,12 +117,17 @@ def write_rows(file: Path, rows: Iterable[Part]) -> None:
 def read_rows(file: Path, row: type[P]) -> list[P]:
     """The rows of a file, without a last line that a crash cut off; none where there is no file.
 
-    Raises BadInput with the line, the field and what is wrong with it.
+    Raises Damaged with the line, the field and what is wrong with it.
     """
+    return parse_rows(file, read_text(file), row) if os.path.lexists(file) else []
+
+
+def read_text(file: Path) -> str:
+    """The text of a file. Raises Damaged."""
     try:
-        return parse_rows(file, file.read_text(encoding="utf-8") if file.exists() else "", row)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+        return read_file(file).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Damaged(file, f"is not UTF-8 (byte {error.start:,})") from None
 
 
 def parse_rows(file: Path, text: str, row: type[P], containing: str = "") -> list[P]:
@@ -133,12 +142,14 @@ def parse_rows(file: Path, text: str, row: type[P], containing: str = "") -> lis
             try:
                 row.model_validate_json(line)
             except ValidationError as error:
-                raise BadInput(f"{file}:{number}: {_first_problem(error)}") from None
+                raise Damaged(Path(f"{file}:{number}"), _first_problem(error)) from None
         raise
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return f"cannot be read ({problem['msg']})"
     return f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
 
 
@@ -157,23 +168,18 @@ def seal(content: bytes) -> FileSeal:
 def sealed_content(file: Path, sealed: FileSeal) -> bytes:
     """The content of a file that was sealed; what a run that was ended wrote behind it is left out.
 
-    Raises BadInput where it is not there any more.
+    Raises Damaged where it is not there any more.
     """
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(sealed.bytes)
-    except OSError as error:
-        raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+    content = read_file(file, sealed.bytes)
     if seal(content) != sealed:
-        raise BadInput(
-            f"{file}: is not the file that was written (its checksum differs); `remix store verify --remove` "
-            "removes it, and the command that asked for it measures it again"
-        )
+        raise Damaged(file, "is not the file that was written (its checksum differs)")
     return content
 
 
-class Manifest(Record):
+class Manifest(SealedRecord):
     """manifest.json: the files of a published stage or a base model, as they were when it was sealed."""
+
+    older_unsealed: ClassVar[bool] = True
 
     files: dict[FileName, FileSeal]
 
@@ -202,10 +208,11 @@ class RunStage(Part):
     measurements: list[str]  # as evaluate.measurements.requested has them
 
 
-class RunRecord(Record):
+class RunRecord(SealedRecord):
     """records/<run>.json: which stages a run consists of. A run is a recipe, an arm, a profile and a seed."""
 
-    version: int = 2
+    older_unsealed: ClassVar[bool] = True
+    version: Literal[2] = 2
 
     recipe: str
     arm: str
@@ -275,15 +282,6 @@ class Fingerprints(Part):
     mixing: str
 
 
-class FamiliarityRow(Part):
-    """A line of familiar/<task>-<key>/verdicts.jsonl: the base model's answer to one fact."""
-
-    prompt: str
-    gold: list[str]
-    answer: str
-    familiar: bool
-
-
 class RetentionPoint(Part):
     """A line of retention.jsonl: recall of one list of facts at one step of a later stage."""
 
@@ -293,16 +291,6 @@ class RetentionPoint(Part):
     recall: Percent
     facts: Positive
     right: str = Field(pattern="^[01]+$", description="for each fact of the list, in order, 1 if it is known")
-
-
-class SplitRecord(SealedRecord):
-    """split.json: which model was asked which task's facts, and under which prompt."""
-
-    version: Literal[2] = 2
-    declaration: dict[str, Any]
-    model: str
-    rows: Count
-    verdicts: FileSeal = Field(description="of the beginning of verdicts.jsonl that is whole")
 
 
 class DataRecord(Record):

@@ -33,6 +33,7 @@ from remix_toolkit.console import info, warn
 from remix_toolkit.data import tiny
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
+from remix_toolkit.disk import Damaged, delete
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.measurements import FILES
@@ -41,13 +42,12 @@ from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
+from remix_toolkit.seals import MANIFEST, PRUNED, find_damage, leads_out, sealed_files
+from remix_toolkit.seals import WEIGHTS as WEIGHTS
 
 Warn = Callable[[str], object]
 
-MANIFEST = "manifest.json"
-REMOVE_HINT = "`remix store verify --remove` removes it, and the command that made it makes it again"
-PRUNED = "pruned.json"  # its weights were deleted, and which files those were
-WEIGHTS = ".safetensors"
+FORMAT: Literal[4] = 4
 
 # Files of a published stage that change after its publication: neither in its manifest nor in a key.
 UNSEALED = {*FILES, MANIFEST, PRUNED}
@@ -58,7 +58,7 @@ NAME = re.compile(r".+-seed\d+-([0-9a-f]{16})")  # of a published stage's direct
 class Store(Record):
     """store.json: the format of everything else in the store."""
 
-    version: Literal[4] = 4
+    version: Literal[4] = FORMAT
 
 
 def open_store(runs: Path) -> Path:
@@ -79,11 +79,14 @@ def open_store(runs: Path) -> Path:
 
 
 def check_format(runs: Path) -> None:
-    """Refuse a store that an earlier version of the toolkit wrote: its stages would be read wrongly, or not at all."""
-    if (runs / "store.json").exists():
-        Store.read(runs / "store.json")
-    elif any((runs / "records").glob("*.json")) or published_stages(runs):
-        raise BadInput(f"{runs}: was written by an earlier version of this toolkit; use another --runs (or RUNS=)")
+    """Refuse a store that another version of the toolkit wrote: its stages would be read wrongly, or not at all."""
+    file = runs / "store.json"
+    try:
+        if not Store.read_if_exists(file) and (any((runs / "records").glob("*.json")) or published_stages(runs)):
+            raise Damaged(file, "is missing: the store was written by an earlier version of this toolkit")
+    except Damaged as error:
+        hint = f'; a store of this version has {{"version": {FORMAT}}} there'
+        raise BadInput(f"{file}: {error.problem}; use another --runs (or RUNS=){hint}") from None
 
 
 def work_dir(runs: Path, key: str) -> Path:
@@ -111,13 +114,13 @@ def published_stages(runs: Path, key: str = "") -> dict[str, Path]:
     root = runs / "stages"
     names = sorted(name for name in os.listdir(root) if name.endswith(key)) if root.is_dir() else []
     matches = ((NAME.fullmatch(name), root / name) for name in names)
-    return {name[1]: folder for name, folder in matches if name and not _leads_out(folder, runs)}
+    return {name[1]: folder for name, folder in matches if name and not leads_out(folder, runs)}
 
 
 def published_bases(runs: Path) -> list[Path]:
     """The directories of base models that were built in the store, unchecked."""
     folders = sorted((runs / "bases").glob("*"))  # and their locks
-    return [folder for folder in folders if folder.is_dir() and not _leads_out(folder, runs)]
+    return [folder for folder in folders if folder.is_dir() and not leads_out(folder, runs)]
 
 
 def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
@@ -138,7 +141,7 @@ def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
 
 def is_pruned(folder: Path) -> bool:
     """Were the weights of this published stage deleted, and only its results kept?"""
-    return (folder / PRUNED).exists()
+    return os.path.lexists(folder / PRUNED)
 
 
 def trained_for(folder: Path) -> str | None:
@@ -151,7 +154,7 @@ def delete_weights(folder: Path) -> None:
 
     Two sweeps may come to it at the same moment, or one after a crash: the second one only finishes it.
     """
-    weights = [name for name in _sealed_files(folder) if name.endswith(WEIGHTS)]
+    weights = [name for name in sealed_files(folder) if name.endswith(WEIGHTS)]
     if not is_pruned(folder):
         Pruned(weights=weights).write(folder / PRUNED)
     for name in weights:
@@ -159,17 +162,18 @@ def delete_weights(folder: Path) -> None:
 
 
 def remove(runs: Path, folder: Path) -> None:
-    """Take a damaged stage or base model out of the store, in one step, and delete it."""
+    """Take a damaged stage, base model or split out of the store, in one step, and delete it."""
     aside = work_dir(runs, folder.name)
+    aside.parent.mkdir(exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)  # of a removal that was killed
     os.rename(folder, aside)
-    shutil.rmtree(aside)
+    delete(aside)
 
 
 def verify(folder: Path, checksums: bool = True, inner: str = "") -> None:
-    """Raise BadInput where `find_damage` finds any in a published stage or a base model."""
+    """Raise Damaged where `find_damage` finds any in a published stage or a base model."""
     if damage := find_damage(folder, checksums, inner):
-        raise BadInput(f"{folder}: {damage}; {REMOVE_HINT}")
+        raise damage
 
 
 def verify_model(folder: Path) -> None:
@@ -179,45 +183,9 @@ def verify_model(folder: Path) -> None:
         verify(folder)
 
 
-def find_damage(folder: Path, checksums: bool, inner: str = "") -> str | None:
-    """What is wrong with a directory's sealed files (those in its folder `inner`, if given); None if nothing is."""
-    try:
-        files = _sealed_files(folder)
-    except BadInput as error:
-        return str(error)
-    for name, seal in files.items():
-        if not name.startswith(inner):
-            continue
-        file = folder / name
-        try:
-            intact = file.stat().st_size == seal.bytes and not (checksums and sha256(file) != seal.sha256)
-        except FileNotFoundError:
-            if name.endswith(WEIGHTS) and is_pruned(folder):  # perhaps by a sweep just now
-                continue
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-        if not intact:
-            return f"{name} is not the file that was published (its checksum differs)"
-    return None
-
-
-def _sealed_files(folder: Path) -> dict[str, FileSeal]:
-    """The files that a manifest names. Raises BadInput where it cannot be read, or where one is not in the folder."""
-    files = Manifest.read(folder / MANIFEST).files
-    for inner in {parent for name in files for parent in Path(name).parents if parent.name}:
-        if _leads_out(folder / inner, folder):
-            raise BadInput(f"{inner} is a link that leads out of the folder")
-    return files
-
-
-def _leads_out(path: Path, folder: Path) -> bool:
-    return os.path.islink(path) and not path.resolve().is_relative_to(folder.resolve())
-
-
 def seal(draft: Path) -> None:
     """Write the manifest of a directory, and see to it that all of it is on the disk."""
-    files = sorted(f for f in draft.rglob("*") if f.is_file() and f.name not in UNSEALED)
+    files = sorted(f for f in draft.rglob("*") if f.is_file() and str(f.relative_to(draft)) not in UNSEALED)
     seals = {f.relative_to(draft).as_posix(): FileSeal(bytes=f.stat().st_size, sha256=sha256(f)) for f in files}
     Manifest(files=seals).write(draft / MANIFEST)
     for file in [*files, draft / MANIFEST]:
@@ -233,7 +201,7 @@ def publish(runs: Path, draft: Path, name: str) -> Path:
     """
     seal(draft)
     final = runs / "stages" / name
-    if _leads_out(final, runs):  # a link that is no stage
+    if leads_out(final, runs):  # a link that is no stage
         final.unlink()
     if former := next(iter(published_stages(runs, name.rpartition("-")[2]).values()), None):
         info(f"{former}: its weights had been deleted; it is replaced, and measured again")

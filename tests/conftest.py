@@ -93,8 +93,10 @@ def remix() -> Callable[..., subprocess.CompletedProcess]:
 
 def run_here(*arguments: object, check: bool = True, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """`remix` in this process: ten seconds of imports less, where it is not the process that is tested."""
+    from remix_toolkit import disk
     from remix_toolkit.cli.main import main
 
+    disk._warn_once.cache_clear()
     line = ["remix", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     with chdir(folder), redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", line):

@@ -7,12 +7,24 @@ import pytest
 from conftest import ROOT
 from sweeps import CONTROL, FACTS, NOWHERE, RANDOM, SHARED, find, keys, shipped
 
+from remix_toolkit import store
+from remix_toolkit.disk import Damaged
 from remix_toolkit.graph import prune
 from remix_toolkit.graph.jobs import Job, due, graph, loaders, measure_key
 from remix_toolkit.graph.plan import peak as peak_bytes
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_sweep
-from remix_toolkit.launch.state import Command, begin, claim, job_recipes, needed_elsewhere, outcome_file, write_job
+from remix_toolkit.launch.job import delete_unneeded
+from remix_toolkit.launch.state import (
+    Command,
+    Outcome,
+    begin,
+    claim,
+    job_recipes,
+    needed_elsewhere,
+    outcome_file,
+    write_job,
+)
 from remix_toolkit.recipe.load import load_base, read_resolved
 
 
@@ -308,19 +320,24 @@ def test_a_living_sweep_keeps_what_it_has_to_do_and_loads(trained, shared, tmp_p
     assert needed_elsewhere(tmp_path, None) == {first, second}
     assert set(state.unfinished(folder)) == {second}
     outcome_file(folder, second).parent.mkdir(parents=True)
-    outcome_file(folder, second).write_text("{}")
+    Outcome(status="done").write(outcome_file(folder, second))
     assert needed_elsewhere(tmp_path, None) == set()
     assert state.unfinished(folder) == {}
 
 
-def test_a_state_that_cannot_be_read_stops_no_other_sweep(shared, tmp_path: Path, capsys) -> None:
+def test_a_state_that_cannot_be_read_stops_no_other_sweep(trained, shared, tmp_path: Path, capsys) -> None:
     state = begin(command_of(ROOT / "recipes" / "demo.yaml"), shared, set(shared), "none", "slurm")
     folder, _ = claim(tmp_path, state.id)
     state.save(folder)
     file = folder / "state.json"
     file.write_text(file.read_text().replace('"launcher"', '"launched_by"'), encoding="utf-8")
-    assert needed_elsewhere(tmp_path, None) == set()
-    assert "state.json" in capsys.readouterr().err
+    with pytest.raises(Damaged, match=r"state\.json: launcher: .*--remove"):
+        needed_elsewhere(tmp_path, None)
+    another = begin(command_of(ROOT / "recipes" / "kvr.yaml"), shared, set(), "none", "local")
+    folders = [trained.publish_job(tmp_path, job, sweep=another.id) for job in measuring(shared)]
+    delete_unneeded(another, tmp_path / "sweeps" / "another")
+    assert "no weights were deleted" in capsys.readouterr().err
+    assert not any(store.is_pruned(folder) for folder in folders)
 
 
 def test_the_peak_falls_as_less_is_kept(trained, shared) -> None:

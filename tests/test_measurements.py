@@ -44,7 +44,7 @@ def test_an_instruction_stage_is_measured_on_its_held_out_rows() -> None:
 def test_a_file_of_another_version_is_named_and_counts_as_not_measured(tmp_path: Path, capsys) -> None:
     (tmp_path / "lens.json").write_text('{"version": 0}')
     assert measured(tmp_path) == set()
-    warning = r"warning: .*lens\.json: has format version 0; .* version 3: it counts as not measured\n"
+    warning = r"warning: .*lens\.json: has format version 0; .* version 3; .*--remove.*: it counts as not measured\n"
     assert re.fullmatch(warning, capsys.readouterr().err)
 
 

@@ -400,5 +400,5 @@ def test_layers_are_judged_by_the_logit_lens_where_models_were_probed(trained, m
     damaged.write_text('{"kvr', encoding="utf-8")
     said: list[str] = []
     assert {one.id for one in claims(entries + again, warn=said.append)} >= {"earlier_layers"}
-    assert all(line.startswith(f"{damaged}: cannot be read (JSONDecodeError") for line in said)
+    assert all(line.startswith(f"{damaged}: cannot be read (Invalid JSON") for line in said)
     assert said

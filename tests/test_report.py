@@ -422,11 +422,11 @@ def test_what_is_wrong_in_a_store_is_said_on_the_page(
         "none: seed 1 missing (kvr after stage2",
         "nan, seed 0: the loss of stage2 is no number at 1 steps, first at step 2",
         "weights deleted, results kept: stage2 of pruned",
-        "recall.jsonl: cannot be read (FileNotFoundError",
+        "recall.jsonl: cannot be read (No such file",
         "lens.json: results: Field required",
         "begun: nothing is measured yet",
         "recipe.yaml: cannot be read (while parsing",
-        "stage.json: has format version none; this toolkit reads version 2: this stage is left out",
+        "stage.json: has format version none; this toolkit reads version 2; `remix store verify --remove` removes it",
     ):
         assert wrong in said, wrong
     assert capsys.readouterr().err.count("is not the file that was published") == 1

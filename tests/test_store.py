@@ -14,7 +14,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
-from remix_toolkit.records import FileSeal, Manifest, Pruned
+from remix_toolkit.records import Manifest, Pruned, seal
 
 
 def keys(*overrides: str, seed: int = 0, recipe: Path = KVR) -> list[str]:
@@ -209,7 +209,7 @@ def test_runs_of_the_same_weights_are_one_run(trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("held_out.json", '{"rows": 8', "held_out.json: cannot be read (JSONDecodeError"),
+        ("held_out.json", '{"rows": 8', "held_out.json: cannot be read (Invalid JSON"),
         ("held_out.json", '{"version": 3, "rows": 8}', "held_out.json: results: Field required"),
         ("recall.json", "[]", "recall.json: the file: Input should be"),
         ("recall.json", ("recall", "null"), "recall: Input should be a valid number"),
@@ -243,7 +243,7 @@ def test_a_damaged_stage_is_left_out_and_said(trained, tmp_path: Path, file: str
         assert text != whole
     (damaged / file).write_text(text, encoding="utf-8")
     if file == "stage.json":  # it is sealed: as if it had been published so
-        sealed = Manifest.read(damaged / "manifest.json").files | {file: FileSeal(bytes=len(text), sha256="")}
+        sealed = Manifest.read(damaged / "manifest.json").files | {file: seal(text.encode())}
         Manifest(files=sealed).write(damaged / "manifest.json")
     warnings: list[str] = []
     assert {entry["stage"] for entry in store.entries(tmp_path, warnings.append)} == {"stage1"}

@@ -1,7 +1,8 @@
 """`remix store`: list what is published, check it, make room."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,8 @@ import typer
 
 from remix_toolkit.cli.options import Json, Runs
 from remix_toolkit.cli.output import emit, print_record, print_table
-from remix_toolkit.console import info
+from remix_toolkit.console import info, warn
+from remix_toolkit.disk import REMEDY, Damaged, delete
 from remix_toolkit.errors import BadInput, RunFailed
 
 commands = typer.Typer(no_args_is_help=True, help="What is published: list it, check it, make room.")
@@ -19,8 +21,10 @@ commands = typer.Typer(no_args_is_help=True, help="What is published: list it, c
 def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Every published stage: its size, whether its weights are there, and how many runs it is part of."""
     from remix_toolkit import store
+    from remix_toolkit.seals import undamaged
 
-    used = Counter(key for record in store.records(runs) for key in record.keys)
+    stages = published(runs)
+    used = Counter(key for record in store.records(runs, warn) for key in record.keys)
     rows: list[dict[str, Any]] = [
         {
             "key": key,
@@ -30,7 +34,7 @@ def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
             "runs": used[key],
             "sweep": store.trained_for(folder),
         }
-        for key, folder in published(runs).items()
+        for key, folder in undamaged(stages).items()
     ]
     rows.sort(key=lambda row: (-row["bytes"], row["path"]))
     emit(rows, as_json, _print_listed)
@@ -50,12 +54,14 @@ def store_verify(
     runs: Runs = Path("runs"),
     remove: Annotated[bool, typer.Option("--remove", help="delete what is damaged, to be made again")] = False,
 ) -> None:
-    """Compare every file of every stage, measurement and familiarity split, and of the tiny base, with its checksum.
+    """Compare every file of every stage, measurement, familiarity split, run and sweep, and of the tiny base, with its
+    checksum.
 
     A measurement also has to be what its rows give.
     """
     if damaged := verify(runs, remove):
-        raise RunFailed(f"{damaged} of them are damaged{' and were removed' if remove else ''}")
+        what = "were removed" if remove else "`remix store verify --remove` removes them"
+        raise RunFailed(f"{damaged} of them are damaged: {what}, and the commands that made them make them again")
 
 
 @commands.command("prune")
@@ -89,40 +95,50 @@ def store_prune(
 
 
 def verify(runs: Path, remove: bool = False, keys: Collection[str] | None = None) -> int:
-    """Check all published stages, or some, and bases by checksum; how many are damaged, each of which is named.
+    """Check all that a store holds, of its stages those with some `keys`; how much is damaged, each named and removed.
 
-    Of a stage that is only measured wrongly, what is damaged of its measurements is named and removed.
+    Of a stage that is only measured wrongly, what is damaged of its measurements is removed.
     """
+    each = list(_damages(runs, keys))
+    for damage, delete_damaged in (one for damages in each for one in damages):
+        removed = remove and damage.lasting
+        info(f"{damage.file}: {damage.problem}; removed" if removed else str(damage).removesuffix(f"; {REMEDY}"))
+        if removed:
+            delete_damaged()
+    damaged = sum(map(bool, each))
+    info(f"{len(each) - damaged} of {len(each)} stages, bases, splits, runs and sweeps are as they were sealed")
+    return damaged
+
+
+def _damages(runs: Path, keys: Collection[str] | None) -> Iterator[list[tuple[Damaged, Callable[[], object]]]]:
+    """For each thing in the store, what is damaged of it, and what removes that."""
     from remix_toolkit import store
     from remix_toolkit.evaluate import measurements
+    from remix_toolkit.launch.state import load, state_files
+    from remix_toolkit.records import RunRecord
+    from remix_toolkit.seals import find_damage
     from remix_toolkit.stage import familiar
 
-    damaged, removed = 0, "; removed" if remove else ""
     folders = [folder for key, folder in published(runs).items() if keys is None or key in keys]
-    folders += store.published_bases(runs)
-    for folder in folders:
-        damage = store.find_damage(folder, checksums=True)
-        measured_wrongly = [] if damage else list(measurements.damaged(folder))
-        damaged += bool(damage or measured_wrongly)
-        if damage:
-            info(f"{folder}: {damage}{removed}")
-            if remove:
-                store.remove(runs, folder)
-        for measurement, problem in measured_wrongly:
-            info(problem + removed)
-            if remove:
-                measurement.remove(folder)
-    for split in sorted((runs / "familiar").glob("*/split.json")):
-        folders.append(split.parent)
-        try:
-            familiar.asked(split.parent)
-        except BadInput as error:
-            damaged += 1
-            info(f"{error}{removed}")
-            if remove:
-                store.remove(runs, split.parent)
-    info(f"{len(folders) - damaged} of {len(folders)} stages, bases and splits are as they were sealed")
-    return damaged
+    for folder in folders + store.published_bases(runs):
+        if damage := find_damage(folder, checksums=True):
+            yield [(damage, partial(store.remove, runs, folder))]
+        else:
+            yield [(damage, partial(kind.remove, folder)) for kind, damage in measurements.damaged(folder)]
+    for folder in sorted((runs / "familiar").glob("*/")):
+        yield _damage(partial(familiar.asked, folder), partial(store.remove, runs, folder))
+    for file in sorted((runs / "records").glob("*.json")):
+        yield _damage(partial(RunRecord.read, file), partial(delete, file))
+    for file in state_files(runs):
+        yield _damage(partial(load, file.parent), partial(delete, file))
+
+
+def _damage(read: Callable[[], object], remove: Callable[[], object]) -> list[tuple[Damaged, Callable[[], object]]]:
+    try:
+        read()
+    except Damaged as damage:
+        return [(damage, remove)]
+    return []
 
 
 def published(runs: Path) -> dict[str, Path]:

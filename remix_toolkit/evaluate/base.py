@@ -5,8 +5,8 @@
 
 Both are written after the stage was published, and again when more is asked, so that its manifest does not have them:
 <name>.json has a checksum of itself, and one of the rows that belong to it. Rows are written first; what a run that was
-ended left behind those that are sealed counts for nothing. Who reads a damaged file is told so by BadInput; who asks
-what is missing takes it for missing, and it is measured again.
+ended left behind those that are sealed counts for nothing. Reading a damaged file raises Damaged; whoever asks what is
+missing takes it for missing, and it is measured again.
 
 Keys and plans are made from what recipes ask, so a measurement's file imports torch and numpy only where it measures.
 """
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from remix_toolkit.console import warn
 from remix_toolkit.data.encoding import Example, encode_all
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.disk import Damaged, delete, read_sound, write_text
+from remix_toolkit.errors import RunFailed
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import (
     FactList,
@@ -33,10 +33,10 @@ from remix_toolkit.records import (
     Part,
     SealedRecord,
     parse_rows,
+    read_text,
     rows_text,
     seal,
     sealed_content,
-    write_text,
 )
 
 if TYPE_CHECKING:
@@ -114,17 +114,17 @@ class Measurement(ABC, Generic[R]):
         return None
 
     def read(self, folder: Path) -> dict[str, R]:
-        """The results in a stage's folder. Raises BadInput where they are damaged, or where rows are gone."""
+        """The results in a stage's folder. Raises Damaged where they are, or where rows are gone."""
         record = self._read(folder)
         file = folder / f"{self.name}.jsonl"
         if record.rows and not (file.is_file() and file.stat().st_size >= record.rows.bytes):
-            raise BadInput(f"{file}: is missing, or shorter than what was measured")
+            raise Damaged(file, "is missing, or shorter than what was measured")
         return dict(record.results)
 
     def rows_text(self, folder: Path) -> str:
-        """The text of <name>.jsonl, as far as it belongs to the results. Raises BadInput where it is damaged."""
+        """The text of <name>.jsonl, as far as it belongs to the results. Raises Damaged."""
         file, sealed = folder / f"{self.name}.jsonl", self._read(folder).rows
-        return (sealed_content(file, sealed) if sealed else file.read_bytes()).decode("utf-8")
+        return sealed_content(file, sealed).decode("utf-8") if sealed else read_text(file)
 
     def verify(self, folder: Path) -> dict[str, R]:
         """As `read`, with every row: its checksum, its fields, and whether the results are what the rows give."""
@@ -133,21 +133,23 @@ class Measurement(ABC, Generic[R]):
             rows = parse_rows(file, self.rows_text(folder), self.row)
             for item, result in results.items():
                 if problem := self.problem(result, [row for row in rows if row.list == item]):
-                    raise BadInput(f"{folder / self.name}.json: {item}: {problem}")
+                    raise Damaged(folder / f"{self.name}.json", f"{item}: {problem}")
         return results
 
     def sound(self, folder: Path, rows: bool = False) -> dict[str, R]:
-        """As `read`, or with the `rows` as `verify`; none, and a warning, where something is damaged."""
-        try:
+        """As `read`, with the checksum of the rows, or with all `rows` as `verify`; none, and a warning, if damaged."""
+
+        def read() -> dict[str, R]:
+            if self._read(folder).rows and not rows:
+                self.rows_text(folder)
             return self.verify(folder) if rows else self.read(folder)
-        except BadInput as error:
-            _warn_once(f"{error}: it counts as not measured")
-            return {}
+
+        return read_sound(read, {}, "it counts as not measured")
 
     def remove(self, folder: Path) -> None:
         """Delete what was measured."""
         for suffix in ("json", "jsonl"):
-            (folder / f"{self.name}.{suffix}").unlink(missing_ok=True)
+            delete(folder / f"{self.name}.{suffix}")
 
     def record(self, results: Mapping[str, R], rows: FileSeal | None = None) -> Results[R]:
         """The content of <name>.json, sealed."""
@@ -185,12 +187,6 @@ class Measurement(ABC, Generic[R]):
 @cache  # pydantic forgets the class with its last record, and to make it again takes longer than to read a file
 def _record_class(result: type[Part]) -> Any:
     return Results[result]  # type: ignore[valid-type]
-
-
-@cache
-def _warn_once(text: str) -> None:
-    """Whoever plans, measures and deletes asks for the same results."""
-    warn(text)
 
 
 def in_shares(rows: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Value]]) -> list[Value]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.errors import BadInput
+from remix_toolkit.disk import Damaged
 from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.harness import Harness
 from remix_toolkit.evaluate.held_out import HeldOut
@@ -31,18 +31,18 @@ def requested(recipe: Recipe, stage: str) -> set[str]:
 def measured(folder: Path) -> set[str]:
     """All that has been measured of a published stage; what is damaged is not, and is named in a warning.
 
-    Rows are looked at for their size alone: a sweep asks this of hundreds of stages.
+    Of rows, the checksum is compared, no more: a sweep asks this of hundreds of stages.
     """
     return {f"{kind.name} {item}" for kind in MEASUREMENTS for item in kind.sound(folder)}
 
 
-def damaged(folder: Path) -> Iterator[tuple[Measurement[Any], str]]:
+def damaged(folder: Path) -> Iterator[tuple[Measurement[Any], Damaged]]:
     """The measurements of a published stage whose files are damaged, each with what is wrong, rows included."""
     for kind in MEASUREMENTS:
         try:
             kind.verify(folder)
-        except BadInput as error:
-            yield kind, str(error)
+        except Damaged as error:
+            yield kind, error
 
 
 def is_measured(recipe: Recipe, stage: str, folder: Path) -> bool:

@@ -17,6 +17,7 @@ from remix_toolkit.evaluate.measurements import MEASUREMENTS, measured
 from remix_toolkit.graph.lineage import Node, split_key
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.schema import Factoid
+from remix_toolkit.seals import find_damage
 
 Kind = Literal["train", "measure", "split"]
 MEASURE = "-measure"  # follows the stage's key in the key of the job that measures it
@@ -111,8 +112,8 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
         elif job.kind == "measure":
             missing = folder is None or not job.requested <= measured(folder)
         else:
-            if folder and (damage := store.find_damage(folder, checksums=False)):
-                raise BadInput(f"{folder}: {damage}; {store.REMOVE_HINT}, or --retrain-damaged does")
+            if folder and (damage := find_damage(folder, checksums=False)):
+                raise BadInput(f"{damage}, or --retrain-damaged does") if damage.lasting else damage
             missing = folder is None or (key in loaded and store.is_pruned(folder))
         if missing:
             # A stage that is trained again is published anew, without results: it is measured again too.

@@ -16,6 +16,7 @@ from remix_toolkit import store
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.jobs import LoadsWeights, loaders, measure_key
 from remix_toolkit.graph.sweep import Keep
+from remix_toolkit.seals import undamaged
 
 
 def is_kept(keep: Keep, stage: str, has_children: bool) -> bool:
@@ -61,11 +62,12 @@ def unneeded_in_store(runs: Path, keep: Keep, needed: Collection[str]) -> dict[s
         for stage in record.stages:
             if stage.key not in published or not set(stage.measurements) <= measured(published[stage.key]):
                 unfinished |= set(record.keys)
-    return {
+    spare = {
         key: published[key]
         for key in sorted(names.keys() & published.keys() - unfinished - set(needed))
         if not is_kept(keep, names[key], key in parents) and _has_weights(published[key])
     }
+    return undamaged(spare)
 
 
 def _has_weights(folder: Path) -> bool:

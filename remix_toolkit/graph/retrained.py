@@ -7,7 +7,7 @@ stages that started from the former ones are the children of another model, thou
 from pathlib import Path
 
 from remix_toolkit.records import Manifest, StageRecord
-from remix_toolkit.store import MANIFEST, WEIGHTS
+from remix_toolkit.seals import MANIFEST, WEIGHTS
 
 Weights = dict[str, str]  # file -> SHA-256
 

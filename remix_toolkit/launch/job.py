@@ -18,7 +18,7 @@ from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import stage_of
 from remix_toolkit.graph.prune import unneeded
-from remix_toolkit.launch.state import Outcome, SweepState, job_recipes, load, needed_elsewhere, outcome_file
+from remix_toolkit.launch.state import Outcome, SweepState, job_recipes, load, needed_elsewhere, outcome, outcome_file
 from remix_toolkit.recipe.load import read_resolved
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import StageRecord
@@ -34,14 +34,14 @@ def run_job(folder: Path, key: str, wait: bool = True) -> None:
     """
     state = load(folder)
     try:
-        outcome = Outcome(status="done", message=_do(state, folder, key, wait))
+        ended = Outcome(status="done", message=_do(state, folder, key, wait))
     except Busy:
         sys.exit(BUSY)
     except Exception as error:
-        outcome = Outcome(status="failed", message=describe(error, folder.parent.parent))
-    print(outcome.message, flush=True)
-    outcome.write(outcome_file(folder, key))
-    if outcome.status == "failed":
+        ended = Outcome(status="failed", message=describe(error, folder.parent.parent))
+    print(ended.message, flush=True)
+    ended.write(outcome_file(folder, key))
+    if ended.status == "failed":
         sys.exit(1)
     delete_unneeded(state, folder)
 
@@ -101,8 +101,8 @@ def delete_unneeded(state: SweepState, folder: Path) -> None:
     What cannot be deleted is named in a warning: the jobs are done, and what starts from them may begin.
     """
     runs = folder.parent.parent
-    outcomes = {key: Outcome.read_if_exists(outcome_file(folder, key)) for key in state.jobs}
-    done = {key for key, outcome in outcomes.items() if outcome and outcome.status == "done"}
+    outcomes = {key: outcome(folder, key) for key in state.jobs}
+    done = {key for key, ended in outcomes.items() if ended and ended.status == "done"}
     done |= {key for key, job in state.jobs.items() if job.status == "done"}
     try:
         if published := unneeded(state.jobs, done, state.keep, state.id, runs):

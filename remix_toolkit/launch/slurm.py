@@ -27,7 +27,7 @@ from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.sweep import Cell, Keep
-from remix_toolkit.launch.state import Command, Outcome, SweepState, begin, load, log_file, outcome_file, write_job
+from remix_toolkit.launch.state import Command, SweepState, begin, former_state, load, log_file, outcome, write_job
 from remix_toolkit.launch.sweep import check
 from remix_toolkit.recipe.yaml_file import load_mapping, read_text
 
@@ -58,7 +58,7 @@ def submit(command: Command, cells: list[Cell], keep: Keep, runs: Path, options:
     try:
         with FileLock(folder / "lock", timeout=0):
             check(cells, todo, runs, 1, folder)
-            former = refresh(folder).jobs if (folder / "state.json").exists() else {}
+            former = refresh(folder).jobs if former_state(folder) else {}
             state = begin(command, jobs, todo, keep, "slurm")
             for key in todo & former.keys():
                 if former[key].status in ("waiting", "running"):
@@ -139,14 +139,14 @@ def refresh(folder: Path) -> SweepState:
     in_queue = _queue([job.job_id for job in state.jobs.values() if job.job_id])
     for key, job in state.jobs.items():  # in the graph's order: parents first
         in_slurm = in_queue.get(job.job_id, "")
-        outcome = Outcome.read_if_exists(outcome_file(folder, key))
+        ended = outcome(folder, key)
         if job.status == "done":  # before the sweep was handed to SLURM
             continue
-        if in_slurm in ALIVE and not (outcome and outcome.status == "done"):
+        if in_slurm in ALIVE and not (ended and ended.status == "done"):
             job.status = "waiting" if in_slurm == "PENDING" else "running"
             job.message = f"SLURM job {job.job_id}, {in_slurm}"
-        elif outcome:
-            job.status, job.message = outcome.status, outcome.message
+        elif ended:
+            job.status, job.message = ended.status, ended.message
         elif job.job_id:
             job.status = "failed"
             reason = f"is {in_slurm or 'unknown to SLURM now'}; see {log_file(folder, key)}"

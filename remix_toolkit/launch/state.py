@@ -13,21 +13,23 @@ import os
 import socket
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
-from remix_toolkit.console import warn
 from remix_toolkit.data.identity import short_hash
+from remix_toolkit.disk import delete, read_sound, write_text
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.jobs import Job, Kind
 from remix_toolkit.graph.sweep import Keep
 from remix_toolkit.recipe.load import find_recipe, resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import Record, write_text
+from remix_toolkit.records import Record, SealedRecord
 
+Keys = Annotated[set[str], PlainSerializer(sorted)]
 Status = Literal["running", "waiting", "done", "failed", "left out"]
 
 
@@ -56,8 +58,8 @@ class JobState(BaseModel):
     kind: Kind
     name: str
     runs: list[str]
-    needs: set[str]
-    loads: set[str]
+    needs: Keys
+    loads: Keys
     status: Status = "waiting"
     message: str = ""  # what came out, or why it failed
     job_id: str = ""  # of a cluster's scheduler
@@ -69,11 +71,12 @@ class JobState(BaseModel):
         return f"{'' if self.kind == 'train' else self.kind + ' '}{self.name} ({self.runs[0]}{more})"
 
 
-class SweepState(Record):
+class SweepState(SealedRecord):
     """state.json: a sweep as it stands."""
 
     model_config = ConfigDict(extra="forbid", frozen=False)
 
+    older_unsealed: ClassVar[bool] = True
     version: Literal[2] = 2
     id: str
     command: Command
@@ -96,7 +99,7 @@ class SweepState(Record):
     def unfinished(self, folder: Path) -> dict[str, JobState]:
         """The jobs that wait or run. Where a scheduler has them, only a job's own folder says whether it has ended."""
         alive = {key: job for key, job in self.jobs.items() if job.status in ("waiting", "running")}
-        return {key: job for key, job in alive.items() if not outcome_file(folder, key).exists()}
+        return {key: job for key, job in alive.items() if outcome(folder, key) is None}
 
     def save(self, folder: Path) -> None:
         """Write the state into the sweep's folder."""
@@ -122,13 +125,25 @@ def begin(command: Command, jobs: Mapping[str, Job], todo: Collection[str], keep
 
 
 def load(folder: Path) -> SweepState:
-    """The state in a sweep's folder. Raises BadInput where it cannot be read."""
+    """The state in a sweep's folder. Raises Damaged."""
     return SweepState.read(folder / "state.json")
+
+
+def former_state(folder: Path) -> SweepState | None:
+    """The state that an earlier command left in a sweep's folder; None, and a warning, where it is damaged."""
+    read = partial(SweepState.read_if_exists, folder / "state.json")
+    return read_sound(read, None, "the sweep begins anew; what it may have in a scheduler's queue is not known")
 
 
 def outcome_file(folder: Path, key: str) -> Path:
     """Where a job notes how it ended; until then it waits or runs."""
     return folder / "jobs" / key / "outcome.json"
+
+
+def outcome(folder: Path, key: str) -> Outcome | None:
+    """How a job ended; None where it has not, and, with a warning, where its note of that is damaged."""
+    read = partial(Outcome.read_if_exists, outcome_file(folder, key))
+    return read_sound(read, None, "how that job ended is not known")
 
 
 def log_file(folder: Path, key: str) -> Path:
@@ -139,7 +154,7 @@ def log_file(folder: Path, key: str) -> Path:
 def last_line(folder: Path, key: str) -> str:
     """What a job printed last."""
     log = log_file(folder, key)
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
@@ -152,7 +167,7 @@ def write_resolved(recipe: Recipe, file: Path) -> None:
 def write_job(folder: Path, job: Job) -> None:
     """Write the resolved recipes that a job runs; nothing stays of how it ended before."""
     for file in [*job_recipes(folder, job.key), outcome_file(folder, job.key)]:
-        file.unlink(missing_ok=True)
+        delete(file)
     for number, cell in enumerate(job.cells, start=1):
         name = "recipe.yaml" if number == 1 else f"recipe-{number}.yaml"
         write_resolved(cell.recipe, folder / "jobs" / job.key / name)
@@ -185,21 +200,22 @@ def is_alive(folder: Path) -> bool:
         return True
 
 
+def state_files(runs: Path) -> list[Path]:
+    """The state of each sweep of a store, readable or not."""
+    files = [folder / "state.json" for folder in sorted((runs / "sweeps").glob("*/"))]
+    return [file for file in files if os.path.lexists(file)]
+
+
 def needed_elsewhere(runs: Path, except_for: Path | None) -> set[str]:
     """Keys of the stages that another living sweep has yet to train or load; one sweep's folder is left out.
 
-    A state that cannot be read is named in a warning.
+    Raises Damaged for a state that cannot be read: what that sweep needs is not known.
     """
     needed: set[str] = set()
-    for file in (runs / "sweeps").glob("*/state.json"):
-        folder = file.parent
+    for folder in (file.parent for file in state_files(runs)):
         if folder == except_for:
             continue
-        try:
-            state = load(folder)
-        except BadInput as error:
-            warn(f"{error}; what this sweep needs is not known")
-            continue
+        state = load(folder)
         if state.launcher == "slurm" or is_alive(folder):
             for key, job in state.unfinished(folder).items():
                 needed |= {key, *job.loads}

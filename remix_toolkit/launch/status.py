@@ -87,7 +87,7 @@ def stop(command: Command, runs: Path) -> None:
 
 
 def _states(command: Command, runs: Path) -> Iterator[tuple[Path, SweepState]]:
-    folders = [f for f in sorted((runs / "sweeps").glob(f"{command.id}*")) if (f / "state.json").exists()]
+    folders = [f for f in sorted((runs / "sweeps").glob(f"{command.id}*")) if os.path.lexists(f / "state.json")]
     if not folders:
         raise BadInput(f"{command.sweep}: was not begun in {runs} with these settings")
     for folder in folders:

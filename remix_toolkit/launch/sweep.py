@@ -19,7 +19,7 @@ from remix_toolkit.graph.plan import costs
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.launch import processes
 from remix_toolkit.launch.job import BUSY, delete_unneeded, run_job
-from remix_toolkit.launch.state import Command, Outcome, SweepState, begin, claim, log_file, outcome_file, write_job
+from remix_toolkit.launch.state import Command, SweepState, begin, claim, former_state, log_file, outcome, write_job
 from remix_toolkit.launch.status import Screen
 from remix_toolkit.recipe.schema import Recipe
 
@@ -42,7 +42,7 @@ def run_sweep(
     slots = at_once or max(1, len(gpus))
     folder, lock = claim(runs, command.id)
     try:
-        former = SweepState.read_if_exists(folder / "state.json")
+        former = former_state(folder)
         if former and (queued := [job for job in former.unfinished(folder).values() if job.job_id]):
             raise BadInput(f"{folder.name}: {len(queued)} jobs are in SLURM's queue; --cancel takes them off")
         state = begin(command, jobs, todo, keep, "local")
@@ -172,8 +172,8 @@ class _Run:
             state.status = "waiting"
             self.not_before[key] = time.monotonic() + RETRY_S
             return
-        if outcome := Outcome.read_if_exists(outcome_file(self.folder, key)):
-            state.status, state.message = outcome.status, outcome.message
+        if ended := outcome(self.folder, key):
+            state.status, state.message = ended.status, ended.message
         else:
             killed = " (killed)" if exit_code == -signal.SIGKILL else ""
             log = log_file(self.folder, key)

@@ -16,9 +16,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 
 from remix_toolkit.console import format_duration, info
+from remix_toolkit.disk import write_text
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.recipe.schema import Stop
-from remix_toolkit.records import write_text
 from remix_toolkit.stage import private_api
 
 if TYPE_CHECKING:

@@ -12,23 +12,44 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
+from pydantic import Field
 
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import encoding, few_shot, tasks
 from remix_toolkit.data.pair import Pair
+from remix_toolkit.disk import Damaged, read_sound, write_text
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.recall import matches
 from remix_toolkit.graph import lineage
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows
-from remix_toolkit.records import FamiliarityRow, SplitRecord, parse_rows, rows_text, seal, sealed_content
+from remix_toolkit.records import Count, FileSeal, Part, SealedRecord, parse_rows, rows_text, seal, sealed_content
 
 Verdicts = Generator[bool | None, None, None]
 
 CHUNK = 256  # rows asked between two writes
+
+
+class FamiliarityRow(Part):
+    """A line of verdicts.jsonl: the base model's answer to one fact."""
+
+    prompt: str
+    gold: list[str]
+    answer: str
+    familiar: bool
+
+
+class SplitRecord(SealedRecord):
+    """split.json: which model was asked which task's facts, and under which prompt."""
+
+    version: Literal[2] = 2
+    declaration: dict[str, Any]
+    model: str
+    rows: Count
+    verdicts: FileSeal = Field(description="of the beginning of verdicts.jsonl that is whole")
 
 
 def verdicts(
@@ -56,7 +77,7 @@ def verdicts(
 
 
 def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
-    rows = asked(file.parent)[1]
+    rows = _sound(file.parent)[1]
     for number, (row, pair) in enumerate(zip(rows, pairs, strict=False), start=1):
         if (row.prompt, row.gold) != (pair.prompt, list(pair.answers)):
             raise BadInput(
@@ -69,15 +90,21 @@ def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
 def asked(folder: Path) -> tuple[bytes, list[FamiliarityRow]]:
     """The content of verdicts.jsonl as far as it is sealed, and its rows; nothing where nothing was asked.
 
-    Raises BadInput where it is not what was written, or a verdict is not what the answer gives.
+    Raises Damaged where it is not what was written, or a verdict is not what the answer gives.
     """
     file, record = folder / "verdicts.jsonl", SplitRecord.read_if_exists(folder / "split.json")
     content = sealed_content(file, record.verdicts) if record else b""
     rows = parse_rows(file, content.decode("utf-8"), FamiliarityRow)
     for number, row in enumerate(rows, start=1):
         if row.familiar != matches(row.answer, row.gold):
-            raise BadInput(f"{file}:{number}: familiar: is {row.familiar}, for the answer {row.answer!r}")
+            raise Damaged(Path(f"{file}:{number}"), f"familiar: is {row.familiar}, for the answer {row.answer!r}")
     return content, rows
+
+
+def _sound(folder: Path) -> tuple[bytes, list[FamiliarityRow]]:
+    """As `asked`; nothing, and a warning, where that is damaged: the model is asked again."""
+    nothing: tuple[bytes, list[FamiliarityRow]] = (b"", [])
+    return read_sound(lambda: asked(folder), nothing, "it counts as not asked")
 
 
 def _ask(
@@ -104,7 +131,7 @@ def _ask(
     model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(state.device)
     tokenizer = encoding.load_tokenizer(source, revision, trust)
     declaration = lineage.split_declaration(recipe, task)
-    content, _ = asked(file.parent)
+    content, _ = _sound(file.parent)
     started = time.monotonic()
     try:
         for at in range(start, len(pairs), CHUNK):
@@ -114,13 +141,10 @@ def _ask(
                 FamiliarityRow(prompt=p.prompt, gold=list(p.answers), answer=a.prediction, familiar=a.correct)
                 for p, a in zip(chunk, answers, strict=True)
             ]
-            with file.open("r+b" if file.exists() else "wb") as stream:
-                stream.seek(len(content))  # over what a run that was ended left behind the sealed lines
-                stream.truncate()
-                stream.write(rows_text(rows).encode())
             content += rows_text(rows).encode()
+            write_text(file, content.decode("utf-8"))
             split = SplitRecord(declaration=declaration, model=source, rows=len(pairs), verdicts=seal(content))
-            split.sealed().write(file.with_name("split.json"))
+            split.write(file.with_name("split.json"))
             done, known = at + len(chunk), sum(row.familiar for row in rows)
             left = format_duration((time.monotonic() - started) / (done - start) * (len(pairs) - done))
             info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar, at most {left} left")

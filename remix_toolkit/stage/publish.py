@@ -14,12 +14,13 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from remix_toolkit.disk import write_text
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.graph.memory import Memory
 from remix_toolkit.graph.retrained import weights
 from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import StageRecord, write_text
+from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.curve import CURVE
 from remix_toolkit.stage.data import save

@@ -64,6 +64,7 @@ def run_stage(
             folder = _publish(prepared)
             _measure_trained(prepared, folder, trackers, only)
             return folder
+        store.verify(folder)
         info(f"{name}: already published, reused: {folder}")
         if PartialState().is_main_process and not pruned:
             delete_work(prepared.runs, prepared.work)  # a run that was killed may not have come to it
