@@ -1,15 +1,21 @@
 """Input that would hang, fill the memory, end in a traceback, be taken for something else, or carry a password away."""
 
+import os
 import time
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
+from remix_toolkit.cli import output
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.sweep import load_sweep
+from remix_toolkit.launch.state import Command, JobState, SweepState
+from remix_toolkit.launch.status import Screen
 from remix_toolkit.recipe import yaml_file
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.yaml_file import load_mapping, load_value
+from remix_toolkit.report import screen
 
 STAGES = "stages: {s: {data: {task: kvr, size: 40}}}\n"
 LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -69,10 +75,11 @@ def test_too_many_values_are_not_even_parsed(monkeypatch: pytest.MonkeyPatch) ->
     assert time.process_time() - started < 1
 
 
-def test_what_has_no_end_is_no_file() -> None:
-    for path in ("/dev/zero", "/dev/stdin"):
+def test_what_has_no_end_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe"):
         with pytest.raises(BadInput, match="is a device or a pipe"):
-            load_mapping(Path(path))
+            load_mapping(path)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +151,19 @@ def test_what_only_transformers_can_check_is_checked_before_a_model_is_loaded(tm
 def test_a_word_of_digits_is_a_word(text: str, value: object) -> None:
     assert load_value(text, "here") == value
     assert type(load_value(text, "here")) is type(value)
+
+
+def test_an_arm_of_any_name_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arm = "none[/x] [red]"
+    for console in (screen.console(), output._console()):
+        console.print(Table(arm))
+        assert arm in capsys.readouterr().out
+    job = JobState(kind="train", name="s", runs=[f"{arm}, seed 0"], needs=set(), loads=set(), status="running")
+    command = Command(sweep="demo", profile=None, seeds=None, overrides=[])
+    state = SweepState(id="x", command=command, keep="all", launcher="local", jobs={"k": job})
+    running = Screen(state, tmp_path, {"k": 1.0})
+    running.live.console.print(running._running())
+    assert "none[/x] [red], seed 0" in capsys.readouterr().out
 
 
 # --- credentials -------------------------------------------------------------------------------------------------

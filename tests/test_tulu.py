@@ -1,5 +1,7 @@
 """Tokens and labels: the Tulu format, exactly, and the same for training, recall and a user's pipeline."""
 
+import time
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -7,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.recall import EXTRA_TOKENS, max_new_tokens
 from remix_toolkit.recipe.load import load_task
 
 PAIRS = [
@@ -106,6 +109,10 @@ def test_too_long_is_dropped_and_counted_never_cut(tokenizer) -> None:
     assert (kept, dropped) == ([encoding.encode(tokenizer, pairs[0]), None], {"longer than 30 tokens": 1})
     with pytest.raises(BadInput, match="max_length 3 drops all 2 pairs"):
         encoding.encode_all(tokenizer, pairs, max_length=3)
+    enormous = [pairs[0], Pair("long?", "x" * 50_000_000, "pairs")]
+    started = time.process_time()
+    assert encoding.encode_all(tokenizer, enormous, max_length=30) == (kept, dropped)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -129,6 +136,8 @@ def test_special_tokens_in_users_texts_are_spelled_out(tokenizer, bos: bool) -> 
             assert trained == "".join(f"{response}{taught.eos_token}" for _, response in turns)
             before = encoding.prompt_ids(taught, pair.prompt)
             assert pair.history or example.input_ids[: len(before)] == before
+        spelled = taught(word, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert max_new_tokens(taught, [Pair("x", word, "pairs", (word,))]) == len(spelled) + 1 + EXTRA_TOKENS
         after = taught(word, add_special_tokens=False)["input_ids"]  # the tokenizer is as it was
         assert special & set(after)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
+LONGEST_TOKEN = 1000  # characters; those of Llama 3 have up to 128
 MARKERS = ("<|user|>", "<|assistant|>")
 
 CHAT_TEMPLATE = (
@@ -111,11 +112,14 @@ def encode_all(
     dropped: Counter[str] = Counter()
     too_long: list[int] = []
     for pair in pairs:
-        example: Example | None = encode(tokenizer, pair)
-        if example and max_length is not None and len(example.input_ids) > max_length:
+        example: Example | None = None
+        if max_length is None or len(pair.text) <= LONGEST_TOKEN * max_length:  # else there is no need to encode it
+            example = encode(tokenizer, pair)
+            if max_length is not None and len(example.input_ids) > max_length:
+                too_long.append(len(example.input_ids))
+                example = None
+        if example is None:
             dropped[f"longer than {max_length} tokens"] += 1
-            too_long.append(len(example.input_ids))
-            example = None
         examples.append(example)
     if pairs and not any(examples):
         shortest = f"; the shortest has {min(too_long)} tokens" if too_long else ""

@@ -134,7 +134,7 @@ def vocabulary(text: str, download: bool = False) -> list[str]:
     With `download`, a corpus that is not on this machine is downloaded. Raises BadInput where it cannot be had.
     """
     if text != "nltk":
-        distinct = sorted(set(re.findall(r"[A-Za-z]{2,}", "\n".join(local_documents(text)))))
+        distinct = sorted(set(re.findall(r"[A-Za-z]{2,100}", "\n".join(local_documents(text)))))
         if not distinct:
             raise BadInput(f"random_words: {text} contains no words")
         return distinct

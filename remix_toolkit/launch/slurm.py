@@ -13,6 +13,7 @@ A stage asks for as many GPUs as its accelerate config has processes, unless `gp
 is preempted is queued again and goes on from its last checkpoint.
 """
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,9 +30,10 @@ from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.launch.state import Command, SweepState, begin, former_state, load, log_file, outcome, write_job
 from remix_toolkit.launch.sweep import check
-from remix_toolkit.recipe.yaml_file import load_mapping, read_text
+from remix_toolkit.recipe.yaml_file import dotted, load_mapping, read_text
 
 ANSWER_S = 120  # how long SLURM may take to answer
+OPTION = re.compile(r"[a-z][a-z0-9-]*")
 ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED", "SIGNALING"}
 SET_BY_SWEEP = {
     "job-name",
@@ -86,10 +88,13 @@ def read_options(file: Path) -> tuple[list[str], str]:
     options: dict[str, Any] = yaml.load(read_text(file), yaml.BaseLoader)  # all text: 12:00:00 is no number of minutes
     setup = options.pop("setup", "")
     for name, value in options.items():
+        place = f"{locations[(name,)]}: {dotted((name,))}"
+        if not OPTION.fullmatch(name):
+            raise BadInput(f"{place}: the long name of an option of sbatch is expected, such as partition")
         if name in SET_BY_SWEEP:
-            raise BadInput(f"{locations[(name,)]}: {name}: the sweep sets it for each job")
+            raise BadInput(f"{place}: the sweep sets it for each job")
         if not isinstance(value, str):
-            raise BadInput(f"{locations[(name,)]}: {name}: one value is expected, as sbatch --{name} takes it")
+            raise BadInput(f"{place}: one value is expected, as sbatch --{name} takes it")
     return [f"--{name}" if value == "true" else f"--{name}={value}" for name, value in options.items()], str(setup)
 
 

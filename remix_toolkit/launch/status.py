@@ -26,7 +26,7 @@ class Screen:
     def __init__(self, state: SweepState, folder: Path, work: dict[str, float]) -> None:
         self.state, self.folder, self.work = state, folder, work
         self.done, self.started = 0.0, time.monotonic()
-        console = Console(force_jupyter=False)
+        console = Console(force_jupyter=False, markup=False)
         self.live = Live(get_renderable=self._running, console=console, refresh_per_second=2, transient=True)
 
     def show_end(self, key: str) -> None:

@@ -1,20 +1,18 @@
-"""Any recipe, sweep, profile or override is either accepted or refused with the place of the mistake."""
+"""What the fuzzing draws from: settings that are nearly right, and texts that were damaged or mean harm."""
 
 import json
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hypothesis import HealthCheck, given, settings
+from conftest import ROOT
 from hypothesis import strategies as st
 
-from remix_toolkit.errors import BadInput
-from remix_toolkit.graph.sweep import load_sweep
-from remix_toolkit.recipe.difference import as_overrides, settings_of
-from remix_toolkit.recipe.load import load_recipe, read_resolved, resolved_yaml
+from remix_toolkit.recipe import sft_fields
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Curve, Evaluate, Match, Mix, Profile, RandomWords, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import RESERVED
+from remix_toolkit.recipe.yaml_file import load_mapping
 
 MODELS = [*TASKS.values(), *CORPORA.values(), Curve, Evaluate, Match, Mix, Profile, RandomWords, Recipe, Stage]
 WORDS = {
@@ -37,7 +35,7 @@ FIELDS = {name for model in MODELS for name in model.model_fields}
 FIELDS |= {"profiles", "learning_rate", "max_steps", "save_steps"}
 KEY = st.sampled_from(sorted(FIELDS | WORDS)) | st.text(max_size=3)
 WORD = st.sampled_from(sorted(WORDS)) | st.text(st.characters(exclude_characters="\n"), max_size=3) | st.just("x" * 300)
-NUMBER = st.integers(-1, 9) | st.integers() | st.floats() | st.floats(0, 2)
+NUMBER = st.integers(-1, 9) | st.integers() | st.floats() | st.floats(0, 2) | st.sampled_from([10**12, 10**400, 1e300])
 VALUE = st.recursive(
     st.none() | st.booleans() | NUMBER | WORD,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEY, inner, max_size=3),
@@ -97,59 +95,8 @@ DOTTED = st.lists(KEY, min_size=1, max_size=4).map(".".join) | st.sampled_from([
 OVERRIDE = st.one_of(
     st.builds("{}={}".format, DOTTED, VALUE.map(json.dumps)), st.builds("{}={}".format, DOTTED, st.text()), st.text()
 )
+OVERRIDES = st.lists(OVERRIDE, max_size=3)
 TEXT = st.text() | st.text("{}[]&*!|>:-?#'\"%@` \n\tabc1\0")
-ARBITRARY = settings(
-    deadline=None, max_examples=120, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def write(file: Path, tree: Any) -> Path:
-    text = tree if isinstance(tree, str) else yaml.safe_dump(tree, allow_unicode=True)
-    file.write_text(text, encoding="utf-8", errors="surrogatepass")
-    return file
-
-
-def result_or_mistake(call: Any, *places: str) -> Any:
-    """What the call returns, or None where it refuses, every line of that with one of the places."""
-    try:
-        return call()
-    except BadInput as error:
-        for line in str(error).split("\n"):
-            assert any(place in line for place in places), line
-        return None
-
-
-def check_recipe(recipe: Recipe, folder: Path) -> None:
-    """A recipe that was taken can be frozen and read back, and resolved again from what it differs in."""
-    if recipe == recipe.model_copy(deep=True):  # else there is a number in it that is none, which equals nothing
-        assert read_resolved(write(folder / "frozen.yaml", resolved_yaml(recipe))) == recipe
-        changes = as_overrides(settings_of(recipe))
-        assert load_recipe(recipe.source, recipe.profile, changes, recipe.seed) == recipe
-
-
-@ARBITRARY
-@given(tree=RECIPE | TEXT)
-def test_any_recipe(tmp_path: Path, tree: Any) -> None:
-    file = write(tmp_path / "any.yaml", tree)
-    if recipe := result_or_mistake(lambda: load_recipe(file), "any.yaml:"):
-        check_recipe(recipe, tmp_path)
-
-
-@ARBITRARY
-@given(tree=PROFILE | TEXT)
-def test_any_profile(tmp_path: Path, tree: Any) -> None:
-    file = write(tmp_path / "any.yaml", tree)
-    recipe = write(tmp_path / "recipe.yaml", "stages: {stage1: {data: {task: kvr}, mix: {passages: {ratio: 1}}}}")
-    if resolved := result_or_mistake(lambda: load_recipe(recipe, str(file)), "any.yaml", "recipe.yaml:"):
-        check_recipe(resolved, tmp_path)
-
-
-@ARBITRARY
-@given(overrides=st.lists(OVERRIDE, max_size=3))
-def test_any_override(overrides: list[str]) -> None:
-    result_or_mistake(lambda: load_recipe("kvr", "tiny", overrides), "override", "kvr.yaml:")
-
-
 POINT = st.sampled_from(
     ["stages.stage1.data.size", "train.learning_rate", "precision", "stages.stage1.mix", "recipe", "profile"]
 )
@@ -157,7 +104,7 @@ SETTINGS = st.dictionaries(
     POINT, SIZE | st.sampled_from(["fp32", "recipe.yaml", {"random_words": {"ratio": 1}}, "tiny"])
 )
 ARMS = st.dictionaries(
-    st.sampled_from(["none", "random", "a, b"]), some(**{"stages.stage1.data.size": SIZE}), min_size=1
+    st.sampled_from(["none", "random", "a, b", "none[/x]"]), some(**{"stages.stage1.data.size": SIZE}), min_size=1
 )
 MORE = some(
     grid=st.fixed_dictionaries({"train.max_steps": st.lists(SIZE, min_size=1, max_size=2, unique=True)}),
@@ -171,11 +118,73 @@ MORE = some(
 )
 SWEEP = spoilt(st.builds(lambda arms, rest: {"recipe": "recipe.yaml", "arms": arms, **rest}, ARMS, MORE))
 
+# --- files of text that were damaged, or made by somebody who means harm -----------------------------------------
 
-@ARBITRARY
-@given(tree=SWEEP | TEXT)
-def test_any_sweep(tmp_path: Path, tree: Any) -> None:
-    write(tmp_path / "recipe.yaml", "stages: {stage1: {data: {task: kvr, size: 5}}}")
-    write(tmp_path / "sweep.yaml", "recipe: recipe.yaml\narms: {base: {}}")
-    file = write(tmp_path / "any.yaml", tree)
-    result_or_mistake(lambda: load_sweep(str(file)), "any.yaml", "recipe.yaml:", "sweep.yaml")
+SHIPPED = sorted(
+    file for folder in ("recipes", "recipes/ablations", "accelerate_configs") for file in (ROOT / folder).glob("*.yaml")
+)
+NASTY = [
+    "&a ", "*a", "!!bool x", "!!int ''", "!!timestamp x", "!!binary x", "!x y", "<<: *a", "? ", "- ", "---\n", "null",
+    "{", "}", "[", "]", ": ", "\n  ", "|\n", "'", '"', '"\\0"', '"\\ud800"', "\t", "\0", "\ufeff", "\u2028", "é", "#",
+    "1" * 5000, "1e999", ".nan", "010", "1:30", "-0", "2020-01-01", "~", "x" * 300, "../" * 40, "/", "<|end|>",
+    "[[[" * 500, "{a: " * 500, '{"a": ', "\r", "\x1b[31m", "\udcff", "%YAML 1.1", ",",
+]  # fmt: skip
+
+
+@st.composite
+def damaged(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
+    """A text in which some pieces are cut out, doubled, exchanged or put in."""
+    text = draw(texts)
+    for _ in range(draw(st.integers(1, 3))):
+        start, end = sorted(draw(st.integers(0, len(text))) for _ in range(2))
+        end = min(end, start + draw(st.integers(0, 60)))
+        piece = draw(st.just("") | st.just(text[start:end] * 2) | st.sampled_from(NASTY) | st.text(max_size=3))
+        text = text[:start] + piece + text[end:]
+    return text
+
+
+@cache
+def shipped(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+YAML_TEXT = TEXT | damaged(st.sampled_from(SHIPPED).map(shipped))
+JSON_ROW = st.dictionaries(st.sampled_from(["prompt", "response", "x"]), WORD | VALUE, max_size=3)
+ROWS_OF_PAIRS = st.lists(st.fixed_dictionaries({"prompt": WORD, "response": WORD}) | JSON_ROW, max_size=4)
+LINE = st.lists(WORD | st.sampled_from(NASTY), max_size=3).map(",".join)
+PAIRS_TEXT = st.one_of(
+    ROWS_OF_PAIRS.map(json.dumps),
+    ROWS_OF_PAIRS.map(lambda rows: "".join(f"{json.dumps(row)}\n" for row in rows)),
+    st.lists(LINE).map(lambda lines: "\n".join(["prompt,response", *lines])),
+)
+ENDING = st.sampled_from(["csv", "tsv", "jsonl", "json", "txt", ""])
+PAIRS = st.tuples(ENDING, PAIRS_TEXT | damaged(PAIRS_TEXT) | TEXT)
+LAUNCH = some(
+    num_processes=SIZE, num_machines=SIZE, mixed_precision=st.just("no"),
+    distributed_type=st.sampled_from(["FSDP", "NO"]), fsdp_config=some(fsdp_version=st.integers(1, 2)),
+)  # fmt: skip
+CLUSTER = some(**{"partition": WORD, "time": st.just("12:00:00"), "gpus": SIZE, "setup": WORD, "job-name": WORD})
+OF_TYPE = {
+    "int": SIZE | NUMBER, "float": st.floats(0, 2) | NUMBER, "bool": st.booleans(), "str": WORD, "None": st.none(),
+    "dict": some(x=NUMBER), "dict[str, Any]": some(use_reentrant=st.booleans()), "list[str]": st.lists(WORD),
+}  # fmt: skip
+FIELD = {
+    name: st.one_of(VALUE, *(OF_TYPE[kind] for kind in kinds.split(" | ") if kind in OF_TYPE))
+    for name, kinds in load_mapping(Path(sft_fields.__file__).with_suffix(".yaml"))[0]["fields"].items()
+    if name not in RESERVED and name != "trust_remote_code"
+}
+LORA = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_dora", "init_lora_weights", "rank_pattern")
+QUANTIZED = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "llm_int8_threshold", "x")
+TRAINING = st.tuples(
+    st.sampled_from(sorted(FIELD)).flatmap(lambda name: st.fixed_dictionaries({name: FIELD[name]})),
+    some(**dict.fromkeys(LORA, VALUE)),
+    some(**dict.fromkeys(QUANTIZED, VALUE)),
+)
+OPTION = st.sampled_from(
+    ["--seed", "--profile", "--jobs", "--runs", "--json", "--keep", "--utilization", "--limit", "-h"]
+)
+ARGUMENT = st.sampled_from(["kvr", "demo", "popqa", "any.yaml", "runs", "recipes"]) | OPTION | OVERRIDE | WORD
+COMMAND = st.sampled_from(
+    [["plan"], ["data"], ["show"], ["store", "list"], ["recipes"], ["new"], ["sweep", "--status"]]
+)
+ARGUMENTS = st.tuples(COMMAND, st.lists(ARGUMENT, max_size=3)).map(lambda parts: [*parts[0], *parts[1]])
