@@ -152,8 +152,9 @@ def growth(stats: Any) -> list[str]:
         "Each command in a process of its own.",
         "",
         *table(["s", "CPU s", "MB"], rows),
-        f"A published model is verified before it is loaded: {hashing['gb_per_s']:.2f} GB a second on one core (4 GB of a "
-        f"sparse file, no disk in the way), so {hashing['seconds_8b']:.0f} s for the 16 GB of an 8B model, once a process.",
+        f"A published model is verified before it is loaded: {hashing['gb_per_s']:.2f} GB a second on one core (4 GB "
+        f"of a sparse file, no disk in the way), so {hashing['seconds_8b']:.0f} s for the 16 GB of an 8B model, once "
+        "a process.",
         "",
     ]
 
