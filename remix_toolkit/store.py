@@ -219,16 +219,19 @@ def record_runs(runs: Path, records: Sequence[RunRecord]) -> None:
     A run of stage1 alone and one of stage1 and stage2, of one recipe, arm, profile and seed, are one run: the longer
     record stays, with all that was measured. A record that cannot be read is named in a warning and left as it is.
     """
+    files: dict[str, set[Path]] = {}  # those of each run: their names begin alike, and end in a key
     with FileLock(runs / "records" / ".lock"):
+        for file in (runs / "records").glob("*.json"):
+            files.setdefault(file.stem.rpartition("-")[0], set()).add(file)
         for record in records:
-            _record_run(runs / "records", record)
+            _record_run(runs / "records", record, files)
 
 
-def _record_run(folder: Path, record: RunRecord) -> None:
+def _record_run(folder: Path, record: RunRecord, files: dict[str, set[Path]]) -> None:
     identity = short_hash([record.recipe, record.arm, record.grid_point, record.profile, record.seed])[:8]
     recipe = re.sub(r"[^\w.+-]", "_", record.recipe)
     stem = f"{recipe}-seed{record.seed}-{identity}"
-    known = dict(_readable(folder.glob(f"{stem}-*.json"), warn))
+    known = dict(_readable(files.setdefault(stem, set()), warn))
     n = len(record.keys)
     if longer := [file for file, other in known.items() if len(other.keys) > n and other.keys[:n] == record.keys]:
         for file in longer:
@@ -238,7 +241,10 @@ def _record_run(folder: Path, record: RunRecord) -> None:
         if record.keys[: len(other.keys)] == other.keys:
             record = _merge(record, other)
             file.unlink()
-    record.model_copy(update={"written": time.time_ns()}).write(folder / f"{stem}-{record.keys[-1]}.json")
+            files[stem].remove(file)
+    file = folder / f"{stem}-{record.keys[-1]}.json"
+    record.model_copy(update={"written": time.time_ns()}).write(file)
+    files[stem].add(file)
 
 
 def _merge(record: RunRecord, other: RunRecord) -> RunRecord:

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from remix_toolkit import api, store
 from remix_toolkit.graph.why import Published
+from remix_toolkit.records import RunRecord, RunStage
 
 KVR = ROOT / "recipes" / "kvr.yaml"
 
@@ -69,6 +70,21 @@ def test_one_stage_is_found_without_a_look_at_all(tmp_path: Path) -> None:
     few = calls(lambda: store.published_stages(tmp_path, f"{7:016x}"))
     assert few < calls(lambda: store.published_stages(tmp_path)) / 5
     assert store.published_stages(tmp_path, f"{7:016x}").keys() == {f"{7:016x}"}
+
+
+def test_runs_are_recorded_without_a_look_at_all_for_each(tmp_path: Path) -> None:
+    stage = RunStage(stage="s", key="0" * 16, task="kvr", trained="kvr-1", lists={}, measurements=[])
+    record = RunRecord(recipe="r", arm="", profile="tiny", seed=0, settings={}, overrides={}, stages=[stage])
+
+    def recorded(n: int) -> int:
+        runs = store.open_store(tmp_path / str(n))
+        records = [record.model_copy(update={"seed": seed}) for seed in range(n)]
+        written = calls(lambda: store.record_runs(runs, records))
+        assert len(store.records(runs)) == n
+        return written
+
+    recorded(1)
+    assert recorded(80) < 2.1 * recorded(40)
 
 
 def rates(n: int) -> list[float]:

@@ -32,7 +32,9 @@ def contents(runs: Path) -> dict[str, str]:
     found = {file.relative_to(runs).as_posix(): sha256(file) for file in files if not file.name.endswith(".partial")}
     for file in runs.glob("records/*.json"):
         record = json.loads(file.read_text(encoding="utf-8"))
-        found[f"records/{file.name}"] = json.dumps({**record, "written": 0, "source": "", "checksum": ""}, sort_keys=True)
+        found[f"records/{file.name}"] = json.dumps(
+            {**record, "written": 0, "source": "", "checksum": ""}, sort_keys=True
+        )
     return found
 
 
