@@ -19,7 +19,8 @@ from remix_toolkit.stage.command import run_key
 from remix_toolkit.stage.data import build_all
 from remix_toolkit.stage.train import load_model
 
-SWEEPS = sorted([*(ROOT / "recipes" / "paper").glob("*.yaml"), *(ROOT / "recipes" / "ablations").glob("*.yaml")])
+PAPER, ABLATIONS = (ROOT / "recipes" / folder for folder in ("paper", "ablations"))
+SWEEPS = sorted([*PAPER.glob("[ft]*.yaml"), *ABLATIONS.glob("*.yaml")])  # not paper.yaml, the paper's numbers
 
 
 def small(sweep: Path, text: Path) -> list[Cell]:

@@ -89,7 +89,7 @@ def test_every_shipped_file_says_what_it_shows(here) -> None:
     rows = json.loads(here("recipes", "--json").stdout)
     assert {row["name"] for row in rows} == {
         file.relative_to(ROOT / "recipes").with_suffix("").as_posix() for file in (ROOT / "recipes").rglob("*.yaml")
-    }
+    } - {"paper/paper"}  # what the paper prints and claims
     for row in rows:
         assert row["about"]
         assert row["command"] == f"remix {'sweep' if is_sweep(row['path']) else 'run'} {row['name']}"

@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+PAPER = "paper/paper"  # what the paper prints and claims stands among the recipes and is none
 
 
 def locate(name: str | Path, folder: str) -> Path | None:
@@ -37,7 +38,8 @@ def names(folder: str = "recipes") -> dict[str, Path]:
     """`kvr`, `paper/table2`, ...: the package's files in `folder` by the names under which they are found."""
     root = PACKAGE / folder
     files = sorted([*root.glob("*.yaml"), *root.glob("*/*.yaml")], key=lambda file: (len(file.parts), file))
-    return {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
+    named = {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
+    return {name: file for name, file in named.items() if name != PAPER}
 
 
 def summary(file: Path) -> str:

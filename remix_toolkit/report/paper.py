@@ -1,219 +1,249 @@
-"""The paper beside ours: its tables and figures as it lays them out, with our means over seeds in them."""
+"""The paper beside ours: its tables and figures with our means in them, and a verdict on each of its claims.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+recipes/paper/paper.yaml has what it prints, how it lays that out and which means have to differ for a claim to hold.
 
-from remix_toolkit.report import tables as listing
-from remix_toolkit.report.paper_claims import Claim, claims
-from remix_toolkit.report.paper_layout import (
-    Entry,
-    Found,
-    Setting,
-    View,
-    average,
-    comparable,
-    find,
-    over_seeds,
-    paper,
-    view,
-)
-from remix_toolkit.report.parts import Heading, Part, Warn, Words
-from remix_toolkit.report.retention import premise
-from remix_toolkit.report.seeds import Known, paired
-from remix_toolkit.report.tables import slug
+A claim consists of comparisons, each the difference of two means with its 95% interval. If the whole interval lies
+above what is claimed (0 points, where the paper names no number), the comparison holds; if all of it lies at or below,
+it does not; otherwise the runs do not decide, nor does one seed, which has luck of its own. A claim holds if all its
+comparisons hold, and does not if one of them does not. None is corrected for the others: where all of them have to
+hold, there is nothing to correct (Berger, Technometrics 24, 1982).
 
-__all__ = ["Cell", "Claim", "Row", "Table", "claims", "section", "shown", "tables"]
+The interval is `summary.compare`'s, for other seeds and facts; of averages, the mean of the intervals' ends over what
+is averaged, which is about as wide as the average's own or wider. Where answers cannot be read, and of the logit lens,
+it is over seeds alone, `stats.seeds_interval`.
+"""
 
-EMPTY, UNREADABLE = "[ ]", "?"
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import cycle, product, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from remix_toolkit.evaluate.lens import Lens
+from remix_toolkit.report import stats
+from remix_toolkit.report.frame import RUN, Frame
+from remix_toolkit.report.parts import Heading, Part, Table, Words
+from remix_toolkit.report.summary import FLOOR, compare, pairs_of, slug
+from remix_toolkit.report.words import premise, some
+
+CELL = ["table", "D_A", "label", "D_B"]  # as the paper names them; the label is the arm's
+Cell = tuple[str, str, str, str]
+COMPARED = ["seed", "list", "path", "label", "stage", "task"]  # what `compare` reads
+NUMBERS = ["D_A", "arm", "D_B", "mean", "sd", "low", "high", "n", "seeds", "paper"]
+COMPARISON = ["claim", "more", "less", "difference", "low", "high", "seeds", "verdict", "why"]
+VERDICTS = ("does not hold", "not enough data", "holds")  # of a claim's comparisons, the first of these decides
+MEANS = "Percent of D_A's facts after the last stage: mean [95% interval] of n seeds (n=1: over its facts alone); \
+[ ] is not run, ? is printed but unreadable in our copy."
 EDITED = "The paper's profile, and no override that changes it; whether a recipe's file was edited is not looked at."
+RULE = "A comparison holds if its whole 95% interval lies above 0, or what is claimed, and fails if it lies below; \
+on both sides, or of one seed, it decides nothing."
+FEW = 4  # of what is missing or decides, as many are named; the CSV has all
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Recall of D_A after one D_B, in percent: ours over seeds as `seeds.aggregate` has it, and the paper's.
+@cache
+def paper() -> dict[str, Any]:
+    """paper.yaml, which says itself what its keys mean."""
+    return dict(yaml.safe_load((files("remix_toolkit") / "recipes/paper/paper.yaml").read_text(encoding="utf-8")))
 
-    `mean` is None where nothing is measured; `sd` too under one seed. `paper` is None where the paper prints no number,
-    or where its number is not comparable; "?" is printed, but unreadable in our copy.
+
+@cache
+def layout(table: str, profile: str) -> dict[str, Any]:
+    """A table of paper.yaml under a profile: `tiny`, or a file of that name, has other rows, arms and columns.
+
+    `rows` and `arms` are the names in the sweep -> the paper's; `shown` the paper's names -> those that are shown.
     """
-
-    mean: float | None = None
-    sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    seeds: tuple[int, ...] = ()
-    paper: float | Literal["?"] | None = None
+    about, is_tiny = {**paper()["defaults"], **paper()["tables"][table]}, Path(profile).stem == "tiny"
+    about |= about["tiny"] if is_tiny else {}
+    for key in ("rows", "arms"):
+        about[key] = about[key] if isinstance(about[key], dict) else {name: name for name in about[key]}
+    shown = {name: ours if is_tiny else name for ours, name in (about["rows"] | about["arms"]).items()}
+    return {**about, "shown": shown, "all": about["factoid"] + about["nonfactoid"]}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One D_A and one arm; `cells` in the order of the table's columns. Under `tiny`, names are tiny's own."""
+def cells(frame: Frame) -> pd.DataFrame:
+    """The recalls that the paper's tables have a place for: a row for each cell, `setting` and seed, the newest.
 
-    fact: str
-    arm: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table or figure of the paper under one profile; `changed` are overrides that make the runs other than its.
-
-    `comparable`: profile and overrides are the paper's, and its numbers stand in the cells; an edit of the sweep's file
-    is not seen. `averages` says of which columns an average is; it is only taken where all of them are measured, over
-    the seeds that all of them have.
+    It has `CELL`, the columns of `frame.measured`, and `setting`: the profile, with all else that the command line
+    changed in the weights. A run is in every table that shares it. An edit of the sweep's file is not seen.
     """
+    asked = frame.measured[frame.measured["recall"].notna()]
+    models = {model for about in paper()["tables"].values() for model in about["profile"]}
+    places = []
+    for table in paper()["tables"]:
+        about = layout(table, "")
+        shared = asked["recipe"].isin(about["also"]) & ~asked["profile"].isin(models.difference(about["profile"]))
+        rows = asked[(asked["recipe"] == table) | shared]
+        trained = rows[rows["own"]]
+        taught = rows["list"].isin(trained.loc[trained["stage"] == "stage1", "list"]) & ~rows["own"]
+        is_d_a = ~rows["list"].isin(trained["list"]) if about["measured"] else taught
+        for row in rows[is_d_a & (rows["stage"] == about["last"])].itertuples():
+            here = layout(table, row.profile)
+            *point, arm = row.arm.split(", ")  # `kvr, lama, random / -`: of D_A and D_B, what the sweep varies
+            varied = ", ".join(part for part in point if part not in (*here["rows"], Path(row.profile).stem))
+            column = varied or (here["all"][0] if len(here["all"]) == 1 else None)
+            fact, label = here["rows"].get(row.task.split()[0]), here["arms"].get(arm)
+            places.append((row.Index, table, fact, label, column if column in here["all"] else None))
+    placed = pd.DataFrame(places, columns=["row", *CELL]).dropna().astype({"row": asked.index.dtype})
+    placed = placed.join(asked.drop(columns="label"), on="row")
+    settings = [" with ".join(filter(None, [row.profile, ", ".join(row.overrides)])) for row in placed.itertuples()]
+    return placed.assign(setting=settings).drop_duplicates([*CELL, "setting", "seed"], keep="last")
 
-    name: str
-    title: str
-    profile: str
-    changed: tuple[str, ...]
-    comparable: bool
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    averages: dict[str, tuple[str, ...]]
-    notes: tuple[str, ...]
 
-    @property
-    def measured(self) -> int:
-        """How many cells have a value of ours."""
-        return sum(cell.n > 0 for row in self.rows for cell in row.cells)
+def _unlearned(frame: Frame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The stages that do not know their own facts, in the runs of some cells: D_A, label, stage, recall."""
+    low = frame.measured[frame.measured["own"] & (frame.measured["recall"] < FLOOR)]
+    return rows[["D_A", "label", *RUN]].merge(low[[*RUN, "stage", "recall"]], on=RUN)
 
 
-def tables(entries: Sequence[Entry]) -> list[Table]:
-    """Every table and figure of the paper, filled with `store.entries` as far as they go.
+# --- the tables --------------------------------------------------------------------------------------------------
 
-    Each stands there under the paper's own profile, run or not, and once more under any other profile or changed
-    settings that it was run with; those have none of the paper's values.
+
+def _table(frame: Frame, rows: pd.DataFrame) -> Table:
+    """A table as the paper lays it out, an arm's means above the paper's numbers; `rows` are its cells."""
+    table, setting, profile = rows[["table", "setting", "profile"]].iloc[0]
+    about, is_papers = layout(table, profile), setting in layout(table, "")["profile"]
+    recalls = rows.pivot(index=["D_A", "label", "seed"], columns="D_B", values="recall").reindex(columns=about["all"])
+    averages = [group for group in ("factoid", "nonfactoid", "all") if f"avg_{group}" in about["show"]]
+    for group in averages:  # under the seeds that all of its columns have
+        recalls[f"avg_{group}"] = recalls[about[group]].mean(axis="columns", skipna=False)
+    facts, numbers = rows.groupby("D_A")["facts"].min(), []
+    for fact, arm in product(*(dict.fromkeys(about[key].values()) for key in ("rows", "arms"))):
+        printed = about["printed"].get(fact, {}).get(arm, []) if is_papers else []
+        for column, value in zip_longest(about["show"], printed, fillvalue="-"):
+            number = {"D_A": about["shown"][fact], "arm": about["shown"][arm], "D_B": column, "n": 0}
+            number["paper"] = {None: "?", "-": None}.get(value, value)
+            if (by_seed := recalls[column].dropna().get((fact, arm))) is not None:
+                mean = vars(stats.recall(by_seed.tolist(), int(facts[fact])))
+                number |= {**mean, "n": len(by_seed), "seeds": " ".join(map(str, by_seed.index))}
+            numbers.append(number)
+    ours = ["{mean:.1f} [{low:.1f}, {high:.1f}] n={n}".format(**one) if one["n"] else "[ ]" for one in numbers]
+    texts = pd.DataFrame(numbers).assign(ours=ours, paper=lambda texts: texts["paper"].map(str, na_action="ignore"))
+    lines = texts.groupby(["D_A", "arm"], sort=False)[["ours", "paper"]].agg(list).stack(future_stack=True)
+    shown = pd.DataFrame(lines.tolist(), lines.index.set_names("whose", level=2), about["show"]).dropna(how="all")
+    notes = [MEANS, *(f"avg_{group}: the mean of {', '.join(about[group])}." for group in averages)]
+    other = f"This is {setting}, not the paper's setting: the paper's values are not comparable, and are left out."
+    notes += [EDITED, *about["notes"]] if is_papers else [other]
+    low = _unlearned(frame, rows).groupby(["D_A", "label", "stage"], sort=False)["recall"].min()
+    for (fact, arm, stage), recall in low.items():
+        notes.append(f"{about['shown'][fact]}, {about['shown'][arm]}: {premise(stage, f'{recall:.1f}%')}.")
+    caption = f"{table.replace('table', 'Table ').replace('figure', 'Figure ')}: {about['title']} ({setting})"
+    return Table(slug(table, setting), caption, shown, pd.DataFrame(numbers, columns=NUMBERS), notes)
+
+
+# --- the claims --------------------------------------------------------------------------------------------------
+
+
+def verdicts(frame: Frame, rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each comparison of the claims about tables that were run; `rows` are the cells under one setting.
+
+    `more`, `less` and their `difference` are in percent, of the lens in layers; `why` is in words.
     """
-    found = find(entries)
-    made = []
-    for name, layout in paper().tables.items():
-        own: list[Setting] = [(profile,) for profile in layout.profile]
-        settings = dict.fromkeys([*own, *(setting for table, setting in found if table == name)])
-        made += [_table(name, setting, found.get((name, setting), Found({}, {}))) for setting in settings]
-    return made
+    by_cell = dict(list(rows.groupby(CELL)))
+    compared = []
+    for name, claim in paper()["claims"].items():
+        for check in claim["compare"] if claim["table"] in set(rows["table"]) else []:
+            for words, pairs in _comparisons(claim["table"], check, rows["profile"].iloc[0]):
+                lacking = dict.fromkeys(cell for pair in pairs for cell in pair if cell not in by_cell)
+                names = [f"{arm} after {after} ({table}, {fact})" for table, fact, arm, after in lacking]
+                differences = [] if lacking else [_difference(frame, check, by_cell[a], by_cell[b]) for a, b in pairs]
+                reason = (
+                    f"not measured: {some(names, FEW)}" if lacking else "no D_B, seed, fact or probe that both have"
+                )
+                result = _judged(differences, check.get("by", 0)) or {"verdict": "not enough data", "why": reason}
+                compared.append({"claim": name, **result, "why": f"{words}: {result['why']}"})
+    return pd.DataFrame(compared, columns=COMPARISON)
 
 
-def _table(name: str, setting: Setting, found: Found) -> Table:
-    layout, seen, beside = paper().tables[name], view(name, setting[0]), comparable(name, setting)
-    averages = {f"avg_{group}": tuple(columns) for group, columns in seen.groups.items() if f"avg_{group}" in seen.show}
-    rows = []
-    for fact, shown_fact in seen.rows.items():
-        for arm in seen.arms:
-            printed = layout.printed.get(fact, {}).get(arm) if beside else None
-            cells = []
-            for at, column in enumerate(seen.show):
-                mine = average(found.cells, fact, arm, averages.get(column, (column,)))
-                cells.append(_cell(mine, printed[at] if printed else "-"))
-            rows.append(Row(shown_fact, seen.named(arm), tuple(cells)))
-    notes = [f"{column}: the mean of {', '.join(columns)}." for column, columns in averages.items()]
-    if beside:
-        notes += [EDITED, *layout.notes]
-    else:
-        which = f"profile {setting[0]}" + (f" with {', '.join(setting[1:])}" if setting[1:] else "")
-        notes.append(
-            f"This is {which}, not the paper's setting: the paper's values are not comparable, and are left out."
-        )
-    notes += _unlearned(found, seen)
-    columns = tuple(seen.show)
-    return Table(name, layout.title, setting[0], setting[1:], beside, columns, tuple(rows), averages, tuple(notes))
+def _comparisons(table: str, check: dict[str, Any], profile: str) -> Iterator[tuple[str, list[tuple[Cell, Cell]]]]:
+    """Each comparison in words, and the pairs of cells, first the one that is to be more, that it is the mean of."""
+    other = check.get("less_table", table)
+    about, shown = layout(other, profile), layout(table, profile)["shown"]
+
+    def columns(after: Sequence[str]) -> list[str]:
+        return [name for group in after for name in about.get(group, [group]) if name in about["all"]]
+
+    arms = [" and ".join(shown.get(arm, arm) for arm in check[side]) for side in ("more", "less")]
+    margin = f" by {check['by']} or more" if "by" in check else ""
+    each = [[name] for name in columns(check["after"])] if check.get("each") else []
+    for fact in [fact for fact in check["rows"] if fact in about["rows"].values()] or check["rows"][:1]:
+        for after in each or [check["after"]]:
+            less_after = check.get("less_after", after)
+            words = f"{arms[0]} after {', '.join(after)} over {arms[1]} after {', '.join(less_after)}{margin}"
+            of, less_of = columns(after), columns(less_after)
+            in_columns = zip(of, of, strict=True) if of == less_of else product(of, less_of)
+            both = product(zip(cycle(check["more"]), check["less"], strict=False), in_columns)
+            pairs = [((table, fact, a, x), (other, fact, b, y)) for (a, b), (x, y) in both]
+            yield f"{shown.get(fact, fact)}: {words}", pairs
 
 
-def _cell(mine: Sequence[Entry], printed: float | str | None) -> Cell:
-    beside: float | Literal["?"] | None = "?" if printed is None else None if isinstance(printed, str) else printed
-    row = over_seeds(mine)
-    if row is None:
-        return Cell(paper=beside)
-    return Cell(row["mean"], row["sd"], row["low"], row["high"], row["n"], tuple(row["seeds"]), beside)
+def _difference(frame: Frame, check: dict[str, Any], more: pd.DataFrame, less: pd.DataFrame) -> dict[str, float]:
+    """Of two cells over the seeds that both have; empty where they have none, or no fact, in common."""
+    if "value" not in check and (one := compare(frame, less[COMPARED], more[COMPARED])):
+        means = {"more": one.of_second, "less": one.of_first, "difference": one.difference}
+        return {**means, "low": one.low, "high": one.high, "seeds": len(one.seeds)}
+    pairs = pairs_of(*(_with_value(frame, check, rows) for rows in (less, more)))
+    if pairs.empty:
+        return {}
+    means = {"more": pairs["value_second"].mean(), "less": pairs["value_first"].mean(), "seeds": len(pairs)}
+    interval = stats.seeds_interval((pairs["value_second"] - pairs["value_first"]).tolist())
+    return {**means, **dict(zip(("difference", "low", "high"), interval, strict=True))}
 
 
-def _unlearned(found: Found, seen: View) -> list[str]:
-    """A line per D_A, arm and stage that does not know its own facts: nothing below it can be read as forgetting."""
-    low: dict[tuple[str, str, str], list[float]] = {}
-    for (fact, arm, stage, _), recall in found.unlearned.items():
-        low.setdefault((fact, arm, stage), []).append(recall)
-    return [
-        f"{seen.rows[fact]}, {seen.named(arm)}: {premise(stage, f'{min(recalls):.1f}%')}."
-        for (fact, arm, stage), recalls in low.items()
-    ]
+def _with_value(frame: Frame, check: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
+    """A cell with its recalls as `value`, or what the logit lens has of the same facts, where models were probed."""
+    if "value" not in check:
+        return rows[COMPARED].assign(value=rows["recall"])
+    lens = [frame.read(path, lambda stage: stage.results(Lens()), "the paper's claims") or {} for path in rows["path"]]
+    values = [getattr(probes.get(one), check["value"], None) for probes, one in zip(lens, rows["list"], strict=True)]
+    return rows[COMPARED].assign(value=values).dropna(subset="value")
 
 
-# --- in the report -----------------------------------------------------------------------------------------------
+def _judged(differences: Sequence[dict[str, float]], by: float) -> dict[str, Any]:
+    """The mean of differences between cells, and what its interval decides: nothing, under one seed."""
+    if not (differences and all(differences)):
+        return {}
+    mean = {**pd.DataFrame(differences).mean(), "seeds": min(one["seeds"] for one in differences)}
+    why = "{more:.1f} against {less:.1f}, {difference:+.1f}".format(**mean)
+    if mean["seeds"] == 1:
+        return {**mean, "low": None, "high": None, "verdict": "not enough data", "why": f"{why} under one seed"}
+    holds = mean["low"] >= by if by else mean["low"] > 0  # "at least 30" is reached at 30, "more" not at 0
+    fails = mean["high"] < by if by else mean["high"] <= 0
+    why += " [{low:+.1f}, {high:+.1f}], {seeds} seeds".format(**mean)
+    return {**mean, "verdict": "holds" if holds else "does not hold" if fails else "not enough data", "why": why}
 
 
-def section(entries: Sequence[Entry], known: Known, warn: Warn) -> list[Part]:
-    """The paper's tables and figures that were run, even in part, and what each of its claims came to; none if none.
+def _claims(frame: Frame, rows: pd.DataFrame) -> Table:
+    """What the claims come to under one setting; `rows` are its cells."""
+    setting, comparisons = rows["setting"].iloc[0], verdicts(frame, rows)
+    lines = []
+    for name, results in comparisons.groupby("claim", sort=False):
+        claim = paper()["claims"][name]
+        verdict = next(one for one in VERDICTS if one in set(results["verdict"]))
+        deciding = results[results["verdict"] == verdict].sort_values("low")
+        why = f"{len(deciding)} of {len(results)} comparisons: " if len(results) > 1 else ""
+        why += "; ".join(deciding["why"][:FEW]) + ("; ..." if len(deciding) > FEW else "")
+        if setting not in paper()["tables"][claim["table"]]["profile"]:
+            why = f"On {setting}, which is not the paper's model and setting: {why}"
+        if len(_unlearned(frame, rows[rows["table"] == claim["table"]])):
+            why += f". Some stages know under {FLOOR:.0f}% of their own facts (100% is the premise)"
+        text = f"{claim['text']}. {claim.get('note', '')}".strip()
+        lines.append({"claim": text, "section": claim["section"], "verdict": verdict, "why": f"{why}."})
+    shown = pd.DataFrame(lines).set_index("claim")
+    caption, words = f"The paper's claims on {setting}", ("section", "verdict", "why")
+    return Table(slug("claims", setting), caption, shown, comparisons, [RULE], words=words)
 
-    A file that cannot be read is handed to `warn`.
-    """
-    made = tables(entries)
-    if not (run := [table for table in made if table.measured]):
+
+def section(frame: Frame) -> list[Part]:
+    """The paper's tables and figures that were run, even in part, and what its claims come to; none if none was."""
+    placed = cells(frame)
+    if placed.empty:
         return []
-    rest = sorted({table.name for table in made} - {table.name for table in run})
-    parts: list[Part] = [shown(table) for table in run]
-    parts += [Words([f"Nothing of these is run yet: {', '.join(rest)}."])] if rest else []
-    parts.append(Heading("What the paper claims", 3))
-    for (profile, changed), judged in _by_setting(claims(entries, partial(paired, known=known), warn)).items():
-        where = " with ".join(filter(None, [profile, ", ".join(changed)]))
-        rows = [(one.says, one.where, one.verdict, one.why) for one in judged]
-        name, caption = slug("claims", profile, *changed), f"The paper's claims on {where}"
-        notes = [] if judged[0].comparable else ["Not the paper's setting: a verdict is on this model alone."]
-        columns = ("claim", "section", "verdict", "why")
-        parts.append(listing.Table(name, caption, columns, rows, 1, notes, text=(1, 2, 3)))
-    return parts
-
-
-def _by_setting(judged: Sequence[Claim]) -> dict[tuple[str, tuple[str, ...]], list[Claim]]:
-    found: dict[tuple[str, tuple[str, ...]], list[Claim]] = {}
-    for claim in judged:
-        found.setdefault((claim.profile, claim.changed), []).append(claim)
-    return found
-
-
-def shown(table: Table) -> listing.Table:
-    """The table as the paper lays it out, an arm's own values above the paper's; `[ ]` is not run, `?` unreadable."""
-    head, *lines = _grid(table)
-    name = slug(table.name, table.profile, *table.changed)
-    cells = [
-        {
-            "D_A": row.fact,
-            "arm": row.arm,
-            "D_B": column,
-            **{key: getattr(cell, key) for key in ("mean", "sd", "low", "high", "n", "paper")},
-            "seeds": " ".join(map(str, cell.seeds)),
-        }
-        for row in table.rows
-        for column, cell in zip(table.columns, row.cells, strict=True)
-    ]
-    return listing.Table(name, _caption(table), head, lines, 3, _notes(table), cells)
-
-
-def _grid(table: Table) -> list[list[str]]:
-    """The head, and for each arm a line of ours and, where the paper's values stand beside them, one of the paper's."""
-    lines = [["D_A", "arm", "", *table.columns]]
-    for row in table.rows:
-        lines.append([row.fact, row.arm, "ours", *(_ours(cell) for cell in row.cells)])
-        if table.comparable and any(cell.paper is not None for cell in row.cells):
-            printed = ["-" if cell.paper is None else str(cell.paper) for cell in row.cells]
-            lines.append(["", "", "paper", *printed])
-    return lines
-
-
-def _ours(cell: Cell) -> str:
-    if cell.mean is None:
-        return EMPTY
-    interval = "" if cell.low is None else f" [{cell.low:.1f}, {cell.high:.1f}]"
-    return f"{cell.mean:.1f}{interval} n={cell.n}"
-
-
-def _caption(table: Table) -> str:
-    changed = f" with {', '.join(table.changed)}" if table.changed else ""
-    number = table.name.replace("table", "Table ").replace("figure", "Figure ")
-    return f"{number}: {table.title} ({table.profile}{changed})"
-
-
-def _notes(table: Table) -> list[str]:
-    what = "Percent of D_A's facts after the last stage: mean [95% interval] of n seeds (n=1: over its facts alone)"
-    return [f"{what}; {EMPTY} is not run, {UNREADABLE} is printed but unreadable in our copy.", *table.notes]
+    parts: list[Part] = [_table(frame, rows) for _, rows in placed.groupby(["table", "setting"], sort=False)]
+    if rest := sorted(paper()["tables"].keys() - set(placed["table"])):
+        parts.append(Words([f"Nothing of these is run yet: {', '.join(rest)}."]))
+    judged = [_claims(frame, rows) for _, rows in placed.groupby("setting", sort=False)]
+    return [*parts, Heading("What the paper claims", 3), *judged]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from remix_toolkit.report.facts import LATER, LATER_NOTE
+from remix_toolkit.report.frame import load
 from remix_toolkit.report.group import Entry, Group, answer
 from remix_toolkit.report.paper import section as paper
 from remix_toolkit.report.parts import Figure, Heading, Part, Section, Warn, Words, number, shortened
@@ -31,7 +32,7 @@ def sections(groups: Sequence[Group], runs: Path, warnings: list[str]) -> list[S
         Section("curves", "Retention curves", _each(groups, partial(_curves, warn=warnings.append))),
         Section("facts", "Facts kept and lost", _each(groups, _facts)),
         Section("probes", "Probes", _each(groups, partial(probes, warn=warnings.append))),
-        Section("paper", "The paper beside ours", _paper(groups, warnings)),
+        Section("paper", "The paper beside ours", _paper(groups, runs, warnings)),
         Section("losses", "Training losses", _each(groups, partial(_losses, warn=warnings.append))),
         Section("settings", "Data and settings", _each(groups, settings)),
         Section("rerun", "How to run it again", _each(groups, partial(rerun, runs=runs))),
@@ -55,10 +56,10 @@ def _each(groups: Sequence[Group], make: Callable[[Group], list[Part]]) -> list[
     return parts
 
 
-def _paper(groups: Sequence[Group], warnings: list[str]) -> list[Part]:
-    entries = [entry for group in groups for entry in group.entries]
+def _paper(groups: Sequence[Group], runs: Path, warnings: list[str]) -> list[Part]:
     problems: list[str] = []
-    parts = paper(entries, groups[0].answers.known, problems.append) if groups else []
+    frame = load(runs, warn=problems.append)
+    parts = paper(frame.where(frame.measured["recipe"].isin({group.recipe for group in groups})))
     known = {line for group in groups for line in group.warnings}  # of the same file, by another section
     warnings += [line for line in dict.fromkeys(problems) if line not in known]
     return parts

@@ -185,15 +185,22 @@ def over_seeds(frame: Frame) -> pd.DataFrame:
     return pd.DataFrame(means, columns=columns).astype({"seeds_to_halve": "Int64"})
 
 
+def pairs_of(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `frame.measured` of one seed and list of facts side by side, columns with `_first` and `_second`.
+
+    Seeds under which the two descend from other weights of one stage, see `retrained`, are left out.
+    """
+    pairs = first.merge(second, on=["seed", "list"], suffixes=("_first", "_second"))
+    return pairs[[not retrained(pair.path_first, pair.path_second) for pair in pairs.itertuples()]]
+
+
 def compare(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> Comparison | None:
     """How the second arm differs from the first; rows of `frame.measured` of one list of facts for each seed.
 
-    They are compared over the seeds that both have, on the list that most of these were asked (a recipe may have been
-    edited between seeds). Seeds under which the two descend from other weights of one stage, see `retrained`, are left
-    out, as are those whose answers cannot be read. None if no seed or fact is left.
+    They are compared over the pairs of `pairs_of`, on the list that most of these were asked (a recipe may have been
+    edited between seeds). Seeds whose answers cannot be read are left out. None if no seed or fact is left.
     """
-    pairs = first.merge(second, on=["seed", "list"], suffixes=("_first", "_second"))
-    pairs = pairs[[not retrained(pair.path_first, pair.path_second) for pair in pairs.itertuples()]]
+    pairs = pairs_of(first, second)
     if pairs.empty:
         return None
     list_id = str(pairs["list"].value_counts().index[0])
