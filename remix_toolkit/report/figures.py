@@ -257,7 +257,10 @@ def losses(sweep: Sweep) -> Figure | None:
         sweep.frame.warn(f"{label}, seed {seed}: the loss of {stage} is no number at {at}")
     if not sound.any():
         return None
-    points = pd.concat([_thinned(panel) for _, panel in points[sound].groupby("panel", sort=False)])
+    points = points[sound]
+    block = -(-points.groupby("panel")["x"].transform("max") // DRAWN)  # steps, whose mean is one point
+    points = points.assign(x=points["x"] - (points["x"] - 1) % block)
+    points = points.groupby([*LINE, "seed", "x"], sort=False, as_index=False)["y"].mean()
     return Figure(
         f"losses-{sweep.slug}",
         partial(draw_lines, points, sweep.arms, "steps of", "training loss", yscale="log"),
@@ -283,14 +286,6 @@ def _points(sweep: Sweep, read: Callable[[Stage], pd.DataFrame], what: str, x: s
     if not parts:
         return pd.DataFrame(columns=[*LINE, "seed", "list", "x", "y"])
     return pd.concat(parts, names=[*LINE, "seed"]).reset_index([*LINE, "seed"]).rename(columns={x: "x", y: "y"})
-
-
-def _thinned(panel: pd.DataFrame) -> pd.DataFrame:
-    """Means over as many points as can be drawn, the same of every line."""
-    number = panel.groupby([*LINE, "seed"], sort=False).cumcount()
-    block = (number // -(-(number.max() + 1) // DRAWN)).rename("block")
-    lines = panel.groupby([*LINE, "seed", block], sort=False)
-    return lines.agg(x=("x", "first"), y=("y", "mean")).reset_index()
 
 
 def _over_seeds(points: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,7 @@ Part = TypeVar("Part")
 SWEEP = ["recipe", "profile", "grid_point"]  # arms are compared with one another where these agree
 RUN = ["recipe", "arm", "grid_point", "profile", "seed", "run"]
 MEASURED = [
-    *[*RUN, "label", "settings", "overrides", "stage", "key", "path", "task", "list", "own"],
+    *[*RUN, "label", "source", "settings", "overrides", "stage", "key", "path", "task", "list", "own"],
     *["recall", "facts", "near_ties", "held_out_loss", "held_out_accuracy"],
     *["steps", "memory_estimated", "memory_peak"],
 ]
@@ -249,7 +249,7 @@ def _measured(records: Sequence[RunRecord], stages: Mapping[str, Stage], warn: W
 
     rows: list[dict[str, Any]] = []
     for record in records:
-        about = record.model_dump(include={"recipe", "arm", "grid_point", "profile", "seed", "settings"})
+        about = record.model_dump(include={"recipe", "arm", "grid_point", "profile", "seed", "source", "settings"})
         about |= {"overrides": tuple(as_overrides(determining_settings(record.overrides))), "run": record.keys[-1]}
         for stage in record.stages:
             names = {id_: listed.label for id_, listed in stage.lists.items()}

@@ -1,19 +1,19 @@
-"""What probes of a stage found: where its facts are stored, how gradients stand to one another, other abilities."""
+"""What probes of a stage measured: where its facts are stored, how gradients stand to one another, other abilities."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
-from statistics import fmean
 from typing import Any
 
-from remix_toolkit.errors import BadInput
+import pandas as pd
+
 from remix_toolkit.evaluate.base import Measurement
-from remix_toolkit.evaluate.interference import Angle
-from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.report.group import Group
-from remix_toolkit.report.parts import Figure, Heading, Part, Warn, number, shortened
-from remix_toolkit.report.plot import occurrence_figure, points_figure
-from remix_toolkit.report.series import Panels, folders
-from remix_toolkit.report.tables import Table
+from remix_toolkit.evaluate.harness import Harness
+from remix_toolkit.evaluate.interference import Interference
+from remix_toolkit.evaluate.lens import Lens
+from remix_toolkit.evaluate.perplexity import Perplexity
+from remix_toolkit.report.figures import draw_cosines, occurrence
+from remix_toolkit.report.parts import Figure, Heading, Part, Table, shortened
+from remix_toolkit.report.summary import Sweep
 
 PAIRS = {
     "a.b": "earlier facts and this stage's",
@@ -26,162 +26,140 @@ LENS = {
     "spread": "spread, layers",
     "never": "never seen, %",
 }
-LOSSES = ("loss_before", "loss_after", "predicted")
-Results = list[tuple[str, str, int, dict[str, Any]]]  # stage, arm, seed, the measurement's results by what was asked
+LOSSES = {"loss_before": "loss before", "loss_after": "loss after", "predicted": "foretold by gradients"}
+AT = ["arm", "stage", "seed"]
 
 
-def probes(group: Group, warn: Warn) -> list[Part]:
-    """Tables and figures of whatever lens.json, interference.json, perplexity.json and lm_eval.json there are."""
+def probes(sweep: Sweep) -> list[Part]:
+    """Tables and figures of whatever perplexity.json, lens.json, lm_eval.json and interference.json there are."""
     parts: list[Part] = []
-    shown = {"lens": _lens, "interference": _interference, "perplexity": _perplexity, "lm_eval": _lm_eval}
-    for measurement in MEASUREMENTS:
-        if show := shown.get(measurement.name):
-            parts += _shown(group, measurement, show, warn)
+    shown = ((Perplexity(), _perplexity), (Lens(), _lens), (Harness(), _lm_eval), (Interference(), _interference))
+    for measurement, show in shown:
+        results = _results(sweep, measurement)
+        if len(results):
+            parts += show(sweep, results)
     return parts
 
 
-def _shown(
-    group: Group, measurement: Measurement[Any], show: Callable[[Group, Results], list[Part]], warn: Warn
-) -> list[Part]:
-    """The parts of one kind of file; one that is not as it should be is handed to `warn` and left out."""
-    measured: Results = []
-    for stage, arm, seed, folder in folders(group.entries):
-        try:
-            if results := measurement.read(folder):
-                measured.append((stage, arm, seed, results))
-        except BadInput as error:
-            warn(f"{error}: left out of the probes")
-    return show(group, measured) if measured else []
+def _results(sweep: Sweep, measurement: Measurement[Any]) -> pd.DataFrame:
+    """The fields of each result, beside its arm, stage and seed and the `item` that was asked."""
+    rows = []
+    for row in sweep.published.itertuples():
+        about = {"arm": row.label, "stage": row.stage, "seed": row.seed}
+        results = sweep.frame.read(row.path, lambda stage: stage.results(measurement), "the probes") or {}
+        rows += [{**about, "item": item, **result.model_dump()} for item, result in results.items()]
+    return pd.DataFrame(rows)
 
 
-def _lens(group: Group, measured: Results) -> list[Part]:
+def _over_seeds(rows: pd.DataFrame, by: list[str], values: Mapping[str, str], style: str) -> pd.DataFrame:
+    """A row for each of `by`, the number of seeds, and means of `values` under their heads, in this style."""
+    groups = rows.astype(dict.fromkeys(values, "float64")).groupby(by, sort=False)
+    means = groups[list(values)].mean().map(f"{{:{style}}}".format, na_action="ignore")
+    means.insert(0, "seeds", groups["seed"].nunique())
+    return means.rename(columns=values).rename_axis(index={"stage": "after"})
+
+
+def _lens(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
     """Figure 4 of the paper: at which layers the right token is among the first ten, per arm."""
-    parts: list[Part] = [Heading("Where the facts are stored (logit lens)")]
-    for task in group.tasks:
-        lists = {entry["list"] for entry in group.entries if entry["task"] == task and entry.get("list")}
-        rows = [(*at, lens) for *at, results in measured for id_, lens in results.items() if id_ in lists]
-        if not rows:
+    parts: list[Part] = []
+    for task in sweep.tasks:
+        rows = results[results["item"].isin(sweep.rows.loc[sweep.rows["task"] == task, "list"])]
+        if rows.empty:
             continue
-        panels: Panels = {}
-        for stage, arm, seed, lens in rows:
-            points = [(float(layer), share) for layer, share in enumerate(lens.occurrence, start=1)]
-            panels.setdefault(f"after {stage}", {}).setdefault(arm, {})[seed] = points
-        columns = ["arm", "after", "seeds", *LENS.values()]
-        shown, data = [], []
-        for stage, arm in dict.fromkeys((stage, arm) for stage, arm, _, _ in rows):
-            of_arm = {seed: lens.model_dump(include=set(LENS)) for *at, seed, lens in rows if at == [stage, arm]}
-            means = [number(_average([values[key] for values in of_arm.values()])) for key in LENS]
-            shown.append([arm, stage, str(len(of_arm)), *means])
-            data += [{"arm": arm, "stage": stage, "seed": seed, **values} for seed, values in of_arm.items()]
-        peaks = [f"{row[0]} after {row[1]}: first at layer {row[3]}, spread over {row[5]} layers" for row in shown]
+        shares = rows.assign(panel="after " + rows["stage"], label=rows["arm"]).explode("occurrence")
+        points = shares.assign(x=shares.groupby(level=0).cumcount() + 1, y=shares["occurrence"].astype(float))
+        shown = _over_seeds(rows, ["arm", "stage"], LENS, ".1f")
+        peaks = [
+            f"{arm} after {stage}: first at layer {row['first layer']}, spread over {row['spread, layers']} layers"
+            for (arm, stage), row in shown.iterrows()
+        ]
         alt = f"Share of all occurrences of the right {task} tokens at each layer, by arm. {shortened(peaks)}."
         caption = (
-            f"{group.title}: where the right tokens of {task} are among the first ten, by layer "
+            f"{sweep.title}: where the right tokens of {task} are among the first ten, by layer "
             "(the occurrences of all layers sum to 1; figure 4 of the paper)"
         )
-        parts.append(Figure(f"lens-{group.slug}-{task}", partial(occurrence_figure, panels), caption, alt))
-        caption = f"{group.title}: logit lens on {task}, means over seeds"
-        parts.append(Table(f"lens-{group.slug}-{task}", caption, columns, shown, heads=2, data=data))
-    return parts if len(parts) > 1 else []
+        name = f"lens-{sweep.slug}-{task}"
+        parts.append(Figure(name, occurrence(points, sweep.arms), caption, alt))
+        caption = f"{sweep.title}: logit lens on {task}, means over seeds"
+        parts.append(Table(name, caption, shown, rows[[*AT, *LENS]]))
+    return [Heading("Where the facts are stored (logit lens)"), *parts] if parts else []
 
 
-def _interference(group: Group, measured: Results) -> list[Part]:
+def _interference(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
     """Cosines of the gradients of the whole model, and what they foretell of the earlier facts' loss."""
-    angles: dict[tuple[str, str], list[Angle]] = {}  # by the data sets' names and the arm's: one for each seed
-    data, losses, noise = [], [], []
-    several = len({stage for stage, *_ in measured}) > 1
-    for stage, arm, seed, result in [(*at, result) for *at, results in measured for result in results.values()]:
-        name, at = f"{arm}, {stage}" if several else arm, {"arm": arm, "stage": stage, "seed": seed}
-        if weak := [f"the gradient of {what}" for what, norm in result.norms.items() if norm.noise]:
-            noise.append(f"{name}, seed {seed}: {', '.join(weak)}")
-        for weights, pairs in result.groups.items():
-            data += [{**at, "weights": weights, "pair": pair, **dict(angle)} for pair, angle in pairs.items()]
-        for pair, angle in result.groups.get("whole", {}).items():
-            angles.setdefault((PAIRS.get(pair, pair), name), []).append(angle)
-        if result.loss_after is not None:
-            losses.append({**at, "of": result.sources.get("a", "-"), **result.model_dump(include=set(LOSSES))})
-    rows: list[list[str]] = []
-    panels: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for (pair, name), of_seeds in angles.items():
-        points = [{"mean": one.cosine, **dict(one)} for one in of_seeds if one.cosine is not None]
-        shown, interval = "noise", "-"
-        if points:
-            panels.setdefault(pair.replace(" and ", "\nand "), {})[name] = points
-            shown = f"{fmean(point['mean'] for point in points):+.3f}"
-            interval = f"{min(point['low'] for point in points):+.3f} to {max(point['high'] for point in points):+.3f}"
-        seeds = f"{len(points)} of {len(of_seeds)}" if 0 < len(points) < len(of_seeds) else str(len(of_seeds))
-        rows.append([name, pair, shown, interval, seeds])
-    parts: list[Part] = [Heading("Do the gradients oppose one another?")]
-    if panels:
-        arms = list(dict.fromkeys(row[0] for row in rows))
-        alt = f"Cosines of gradients, by arm. {shortened([f'{r[0]}, {r[1]}: {r[2]} ({r[3]})' for r in rows])}."
-        caption = f"{group.title}: cosines of the gradients of two data sets, each seed with its own 95% interval"
-        parts.append(Figure(f"cosines-{group.slug}", partial(points_figure, panels, arms, "cosine"), caption, alt))
-    caption = (
-        f"{group.title}: cosines of gradients over the whole model; the interval from the lowest to the highest end of "
-        "the seeds' own"
+    angles = pd.DataFrame(
+        {"arm": row.arm, "stage": row.stage, "seed": row.seed, "weights": weights, "pair": pair, **angle}
+        for row in results.itertuples()
+        for weights, pairs in row.groups.items()
+        for pair, angle in pairs.items()
     )
-    notes = ["Below zero, a step that helps the one harms the other. a: earlier facts, b: this stage's, m: mixing."]
-    notes += [f"No more than noise, so that its angles mean nothing: {shortened(noise)}."] if noise else []
-    columns = ["arm", "gradients of", "cosine", "95% interval", "seeds"]
-    parts.append(Table(f"cosines-{group.slug}", caption, columns, rows, heads=2, notes=notes, data=data))
-    if losses:
-        columns = ["arm", "after", "facts of", "seeds", "loss before", "loss after", "foretold by gradients"]
-        shown_losses = []
-        for arm, stage in dict.fromkeys((row["arm"], row["stage"]) for row in losses):
-            of_arm = [row for row in losses if (row["arm"], row["stage"]) == (arm, stage)]
-            means = [number(_average([row[name] for row in of_arm]), ".3f") for name in LOSSES]
-            shown_losses.append([arm, stage, of_arm[0]["of"], str(len(of_arm)), *means])
-        caption = f"{group.title}: loss on the earlier facts, before and after the stage, and its change as foretold"
-        parts.append(Table(f"foretold-{group.slug}", caption, columns, shown_losses, heads=3, data=losses))
+    parts: list[Part] = [Heading("Do the gradients oppose one another?"), *_cosines(sweep, results, angles)]
+    losses = results[results["loss_after"].notna()]
+    if len(losses):
+        losses = losses.assign(**{"facts of": [sources.get("a") for sources in losses["sources"]]})
+        shown = _over_seeds(losses, ["arm", "stage", "facts of"], LOSSES, ".3f")
+        caption = f"{sweep.title}: loss on the earlier facts, before and after the stage, and its change as foretold"
+        parts.append(Table(f"foretold-{sweep.slug}", caption, shown, losses[[*AT, "facts of", *LOSSES]]))
     return parts
 
 
-def _perplexity(group: Group, measured: Results) -> list[Part]:
-    data = [
-        {"arm": arm, "stage": stage, "seed": seed, "text": text, "perplexity": result.perplexity}
-        for stage, arm, seed, results in measured
-        for text, result in results.items()
-    ]
-    values: dict[tuple[str, ...], list[float]] = {}
-    for row in data:
-        values.setdefault((row["arm"], row["stage"], row["text"]), []).append(row["perplexity"])
-    rows = [[*at, str(len(seeds)), f"{fmean(seeds):.2f}"] for at, seeds in values.items()]
-    caption = f"{group.title}: perplexity on other text, mean over seeds"
-    columns = ["arm", "after", "text", "seeds", "perplexity"]
-    return [Heading("Other text"), Table(f"perplexity-{group.slug}", caption, columns, rows, heads=3, data=data)]
+def _cosines(sweep: Sweep, results: pd.DataFrame, angles: pd.DataFrame) -> list[Part]:
+    whole = angles[angles["weights"] == "whole"].rename(columns={"cosine": "mean"})
+    whole = whole.assign(pair=whole["pair"].replace(PAIRS), label=whole["arm"])
+    if whole["stage"].nunique() > 1:
+        whole["label"] += ", " + whole["stage"]
+    arms = whole.groupby(["label", "pair"], sort=False)
+    low, high = (ends.map("{:+.3f}".format, na_action="ignore") for ends in (arms["low"].min(), arms["high"].max()))
+    shown = pd.DataFrame(
+        {
+            "cosine": arms["mean"].mean().map("{:+.3f}".format, na_action="ignore").fillna("noise"),
+            "95% interval": low + " to " + high,
+            "seeds": arms.size(),
+            "of these noise": arms.size() - arms["mean"].count(),
+        }
+    ).rename_axis(index={"label": "arm", "pair": "gradients of"})
+    notes = ["Below zero, a step that helps the one harms the other. a: earlier facts, b: this stage's, m: mixing."]
+    if noise := [
+        f"{row.arm}, {row.stage}, seed {row.seed}: the gradient of {name}"
+        for row in results.itertuples()
+        for name, norm in row.norms.items()
+        if norm["noise"]
+    ]:
+        notes.append(f"No more than noise, so that its angles mean nothing: {shortened(noise)}.")
+    caption = f"{sweep.title}: cosines of gradients over the whole model"
+    table = Table(
+        f"cosines-{sweep.slug}",
+        f"{caption}; the interval from the lowest to the highest end of the seeds' own",
+        shown,
+        angles,
+        notes,
+    )
+    if whole["mean"].isna().all():
+        return [table]
+    numbers = [f"{', '.join(at)}: {row['cosine']} ({row['95% interval']})" for at, row in shown.iterrows()]
+    alt = f"Cosines of gradients, by arm. {shortened(numbers)}."
+    return [Figure(table.name, partial(draw_cosines, whole), f"{caption}, each seed with its 95% interval", alt), table]
 
 
-def _lm_eval(group: Group, measured: Results) -> list[Part]:
-    data = [
-        {"arm": arm, "stage": stage, "seed": seed, "task": task, "metric": metric, "value": value}
-        for stage, arm, seed, results in measured
-        for task, result in results.items()
-        for metric, value in result.metrics.items()
-    ]
-    if not data:
+def _perplexity(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
+    rows = results.rename(columns={"item": "text"})
+    shown = _over_seeds(rows, ["arm", "stage", "text"], {"perplexity": "perplexity"}, ".2f")
+    caption = f"{sweep.title}: perplexity on other text, mean over seeds"
+    table = Table(f"perplexity-{sweep.slug}", caption, shown, rows[[*AT, "text", "perplexity"]])
+    return [Heading("Other text"), table]
+
+
+def _lm_eval(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
+    rows = pd.DataFrame(
+        {"arm": row.arm, "stage": row.stage, "seed": row.seed, "task": row.item, "metric": metric, "value": value}
+        for row in results.itertuples()
+        for metric, value in row.metrics.items()
+    )
+    if rows.empty:
         return []
-    rows: dict[tuple[str, ...], list[float]] = {}
-    for row in data:
-        rows.setdefault((row["arm"], row["stage"], row["task"], row["metric"]), []).append(row["value"])
-    everything = [result for *_, results in measured for result in results.values()]
-    how = sorted({f"lm-evaluation-harness {result.version}" for result in everything if result.version})
-    how += sorted({f"the first {result.limit} examples of a task" for result in everything if result.limit})
-    return [
-        Heading("Other abilities"),
-        Table(
-            f"lm_eval-{group.slug}",
-            f"{group.title}: other abilities, mean over seeds",
-            ["arm", "after", "task", "metric", "value", "seeds"],
-            [[*at, f"{fmean(values):.3f}", str(len(values))] for at, values in rows.items()],
-            heads=4,
-            notes=[f"Measured by {', '.join(how)}."] if how else [],
-            data=data,
-        ),
-    ]
-
-
-def _average(values: list[float | None]) -> float | None:
-    """The mean of those that are there, None if none is."""
-    known = [float(value) for value in values if value is not None]
-    return fmean(known) if known else None
+    shown = _over_seeds(rows, ["arm", "stage", "task", "metric"], {"value": "value"}, ".3f")
+    by = [f"lm-evaluation-harness {version}" for version in sorted(results["version"].unique()) if version]
+    by += [f"the first {limit:.0f} examples of a task" for limit in sorted(results["limit"].dropna().unique())]
+    notes = [f"Measured by {', '.join(by)}."] if by else []
+    caption = f"{sweep.title}: other abilities, mean over seeds"
+    return [Heading("Other abilities"), Table(f"lm_eval-{sweep.slug}", caption, shown, rows, notes)]

@@ -1,127 +1,125 @@
-"""What was trained on, and how: the stages' own records."""
+"""What the stages were trained on, and how, by their records; the commands that train them again."""
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from posixpath import normpath
-from statistics import fmean
-from typing import Any
 
-import yaml
+import pandas as pd
 
 from remix_toolkit.console import format_duration
+from remix_toolkit.graph.memory import GB
 from remix_toolkit.recipe.difference import as_overrides
-from remix_toolkit.records import StageRecord
-from remix_toolkit.report.group import Group
-from remix_toolkit.report.parts import Listing, Part, Warn, number
-from remix_toolkit.report.retention import gigabytes
-from remix_toolkit.report.series import folders
-from remix_toolkit.report.tables import Table
+from remix_toolkit.report.parts import Listing, Part, Table, Warn
+from remix_toolkit.report.summary import Sweep
 from remix_toolkit.store import is_pruned
 
 IN_CSV = {"steps", "trained_tokens", "epochs", "stop_fired", "last_loss", "seconds", "device", "processes"}
 IN_CSV |= {"attention", "precision", "memory_estimated", "memory_peak"}
+SHOWN = {  # column of the CSV -> head, and how its numbers are shown
+    "counts_facts": ("facts", "{:,.0f}"),
+    "dropped": ("dropped", "{:,.0f}"),
+    "steps": ("steps", "{:,.0f}"),
+    "epochs": ("epochs", "{:.3g}"),
+    "learning_rate": ("learning rate", "{:g}"),
+    "last_loss": ("last loss", "{:.2g}"),
+    "near_ties": ("near ties", "{:,.0f}"),
+    "memory_estimated": ("GB estimated", "{:.3g}"),
+    "memory_peak": ("GB at the peak", "{:.3g}"),
+}
 
 
-def settings(group: Group) -> list[Part]:
+def settings(sweep: Sweep) -> list[Part]:
     """A table of each arm's stages, and their resolved recipes, folded away; counts are those of the first seed."""
-    trained: dict[tuple[str, str], dict[int, StageRecord]] = {}
-    recipes: dict[str, str] = {}
-    for stage, arm, seed, folder in folders(group.entries):
-        trained.setdefault((arm, stage), {})[seed] = StageRecord.read(folder / "stage.json")
-        file = folder / "recipe.yaml"
-        if seed == group.seeds[0] and file.exists():
-            recipes[arm] = file.read_text(encoding="utf-8", errors="replace")  # of the last stage that is published
-        if is_pruned(folder) and (line := f"weights deleted, results kept: {stage} of {arm}") not in group.warnings:
-            group.warnings.append(line)
-    rows, data = [], []
-    for (arm, stage), records in trained.items():
-        entries = [entry for entry in group.entries if (entry["arm"], entry["stage"]) == (arm, stage)]
-        task = next((entry["task"] for entry in entries if entry["own"]), "-")
-        ties = {seed: sum(entry["near_ties"] for entry in entries if entry["seed"] == seed) for seed in records}
-        seed, first = next(iter(records.items()))
-        counts, train = first.counts, (first.declaration.get("stages") or [{}])[-1].get("train", {})
-        mixed = " + ".join(f"{n:,} {source}" for source, n in counts.mixing.items()) or "-"
-        row = [arm, stage, task, mixed, f"{counts.facts:,}", f"{sum(counts.dropped.values()):,}", f"{first.steps:,}"]
-        row += [f"{first.epochs:.3g}", number(train.get("learning_rate"), "g"), number(first.last_loss, ".2g")]
-        row += [f"{ties[seed]:,}", gigabytes(first.memory_estimated), gigabytes(first.memory_peak)]
-        rows.append([*row, format_duration(fmean(one.seconds for one in records.values())), first.device])
-        for seed, record in records.items():
-            numbers = {f"counts_{name}": value for name, value in record.counts if isinstance(value, int)}
-            about = {"arm": arm, "stage": stage, "seed": seed, "mixing": mixed, "near_ties": ties[seed]}
-            data.append({**about, **record.model_dump(include=IN_CSV), **numbers})
-    columns = ["arm", "stage", "data", "mixing", "facts", "dropped", "steps", "epochs", "learning rate", "last loss"]
-    columns += ["near ties", "GB estimated", "GB at the peak", "time", "device"]
-    caption = f"{group.title}: what was trained, the first seed's counts, mean time over seeds"
+    numbers = _trained(sweep)
+    stages = numbers.groupby(["arm", "stage"], sort=False)
+    first = stages.head(1).set_index(["arm", "stage"]).astype(dict.fromkeys(SHOWN, "float64"))
+    first[["memory_estimated", "memory_peak"]] /= GB
+    shown = first[["data", "mixing"]].copy()
+    for column, (head, style) in SHOWN.items():
+        shown[head] = first[column].map(style.format, na_action="ignore")
+    shown["time"] = stages["seconds"].mean().map(format_duration)
+    shown["device"] = first["device"]
+    caption = f"{sweep.title}: what was trained, the first seed's counts, mean time over seeds"
     notes = ["Near ties: answers that rounding might have decided, and that were generated for that reason."]
-    table = Table(f"settings-{group.slug}", caption, columns, rows, 2, notes, data, text=(2, 3, 14))
-    return [table, *(Listing(f"{arm}: the recipe, resolved", text) for arm, text in recipes.items())]
-
-
-def rerun(group: Group, runs: Path) -> list[Part]:
-    """For every run the command that makes it again and the keys of its stages; library versions."""
-    stages = {
-        (stage, arm, seed): (folder, StageRecord.read(folder / "stage.json"))
-        for stage, arm, seed, folder in folders(group.entries)
-    }
-    first_entries: dict[tuple[str, int], dict[str, Any]] = {}
-    for entry in group.entries:
-        first_entries.setdefault((entry["arm"], entry["seed"]), entry)
-    rows = []
-    for (arm, seed), entry in first_entries.items():
-        lineage = [(stage, *stages[stage, arm, seed]) for stage in group.stages if (stage, arm, seed) in stages]
-        keys = " ".join(f"{stage}={record.key}" for stage, _, record in lineage)
-        recipe = _recipe([folder for _, folder, _ in lineage], group.recipe, group.warnings.append)
-        line = ["remix", "run", recipe, "--profile", group.profile, "--seed", str(seed), *_there(runs)]
-        line += as_overrides(entry["settings"])
-        rows.append([arm, str(seed), keys, shlex.join(line)])
-    sweeps = [record.sweep for _, record in stages.values() if record.sweep]
-    commands = [[command] for command in dict.fromkeys(_commands(sweeps, runs, group.warnings.append))]
-    parts: list[Part] = []
-    if commands:
-        caption = f"{group.title}: all of it, in one command"
-        parts.append(Table(f"sweep-{group.slug}", caption, ["command"], commands, heads=0, code=(0,)))
-    notes = ["A stage's results are in RUNS/stages, in the folder whose name ends in its key."]
-    if any(".match" in key for entry in first_entries.values() for key in entry["settings"]):
-        notes.append("An arm with `match` names a stage of this store by its key: it is run after the arm that has it.")
-    columns = ["arm", "seed", "stages and their keys", "command"]
-    parts.append(Table(f"runs-{group.slug}", f"{group.title}: run by run", columns, rows, 2, notes, code=(2, 3)))
-    versions: dict[str, set[str]] = {}
-    for _, record in stages.values():
-        for name, version in {"python": record.python, **record.libraries}.items():
-            versions.setdefault(name, set()).add(version)
-    libraries = [[name, ", ".join(sorted(of))] for name, of in versions.items()]
-    caption = f"{group.title}: versions that it was made with"
-    parts.append(Table(f"versions-{group.slug}", caption, ["library", "version"], libraries, text=(1,)))
+    shown = shown.rename_axis(index={"stage": "after"})
+    table = Table(f"settings-{sweep.slug}", caption, shown, numbers, notes, words=("data", "mixing", "device"))
+    parts: list[Part] = [table]
+    last = sweep.published.sort_values("seed", ascending=False, kind="stable").drop_duplicates("label", keep="last")
+    for row in last.itertuples():
+        if text := sweep.frame.read(row.path, lambda stage: stage.recipe_text, "the settings"):
+            parts.append(Listing(f"{row.label}: the recipe, resolved", text))
     return parts
 
 
-def _there(runs: Path) -> list[str]:
-    """The option that says where, unless that goes without saying."""
+def _trained(sweep: Sweep) -> pd.DataFrame:
+    """A row for each stage of each arm and seed, the first seed first."""
+    tasks = sweep.rows[sweep.rows["own"]].groupby(["label", "path"])["task"].first()
+    near_ties = sweep.rows.groupby(["label", "path"])["near_ties"].sum()
+    rows = []
+    for row in sweep.published.sort_values("seed", kind="stable").itertuples():
+        record, at = sweep.frame.stages[row.path].record, (row.label, row.path)
+        if is_pruned(Path(row.path)):
+            sweep.frame.warn(f"weights deleted, results kept: {row.stage} of {row.label}")
+        declared = (record.declaration.get("stages") or [{}])[-1].get("train", {})
+        rows.append(
+            {
+                "arm": row.label,
+                "stage": row.stage,
+                "seed": row.seed,
+                "data": tasks.get(at),
+                "mixing": " + ".join(f"{many:,} {source}" for source, many in record.counts.mixing.items()) or None,
+                "near_ties": near_ties[at],
+                "learning_rate": declared.get("learning_rate"),
+                **record.model_dump(include=IN_CSV),
+                **{f"counts_{name}": many for name, many in record.counts if isinstance(many, int)},
+                "dropped": sum(record.counts.dropped.values()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def rerun(sweep: Sweep, runs: Path) -> list[Part]:
+    """For every run the command that makes it again and the keys of its stages; library versions."""
+    records = [sweep.frame.stages[path].record for path in sweep.rows["path"].unique()]
+    parts: list[Part] = []
+    names = dict.fromkeys(record.sweep for record in records if record.sweep)
+    if commands := list(dict.fromkeys(_sweep_commands(names, runs, sweep.frame.warn))):
+        caption = f"{sweep.title}: all of it, in one command"
+        parts.append(Table(f"sweep-{sweep.slug}", caption, pd.DataFrame({"command": commands}), code=("command",)))
+    cells = {}
+    for run, stages in sweep.published.groupby(["label", "seed"], sort=False):
+        about = stages.iloc[-1]
+        recipe = normpath(about["source"]) if about["source"] else sweep.recipe
+        line = ["remix", "run", recipe, "--profile", sweep.profile, "--seed", str(about["seed"]), *_option(runs)]
+        keys = " ".join(stages["stage"] + "=" + stages["key"])
+        cells[run] = (keys, shlex.join([*line, *as_overrides(about["settings"])]))
+    shown = pd.DataFrame.from_dict(cells, orient="index", columns=["stages and their keys", "command"])
+    shown.index = pd.MultiIndex.from_tuples(cells, names=["arm", "seed"])
+    notes = ["A stage's results are in RUNS/stages, in the folder whose name ends in its key."]
+    if any(".match" in key for settings in sweep.rows["settings"] for key in settings):
+        notes.append("An arm with `match` names a stage of this store by its key: it is run after the arm that has it.")
+    caption = f"{sweep.title}: run by run"
+    parts.append(Table(f"runs-{sweep.slug}", caption, shown, notes=notes, code=tuple(shown.columns)))
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in {"python": record.python, **record.libraries}.items():
+            versions.setdefault(name, set()).add(version)
+    shown = pd.DataFrame({"version": {name: ", ".join(sorted(of)) for name, of in versions.items()}})
+    shown.index.name = "library"
+    caption = f"{sweep.title}: versions that it was made with"
+    return [*parts, Table(f"versions-{sweep.slug}", caption, shown, words=("version",))]
+
+
+def _option(runs: Path) -> list[str]:
+    """The option that names the runs directory, where it is not the default."""
     return [] if runs == Path("runs") else ["--runs", str(runs)]
 
 
-def _recipe(stages: list[Path], name: str, warn: Warn) -> str:
-    """The recipe's file, as the run's own stages recorded it; one that another recipe published says another file."""
-    for folder in reversed(stages):
-        if not (folder / "recipe.yaml").exists():
-            continue
-        lines = (folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace").splitlines()
-        try:
-            about = yaml.safe_load("\n".join(line for line in lines if line.startswith(("name: ", "source: ")))) or {}
-        except yaml.YAMLError as error:
-            problem = " ".join(str(error).split())
-            warn(f"{folder / 'recipe.yaml'}: cannot be read ({problem}): the command to run it again is a guess")
-            continue
-        if about.get("name") == name and about.get("source"):
-            return normpath(str(about["source"]))
-    return name
-
-
-def _commands(sweeps: list[str], runs: Path, warn: Warn) -> Iterator[str]:
+def _sweep_commands(names: Iterable[str], runs: Path, warn: Warn) -> Iterator[str]:
     """The commands of some sweeps, where the store still has them."""
-    for name in dict.fromkeys(sweeps):
+    for name in names:
         file = runs / "sweeps" / name / "state.json"
         if file.exists():
             try:
@@ -131,5 +129,5 @@ def _commands(sweeps: list[str], runs: Path, warn: Warn) -> Iterator[str]:
                 continue
             profile = ["--profile", command["profile"]] if command.get("profile") else []
             seeds = [part for seed in command.get("seeds") or () for part in ("--seed", str(seed))]
-            line = ["remix", "sweep", str(command.get("sweep")), *profile, *seeds, *_there(runs)]
+            line = ["remix", "sweep", str(command.get("sweep")), *profile, *seeds, *_option(runs)]
             yield shlex.join([*line, *command.get("overrides", ())])
