@@ -109,11 +109,12 @@ def _cosines(sweep: Sweep, results: pd.DataFrame, angles: pd.DataFrame) -> list[
     if whole["stage"].nunique() > 1:
         whole["label"] += ", " + whole["stage"]
     arms = whole.groupby(["label", "pair"], sort=False)
-    low, high = (ends.map("{:+.3f}".format, na_action="ignore") for ends in (arms["low"].min(), arms["high"].max()))
+    mean, low, high = arms["mean"].mean(), arms["low"].min(), arms["high"].max()
+    interval = low.map("{:+.3f}".format) + " to " + high.map("{:+.3f}".format)
     shown = pd.DataFrame(
         {
-            "cosine": arms["mean"].mean().map("{:+.3f}".format, na_action="ignore").fillna("noise"),
-            "95% interval": low + " to " + high,
+            "cosine": mean.map("{:+.3f}".format).where(mean.notna(), "noise"),
+            "95% interval": interval.where(mean.notna()),
             "seeds": arms.size(),
             "of these noise": arms.size() - arms["mean"].count(),
         }
