@@ -1,8 +1,4 @@
-"""The figures of a sweep, in one style that is told apart in print and without colours too.
-
-A dark page shows them with their lightness inverted, see page.css: each is drawn once. The text beside a figure has
-its numbers.
-"""
+"""The figures of a sweep, in one style for screen, print and the colour-blind; a dark page inverts their lightness."""
 
 import io
 import textwrap
@@ -18,7 +14,7 @@ import pandas as pd
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.frame import Frame, Stage
 from remix_toolkit.report.parts import Figure, shortened
-from remix_toolkit.report.summary import Comparison, Sweep, newest, remembered
+from remix_toolkit.report.summary import Comparison, Sweep, newest
 from remix_toolkit.report.tables import plain
 
 if TYPE_CHECKING:
@@ -41,19 +37,12 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": RULE,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.axisbelow": True,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "lines.markersize": 6,
-    "errorbar.capsize": 0,
     "grid.color": RULE,
-    "grid.linewidth": 0.7,
     "legend.frameon": False,
-    "legend.fontsize": 9,
     "svg.hashsalt": "remix",
     "pdf.fonttype": 42,
     "figure.dpi": 150,
@@ -77,41 +66,29 @@ def rendered(draw: "Callable[[], Drawing]", endings: Iterable[str]) -> dict[str,
     return files
 
 
-# --- of the command line -----------------------------------------------------------------------------------------
-
-
 def plot_arms(frame: Frame, file: Path) -> None:
     """Draw recall of the facts to remember after the first and the last stage, a row for each arm of a sweep."""
     sweep = Sweep(newest(frame))
-    task = (remembered(sweep.rows) or [sweep.rows["task"].iloc[0]])[0]
+    task = (sweep.tasks or list(sweep.rows["task"]))[0]
     seeds = f"seed{'s' * (len(sweep.seeds) > 1)} {', '.join(map(str, sweep.seeds))}"
     _write(partial(_draw_arms, sweep, task, f"{sweep.recipe} on {sweep.profile}, {seeds}"), file)
 
 
 def plot_curves(frame: Frame, file: Path) -> None:
-    """Draw the retention curves of one recipe or sweep, as `curves` does.
-
-    Raises BadInput where the frame has several, or no stage has a retention curve.
-    """
+    """Draw the retention curves of one recipe or sweep. Raises BadInput where there are several, or no curve."""
     several = frame.measured[["recipe", "profile"]].drop_duplicates().agg(" on ".join, axis=1)
     if len(several) > 1:
         raise BadInput(f"curves of {', '.join(sorted(several))} cannot be told apart in one plot; say --recipe NAME")
     if not (figure := curves(Sweep(newest(frame)))):
-        raise BadInput(
-            "no stage has a retention curve; say `curve: {epochs: 1}` in a later stage, before it is trained"
-        )
+        raise BadInput("no stage has a retention curve; say `curve: {epochs: 1}` in a later one before it is trained")
     _write(figure.draw, file)
 
 
 def plot_lens(lenses: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Draw what `remix probe lens` measured, as figure 4 of the paper: a line for each model."""
-    shares = [
-        (str(lens["task"]), Path(lens["model"]).name, 0, layer, share)
-        for lens in lenses
-        for layer, share in enumerate(lens["occurrence"], start=1)
-    ]
-    points = pd.DataFrame(shares, columns=[*LINE, "seed", "x", "y"])
-    _write(occurrence(points, list(points["label"].unique())), file)
+    names = [Path(lens["model"]).name for lens in lenses]
+    rows = pd.DataFrame(lenses).assign(panel=str(lenses[0]["task"]), label=names, seed=0)
+    _write(occurrence(rows, list(dict.fromkeys(names))), file)
 
 
 def _write(draw: "Callable[[], Drawing]", file: Path) -> None:
@@ -119,14 +96,8 @@ def _write(draw: "Callable[[], Drawing]", file: Path) -> None:
     file.write_bytes(rendered(draw, [file.suffix[1:]])[file.suffix[1:]])
 
 
-# --- a row for each arm ------------------------------------------------------------------------------------------
-
-
 def arms(sweep: Sweep, task: str) -> Figure:
-    """Recall of a task's facts after the first stage (a ring) and after the last (a dot), a row for each arm.
-
-    Both are means over seeds; a small tick is a seed, the bar the 95% interval of the last one.
-    """
+    """Mean recall of a task's facts after the first stage (a ring) and the last (a dot), a row for each arm."""
     first, last = sweep.stages[0], sweep.stages[-1]
     numbers = []
     for row in sweep.ranked(task).itertuples():
@@ -141,7 +112,7 @@ def arms(sweep: Sweep, task: str) -> Figure:
 def _draw_arms(sweep: Sweep, task: str, title: str = "") -> "Drawing":
     first, last = sweep.stages[0], sweep.stages[-1]
     heights = {arm: height for height, arm in enumerate(sweep.arms)}
-    figure, (axes,) = _rows_figure(sweep.arms, f"recall of {plain(task)} (%)", title)
+    figure, (axes,) = rows_figure(sweep.arms, f"recall of {plain(task)} (%)", title)
     means = sweep.means[sweep.means["task"] == task]
     means = means.assign(y=means["label"].map(heights))
     after = means[means["stage"] == last]
@@ -149,7 +120,7 @@ def _draw_arms(sweep: Sweep, task: str, title: str = "") -> "Drawing":
         both = after.merge(means[means["stage"] == first], on="y", suffixes=("", "_first"))
         axes.hlines(both["y"], both["mean_first"], both["mean"], colors=RULE, linewidth=1.5, zorder=1)
         axes.plot(both["mean_first"], both["y"], "o", mfc=PAPER, color=MUTED, label=f"after {_label(first)}")
-    _intervals(axes, after, ACCENT, ".1f", label=f"after {_label(last)}, 95% interval")
+    draw_intervals(axes, after, ACCENT, ".1f", label=f"after {_label(last)}, 95% interval")
     seeds = sweep.rows[(sweep.rows["stage"] == last) & (sweep.rows["task"] == task)]
     axes.plot(seeds["recall"], seeds["label"].map(heights), "|", color=INK, zorder=3, label="a seed")
     axes.set_xlim(-3, 103)
@@ -171,32 +142,18 @@ def differences(sweep: Sweep, task: str) -> Figure:
 
 
 def _draw_differences(compared: Sequence[Comparison]) -> "Drawing":
-    x = f"difference from {plain(compared[0].first)} (points)"
-    figure, (axes,) = _rows_figure([one.second for one in compared], x)
+    names = [one.second for one in compared]
+    figure, (axes,) = rows_figure(names, f"difference from {plain(compared[0].first)} (points)")
     axes.axvline(0, color=MUTED, linewidth=1)
     rows = pd.DataFrame([vars(one) for one in compared]).rename(columns={"difference": "mean"}).reset_index(names="y")
     is_clear = np.array([one.is_clear for one in compared])
-    _intervals(axes, rows[is_clear], ACCENT, "+.1f")
-    _intervals(axes, rows[~is_clear], MUTED, "+.1f", markerfacecolor=PAPER)
+    draw_intervals(axes, rows[is_clear], ACCENT, "+.1f")
+    draw_intervals(axes, rows[~is_clear], MUTED, "+.1f", markerfacecolor=PAPER)
     return figure
 
 
-def draw_cosines(angles: pd.DataFrame) -> "Drawing":
-    """A panel for each `pair` of gradients, a row for each `label`, a dot for each seed: `mean`, `low`, `high`."""
-    pairs = angles.groupby("pair", sort=False)
-    heights = {label: height for height, label in enumerate(angles["label"].unique())}
-    figure, axes = _rows_figure(list(heights), "cosine", panels=len(pairs))
-    for panel, (pair, rows) in zip(axes, pairs, strict=True):
-        seeds = rows.groupby("label")["seed"]
-        many = seeds.transform("size")
-        beside = (seeds.cumcount() - (many - 1) / 2) * 0.6 / many.clip(lower=3)
-        panel.axvline(0, color=MUTED, linewidth=1)
-        _intervals(panel, rows.assign(y=rows["label"].map(heights) + beside), ACCENT)
-        panel.set_title(str(pair).replace(" and ", "\nand "))
-    return figure
-
-
-def _rows_figure(names: Sequence[str], x: str, title: str = "", panels: int = 1) -> "tuple[Drawing, list[Axes]]":
+def rows_figure(names: Sequence[str], x: str, title: str = "", panels: int = 1) -> "tuple[Drawing, list[Axes]]":
+    """An empty figure with a row for each name, in one panel or several."""
     from matplotlib.figure import Figure
 
     labels = [_label(name) for name in names]
@@ -215,7 +172,7 @@ def _rows_figure(names: Sequence[str], x: str, title: str = "", panels: int = 1)
     return figure, axes
 
 
-def _intervals(axes: "Axes", rows: pd.DataFrame, color: str, numbers: str = "", **look: Any) -> None:
+def draw_intervals(axes: "Axes", rows: pd.DataFrame, color: str, numbers: str = "", **look: Any) -> None:
     """At each `y` a dot at the `mean`, a bar from `low` to `high`, and the mean as a number on the right."""
     ends = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
     look |= {"xerr": ends, "ecolor": (color, 0.45), "elinewidth": 2.5}
@@ -230,9 +187,6 @@ def _label(name: str) -> str:
     return textwrap.fill(plain(name), 30, max_lines=3, placeholder=" ...") or " "
 
 
-# --- a line for each arm -----------------------------------------------------------------------------------------
-
-
 def curves(sweep: Sweep) -> Figure | None:
     """Recall of the first stage's facts while later stages trained; None where no stage has a retention curve."""
     first = sweep.stages[0]
@@ -241,11 +195,13 @@ def curves(sweep: Sweep) -> Figure | None:
     points = points[points["list"].isin(facts)].drop_duplicates([*LINE, "seed", "x"])
     if points.empty:
         return None
-    caption = f"{sweep.title}: recall of {first}'s facts while later stages train, mean over seeds{_apart(points)}"
-    alt = f"Recall in percent from the stage's begin to its end. {_ends(points, '.0f')}."
     y = f"recall of {plain(first)}'s facts (%)"
-    draw = partial(draw_lines, points, sweep.arms, "epochs of", y, ylim=(-2, 102))
-    return Figure(f"curves-{sweep.slug}", draw, caption, alt)
+    return Figure(
+        f"curves-{sweep.slug}",
+        partial(draw_lines, points, sweep.arms, "epochs of", y, ylim=(-2, 102)),
+        f"{sweep.title}: recall of {first}'s facts while later stages train, mean over seeds{_apart(points)}",
+        f"Recall in percent from the stage's begin to its end. {_ends(points, '.0f')}.",
+    )
 
 
 def losses(sweep: Sweep) -> Figure | None:
@@ -257,9 +213,8 @@ def losses(sweep: Sweep) -> Figure | None:
         sweep.frame.warn(f"{label}, seed {seed}: the loss of {stage} is no number at {at}")
     if not sound.any():
         return None
-    points = points[sound]
     block = -(-points.groupby("panel")["x"].transform("max") // DRAWN)  # steps, whose mean is one point
-    points = points.assign(x=points["x"] - (points["x"] - 1) % block)
+    points = points.assign(x=points["x"] - (points["x"] - 1) % block)[sound]
     points = points.groupby([*LINE, "seed", "x"], sort=False, as_index=False)["y"].mean()
     return Figure(
         f"losses-{sweep.slug}",
@@ -270,8 +225,10 @@ def losses(sweep: Sweep) -> Figure | None:
     )
 
 
-def occurrence(points: pd.DataFrame, arms: Sequence[str]) -> "Callable[[], Drawing]":
+def occurrence(lenses: pd.DataFrame, arms: Sequence[str]) -> "Callable[[], Drawing]":
     """At which layers the right token is among the first ten: the share of all its occurrences, by layer."""
+    shares = lenses.reset_index(drop=True).explode("occurrence").astype({"occurrence": "float64"})
+    points = shares.assign(x=shares.groupby(level=0).cumcount() + 1, y=shares["occurrence"])
     top = 1.08 * points["y"].max()
     return partial(draw_lines, points, arms, "layer,", "share of occurrences", ylim=(0, top))
 
@@ -315,8 +272,7 @@ def draw_lines(points: pd.DataFrame, arms: Sequence[str], x: str, y: str, **scal
     panels, drawn = list(points["panel"].unique()), set(points["label"])
     names = {arm: _label(arm) for arm in arms if arm in drawn}
     looks = {arm: LOOKS[place % len(LOOKS)] for place, arm in enumerate(arms)}
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
     abreast = 4 if max(map(len, names.values())) < 14 else 2
     height = 2.7 * rows + 0.4 + 0.19 * sum(1 + name.count("\n") for name in names.values()) / abreast
     figure = Figure(figsize=(WIDTH, height))
@@ -339,6 +295,5 @@ def draw_lines(points: pd.DataFrame, arms: Sequence[str], x: str, y: str, **scal
         unused.remove()
     for leftmost in places[::columns]:
         leftmost.set_ylabel(y)
-    shown = [handles[arm] for arm in names]
-    figure.legend(shown, list(names.values()), loc="outside lower left", ncols=abreast)
+    figure.legend([handles[arm] for arm in names], list(names.values()), loc="outside lower left", ncols=abreast)
     return figure

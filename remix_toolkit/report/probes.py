@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -11,9 +11,12 @@ from remix_toolkit.evaluate.harness import Harness
 from remix_toolkit.evaluate.interference import Interference
 from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.evaluate.perplexity import Perplexity
-from remix_toolkit.report.figures import draw_cosines, occurrence
+from remix_toolkit.report.figures import ACCENT, MUTED, draw_intervals, occurrence, rows_figure
 from remix_toolkit.report.parts import Figure, Heading, Part, Table, shortened
 from remix_toolkit.report.summary import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 PAIRS = {
     "a.b": "earlier facts and this stage's",
@@ -66,8 +69,6 @@ def _lens(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
         rows = results[results["item"].isin(sweep.rows.loc[sweep.rows["task"] == task, "list"])]
         if rows.empty:
             continue
-        shares = rows.assign(panel="after " + rows["stage"], label=rows["arm"]).explode("occurrence")
-        points = shares.assign(x=shares.groupby(level=0).cumcount() + 1, y=shares["occurrence"].astype(float))
         shown = _over_seeds(rows, ["arm", "stage"], LENS, ".1f")
         peaks = [
             f"{arm} after {stage}: first at layer {row['first layer']}, spread over {row['spread, layers']} layers"
@@ -79,7 +80,8 @@ def _lens(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
             "(the occurrences of all layers sum to 1; figure 4 of the paper)"
         )
         name = f"lens-{sweep.slug}-{task}"
-        parts.append(Figure(name, occurrence(points, sweep.arms), caption, alt))
+        draw = occurrence(rows.assign(panel="after " + rows["stage"], label=rows["arm"]), sweep.arms)
+        parts.append(Figure(name, draw, caption, alt))
         caption = f"{sweep.title}: logit lens on {task}, means over seeds"
         parts.append(Table(name, caption, shown, rows[[*AT, *LENS]]))
     return [Heading("Where the facts are stored (logit lens)"), *parts] if parts else []
@@ -139,7 +141,25 @@ def _cosines(sweep: Sweep, results: pd.DataFrame, angles: pd.DataFrame) -> list[
         return [table]
     numbers = [f"{', '.join(at)}: {row['cosine']} ({row['95% interval']})" for at, row in shown.iterrows()]
     alt = f"Cosines of gradients, by arm. {shortened(numbers)}."
-    return [Figure(table.name, partial(draw_cosines, whole), f"{caption}, each seed with its 95% interval", alt), table]
+    return [
+        Figure(table.name, partial(_draw_cosines, whole), f"{caption}, each seed with its 95% interval", alt),
+        table,
+    ]
+
+
+def _draw_cosines(angles: pd.DataFrame) -> "Drawing":
+    """A panel for each `pair` of gradients, a row for each `label`, a dot for each seed: `mean`, `low`, `high`."""
+    pairs = angles.groupby("pair", sort=False)
+    heights = {label: height for height, label in enumerate(angles["label"].unique())}
+    figure, axes = rows_figure(list(heights), "cosine", panels=len(pairs))
+    for panel, (pair, rows) in zip(axes, pairs, strict=True):
+        seeds = rows.groupby("label")["seed"]
+        many = seeds.transform("size")
+        beside = (seeds.cumcount() - (many - 1) / 2) * 0.6 / many.clip(lower=3)
+        panel.axvline(0, color=MUTED, linewidth=1)
+        draw_intervals(panel, rows.assign(y=rows["label"].map(heights) + beside), ACCENT)
+        panel.set_title(str(pair).replace(" and ", "\nand "), loc="left", fontsize="medium")
+    return figure
 
 
 def _perplexity(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
