@@ -95,7 +95,7 @@ def _interference(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
         for weights, pairs in row.groups.items()
         for pair, angle in pairs.items()
     )
-    parts: list[Part] = [Heading("Do the gradients oppose one another?"), *_cosines(sweep, results, angles)]
+    parts: list[Part] = [Heading("Do the gradients oppose one another?"), *_cosines(sweep, angles)]
     losses = results[results["loss_after"].notna()]
     if len(losses):
         losses = losses.assign(**{"facts of": [sources.get("a") for sources in losses["sources"]]})
@@ -105,7 +105,7 @@ def _interference(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
     return parts
 
 
-def _cosines(sweep: Sweep, results: pd.DataFrame, angles: pd.DataFrame) -> list[Part]:
+def _cosines(sweep: Sweep, angles: pd.DataFrame) -> list[Part]:
     whole = angles[angles["weights"] == "whole"].rename(columns={"cosine": "mean"})
     whole = whole.assign(pair=whole["pair"].replace(PAIRS), label=whole["arm"])
     if whole["stage"].nunique() > 1:
@@ -113,52 +113,38 @@ def _cosines(sweep: Sweep, results: pd.DataFrame, angles: pd.DataFrame) -> list[
     arms = whole.groupby(["label", "pair"], sort=False)
     mean, low, high = arms["mean"].mean(), arms["low"].min(), arms["high"].max()
     interval = low.map("{:+.3f}".format) + " to " + high.map("{:+.3f}".format)
-    shown = pd.DataFrame(
-        {
-            "cosine": mean.map("{:+.3f}".format).where(mean.notna(), "noise"),
-            "95% interval": interval.where(mean.notna()),
-            "seeds": arms.size(),
-            "of these noise": arms.size() - arms["mean"].count(),
-        }
-    ).rename_axis(index={"label": "arm", "pair": "gradients of"})
+    cells = {
+        "cosine": mean.map("{:+.3f}".format).where(mean.notna(), "noise"),
+        "95% interval": interval.where(mean.notna()),
+        "seeds": arms.size(),
+        "of these noise": arms.size() - arms["mean"].count(),
+    }
+    shown = pd.DataFrame(cells).rename_axis(index={"label": "arm", "pair": "gradients of"})
     notes = ["Below zero, a step that helps the one harms the other. a: earlier facts, b: this stage's, m: mixing."]
-    if noise := [
-        f"{row.arm}, {row.stage}, seed {row.seed}: the gradient of {name}"
-        for row in results.itertuples()
-        for name, norm in row.norms.items()
-        if norm["noise"]
-    ]:
-        notes.append(f"No more than noise, so that its angles mean nothing: {shortened(noise)}.")
-    caption = f"{sweep.title}: cosines of gradients over the whole model"
-    table = Table(
-        f"cosines-{sweep.slug}",
-        f"{caption}; the interval from the lowest to the highest end of the seeds' own",
-        shown,
-        angles,
-        notes,
-    )
-    if whole["mean"].isna().all():
+    if shown["of these noise"].any():
+        notes.append("Noise: one of the two gradients cannot be told from zero, so that their angle means nothing.")
+    name, caption = f"cosines-{sweep.slug}", f"{sweep.title}: cosines of gradients over the whole model"
+    interval_of = "the interval from the lowest to the highest end of the seeds' own"
+    table = Table(name, f"{caption}; {interval_of}", shown, angles, notes)
+    if mean.isna().all():
         return [table]
     numbers = [f"{', '.join(at)}: {row['cosine']} ({row['95% interval']})" for at, row in shown.iterrows()]
     alt = f"Cosines of gradients, by arm. {shortened(numbers)}."
-    return [
-        Figure(table.name, partial(_draw_cosines, whole), f"{caption}, each seed with its 95% interval", alt),
-        table,
-    ]
+    draw = partial(_draw_cosines, whole)
+    return [Figure(name, draw, f"{caption}, each seed with its 95% interval", alt), table]
 
 
 def _draw_cosines(angles: pd.DataFrame) -> "Drawing":
     """A panel for each `pair` of gradients, a row for each `label`, a dot for each seed: `mean`, `low`, `high`."""
-    pairs = angles.groupby("pair", sort=False)
-    heights = {label: height for height, label in enumerate(angles["label"].unique())}
-    figure, axes = rows_figure(list(heights), "cosine", panels=len(pairs))
-    for panel, (pair, rows) in zip(axes, pairs, strict=True):
-        seeds = rows.groupby("label")["seed"]
-        many = seeds.transform("size")
-        beside = (seeds.cumcount() - (many - 1) / 2) * 0.6 / many.clip(lower=3)
+    pairs = list(angles["pair"].unique())
+    figure, axes = rows_figure(list(angles["label"].unique()), "cosine", panels=len(pairs))
+    seed = angles["seed"].rank(method="dense")
+    beside = (seed - (seed.max() + 1) / 2) * 0.6 / max(seed.max(), 3)
+    angles = angles.assign(y=angles["label"].factorize()[0] + beside)
+    for panel, pair in zip(axes, pairs, strict=True):
         panel.axvline(0, color=MUTED, linewidth=1)
-        draw_intervals(panel, rows.assign(y=rows["label"].map(heights) + beside), ACCENT)
-        panel.set_title(str(pair).replace(" and ", "\nand "), loc="left", fontsize="medium")
+        draw_intervals(panel, angles[angles["pair"] == pair], ACCENT)
+        panel.set_title(pair.replace(" and ", "\nand "), loc="left", fontsize="medium")
     return figure
 
 

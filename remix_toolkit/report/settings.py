@@ -15,8 +15,7 @@ from remix_toolkit.report.parts import Listing, Part, Table, Warn
 from remix_toolkit.report.summary import Sweep
 from remix_toolkit.store import is_pruned
 
-IN_CSV = {"steps", "trained_tokens", "epochs", "stop_fired", "last_loss", "seconds", "device", "processes"}
-IN_CSV |= {"attention", "precision", "memory_estimated", "memory_peak"}
+NOT_IN_CSV = {"version", "ancestors", "parent_weights", "counts", "fingerprints", "libraries", "declaration"}
 SHOWN = {  # column of the CSV -> head, and how its numbers are shown
     "counts_facts": ("facts", "{:,.0f}"),
     "dropped": ("dropped", "{:,.0f}"),
@@ -72,7 +71,7 @@ def _trained(sweep: Sweep) -> pd.DataFrame:
                 "mixing": " + ".join(f"{many:,} {source}" for source, many in record.counts.mixing.items()) or None,
                 "near_ties": near_ties[at],
                 "learning_rate": declared.get("learning_rate"),
-                **record.model_dump(include=IN_CSV),
+                **record.model_dump(exclude=NOT_IN_CSV),
                 **{f"counts_{name}": many for name, many in record.counts if isinstance(many, int)},
                 "dropped": sum(record.counts.dropped.values()),
             }
