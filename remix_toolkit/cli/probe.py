@@ -81,7 +81,7 @@ def probe_lens(
     facts = _with_settings(task, [argument for argument in arguments if "=" in argument])
     results = [api.lens(model, facts, data_seed) for model in models]
     if plot:
-        from remix_toolkit.report.plot import plot_lens
+        from remix_toolkit.report.figures import plot_lens
 
         plot_lens(results, plot)
     emit(results, as_json, _print_lenses)
