@@ -3,13 +3,23 @@
 from pathlib import Path
 
 import pytest
-from trained_store import FEW, HALF, TrainedStore, group_of
+from trained_store import FEW, HALF, TrainedStore, sweep_of
 
-from remix_toolkit.report.group import answer
+from remix_toolkit.report.words import answer, notes
+
+
+def answered(trained: TrainedStore, runs: Path, arms: dict[str, dict[int, int]]) -> tuple[str, str]:
+    """Arm -> seed -> how many of its forty facts it keeps. The answer, and what qualifies it."""
+    for arm, by_seed in arms.items():
+        for seed, kept in by_seed.items():
+            known = {"stage1": {"kvr": [1] * 40}, "stage2": {"kvr": [1] * kept + [0] * (40 - kept), "webqa": [1]}}
+            trained.write_run(runs, arm, seed, known)
+    ((head, more),) = answer(sweep_of(runs))
+    return head, " ".join(more)
 
 
 @pytest.mark.parametrize(
-    ("arms", "said"),
+    ("arms", "expected"),
     [
         ({"none": HALF}, "It is the only arm: nothing can be said about what helps."),
         ({"none": FEW[:1], "random": FEW[2:]}, "Whether it is better than none (10.0%) cannot be said: +5.0 points"),
@@ -17,44 +27,30 @@ from remix_toolkit.report.group import answer
         ({"none": HALF, "random": FEW}, "none still knows 50.0%"),  # the first arm may be the best
     ],
 )
-def test_what_cannot_be_said(trained, tmp_path: Path, arms: dict, said: str) -> None:
+def test_what_cannot_be_said(trained, tmp_path: Path, arms: dict, expected: str) -> None:
     trained.write_arms(tmp_path, arms)
-    ((head, more),) = answer(group_of(tmp_path))
-    assert said in " ".join([head, *more])
-
-
-def arms_by_seed(
-    trained: TrainedStore, runs: Path, arms: dict[str, dict[int, int]], facts: int = 40
-) -> tuple[str, str]:
-    """Arm -> seed -> how many of its facts it keeps. The answer, and what qualifies it."""
-    for arm, by_seed in arms.items():
-        for seed, kept in by_seed.items():
-            left = [1] * kept + [0] * (40 - kept)
-            trained.write_run(runs, arm, seed, {"stage1": {"kvr": [1] * 40}, "stage2": {"kvr": left, "webqa": [1]}})
-    ((head, more),) = answer(group_of(runs))
-    return head, " ".join(more)
+    ((head, more),) = answer(sweep_of(tmp_path))
+    assert expected in " ".join([head, *more])
 
 
 def test_arms_are_compared_over_the_seeds_that_both_have(trained, tmp_path: Path) -> None:
-    """One arm's mean is of an easy seed alone: under the other one, it has less."""
-    head, more = arms_by_seed(trained, tmp_path, {"none": {0: 4, 1: 36}, "random": {1: 24, 2: 40}})
+    """One arm's mean is of an easy seed alone: under the other one, it has less. One shared seed makes no lead."""
+    head, more = answered(trained, tmp_path / "less", {"none": {0: 4, 1: 36}, "random": {1: 24, 2: 40}})
     assert "random still knows 80.0%" in head
     assert "the highest mean of 2 arms. Whether it is better than none on what both have, seed 1 (60.0% against" in head
     assert head.endswith("cannot be said: -30.0 points, 95% interval -45.2 to -14.8, under one seed.")
     assert "chosen after the fact" not in more
     assert "One seed in common: the intervals are over facts only" in more
-
-
-def test_one_shared_seed_of_several_makes_no_lead(trained, tmp_path: Path) -> None:
-    head, _ = arms_by_seed(trained, tmp_path, {"none": {0: 4, 1: 4}, "random": {1: 36, 2: 36}})
+    head, _ = answered(trained, tmp_path / "more", {"none": {0: 4, 1: 4}, "random": {1: 36, 2: 36}})
     assert "Whether it is better than none on what both have, seed 1 (90.0% against 10.0%), cannot be said" in head
     assert head.endswith(", under one seed.")
 
 
 def test_the_best_arm_is_held_against_every_other(trained, tmp_path: Path) -> None:
     """The third arm varies too much to be told from the best one, though the first two can be."""
-    arms = {"none": {0: 4, 1: 4, 2: 4}, "best": {0: 36, 1: 36, 2: 36}, "second": {0: 30, 1: 30, 2: 30}}
-    head, more = arms_by_seed(trained, tmp_path, {**arms, "wild": {0: 40, 1: 36, 2: 2}})
+    arms = {"none": dict.fromkeys(range(3), 4), "best": dict.fromkeys(range(3), 36)}
+    arms |= {"second": dict.fromkeys(range(3), 30), "wild": {0: 40, 1: 36, 2: 2}}
+    head, more = answered(trained, tmp_path, arms)
     assert "the highest mean of 4 arms. It is ahead of none (10.0%)" in head
     assert head.endswith("It cannot be told apart from wild.")
     assert "The best of 4 arms was chosen after the fact" in more
@@ -62,13 +58,13 @@ def test_the_best_arm_is_held_against_every_other(trained, tmp_path: Path) -> No
 
 def test_seeds_that_do_not_agree_decide_nothing(trained, tmp_path: Path) -> None:
     """Three seeds say more, one a little less; more seeds of the kind would tell."""
-    kept = {"none": {0: 0, 1: 0, 2: 20, 3: 0}, "random": {0: 39, 1: 39, 2: 19, 3: 39}}
-    head, more = arms_by_seed(trained, tmp_path / "four", kept)
+    head, more = answered(
+        trained, tmp_path, {"none": {0: 0, 1: 0, 2: 20, 3: 0}, "random": {0: 39, 1: 39, 2: 19, 3: 39}}
+    )
     assert "Whether it is better than none (12.5%) cannot be said: +72.5 points, 95% interval -7" in head
     assert "chosen after the fact" not in more
     assert "4 seeds: with 9, the intervals would be half as wide." in more
-    more_seeds = {"none": {**kept["none"], 4: 0}, "random": {**kept["random"], 4: 39}}
-    assert "It is ahead of none" in arms_by_seed(trained, tmp_path / "five", more_seeds)[0]
+    assert "It is ahead of none" in answered(trained, tmp_path, {"none": {4: 0}, "random": {4: 39}})[0]
 
 
 def test_arms_of_other_facts_or_fewer_stages_do_not_vanish(trained, tmp_path: Path) -> None:
@@ -78,40 +74,28 @@ def test_arms_of_other_facts_or_fewer_stages_do_not_vanish(trained, tmp_path: Pa
 
     run("kvr first", "kvr", "webqa")
     run("popqa first", "popqa", "webqa")
-    group = group_of(tmp_path)
-    assert group.tasks == ["kvr", "popqa"]
-    assert ["popqa first still knows 100.0%" in head for head, _ in answer(group)] == [False, True]
+    sweep = sweep_of(tmp_path)
+    assert sweep.tasks == ["kvr", "popqa"]
+    assert ["popqa first still knows 100.0%" in head for head, _ in answer(sweep)] == [False, True]
     run("longer", "kvr", "webqa", "triviaqa")
-    said = "kvr first, popqa first: not in the answer, as nothing is measured of kvr, popqa after stage3"
-    assert said in group_of(tmp_path).noted()
-
-
-def test_the_number_of_facts_is_that_of_the_arm_that_is_named(trained, tmp_path: Path) -> None:
-    trained.write_run(
-        tmp_path, "low", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 1], "webqa": [1]}}
-    )
-    trained.write_run(
-        tmp_path, "random", 0, {"stage1": {"kvr": [1] * 6}, "stage2": {"kvr": [1] * 3 + [0] * 3, "webqa": [1]}}
-    )
-    assert "random still knows 50.0% of the 6 kvr facts" in answer(group_of(tmp_path))[0][0]
+    apart = "kvr first, popqa first: not in the answer, as nothing is measured of kvr, popqa after stage3"
+    assert apart in notes(sweep_of(tmp_path))
 
 
 def test_an_arm_that_did_not_learn_is_no_answer(trained, tmp_path: Path) -> None:
-    trained.write_run(
-        tmp_path, "none", 0, {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 0], "webqa": [1]}}
-    )
-    ((head, more),) = answer(group_of(tmp_path))
+    """Nor does it say how many facts there are."""
+    low = {"stage1": {"kvr": [1, 1, 1, 0]}, "stage2": {"kvr": [1, 1, 1, 0], "webqa": [1]}}
+    trained.write_run(tmp_path, "low", 0, low)
+    ((head, more),) = answer(sweep_of(tmp_path))
     assert head.startswith("Nothing can be said about what was retained")
-    assert "stage1 did not reach 99% of its own facts: none" in more[0]
-    trained.write_run(
-        tmp_path, "random", 0, {"stage1": {"kvr": [1] * 4}, "stage2": {"kvr": [1, 0, 0, 0], "webqa": [1]}}
-    )
-    ((head, _),) = answer(group_of(tmp_path))
-    assert "random still knows 25.0%" in head  # not none, which has 75% and learnt no more
+    assert "stage1 did not reach 99% of its own facts: low" in more[0]
+    left = {"kvr": [1] * 3 + [0] * 3, "webqa": [1]}
+    trained.write_run(tmp_path, "random", 0, {"stage1": {"kvr": [1] * 6}, "stage2": left})
+    assert "random still knows 50.0% of the 6 kvr facts" in answer(sweep_of(tmp_path))[0][0]
 
 
 def test_one_stage_or_none_with_recall_says_nothing(trained, tmp_path: Path) -> None:
     trained.write_run(tmp_path / "one", "none", 0, {"stage1": {"kvr": [1, 1]}})
-    assert answer(group_of(tmp_path / "one"))[0][0].startswith("Nothing can be said about retention yet: stage1 is the")
+    assert answer(sweep_of(tmp_path / "one"))[0][0].startswith("Nothing can be said about retention yet: stage1 is the")
     trained.write_run(tmp_path / "none", "none", 0, {"stage1": {}})
-    assert "no stage here is measured by recall" in answer(group_of(tmp_path / "none"))[0][0]
+    assert "no stage here is measured by recall" in answer(sweep_of(tmp_path / "none"))[0][0]

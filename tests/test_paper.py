@@ -14,7 +14,7 @@ from trained_store import TrainedStore, once
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
-from remix_toolkit.report.frame import MEASURED, Frame, load
+from remix_toolkit.report.frame import MEASURED, Frame, Stage, load
 from remix_toolkit.report.paper import CELL, _comparisons, cells, layout, paper, section
 from remix_toolkit.report.parts import Table
 
@@ -56,7 +56,8 @@ def frame_of(chosen: Iterable[Cell], recall: Callable[[Cell], float], seeds: Ite
                 row["recall"] = 100.0 if row["own"] else recall(cell)
                 rows += [{**row, "seed": seed} for seed in seeds]
     measured = pd.DataFrame(rows, columns=MEASURED)
-    return Frame(measured, [], {}, pytest.fail, measured[:0])
+    stages = {path: Stage(Path(path)) for path in measured["path"]}
+    return Frame(measured, [], stages, pytest.fail, measured[:0])
 
 
 @pytest.fixture(scope="session")
@@ -213,7 +214,9 @@ def test_layers_are_judged_by_the_logit_lens_where_models_were_probed() -> None:
     for row in frame.measured.itertuples():
         first_layer, spread = found[row.arm.rpartition(", ")[2]]
         probe = {row.list: SimpleNamespace(first_layer=first_layer, spread=spread)}
-        frame.stages.setdefault(row.path, SimpleNamespace(results=lambda _, probe=probe: probe))
+        if isinstance(frame.stages[row.path], Stage):
+            stage = SimpleNamespace(folder=Path(row.path), results=lambda _, probe=probe: probe)
+            frame.stages[row.path] = stage
     assert judged(tables(frame)["claims-llama3-8b"])["earlier_layers"][0] == "holds"
 
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: it is clicked, sorted, filtered, searched; nothing injected runs. Needs Chromium."""
+"""The report in a real browser: it is clicked, sorted, searched; nothing injected runs. Needs Chromium."""
 
 import random
 import shutil
@@ -46,7 +46,7 @@ def page(trained: TrainedStore, tmp_path_factory: pytest.TempPathFactory) -> str
     """The address of the report of two sweeps: of eight nasty facts, two arms, two seeds; of 20,000, two runs."""
 
     def make(runs: Path) -> None:
-        for arm, left in (("none", [0] * 6 + [1] * 2), (NASTY[0], [1] * 6 + [0] * 2)):
+        for arm, left in (("none", [0] * 6 + [1] * 2), (NASTY[1], [1] * 6 + [0] * 2)):
             known = {"stage1": {"kvr": [1] * 8}, "stage2": {"kvr": left, "invented_facts": [1]}}
             for seed in (0, 1):
                 trained.write_run(runs, arm, seed, known, asked=NASTY, wrong=f"{NASTY[1]} {{row}}")
@@ -60,16 +60,47 @@ def page(trained: TrainedStore, tmp_path_factory: pytest.TempPathFactory) -> str
     return (once(tmp_path_factory.getbasetemp(), "browsed", make) / "report" / "index.html").as_uri()
 
 
+class Facts:
+    """A table of facts on the page, opened."""
+
+    def __init__(self, driver, number: int) -> None:
+        self.driver = driver
+        self.box = driver.find_elements("css selector", "details.facts")[number]
+        self.box.find_element("tag name", "summary").send_keys("\ue007")  # Enter: by the keyboard
+        until(lambda: self.box.find_elements("css selector", "tbody th"))
+
+    def count(self) -> int:
+        """How many facts are said to be there."""
+        info = self.box.find_elements("css selector", ".dt-info")
+        return int(info[0].text.split(" of ")[1].split(" ")[0].replace(",", "")) if info else 0
+
+    def column(self, number: int) -> list[str]:
+        script = "return [...arguments[0].querySelectorAll('tbody tr')].map((r) => r.cells[arguments[1]].textContent)"
+        return self.driver.execute_script(script, self.box, number)
+
+    def search(self, text: str, count: int, column: int | None = None) -> None:
+        """Search all columns or one, and wait until so many facts are left; then take it back."""
+        place = ".dt-search input" if column is None else f"thead td:nth-child({column + 1}) input"
+        field = self.box.find_element("css selector", place)
+        before = self.count()
+        field.send_keys(text)
+        until(lambda: self.count() == count)
+        field.send_keys("\ue009a\ue000\ue003")  # Ctrl + A, and away with it
+        until(lambda: self.count() == before)
+
+    def sort(self, column: int) -> None:
+        self.box.find_elements("css selector", "thead tr:first-child .dt-column-order")[column].send_keys("\ue007")
+
+
 @pytest.fixture
 def opened(browser, page: str):
-    """The page, loaded anew, its facts unpacked."""
+    """The page, loaded anew."""
     browser.get("about:blank")
     browser.get(page)
-    until(lambda: browser.find_element("id", "explorer").is_displayed())
     return browser
 
 
-def until(true, seconds: float = 10) -> None:
+def until(true, seconds: float = 20) -> None:
     """Wait until something is so."""
     started = time.monotonic()
     while not true():
@@ -77,82 +108,45 @@ def until(true, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-def column(driver, number: int) -> list[str]:
-    """The shown text of a column of the table of facts."""
-    script = "return [...document.querySelectorAll('#rows tbody tr')].map((row) => row.cells[arguments[0]].textContent)"
-    return driver.execute_script(script, number)
-
-
-def pick(driver, id_: str, value: str) -> None:
-    from selenium.webdriver.support.ui import Select
-
-    Select(driver.find_element("id", id_)).select_by_visible_text(value)
-
-
-def found(driver) -> int:
-    """How many rows the table says it has."""
-    return int(driver.find_element("id", "found").text.split(" ")[0].replace(",", ""))
-
-
 def test_nothing_injected_runs(opened) -> None:
     """Not in the page itself, and not in the table, which is filled by a script."""
-    assert opened.title.startswith("What was retained")
-    assert opened.execute_script("return document.querySelectorAll('body script:not([type])').length") == 1
-    assert (
-        opened.execute_script("return document.querySelectorAll('#rows img, main b, main img:not([alt])').length") == 0
-    )
-    prompts = column(opened, 0)
+    facts = Facts(opened, 0)
+    prompts = facts.column(1)
     assert NASTY[0] in prompts
     assert "line␊break␤and␤more␀␇␛[31m\ud7ff" in prompts  # control characters are seen
-    assert any("onerror" in said for said in column(opened, 5))
+    assert facts.column(4)[0] == f"lost 2 of 2: {NASTY[1]} 0..."
+    assert opened.title.startswith("What was retained")
+    injected = "main b, main img:not([alt]), details img, body script:not([type])"
+    assert opened.execute_script(f"return document.querySelectorAll('{injected}').length") == 0
 
 
-def test_facts_are_filtered_searched_and_sorted(opened) -> None:
-    assert found(opened) == 32
-    pick(opened, "outcome", "lost")
-    assert found(opened) == 16
-    assert {text.split(" ")[1] for text in column(opened, 4)} == {"lost"}
-    pick(opened, "arm", "none")
-    pick(opened, "seed", "1")
-    assert (found(opened), set(column(opened, 2)), set(column(opened, 3))) == (6, {"none"}, {"1"})
-    opened.find_element("css selector", "#filters button").click()
-    until(lambda: found(opened) == 32)
-    opened.find_element("id", "words").send_keys("GNP")  # in a fact
-    until(lambda: found(opened) == 4)
-    opened.find_element("css selector", "#filters button").click()
-    until(lambda: found(opened) == 32)
-    opened.find_element("id", "words").send_keys("onerror=\"document.title = 'run'\"> 3")  # in an answer
-    until(lambda: found(opened) == 2)
-    opened.find_element("css selector", "#filters button").click()
-    until(lambda: found(opened) == 32)
-    by_arm = opened.find_element("css selector", "[data-by=arm]")
-    by_arm.click()
-    assert column(opened, 2)[0] == "none"
-    by_arm.send_keys("\ue007")  # Enter: the keyboard does what a click does
-    assert column(opened, 2)[0] == NASTY[0]
-    assert by_arm.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
-    opened.find_element("css selector", "[data-by=known]").click()
-    assert set(column(opened, 6)) == {"2 of 4"}
+def test_facts_are_searched_and_sorted(opened) -> None:
+    facts = Facts(opened, 0)
+    assert facts.count() == 8
+    facts.search("GNP", 1)  # in a fact
+    facts.search("onerror=\"document.title = 'run'\"> 3", 1)  # in an answer
+    facts.search("lost", 6, column=4)  # under one arm
+    facts.search("lost", 2, column=5)
+    assert facts.column(3) == ["2"] * 8  # of the four runs
+    facts.sort(5)
+    assert facts.column(5)[0].startswith("kept 2 of 2")
+    facts.sort(5)
+    assert facts.column(5)[0].startswith("lost 2 of 2")
+    assert facts.box.find_elements("css selector", "th[aria-sort=descending]")
 
 
 def test_twenty_thousand_facts_stay_usable(opened, page: str) -> None:
     assert Path(page.removeprefix("file://")).stat().st_size < 10e6
-    pick(opened, "of", "big on tiny: kvr")
-    until(lambda: found(opened) == 2 * MANY)
-    assert len(column(opened, 0)) == 50
     started = time.monotonic()
-    opened.find_element("id", "words").send_keys("key 1999")
-    until(lambda: found(opened) == 2 * 11)
-    opened.find_element("id", "words").send_keys("\ue009a\ue000\ue003")  # Ctrl + A, and away with it
-    until(lambda: found(opened) == 2 * MANY)
-    opened.find_element("css selector", "[data-by=known]").click()
-    opened.find_element("css selector", "[data-by=fact]").click()
-    assert column(opened, 0)[2] == "The value of key 1 is?"  # two runs of key 0 before it: numbers sort as numbers
-    opened.find_element("id", "on").click()
-    assert column(opened, 0)[0] == "The value of key 25 is?"
-    assert time.monotonic() - started < 10
-    opened.find_element("id", "back").click()
-    assert not opened.find_element("id", "back").is_enabled()
+    facts = Facts(opened, 1)
+    assert (facts.count(), len(facts.column(0))) == (MANY, 25)
+    facts.search("key 1999", 11)
+    facts.sort(3)
+    facts.sort(0)
+    assert facts.column(0)[:3] == ["0", "1", "2"]
+    facts.box.find_element("css selector", "[data-dt-idx=next]").click()
+    assert facts.column(1)[0] == "The value of key 25 is?"
+    assert time.monotonic() - started < 20
 
 
 def test_links_pictures_and_narrow_screens(opened) -> None:
@@ -162,17 +156,17 @@ def test_links_pictures_and_narrow_screens(opened) -> None:
         link.click()
         assert opened.execute_script("return document.querySelector(':target').id") == target
     assert opened.execute_script("return [...document.images].every((i) => i.complete && i.naturalWidth > 0)")
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    was = opened.execute_script("return document.images[0].currentSrc")
-    opened.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    )
-    WebDriverWait(opened, 20).until(lambda _: opened.execute_script("return document.images[0].currentSrc") != was)
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    Facts(opened, 0)
+    is_dark = "return document.documentElement.classList.contains('dark')"
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        until(lambda scheme=scheme: opened.execute_script(is_dark) == (scheme == "dark"))
+        filtered = opened.execute_script("return getComputedStyle(document.images[0]).filter")
+        assert filtered.startswith("invert" if scheme == "dark" else "none")
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    unnamed = "return [...document.querySelectorAll('input, select')].filter((e) => !e.labels.length).length"
-    assert opened.execute_script(unnamed) == 0
+    unnamed = "return [...document.querySelectorAll('input, select')].filter((e) => !e.labels.length && !e.ariaLabel)"
+    assert opened.execute_script(unnamed) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from trained_store import FEW, HALF, TrainedStore
+from trained_store import FEW, HALF, TrainedStore, sweep_of
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput
@@ -19,15 +19,8 @@ from remix_toolkit.report.frame import load
 from remix_toolkit.report.parts import Figure, Heading, Table
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.settings import rerun, settings
-from remix_toolkit.report.summary import Sweep, sweeps
 
 BOTH = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}
-
-
-def sweep_of(runs: Path, warnings: list[str] | None = None) -> Sweep:
-    """The only sweep of a store; what is wrong in it is added to `warnings`."""
-    (sweep,) = sweeps(load(runs, warn=[].append if warnings is None else warnings.append))
-    return sweep
 
 
 def test_figures_are_the_same_bytes_and_beside_each_are_its_numbers(trained: TrainedStore, tmp_path: Path) -> None:

@@ -27,9 +27,8 @@ from remix_toolkit.graph.lineage import fact_lists, lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.schema import Factoid, Recipe
 from remix_toolkit.records import FactList, Manifest, Part, StageRecord, read_rows, write_rows
-from remix_toolkit.report.group import Group, groups
-from remix_toolkit.report.seeds import expected
-from remix_toolkit.report.verdicts import Answers
+from remix_toolkit.report.frame import load
+from remix_toolkit.report.summary import Sweep, sweeps
 
 KVR = ROOT / "recipes" / "kvr.yaml"
 TWENTY = ["stages.stage1.data.size=20", "stages.stage2.data.size=20"]
@@ -79,10 +78,10 @@ HALF = [[1, 0] * 20, [1, 1, 0, 0] * 10, [1, 1, 1, 0, 0, 0, 0, 1] * 5]  # 50% at 
 FEW = [[1] * 4 + [0] * 36, [1] * 2 + [0] * 38, [1] * 6 + [0] * 34]  # 10, 5, 15%: 10.0 in the mean
 
 
-def group_of(runs: Path) -> Group:
-    """All that the report says of the only sweep in a store."""
-    (group,) = groups(store.entries(runs), expected(store.records(runs)), Answers())
-    return group
+def sweep_of(runs: Path, warnings: list[str] | None = None) -> Sweep:
+    """The only sweep of a store; what is wrong in it is added to `warnings`."""
+    (sweep,) = sweeps(load(runs, warn=[].append if warnings is None else warnings.append))
+    return sweep
 
 
 def file_name(text: str) -> str:

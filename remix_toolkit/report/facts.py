@@ -1,25 +1,18 @@
-"""Facts kept, lost and never learnt: every fact under every arm and seed, for the page's table and as CSV."""
+"""Facts kept, lost, gained and never learnt, and how many wrong answers are right ones of facts trained later."""
 
-import base64
-import csv
-import gzip
-import json
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, TextIO
+from functools import cache
 
-from remix_toolkit.errors import BadInput
-from remix_toolkit.report.tables import Table
-from remix_toolkit.report.verdicts import Answer
-from remix_toolkit.report.verdicts import gold as right_answers
+import numpy as np
+import pandas as pd
 
-if TYPE_CHECKING:
-    from remix_toolkit.report.group import Group
+from remix_toolkit.report.parts import Explorer, Table
+from remix_toolkit.report.summary import Sweep
 
-OUTCOMES = {"k": "kept", "l": "lost", "g": "gained", "n": "never learnt"}
+RUN, FACT = ["label", "seed"], ["list", "fact"]
+OUTCOMES = ["kept", "lost", "gained", "never learnt"]  # known before and after, only before, only after, in neither
 GOLD, LONGEST = 3, 300  # on the page: right answers of a fact, characters of a model's answer
 LATER = "answers of later facts, % of wrong"
 LATER_NOTE = (
@@ -29,183 +22,150 @@ LATER_NOTE = (
 
 
 @dataclass
-class Asked:
-    """One run's answers to the facts, in their order: `outcomes` a letter each (`-`: not asked in this run).
+class Facts:
+    """One task's facts under the runs of a sweep, between the stages `before` and `after` (the same, if only one).
 
-    `later`: which share of its wrong answers after the last measurement are answers of facts that later stages trained,
-    in percent, at least and at most; None without such facts, or without wrong answers.
+    `answers` has a row for each run and fact: `label`, `seed`, `list`, `fact`, `outcome`, and `first` and `last`, the
+    wrong answers after the two stages, null where the answer was right; `complete` where `last` was not cut off. `runs`
+    has a row for each run: the number of facts of each outcome, and `later_at_least` and `later_at_most`, which share
+    of its wrong answers after the last stage are answers of facts that later stages trained, in percent; NaN where
+    there are no such facts or no wrong answers.
     """
 
-    arm: str
-    seed: int
-    outcomes: str
-    first: list[str | None]  # its wrong answers after the first measurement, and after the last
-    last: list[str | None]
-    later: tuple[float, float] | None
-
-
-@dataclass
-class Facts:
-    """One task's facts under the runs of a group, between the stages `before` and `after` (the same, if only one)."""
-
-    name: str
+    sweep: Sweep
     task: str
-    title: str
     before: str
     after: str
-    prompts: list[str]
-    gold: list[list[str]]
-    runs: list[Asked]
+    answers: pd.DataFrame
+    runs: pd.DataFrame
 
-    def packed(self) -> str:
-        """For the page: JSON, compressed, as base64. A wrong answer is said once, and then named by its place."""
-        texts: dict[str, int] = {}
-        runs = []
-        for run in self.runs:
-            answers = [
-                [-1 if text is None else texts.setdefault(_short(text), len(texts)) for text in answers]
-                for answers in (run.first, run.last)
-            ]
-            runs.append({"arm": run.arm, "seed": run.seed, "outcomes": run.outcomes, "answers": answers})
-        whole = {
-            "before": self.before,
-            "after": self.after,
-            "prompts": self.prompts,
-            "gold": [_gold(answers) for answers in self.gold],
-            "said": list(texts),
-            "runs": runs,
-        }
-        return base64.b64encode(gzip.compress(json.dumps(whole).encode(), 6, mtime=0)).decode()
-
-    def write(self, out: TextIO) -> None:
-        """All rows as CSV."""
-        writer = csv.writer(out)
-        last = ["fact", "right_answers", "arm", "seed", "outcome"]
-        writer.writerow([*last, f"said_after_{self.before}_if_wrong", f"said_after_{self.after}_if_wrong"])
-        right = ["; ".join(answers) for answers in self.gold]
-        for run in self.runs:
-            rows = zip(self.prompts, right, run.outcomes, run.first, run.last, strict=True)
-            writer.writerows(
-                (prompt, gold, run.arm, run.seed, OUTCOMES[outcome], first, last)
-                for prompt, gold, outcome, first, last in rows
-                if outcome != "-"
-            )
+    @property
+    def name(self) -> str:
+        return f"facts-{self.sweep.slug}-{self.task}"
 
     def table(self) -> Table:
         """How many facts were kept, lost, gained and never learnt, in percent, the mean over an arm's seeds."""
-        counts = [(run.arm, run.seed, Counter(run.outcomes.replace("-", ""))) for run in self.runs]
-        rows = []
-        for arm in dict.fromkeys(run.arm for run in self.runs):
-            of_arm = [count for name, _, count in counts if name == arm and count]
-            shares = [[100 * count[letter] / count.total() for letter in OUTCOMES] for count in of_arm]
-            means = [f"{fmean(column):.1f}" for column in zip(*shares, strict=True)]
-            rows.append([arm, str(len(of_arm)), *means, self.later(arm)])
-        data = [
-            {"arm": run.arm, "seed": run.seed, **{name: count[letter] for letter, name in OUTCOMES.items()}}
-            | dict(zip(("later_at_least", "later_at_most"), run.later or (None, None), strict=True))
-            for run, (*_, count) in zip(self.runs, counts, strict=True)
-        ]
-        caption = f"{self.title}: facts in percent, mean over seeds"
-        columns = ["arm", "seeds", *OUTCOMES.values(), LATER]
-        return Table(self.name, caption, columns, rows, notes=[LATER_NOTE], data=data)
+        counts = self.runs[OUTCOMES]
+        shares = counts.div(counts.sum(axis="columns"), axis="index").mul(100)
+        shown = shares.groupby("label", sort=False, observed=True).mean().map("{:.1f}".format)
+        shown.insert(0, "seeds", counts.groupby("label", observed=True).size())
+        shown[LATER] = [self.later(arm) for arm in shown.index]
+        caption = f"{self.sweep.title}: {self.task}: facts in percent, mean over seeds"
+        numbers = self.runs.reset_index(names=["arm", "seed"])
+        return Table(self.name, caption, shown.rename_axis("arm"), numbers, notes=[LATER_NOTE])
 
     def later(self, arm: str) -> str:
-        """The mean of `Asked.later` over an arm's seeds, at least and, where that is another number, at most."""
-        shares = [run.later for run in self.runs if run.arm == arm and run.later]
-        ends = [f"{fmean(column):.1f}" for column in zip(*shares, strict=True)]
-        return " to ".join(dict.fromkeys(ends)) or "-"
+        """The mean over an arm's seeds of `later_at_least` and, where that is another number, of `later_at_most`."""
+        ends = self.runs.loc[self.runs.index.get_level_values("label") == arm, ["later_at_least", "later_at_most"]]
+        return " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends.mean().dropna())) or "-"
+
+    def explorer(self) -> Explorer:
+        """Every fact, with what became of it in each arm; the CSV has every answer."""
+        frame, arms = self.sweep.frame, list(self.answers["label"].unique())
+        facts = pd.concat({list_id: frame.facts(list_id) for list_id in self.answers["list"].unique()}, names=FACT)
+        is_known = self.answers["outcome"].isin(["kept", "gained"])
+        known = is_known.groupby([self.answers[name] for name in FACT], observed=True).sum().reindex(facts.index)
+        shown = [facts.index.get_level_values("fact"), facts["prompt"], facts["gold"].map(_gold), known]
+        by_arm = [self._cells(arm).reindex(facts.index, fill_value="-") for arm in arms]
+        rows = list(zip(*(column.to_list() for column in (*shown, *by_arm)), strict=True))
+        title = f"{self.sweep.title}: {self.task}, {len(facts):,} facts in {len(self.runs)} runs"
+        columns = ["no.", "fact", "right answer", f"runs of {len(self.runs)} that know it", *arms]
+        names = {"prompt": "fact", "gold": "right_answers", "label": "arm", "seed": "seed", "outcome": "outcome"}
+        stages = {self.before: "first", self.after: "last"}  # one, if they are the same
+        names |= {column: f"wrong_answer_after_{stage}" for stage, column in stages.items()}
+        answers = self.answers.join(facts.assign(gold=facts["gold"].map("; ".join)), on=FACT)
+        answers = answers[list(names)].set_axis(list(names.values()), axis="columns")
+        return Explorer(f"{self.name}-all", title, columns, rows, answers)
+
+    def _cells(self, arm: str) -> "pd.Series[str]":
+        """What became of each fact under an arm's seeds, and what was answered where it is not known."""
+        by_fact: dict[tuple[str, int], dict[str, list[str | None]]] = {}
+        rows = self.answers[self.answers["label"] == arm]
+        columns = (rows[name].to_numpy(object, na_value=None) for name in (*FACT, "outcome", "last"))
+        for list_id, fact, outcome, answer in zip(*columns, strict=True):
+            by_fact.setdefault((list_id, fact), {}).setdefault(outcome, []).append(answer)
+        return pd.Series({at: _cell(answers) for at, answers in by_fact.items()})
 
 
-def facts_of(group: "Group") -> Iterator[Facts]:
-    """For each task to remember, every run's answers after the first and after the last stage that asked for it."""
-    for task in group.tasks:
-        runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        for entry in group.readable:
-            if entry["task"] == task and entry["recall"] is not None:
-                runs.setdefault((entry["arm"], entry["seed"]), []).append(entry)
-        asked = {at: (_newest(rows, rows[0]["stage"]), rows[-1]) for at, rows in runs.items()}
-        # A run without its last stage would count what it knows as kept; one without its first, lost as never learnt.
-        first = min((pair[0]["stage"] for pair in asked.values()), key=group.stages.index, default=None)
-        ends = (first, group.stages[-1])
-        asked = {at: pair for at, pair in asked.items() if (pair[0]["stage"], pair[1]["stage"]) == ends}
-        if not asked:
-            continue
-        gold: dict[str, list[str]] = {}
-        for id_, path in {entry["list"]: entry["path"] for pair in asked.values() for entry in pair}.items():
-            gold = {**right_answers(path, id_), **gold}
-        later = _later_answers(group, asked)
-        all_runs = []
-        for at, (before, after) in asked.items():
-            answers = [group.answers.of(entry["path"], entry["list"]) for entry in (before, after)]
-            all_runs.append(_asked(*at, list(gold), answers[0], answers[1], later[at]))
-        yield Facts(
-            name=f"facts-{group.slug}-{task}",
-            task=task,
-            title=f"{group.title}: {task}",
-            before=before["stage"],
-            after=after["stage"],
-            prompts=list(gold),
-            gold=list(gold.values()),
-            runs=all_runs,
-        )
+def facts_of(sweep: Sweep, task: str) -> Facts | None:
+    """A task's facts; None where no run was asked for them both by the first such stage and by the last stage.
+
+    A run without its last stage would count what it knows as kept; one without its first, what it lost as never learnt.
+    """
+    rows = sweep.rows[(sweep.rows["task"] == task) & sweep.rows["recall"].notna()]
+    before, after = min(rows["stage"], key=sweep.stages.index), sweep.stages[-1]
+    first, last = rows[rows["stage"] == before], rows[rows["stage"] == after]
+    runs = first.merge(last, on=[*RUN, "list"], suffixes=("_first", "_last"))
+    by_list = [_answers(sweep, str(list_id), of_list) for list_id, of_list in runs.groupby("list", sort=False)]
+    if not by_list or (answers := pd.concat(by_list, ignore_index=True)).empty:
+        return None
+    counts = answers.groupby(RUN, sort=False, observed=True)["outcome"].value_counts().unstack(fill_value=0)
+    counts = counts.reindex(columns=OUTCOMES, fill_value=0)
+    return Facts(sweep, task, before, after, answers, counts.join(_later(sweep, before, answers)))
 
 
-def _newest(rows: Sequence[dict[str, Any]], stage: str) -> dict[str, Any]:
-    return [row for row in rows if row["stage"] == stage][-1]
+def _answers(sweep: Sweep, list_id: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """`Facts.answers` to one list of facts; `runs` have a `label`, a `seed`, a `path_first` and a `path_last`."""
+    asked = sweep.frame.answers(list_id).reset_index(names="place")
+    places = asked.pivot(index="path", columns="fact", values="place").dropna(axis="columns")
+    runs = runs[runs["path_first"].isin(list(places.index)) & runs["path_last"].isin(list(places.index))]
+    first, last = (places.loc[runs[path]].to_numpy(int).ravel() for path in ("path_first", "path_last"))
+    known, complete = asked["correct"].to_numpy(bool), asked["prediction_complete"].to_numpy(bool)
+    wrong = (asked["prediction"] + pd.array(np.where(complete, "", "..."), asked["prediction"].dtype)).mask(known)
+    facts = places.shape[1]
+    answers = {
+        "label": pd.Categorical(runs["label"].repeat(facts)),
+        "seed": runs["seed"].repeat(facts).to_numpy(),
+        "list": pd.Categorical([list_id]).repeat(len(first)),
+        "fact": np.tile(places.columns, len(runs)),
+        "outcome": pd.Categorical.from_codes(2 * ~known[first] + ~known[last], OUTCOMES),
+        "first": wrong.array.take(first),
+        "last": wrong.array.take(last),
+        "complete": complete[last],
+    }
+    return pd.DataFrame(answers)
 
 
-def _later_answers(
-    group: "Group", asked: Mapping[tuple[str, int], tuple[dict[str, Any], dict[str, Any]]]
-) -> dict[tuple[str, int], list[str]]:
-    """For each run the answers, sorted, of all facts trained since it was first `asked`, as `matches` compares them."""
-    since = group.stages.index(next(iter(asked.values()))[0]["stage"])
-    by_list: dict[str, list[str]] = {}  # runs share lists
-    later: dict[tuple[str, int], list[str]] = {at: [] for at in asked}
-    for entry in group.readable:
-        at = (entry["arm"], entry["seed"])
-        if not entry["own"] or entry["recall"] is None or group.stages.index(entry["stage"]) < since:
-            continue
-        if at not in asked or (id_ := entry["list"]) in {row["list"] for row in asked[at]}:
-            continue
-        try:
-            if id_ not in by_list:
-                gold = right_answers(entry["path"], id_).values()
-                by_list[id_] = [answer.strip().lower() for answers in gold for answer in answers]
-        except BadInput as error:
-            group.warnings.append(str(error))
-            continue
-        later[at] += by_list[id_]
-    return {at: sorted(answers) for at, answers in later.items()}
+def _later(sweep: Sweep, since: str, answers: pd.DataFrame) -> pd.DataFrame:
+    """`later_at_least` and `later_at_most` of each run that has them, see `Facts`."""
+    stages = sweep.stages[sweep.stages.index(since) :]
+    rows = sweep.rows[sweep.rows["stage"].isin(stages) & sweep.rows["own"] & sweep.rows["recall"].notna()]
+    rows = rows[~rows["list"].isin(list(answers["list"].unique()))]
+
+    @cache
+    def right(lists: tuple[str, ...]) -> list[str]:
+        gold = [answers for list_id in lists for answers in sweep.frame.facts(list_id)["gold"]]
+        return sorted({answer.strip().lower() for answers in gold for answer in answers})
+
+    trained = {run: tuple(of_run["list"].unique()) for run, of_run in rows.groupby(RUN)}
+    trained = {run: lists for run, lists in trained.items() if right(lists)}  # they may be unreadable
+    shares = {}
+    for run, of_run in answers[answers["last"].notna()].groupby(RUN, sort=False, observed=True):
+        if run in trained:
+            texts = zip(of_run["last"].tolist(), of_run["complete"], strict=True)
+            matching = [complete for text, complete in texts if _begins_one(text, complete, right(trained[run]))]
+            shares[run] = [100 * sum(matching) / len(of_run), 100 * len(matching) / len(of_run)]
+    index = pd.MultiIndex.from_tuples(shares, names=RUN) if shares else pd.MultiIndex.from_arrays([[], []], names=RUN)
+    return pd.DataFrame(list(shares.values()), index, ["later_at_least", "later_at_most"], dtype=float)
 
 
-def _asked(
-    arm: str,
-    seed: int,
-    prompts: Sequence[str],
-    before: Mapping[str, Answer | None],
-    after: Mapping[str, Answer | None],
-    later: Sequence[str],
-) -> Asked:
-    letters = []
-    first, last = [before.get(prompt) for prompt in prompts], [after.get(prompt) for prompt in prompts]
-    for prompt, then, now in zip(prompts, first, last, strict=True):
-        if prompt not in before or prompt not in after:
-            letters.append("-")
-        else:
-            letters.append(("k" if now is None else "l") if then is None else ("g" if now is None else "n"))
-    texts = [None if answer is None else str(answer) for answer in (*first, *last)]
-    wrong = [answer for answer in after.values() if answer]
-    share = 100 / len(wrong) if wrong else 0.0
-    matching = [answer.complete for answer in wrong if _begins_one(answer, later)]
-    shares = (share * sum(matching), share * len(matching)) if later and wrong else None
-    return Asked(arm, seed, "".join(letters), texts[: len(first)], texts[len(first) :], shares)
-
-
-def _begins_one(answer: Answer, texts: Sequence[str]) -> bool:
-    """Is an answer one of these sorted texts or, where it is not complete, the beginning of one?"""
-    text = answer.text.strip().lower() if answer.complete else answer.text.rstrip("\ufffd").strip().lower()
+def _begins_one(answer: str, complete: bool, texts: Sequence[str]) -> bool:
+    """Is an answer one of these sorted texts or, where it was cut off, the beginning of one?"""
+    text = (answer if complete else answer.removesuffix("...").rstrip("\ufffd")).strip().lower()
     at = bisect_left(texts, text)
-    return at < len(texts) and (texts[at] == text if answer.complete else texts[at].startswith(text))
+    return at < len(texts) and (texts[at] == text if complete else texts[at].startswith(text))
+
+
+def _cell(answers: Mapping[str, Sequence[str | None]]) -> str:
+    """What became of a fact, from the answers of each outcome: `kept 2 of 3; lost 1 of 3: Leeds`."""
+    runs = sum(map(len, answers.values()))
+    parts = []
+    for outcome in OUTCOMES:
+        if outcome in answers:
+            count = f" {len(answers[outcome])} of {runs}" if runs > 1 else ""
+            wrong = dict.fromkeys(_short(answer or "(nothing)") for answer in answers[outcome] if answer is not None)
+            parts.append(f"{outcome}{count}{': ' * bool(wrong)}{', '.join(wrong)}")
+    return "; ".join(parts)
 
 
 def _gold(answers: Sequence[str]) -> str:

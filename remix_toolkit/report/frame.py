@@ -228,9 +228,14 @@ def load(
         if recipe not in (names := {record.recipe for record in records}):
             raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
         records = [record for record in records if record.recipe == recipe]
-    stages = {str(folder): Stage(folder) for folder in store.published_stages(runs).values()}
+    stages = {path_text(folder): Stage(folder) for folder in store.published_stages(runs).values()}
     measured = _measured(records, stages, warn_once)
     return Frame(measured, records, stages, warn_once, measured)
+
+
+def path_text(path: Path) -> str:
+    """A path as text; what is none in it, which Arrow would refuse, as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _measured(records: Sequence[RunRecord], stages: Mapping[str, Stage], warn: Warn) -> pd.DataFrame:
@@ -271,7 +276,7 @@ def measured_lists(stage: Stage) -> list[dict[str, Any]]:
 
     Recall and accuracy in percent, the loss in nats a token, memory in bytes. Raises BadInput where a file is damaged.
     """
-    about = {"key": stage.record.key, "path": str(stage.folder)}
+    about = {"key": stage.record.key, "path": path_text(stage.folder)}
     about |= stage.record.model_dump(include={"steps", "memory_estimated", "memory_peak"})
     rows = []
     for id_, result in stage.results(Recall()).items():

@@ -2,7 +2,9 @@
 
 import base64
 import errno
+import gzip
 import hashlib
+import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,32 +12,36 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import csv
+
 from remix_toolkit import __version__
 from remix_toolkit.console import info, warn
 from remix_toolkit.errors import BadInput
-from remix_toolkit.report.facts import Facts
-from remix_toolkit.report.group import groups
-from remix_toolkit.report.names import select_runs
-from remix_toolkit.report.parts import Figure, Section, Words, template_environment
-from remix_toolkit.report.plot import saved, settle, svgs
+from remix_toolkit.report.figures import rendered
+from remix_toolkit.report.frame import Frame, load, path_text
+from remix_toolkit.report.parts import Explorer, Figure, Section, Table, Words, template_environment
 from remix_toolkit.report.sections import sections
-from remix_toolkit.report.seeds import expected
-from remix_toolkit.report.tables import Table, as_csv, as_latex, as_markdown, plain, slug
-from remix_toolkit.report.verdicts import Answers
+from remix_toolkit.report.summary import slug, sweeps
+from remix_toolkit.report.tables import as_csv, as_latex, as_markdown, as_text, kinds, plain
 
 PAGE = "index.html"
 SCREEN = 120  # characters of a line
+SEEN = {code: 0x2400 + code for code in range(0x20)} | {
+    0x7F: 0x2421,
+    0x2028: 0x2424,
+    0x2029: 0x2424,
+}  # control characters
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure on the page: two pictures as addresses that hold them, and what is seen on them."""
+    """A figure on the page: the picture as an address that holds it, and what is seen on it."""
 
     name: str
     caption: str
     alt: str
-    light: str
-    dark: str
+    address: str
 
 
 def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
@@ -46,70 +52,86 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     recipe is not in it, or the folder cannot be written to.
     """
     warnings: list[str] = []
-    entries, records = select_runs(runs, recipe, warnings.append)
+    frame = load(runs, recipe, warnings.append)
     for warning in warnings:
         warn(warning)
-    if not entries:
+    if frame.measured.empty:
         return None
-    wanted = expected(records)
-    measured = {(entry["recipe"], entry["arm"], entry["profile"]) for entry in entries}
-    warnings += [
-        f"{name} on {profile}, {arm}: nothing is measured yet"
-        for name, arm, profile in wanted
-        if (name, arm, profile) not in measured
-    ]
+    warnings += _unmeasured(frame)
+    all_sweeps = sweeps(frame)
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
-        sweeps = groups(entries, wanted, Answers())
-        made = [_written(section, out) for section in named(sections(sweeps, runs, warnings))]
-        recipes = list(dict.fromkeys(group.recipe for group in sweeps))
-        title = sweeps[0].title if len(sweeps) == 1 else ", ".join(recipes)
+        made = named(sections(frame, all_sweeps, Path(path_text(runs)), warnings))
+        made = [_written(section, out) for section in made]
+        recipes = list(dict.fromkeys(sweep.recipe for sweep in all_sweeps))
+        title = all_sweeps[0].title if len(all_sweeps) == 1 else ", ".join(recipes)
         title = title if len(recipes) < 4 else f"{len(recipes)} recipes"
         page = out / PAGE
-        _save(page, render(made, title, str(runs), len(warnings)).encode("utf-8", "backslashreplace"))
+        _save(page, render(made, title, path_text(runs), len(warnings)).encode())
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
         raise BadInput(f"-o {error.filename or out}: cannot be written ({error.strerror})") from None
     answer = next(part.lines[0] for part in made[0].parts if isinstance(part, Words))
-    info(textwrap.fill(plain(f"{sweeps[0].title}: {answer}"), SCREEN, max_lines=3, placeholder=" ..."))
+    info(textwrap.fill(plain(f"{all_sweeps[0].title}: {answer}"), SCREEN, max_lines=3, placeholder=" ..."))
     return page
 
 
+def _unmeasured(frame: Frame) -> list[str]:
+    arm = ["recipe", "profile", "arm"]
+    measured = set(frame.measured[arm].itertuples(index=False, name=None))
+    begun = dict.fromkeys((record.recipe, record.profile, record.arm) for record in frame.begun)
+    return [
+        f"{recipe} on {profile}, {name}: nothing is measured yet"
+        for recipe, profile, name in begun
+        if (recipe, profile, name) not in measured
+    ]
+
+
 def render(made: Sequence[Section], title: str, where: str, warnings: int) -> str:
-    """The page; all that comes from data is escaped by Jinja, and a policy in the page lets no script run but ours."""
+    """The page; all that comes from data is escaped by Jinja, and a policy in the page lets no script run but ours.
+
+    Ours loads DataTables, which itables brings along, from a text in the page; that shows facts as text, never as HTML.
+    """
     environment = template_environment()
-    environment.filters["kind"] = lambda part: type(part).__name__.lower()
+    environment.filters |= {"kind": lambda part: type(part).__name__.lower(), "as_text": as_text, "kinds": kinds}
+    environment.filters |= {"packed": _packed}
     script, look = ((files("remix_toolkit") / "report" / name).read_text("utf-8") for name in ("page.js", "page.css"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    facts = [part for section in made for part in section.parts if isinstance(part, Facts)]
+    library = files("itables") / "html"
     return environment.get_template("page.html.jinja").render(
         title=title,
         where=where,
         sections=made,
-        facts=facts,
         warnings=warnings,
         script=script,
         look=look,
-        digest=digest,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        library={kind: (library / f"dt_bundle.{kind}").read_text("utf-8") for kind in ("js", "css")},
         version=__version__,
     )
 
 
+def _packed(content: str | Sequence[Sequence[str | int]]) -> str:
+    """A text, or rows as JSON in which control characters can be seen, compressed, as base64."""
+    if not isinstance(content, str):
+        rows = [[cell.translate(SEEN) if isinstance(cell, str) else cell for cell in row] for row in content]
+        content = json.dumps(rows)
+    return base64.b64encode(gzip.compress(content.encode(), 6, mtime=0)).decode()
+
+
 def named(made: Sequence[Section]) -> list[Section]:
     """The sections, each file's name made safe and its own."""
-    used: set[tuple[str, str]] = set()
+    used: set[tuple[bool, str]] = set()
 
     def renamed(part: Any) -> Any:
-        if not isinstance(part, Figure | Table | Facts):
+        if not isinstance(part, Figure | Table | Explorer):
             return part
-        kind = "figure" if isinstance(part, Figure) else type(part).__name__
         base = name = slug(part.name)
         number = 2
-        while (kind, name.lower()) in used:
+        while (isinstance(part, Figure), name.lower()) in used:
             name, number = f"{base}-{number}", number + 1
-        used.add((kind, name.lower()))
+        used.add((isinstance(part, Figure), name.lower()))
         return replace(part, name=name)
 
     return [replace(section, parts=[renamed(part) for part in section.parts]) for section in made]
@@ -120,27 +142,20 @@ def _written(section: Section, out: Path) -> Section:
     parts: list[Any] = []
     for part in section.parts:
         if isinstance(part, Figure):
-            parts.append(_drawn(part, out / "figures"))
+            drawn = rendered(part.draw, ["png", "pdf", "svg"])
+            for ending in ("png", "pdf"):
+                _save(out / "figures" / f"{part.name}.{ending}", drawn[ending])
+            address = f"data:image/svg+xml;base64,{base64.b64encode(drawn['svg']).decode()}"
+            parts.append(Drawn(part.name, part.caption, part.alt, address))
             continue
         if isinstance(part, Table):
             for ending, write in (("csv", as_csv), ("md", as_markdown), ("tex", as_latex)):
-                _save(out / "tables" / f"{part.name}.{ending}", write(part).encode("utf-8", "backslashreplace"))
-        if isinstance(part, Facts):
-            with (out / "tables" / f"{part.name}-all.csv").open(
-                "w", encoding="utf-8", errors="backslashreplace", newline=""
-            ) as stream:
-                part.write(stream)
+                _save(out / "tables" / f"{part.name}.{ending}", write(part).encode())
+        if isinstance(part, Explorer):
+            csv.write_csv(pa.Table.from_pandas(part.answers, preserve_index=False), lines := pa.BufferOutputStream())
+            _save(out / "tables" / f"{part.name}.csv", lines.getvalue())
         parts.append(part)
     return replace(section, parts=parts)
-
-
-def _drawn(part: Figure, folder: Path) -> Drawn:
-    drawing = part.draw()
-    settle(drawing)
-    for ending in ("png", "pdf"):
-        _save(folder / f"{part.name}.{ending}", saved(drawing, ending))
-    light, dark = (f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" for svg in svgs(drawing))
-    return Drawn(part.name, part.caption, part.alt, light, dark)
 
 
 def _save(file: Path, content: bytes) -> None:

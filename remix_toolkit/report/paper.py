@@ -185,7 +185,7 @@ def _difference(frame: Frame, check: dict[str, Any], more: pd.DataFrame, less: p
     if "value" not in check and (one := compare(frame, less[COMPARED], more[COMPARED])):
         means = {"more": one.of_second, "less": one.of_first, "difference": one.difference}
         return {**means, "low": one.low, "high": one.high, "seeds": len(one.seeds)}
-    pairs = pairs_of(*(_with_value(frame, check, rows) for rows in (less, more)))
+    pairs = pairs_of(frame, *(_with_value(frame, check, rows) for rows in (less, more)))
     if pairs.empty:
         return {}
     means = {"more": pairs["value_second"].mean(), "less": pairs["value_first"].mean(), "seeds": len(pairs)}

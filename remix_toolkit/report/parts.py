@@ -6,14 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from remix_toolkit.report import tables
-from remix_toolkit.report.facts import Facts
-
 if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure as Drawing
-
-Warn = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,18 @@ class Table:
     code: tuple[str, ...] = ()  # likewise, of commands and keys
 
 
-Part = Heading | Words | Figure | Listing | Table | tables.Table | Facts
+@dataclass(frozen=True)
+class Explorer:
+    """A long table to be searched and sorted on the page, which no reader sees all of, and what its CSV holds."""
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | int]]
+    answers: pd.DataFrame
+
+
+Part = Heading | Words | Figure | Listing | Table | Explorer
 
 
 @dataclass

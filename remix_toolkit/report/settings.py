@@ -11,7 +11,8 @@ import pandas as pd
 from remix_toolkit.console import format_duration
 from remix_toolkit.graph.memory import GB
 from remix_toolkit.recipe.difference import as_overrides
-from remix_toolkit.report.parts import Listing, Part, Table, Warn
+from remix_toolkit.report.frame import Warn
+from remix_toolkit.report.parts import Listing, Part, Table
 from remix_toolkit.report.summary import Sweep
 from remix_toolkit.store import is_pruned
 
@@ -59,7 +60,7 @@ def _trained(sweep: Sweep) -> pd.DataFrame:
     rows = []
     for row in sweep.published.sort_values("seed", kind="stable").itertuples():
         record, at = sweep.frame.stages[row.path].record, (row.label, row.path)
-        if is_pruned(Path(row.path)):
+        if is_pruned(sweep.frame.stages[row.path].folder):
             sweep.frame.warn(f"weights deleted, results kept: {row.stage} of {row.label}")
         declared = (record.declaration.get("stages") or [{}])[-1].get("train", {})
         rows.append(

@@ -12,7 +12,7 @@ from remix_toolkit.console import warn
 from remix_toolkit.data.identity import trained_list
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.evaluate.recall import Recall
-from remix_toolkit.report.frame import MEASURED, Frame, Stage, measured_lists
+from remix_toolkit.report.frame import MEASURED, Frame, Stage, measured_lists, path_text
 
 
 @dataclass
@@ -98,9 +98,9 @@ def _stage(folder: Path) -> Side:
     """A stage as rows, of one seed whatever its own: two models are compared, not two seeds."""
     store.verify(folder, checksums=False)
     stage = Stage(folder)
-    lists = measured_lists(stage) or [{"key": stage.record.key, "path": str(folder), "list": None}]
+    lists = measured_lists(stage) or [{"key": stage.record.key, "path": path_text(folder), "list": None}]
     rows = pd.DataFrame(lists, columns=MEASURED).assign(seed=0, stage=stage.record.stage, label=folder.name)
     data, recalls = [declared["data"] for declared in stage.record.declaration["stages"]], stage.results(Recall())
     rows["own"] = rows["list"].isna() | (rows["list"] == trained_list(data))
     rows["task"] = [recalls[id_].label if id_ in recalls else data[-1]["task"] for id_ in rows["list"]]
-    return Side("a stage", Frame(rows, [], {str(folder): stage}, warn, rows), {folder.name: rows})
+    return Side("a stage", Frame(rows, [], {path_text(folder): stage}, warn, rows), {folder.name: rows})

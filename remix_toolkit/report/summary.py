@@ -185,13 +185,14 @@ def over_seeds(frame: Frame) -> pd.DataFrame:
     return pd.DataFrame(means, columns=columns).astype({"seeds_to_halve": "Int64"})
 
 
-def pairs_of(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+def pairs_of(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Rows of `frame.measured` of one seed and list of facts side by side, columns with `_first` and `_second`.
 
     Seeds under which the two descend from other weights of one stage, see `retrained`, are left out.
     """
     pairs = first.merge(second, on=["seed", "list"], suffixes=("_first", "_second"))
-    return pairs[[not retrained(pair.path_first, pair.path_second) for pair in pairs.itertuples()]]
+    folders = [[frame.stages[path].folder for path in pairs[name]] for name in ("path_first", "path_second")]
+    return pairs[[not retrained(*both) for both in zip(*folders, strict=True)]]
 
 
 def compare(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> Comparison | None:
@@ -200,13 +201,14 @@ def compare(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> Comparis
     They are compared over the pairs of `pairs_of`, on the list that most of these were asked (a recipe may have been
     edited between seeds). Seeds whose answers cannot be read are left out. None if no seed or fact is left.
     """
-    pairs = pairs_of(first, second)
+    pairs = pairs_of(frame, first, second)
     if pairs.empty:
         return None
     list_id = str(pairs["list"].value_counts().index[0])
     pairs = pairs[pairs["list"] == list_id].sort_values("seed")
     verdicts = frame.correct(list_id)
-    pairs = pairs[pairs["path_first"].isin(verdicts.index) & pairs["path_second"].isin(verdicts.index)]
+    for path in ("path_first", "path_second"):
+        pairs = pairs[verdicts.index.get_indexer(pairs[path]) >= 0]
     verdicts = verdicts.loc[[*pairs["path_first"], *pairs["path_second"]]].dropna(axis="columns")
     if verdicts.empty:
         return None
@@ -237,12 +239,12 @@ def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(one, p_holm=corrected.get(id(one))) for one in comparisons]
 
 
-def retrained(one: str, other: str) -> str | None:
+def retrained(one: Path, other: Path) -> str | None:
     """Why two stages cannot be compared fact by fact: one that both descend from was trained again, to other weights.
 
     Raises BadInput where their records cannot be read.
     """
-    key = retrained_ancestor(Path(one), Path(other))
+    key = retrained_ancestor(one, other)
     return key and f"the stage {key}, from which both descend, was trained again in between, to other weights"
 
 
