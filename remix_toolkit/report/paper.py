@@ -94,9 +94,9 @@ def cells(frame: Frame) -> pd.DataFrame:
 
 
 def _unlearned(frame: Frame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The stages that do not know their own facts, in the runs of some cells: D_A, label, stage, recall."""
+    """The stages that do not know their own facts, in the runs of some cells: table, D_A, label, stage, recall."""
     low = frame.measured[frame.measured["own"] & (frame.measured["recall"] < FLOOR)]
-    return rows[["D_A", "label", *RUN]].merge(low[[*RUN, "stage", "recall"]], on=RUN)
+    return rows[["table", "D_A", "label", *RUN]].merge(low[[*RUN, "stage", "recall"]], on=RUN)
 
 
 # --- the tables --------------------------------------------------------------------------------------------------
@@ -149,10 +149,8 @@ def verdicts(frame: Frame, rows: pd.DataFrame) -> pd.DataFrame:
             for words, pairs in _comparisons(claim["table"], check, rows["profile"].iloc[0]):
                 lacking = dict.fromkeys(cell for pair in pairs for cell in pair if cell not in by_cell)
                 names = [f"{arm} after {after} ({table}, {fact})" for table, fact, arm, after in lacking]
-                differences = [] if lacking else [_difference(frame, check, by_cell[a], by_cell[b]) for a, b in pairs]
-                reason = (
-                    f"not measured: {some(names, FEW)}" if lacking else "no D_B, seed, fact or probe that both have"
-                )
+                differences = [] if names else [_difference(frame, check, by_cell[a], by_cell[b]) for a, b in pairs]
+                reason = f"not measured: {some(names, FEW)}" if lacking else "no such D_B, seed or fact in both"
                 result = _judged(differences, check.get("by", 0)) or {"verdict": "not enough data", "why": reason}
                 compared.append({"claim": name, **result, "why": f"{words}: {result['why']}"})
     return pd.DataFrame(compared, columns=COMPARISON)
@@ -218,8 +216,8 @@ def _judged(differences: Sequence[dict[str, float]], by: float) -> dict[str, Any
 
 def _claims(frame: Frame, rows: pd.DataFrame) -> Table:
     """What the claims come to under one setting; `rows` are its cells."""
-    setting, comparisons = rows["setting"].iloc[0], verdicts(frame, rows)
-    lines = []
+    setting, comparisons, lines = rows["setting"].iloc[0], verdicts(frame, rows), []
+    unlearned = set(_unlearned(frame, rows)["table"])
     for name, results in comparisons.groupby("claim", sort=False):
         claim = paper()["claims"][name]
         verdict = next(one for one in VERDICTS if one in set(results["verdict"]))
@@ -228,7 +226,7 @@ def _claims(frame: Frame, rows: pd.DataFrame) -> Table:
         why += "; ".join(deciding["why"][:FEW]) + ("; ..." if len(deciding) > FEW else "")
         if setting not in paper()["tables"][claim["table"]]["profile"]:
             why = f"On {setting}, which is not the paper's model and setting: {why}"
-        if len(_unlearned(frame, rows[rows["table"] == claim["table"]])):
+        if claim["table"] in unlearned:
             why += f". Some stages know under {FLOOR:.0f}% of their own facts (100% is the premise)"
         text = f"{claim['text']}. {claim.get('note', '')}".strip()
         lines.append({"claim": text, "section": claim["section"], "verdict": verdict, "why": f"{why}."})
