@@ -116,6 +116,8 @@ def test_what_has_no_end_is_no_file(tmp_path: Path) -> None:
         ("train: {num_train_epochs: 1e300}", "at most a million"),
         ("train: {max_steps: 100000000000000000000}", "or -1 for whole epochs"),
         ("train: {dataloader_num_workers: 1000000}", "a number from 0 to 1,000"),
+        ("train: {dataloader_multiprocessing_context: thread}", "expected is fork, spawn or forkserver"),
+        ("train: {neftune_noise_alpha: 1e300}", "a number from 0 to 1,000"),
         ("train: {dataloader_persistent_workers: true}", "set dataloader_num_workers, too"),
         ("train: {parallelism_config: x}", "processes are the accelerate config's"),
         ("adapter: {lora_alpha: x}", "any.yaml:1: adapter.lora_alpha: is 'x'; expected is a number greater than 0"),

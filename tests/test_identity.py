@@ -32,6 +32,8 @@ BESIDE = {  # what has to go where a field is set
     "stages.last.stop": "stages.last.match",
 }
 VALUES: dict[str, Any] = {"bool": True, "int": 3, "float": 0.5, "str": "x", "list[str]": ["x"]}
+VALID = {"log_level": "info", "log_level_replica": "info", "optim_args": "x=1"}
+VALID |= {"dataloader_multiprocessing_context": "spawn"}
 VALUES |= {name: {"x": True} for name in ("dict", "dict[str, Any]", "dict[str, bool]")}
 
 
@@ -101,7 +103,7 @@ def test_a_training_argument_is_in_the_key_unless_it_is_listed() -> None:
     assert types.keys() >= NOT_IN_KEY
     for field in types.keys() - sft_fields.RESERVED.keys():
         value = next(VALUES[name] for name in types[field].split(" | ") if name in VALUES)
-        value = {"log_level": "info", "log_level_replica": "info", "optim_args": "x=1"}.get(field, value)
+        value = VALID.get(field, value)
         changed = key_of("kvr", ("train.dataloader_num_workers", 1), (f"train.{field}", value))
         assert (changed != key_of("kvr")) == determines_weights(f"train.{field}"), field
     attention = {"attn_implementation": "eager"}

@@ -32,7 +32,7 @@ LOG_LEVELS = ("passive", "debug", "detail", "info", "warning", "error", "critica
 
 TRAIN: dict[str, Range] = {  # fields of SFTConfig
     **dict.fromkeys(("learning_rate", "per_device_train_batch_size", "max_length", "save_steps"), POSITIVE),
-    **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "adam_epsilon", "neftune_noise_alpha"), FROM_0),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "adam_epsilon"), FROM_0),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), SHARE),
     "num_train_epochs": ("a number greater than 0, and at most a million", lambda n: 0 < n <= 10**6),
     "max_steps": (
@@ -40,6 +40,8 @@ TRAIN: dict[str, Range] = {  # fields of SFTConfig
         lambda n: n in range(-1, 10**9 + 1) and n != 0,
     ),
     "save_total_limit": ("at least 2: a checkpoint is needed until the next one is complete", _number(2)),
+    "neftune_noise_alpha": ("a number from 0 to 1,000", _number(0, 1001)),
+    "dataloader_multiprocessing_context": ("fork, spawn or forkserver", ("fork", "spawn", "forkserver").__contains__),
     "dataloader_num_workers": ("a number from 0 to 1,000", _number(0, 1001)),
     "pad_to_multiple_of": ("a number from 1 to 100,000", _number(1, 100_001)),
     "optim_args": ("key=value, and more of these after commas", lambda text: bool(ARGUMENTS.fullmatch(text))),
