@@ -32,7 +32,8 @@ from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.difference import difference
 from remix_toolkit.recipe.draft import Setting, mapping
 from remix_toolkit.recipe.load import SWEEP_KEYS, RecipeFile, check_sections, find_recipe, load_recipe, parse_override
-from remix_toolkit.recipe.schema import Recipe, Seed
+from remix_toolkit.recipe.ranges import Seed
+from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, location_of
 from remix_toolkit.records import RunRecord, RunStage

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.credentials import refuse_credentials
-from remix_toolkit.recipe.schema import CORPORA, LIMITS, MOST_ROWS, TASKS, Factoid, Recipe
+from remix_toolkit.recipe.ranges import LIMITS, MOST_ROWS
+from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe
 from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
 
 M = TypeVar("M", bound=BaseModel)

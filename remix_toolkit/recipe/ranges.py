@@ -1,20 +1,43 @@
-"""Values of the right type that a library refuses only once the model is loaded: a recipe with one is refused."""
+"""Which numbers and names a recipe may have: bounds of its own, and what a library would refuse later.
+
+The values in TRAIN and ADAPTER have the right type, and are refused by the optimizer, the scheduler, the data loader or
+PEFT only once the model is loaded.
+"""
 
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from remix_toolkit.recipe.strict import refuse
+
+MOST_ROWS = 10**7
+LIMITS = {  # the most that a number or a name may be, and why; no recipe comes near, a slip of the keyboard may
+    MOST_ROWS: "a stage's rows are all held in memory, and as many take gigabytes",
+    10**9: "nothing here is counted in billions",
+    10**15: "no model is as large",
+    1000: "that many mixing pairs for each pair of the stage's own",
+    100_000: "two sequences of words have to fit into one example",
+    2**32 - 1: "NumPy takes no larger seed",
+    80: "it is part of a folder's name",
+    200: "it stands in tables",
+    500: "each stage is measured on the facts of all before it",
+}
+Count = Annotated[int, Field(gt=0, le=10**9)]
+RowCount = Annotated[int, Field(gt=0, le=MOST_ROWS)]
+RowNumber = Annotated[int, Field(ge=0, le=MOST_ROWS)]
+Ratio = Annotated[float, Field(ge=0, le=1000)]
+Size = Annotated[float, Field(gt=0, le=10**15)]  # of a model or a device
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=80)]
 
 Range = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
 
 
-def _number(least: float, below: float = math.inf, kind: type = float) -> Callable[[Any], bool]:
-    kinds = (int, float) if kind is float else (int,)
-    return lambda value: type(value) in kinds and least <= value < below
+def _number(least: float, below: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and least <= value < below
 
 
 def _texts(value: Any) -> bool:
@@ -39,16 +62,16 @@ TRAIN: dict[str, Range] = {  # fields of SFTConfig
         "a number greater than 0 (at most a billion), or -1 for whole epochs",
         lambda n: n in range(-1, 10**9 + 1) and n != 0,
     ),
-    "save_total_limit": ("at least 2: a checkpoint is needed until the next one is complete", _number(2)),
+    "save_total_limit": ("at least 2 (a checkpoint is needed until the next one is complete)", _number(2)),
     "neftune_noise_alpha": ("a number from 0 to 1,000", _number(0, 1001)),
     "dataloader_multiprocessing_context": ("fork, spawn or forkserver", ("fork", "spawn", "forkserver").__contains__),
     "dataloader_num_workers": ("a number from 0 to 1,000", _number(0, 1001)),
     "pad_to_multiple_of": ("a number from 1 to 100,000", _number(1, 100_001)),
-    "optim_args": ("key=value, and more of these after commas", lambda text: bool(ARGUMENTS.fullmatch(text))),
+    "optim_args": ("key=value, with more of them after commas,", lambda text: bool(ARGUMENTS.fullmatch(text))),
     **dict.fromkeys(("log_level", "log_level_replica"), (f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__)),
 }
 ADAPTER: dict[str, Range] = {  # of peft.LoraConfig
-    "r": ("a whole number greater than 0", _number(1, 10**6, int)),
+    "r": ("a whole number from 1 to a million", lambda value: type(value) is int and 0 < value <= 10**6),
     "lora_alpha": POSITIVE,
     "lora_dropout": SHARE,
     "bias": ("none, all or lora_only", ("none", "all", "lora_only").__contains__),
@@ -62,7 +85,7 @@ REQUIRED = {"r", "lora_alpha", "lora_dropout", "bias"}  # of an adapter's fields
 def out_of_range(ranges: Mapping[str, Range], name: str, value: Any) -> str | None:
     """What is wrong with a value, or None."""
     expected, fits = MAPPING if name.endswith("_kwargs") else ranges.get(name, ("", lambda _: True))
-    return None if fits(value) else f"is {value!r:.200}; expected is {expected}"
+    return None if fits(value) else f"is {value!r:.200}; {expected} is expected"
 
 
 def _check_adapter(adapter: dict[str, Any]) -> dict[str, Any]:

@@ -5,29 +5,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe.ranges import Adapter
+from remix_toolkit.recipe.ranges import Adapter, Count, Ratio, RowCount, RowNumber, Seed, Size, StageName
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
 
 OUTSIDE_KEY = "outside key"  # marks a field that says where, how fast or what is measured: it is in no stage's key
-MOST_ROWS = 10**7
-LIMITS = {  # the most that a number or a name may be, and why; no recipe comes near, a slip of the keyboard may
-    MOST_ROWS: "a stage's rows are all held in memory, and as many take gigabytes",
-    10**9: "nothing here is counted in billions",
-    10**15: "no model is as large",
-    1000: "that many mixing pairs for each pair of the stage's own",
-    100_000: "two sequences of words have to fit into one example",
-    2**32 - 1: "NumPy takes no larger seed",
-    80: "it is part of a folder's name",
-    200: "it stands in tables",
-    500: "each stage is measured on the facts of all before it",
-}
-Count = Annotated[int, Field(gt=0, le=10**9)]
-RowCount = Annotated[int, Field(gt=0, le=MOST_ROWS)]
-RowNumber = Annotated[int, Field(ge=0, le=MOST_ROWS)]
-Ratio = Annotated[float, Field(ge=0, le=1000)]
-Size = Annotated[float, Field(gt=0, le=10**15)]  # of a model or a device
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class Rows(Strict):
@@ -283,7 +265,6 @@ class Stage(Strict):
     probe: Annotated[list[Probe], OUTSIDE_KEY] = Field([], description="further measurements of the published stage")
 
 
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=80)]
 # fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
 Precision = Literal["fp32", "bf16", "pure_bf16"]
 
