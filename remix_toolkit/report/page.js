@@ -32,12 +32,14 @@ async function fill(facts) {
   Object.assign(facts.querySelector(".dt-layout-table > div"), { tabIndex: 0, role: "group", ariaLabel: "Facts" });
 }
 
-for (const facts of document.querySelectorAll("details.facts")) {
+const all = document.querySelectorAll("details.facts");
+for (const facts of all) {
   const shown = () => fill(facts).catch((error) => {
     facts.querySelector("[role=alert]").textContent =
       `The facts cannot be shown here (${error.message}); they are all in the CSV file.`;
   });
   facts.hidden = false;
+  facts.open = all.length === 1;
   facts.addEventListener("toggle", shown);
   shown();
 }

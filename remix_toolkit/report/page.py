@@ -7,7 +7,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,6 @@ SEEN = {code: 0x2400 + code for code in range(0x20)} | {
     0x2028: 0x2424,
     0x2029: 0x2424,
 }  # control characters
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure on the page: the picture as an address that holds it, and what is seen on it."""
-
-    name: str
-    caption: str
-    alt: str
-    address: str
 
 
 def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
@@ -146,8 +136,7 @@ def _written(section: Section, out: Path) -> Section:
             for ending in ("png", "pdf"):
                 _save(out / "figures" / f"{part.name}.{ending}", drawn[ending])
             address = f"data:image/svg+xml;base64,{base64.b64encode(drawn['svg']).decode()}"
-            parts.append(Drawn(part.name, part.caption, part.alt, address))
-            continue
+            part = replace(part, address=address)
         if isinstance(part, Table):
             for ending, write in (("csv", as_csv), ("md", as_markdown), ("tex", as_latex)):
                 _save(out / "tables" / f"{part.name}.{ending}", write(part).encode())

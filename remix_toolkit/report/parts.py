@@ -35,6 +35,7 @@ class Figure:
     draw: Callable[[], "Drawing"]  # only when it is written: a store has many
     caption: str
     alt: str
+    address: str = ""  # once it is drawn, an address that holds the picture
 
 
 @dataclass(frozen=True)
