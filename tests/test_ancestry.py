@@ -38,13 +38,17 @@ def test_children_of_other_weights_are_not_compared(trained, here, tmp_path: Pat
     runs = tmp_path / "runs"
     first, one = trained.run(runs)
     _, other = trained.run(runs, MIX)
-    assert retrained_ancestor(one, other) is None
-    assert retrained_ancestor(first, one) is None
+    assert retrained_ancestor(lineage_weights(one), lineage_weights(other)) is None
+    assert retrained_ancestor(lineage_weights(first), lineage_weights(one)) is None
     assert "recall in percent, on the same facts" in here("compare", one, other, "--runs", runs).stdout
     assert "trained again" not in here("show", "--runs", runs, "--seeds").stdout
     other_parent(other)
     (key,) = StageRecord.read(one / "stage.json").ancestors
-    assert retrained_ancestor(one, other) == retrained_ancestor(first, other) == key
+    assert (
+        retrained_ancestor(lineage_weights(one), lineage_weights(other))
+        == retrained_ancestor(lineage_weights(first), lineage_weights(other))
+        == key
+    )
     refused = here("compare", one, other, "--runs", runs).stdout
     assert "recall in percent, on the same facts" not in refused
     assert f"facts are not compared: the stage {key}" in " ".join(refused.split())

@@ -4,6 +4,7 @@ Where a stage was trained again (after its directory was deleted, or its weights
 stages that started from the former ones are the children of another model, though the keys are the same.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from remix_toolkit.records import Manifest, StageRecord
@@ -20,7 +21,10 @@ def weights(folder: Path) -> Weights:
 
 
 def lineage_weights(folder: Path) -> dict[str, Weights]:
-    """The weights of a published stage and of those that it descends from, by key, as far back as is recorded."""
+    """The weights of a published stage and of those that it descends from, by key, as far back as is recorded.
+
+    Raises BadInput where a record cannot be read.
+    """
     record = StageRecord.read_if_exists(folder / "stage.json")
     known = {record.key: weights(folder)} if record else {}
     while record and record.parent_weights is not None:
@@ -34,10 +38,9 @@ def lineage_weights(folder: Path) -> dict[str, Weights]:
     return known
 
 
-def retrained_ancestor(a: Path, b: Path) -> str | None:
-    """The key of a stage from which both published stages descend, but from other weights each; None if there is none.
+def retrained_ancestor(a: Mapping[str, Weights], b: Mapping[str, Weights]) -> str | None:
+    """The key of a stage from which two published stages descend, but from other weights each; None if there is none.
 
-    Raises BadInput where a record of one of them cannot be read.
+    `a` and `b` are their `lineage_weights`.
     """
-    weights_a, weights_b = lineage_weights(a), lineage_weights(b)
-    return next((key for key, files in weights_a.items() if key in weights_b and weights_b[key] != files), None)
+    return next((key for key, files in a.items() if key in b and b[key] != files), None)

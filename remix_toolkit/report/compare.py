@@ -122,7 +122,7 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame, stages: Mapping[str, Stage], of_stag
             pair["held_out"] += _held_out(about, *last)
             pair["losses"] += _losses(about, *last)
             pair["curves"] += _curves(about, *last)
-            if why := retrained(*(stage.folder for stage in last)):
+            if why := retrained(*last):
                 pair["notes"].append(f"{at}, seed {seed}: facts are not compared: {why}")
     pair["notes"] += _notes((a, b), last, of_stages)
     made_with = _differences(last[0].record.model_dump(include=MADE_WITH), last[1].record.model_dump(include=MADE_WITH))

@@ -22,6 +22,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.graph.retrained import Weights, lineage_weights
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.records import RetentionPoint, RunRecord, StageRecord, read_rows
@@ -86,6 +87,11 @@ class Stage:
     def held_out(self) -> HeldOutLoss | None:
         """The loss on the most rows that were measured, if any."""
         return held_out_loss(self.folder)
+
+    @cached_property
+    def lineage(self) -> dict[str, Weights]:
+        """The weights of the stage and of those that it descends from."""
+        return lineage_weights(self.folder)
 
     @cached_property
     def losses(self) -> pd.DataFrame:
@@ -191,10 +197,6 @@ class Frame:
             if rows := self.read(path, lambda stage: stage.verdicts(list_id), "all that looks at single facts"):
                 about = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), [path])
                 yield rows.append_column("path", about)
-
-    def expected_seeds(self, recipe: str, arm: str, profile: str) -> set[int]:
-        """The seeds under which an arm was begun, measured yet or not."""
-        return {one.seed for one in self.begun if (one.recipe, one.arm, one.profile) == (recipe, arm, profile)}
 
 
 def _to_pandas(tables: "Iterable[pa.Table]", columns: list[str]) -> pd.DataFrame:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ import pandas as pd
 
 from remix_toolkit.graph.retrained import retrained_ancestor
 from remix_toolkit.report import stats
-from remix_toolkit.report.frame import SWEEP, Frame
+from remix_toolkit.report.frame import SWEEP, Frame, Stage
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
+PAIRED = ["seed", "list", "path", "label", "stage", "task"]
 CELL = [*SWEEP, "label", "stage", "task"]  # what means over seeds are of
 
 
@@ -103,21 +103,26 @@ class Sweep:
     def means(self) -> pd.DataFrame:
         return over_seeds(self.frame)
 
+    @cached_property
+    def _means(self) -> dict[tuple[str, str, str], Any]:
+        return {(row.label, row.stage, row.task): row for row in self.means.itertuples()}
+
     def mean(self, arm: str, stage: str, task: str) -> Any:
         """The row of `means` of one arm, stage and task; None where there is none."""
-        means = self.means
-        rows = means[(means["label"] == arm) & (means["stage"] == stage) & (means["task"] == task)]
-        return next(rows.itertuples(), None)
+        return self._means.get((arm, stage, task))
 
     def ranked(self, task: str) -> pd.DataFrame:
         """The means of a task after the last stage, the best arm first."""
         rows = self.means[(self.means["stage"] == self.stages[-1]) & (self.means["task"] == task)]
         return rows.sort_values("mean", ascending=False, kind="stable")
 
+    @cached_property
+    def _asked(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        return dict(list(self.rows[self.rows["recall"].notna()].groupby(["label", "stage", "task"], sort=False)))
+
     def asked(self, arm: str, stage: str, task: str) -> pd.DataFrame:
         """An arm's recall of a task's facts after a stage, a row for each seed."""
-        rows = self.rows[self.rows["recall"].notna()]
-        return rows[(rows["label"] == arm) & (rows["stage"] == stage) & (rows["task"] == task)]
+        return self._asked.get((arm, stage, task), self.rows[:0])
 
     def compare(self, first: str, second: str, task: str) -> Comparison | None:
         """Two arms after the last stage, see `compare`."""
@@ -158,31 +163,33 @@ def over_seeds(frame: Frame) -> pd.DataFrame:
     and the seeds were asked different facts. Where one seed was run twice, the newest counts.
     """
     rows = newest(frame).measured
-    rows = rows[rows["recall"].notna()]
-    ran = frame.measured.groupby(["recipe", "profile"])["seed"].unique()
-    means = []
-    for _, cell in rows.groupby(CELL, sort=False):
-        cell, about = cell.sort_values("seed"), cell.iloc[-1]
-        seeds = cell["seed"].tolist()
-        expected = {*ran[about["recipe"], about["profile"]].tolist()}
-        expected |= frame.expected_seeds(about["recipe"], about["arm"], about["profile"])
-        recall = stats.recall(cell["recall"].tolist(), int(cell["facts"].min()))
-        mean = {name: about[name] for name in (*CELL, "arm", "overrides", "own", "facts")} | vars(recall)
-        mean |= {"n": len(seeds), "seeds": seeds, "missing": sorted(expected - set(seeds))}
-        means.append({**mean, "lists": sorted(set(cell["list"]))})
-    columns = [
-        *CELL,
-        "arm",
-        "overrides",
-        "own",
-        "facts",
-        *stats.Recall.__annotations__,
-        "n",
-        "seeds",
-        "missing",
-        "lists",
+    means = (
+        rows[rows["recall"].notna()]
+        .groupby(CELL, sort=False)
+        .agg(
+            arm=("arm", "last"),
+            overrides=("overrides", "last"),
+            own=("own", "last"),
+            facts=("facts", "last"),
+            fewest=("facts", "min"),
+            recalls=("recall", list),
+            n=("seed", "size"),
+            seeds=("seed", sorted),
+            lists=("list", lambda ids: sorted(set(ids))),
+        )
+        .reset_index()
+    )
+    recalls = [vars(stats.recall(row.recalls, row.fewest)) for row in means.itertuples()]
+    means = means.join(pd.DataFrame(recalls, columns=list(stats.Recall.__annotations__), index=means.index))
+    ran = frame.measured.groupby(["recipe", "profile"])["seed"].agg(set)
+    begun: dict[tuple[str, str, str], set[int]] = {}
+    for run in frame.begun:
+        begun.setdefault((run.recipe, run.arm, run.profile), set()).add(run.seed)
+    means["missing"] = [
+        sorted((ran[row.recipe, row.profile] | begun.get((row.recipe, row.arm, row.profile), set())) - set(row.seeds))
+        for row in means.itertuples()
     ]
-    return pd.DataFrame(means, columns=columns).astype({"seeds_to_halve": "Int64"})
+    return means.drop(columns=["fewest", "recalls"]).astype({"seeds_to_halve": "Int64"})
 
 
 def pairs_of(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -191,8 +198,8 @@ def pairs_of(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> pd.Data
     Seeds under which the two descend from other weights of one stage, see `retrained`, are left out.
     """
     pairs = first.merge(second, on=["seed", "list"], suffixes=("_first", "_second"))
-    folders = [[frame.stages[path].folder for path in pairs[name]] for name in ("path_first", "path_second")]
-    return pairs[[not retrained(*both) for both in zip(*folders, strict=True)]]
+    stages = [[frame.stages[path] for path in pairs[name]] for name in ("path_first", "path_second")]
+    return pairs[[not retrained(*both) for both in zip(*stages, strict=True)]]
 
 
 def compare(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> Comparison | None:
@@ -201,7 +208,7 @@ def compare(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> Comparis
     They are compared over the pairs of `pairs_of`, on the list that most of these were asked (a recipe may have been
     edited between seeds). Seeds whose answers cannot be read are left out. None if no seed or fact is left.
     """
-    pairs = pairs_of(frame, first, second)
+    pairs = pairs_of(frame, first[PAIRED], second[PAIRED])
     if pairs.empty:
         return None
     list_id = str(pairs["list"].value_counts().index[0])
@@ -239,12 +246,12 @@ def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(one, p_holm=corrected.get(id(one))) for one in comparisons]
 
 
-def retrained(one: Path, other: Path) -> str | None:
+def retrained(one: Stage, other: Stage) -> str | None:
     """Why two stages cannot be compared fact by fact: one that both descend from was trained again, to other weights.
 
     Raises BadInput where their records cannot be read.
     """
-    key = retrained_ancestor(one, other)
+    key = retrained_ancestor(one.lineage, other.lineage)
     return key and f"the stage {key}, from which both descend, was trained again in between, to other weights"
 
 

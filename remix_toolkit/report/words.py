@@ -138,7 +138,7 @@ def _retrained(sweep: Sweep) -> Iterator[str]:
     first = sweep.rows[sweep.rows["label"] == sweep.arms[0]].drop_duplicates(["stage", "seed"], keep="last")
     others = sweep.rows[sweep.rows["label"] != sweep.arms[0]].drop_duplicates(["label", "stage", "seed"], keep="last")
     for pair in first.merge(others, on=["stage", "seed"], suffixes=("_first", "")).itertuples():
-        if why := retrained(*(sweep.frame.stages[path].folder for path in (pair.path_first, pair.path))):
+        if why := retrained(*(sweep.frame.stages[path] for path in (pair.path_first, pair.path))):
             yield f"{pair.label}, seed {pair.seed}: {pair.stage} is not compared with the first arm's: {why}"
 
 
