@@ -8,6 +8,7 @@ Arrays are of recall or right answers, with seeds and then facts as their last a
 """
 
 import math
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,16 +175,22 @@ def paired_variance(delta: Array) -> Variance:
 
 
 def p_value(mean: float, variance: Variance, seeds: int) -> float:
-    """The level a at which the half-width with quantiles t(a), z(a) is the difference itself, by bisection."""
-    low, high = 0.0, 1.0
+    """The level a at which the half-width with quantiles t(a), z(a) is the difference itself.
+
+    With several seeds by bisection of the angle whose tangent is t / sqrt(S - 1), see `t_tails`.
+    """
+    if seeds == 1:
+        return math.erfc(abs(mean) / math.sqrt(2 * float(variance.floor)))
+    low, high = 0.0, math.pi / 2
     for _ in range(60):
-        level = (low + high) / 2
-        t = t_quantile(level, seeds - 1) if seeds > 1 else 0.0
+        angle = (low + high) / 2
+        level = max(t_tails(angle, seeds - 1), sys.float_info.min)
+        t = math.tan(angle) * math.sqrt(seeds - 1)
         if variance.half_width(t, normal_quantile(level)) < abs(mean):
-            high = level
+            low = angle
         else:
-            low = level
-    return high
+            high = angle
+    return max(t_tails(low, seeds - 1), 0.0)
 
 
 def flips(first: Array, second: Array) -> tuple[Array, Array]:
