@@ -23,9 +23,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock
 
@@ -35,11 +34,7 @@ from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.disk import Damaged, delete
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.measurements import FILES
-from remix_toolkit.evaluate.recall import ListRecall, Recall
-from remix_toolkit.recipe.difference import as_overrides
-from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
 from remix_toolkit.seals import MANIFEST, PRUNED, find_damage, leads_out, sealed_files
@@ -278,46 +273,3 @@ def _readable(files: Iterable[Path], warn: Warn | None) -> Iterator[tuple[Path, 
             if warn is None:
                 raise
             warn(str(error))
-
-
-def entries(runs: Path, warn: Warn = warn) -> list[dict[str, Any]]:
-    """What is published, one entry per measured list of each run's stages; recall in percent, facts their number.
-
-    `near_ties` are the answers that rounding might have decided, and that were generated for that reason;
-    `memory_estimated` and `memory_peak` bytes of a device while the stage was trained, None where they are not known.
-    An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
-    `run` is the key of the run's last stage; `settings` are all of the run's, `overrides` those that the command line
-    changed and that determine weights, as `key=value`. Runs come in the order in which they ended. A damaged stage or
-    record is left out, with a warning.
-    """
-    rows, folders = list[dict[str, Any]](), published_stages(runs)
-    results = cache(partial(_results, warn=warn))  # once, however many runs a stage is part of
-    for record in records(runs, warn):
-        about = record.model_dump(include={"recipe", "arm", "profile", "seed", "settings", "grid_point"})
-        overrides = as_overrides(determining_settings(record.overrides))
-        about |= {"overrides": overrides, "run": record.keys[-1]}
-        for stage in record.stages:
-            if (folder := folders.get(stage.key)) is None or (measured := results(folder)) is None:
-                continue
-            trained, recall_by_list, held_out = measured
-            common = {**about, "stage": stage.stage, "key": stage.key, "path": str(folder)}
-            common |= trained.model_dump(include={"steps", "memory_estimated", "memory_peak"})
-            for id_, listed in stage.lists.items():
-                if recall := recall_by_list.get(id_):
-                    row = {"task": listed.label, "list": id_, "recall": recall.recall, "facts": recall.facts}
-                    row["near_ties"] = recall.settled_by.get("generation, near tie", 0)
-                    rows.append({**common, **row, "own": id_ == stage.trained, "held_out": None})
-            if held_out:
-                row = {"task": stage.task, "recall": None, "facts": 0, "near_ties": 0, "own": True}
-                rows.append({**common, **row, "held_out": held_out.model_dump()})
-    return rows
-
-
-def _results(folder: Path, warn: Warn) -> tuple[StageRecord, dict[str, ListRecall], HeldOutLoss | None] | None:
-    """A stage's record, its recall by list of facts and its loss on held-out rows; None, and a warning, if damaged."""
-    try:
-        verify(folder, checksums=False)
-        return StageRecord.read(folder / "stage.json"), Recall().read(folder), held_out_loss(folder)
-    except BadInput as error:
-        warn(f"{error}: this stage is left out")
-        return None

@@ -11,10 +11,11 @@ import pytest
 from conftest import ROOT
 
 import remix_toolkit
-from remix_toolkit import load_recipe, results, run, store, sweep
+from remix_toolkit import load_recipe, results, run, sweep
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.recipe import load
+from remix_toolkit.report.frame import load as load_frame
 
 TINY = {"global_batch_size": 8, "train.max_steps": 2, "train.save_strategy": "no", "evaluate.text": "text.txt"}
 COLUMNS = ["recipe", "arm", "profile", "seed", "run", "settings", "stage", "key", "task", "list"]
@@ -73,11 +74,10 @@ def test_a_sweep_and_the_frame_of_its_answers(folder: Path, write_sweep) -> None
     assert frame.correct.dtype == bool
     assert not frame.duplicated(["arm", "seed", "stage", "list", "fact"]).any()
     recall = 100 * frame.groupby(["run", "arm", "key", "list"]).correct.mean()
-    entries = store.entries(Path("runs"))
-    assert len(recall) == len(entries)
-    for entry in entries:
-        at = recall[entry["run"], entry["arm"], entry["key"], entry["list"]]
-        assert at == pytest.approx(entry["recall"])
+    measured = load_frame(Path("runs")).measured
+    assert len(recall) == len(measured)
+    for row in measured.itertuples():
+        assert recall[row.run, row.arm, row.key, row.list] == pytest.approx(row.recall)
     gold = frame.gold.map(tuple).groupby([frame.list, frame.fact]).nunique()
     assert set(gold) == {1}, "a list and an index are one fact, whoever was asked"
     settings = {arm: json.loads(texts.iloc[0]) for arm, texts in frame.settings.groupby(frame.arm)}

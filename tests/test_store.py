@@ -15,6 +15,7 @@ from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.records import Manifest, Pruned, seal
+from remix_toolkit.report.frame import load
 
 
 def keys(*overrides: str, seed: int = 0, recipe: Path = KVR) -> list[str]:
@@ -115,7 +116,7 @@ def test_a_stage_trained_again_takes_the_place_of_one_without_weights(trained, t
 def test_an_older_store_is_refused_in_one_line(trained, here, tmp_path: Path) -> None:
     folder = published(trained, tmp_path)
     (tmp_path / "store.json").unlink()
-    for read in (store.open_store, store.records, store.entries):
+    for read in (store.open_store, store.records, load):
         with pytest.raises(BadInput, match=r"written by an earlier version of this toolkit") as refused:
             read(tmp_path)
         assert "\n" not in str(refused.value)
@@ -200,10 +201,9 @@ def test_runs_of_the_same_weights_are_one_run(trained, tmp_path: Path) -> None:
     changed = {"train.save_strategy": "no"}
     again = record.model_copy(update={"stages": fewer, "settings": changed, "overrides": changed})
     store.record_runs(tmp_path, [again])
-    entries = store.entries(tmp_path)
-    assert len(entries) == 6  # what only the first record asks for (lama) too
-    assert [entry["overrides"] for entry in entries] == [[]] * 6  # they determine no weights
-    assert {json.dumps(entry["settings"]) for entry in entries if entry["seed"] == 0} == {json.dumps(changed)}
+    measured = load(tmp_path).measured
+    assert measured["overrides"].tolist() == [()] * 6  # they determine no weights; lama, asked by one record, is there
+    assert measured.loc[measured["seed"] == 0, "settings"].tolist() == [changed] * 3
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_damaged_stage_is_left_out_and_said(trained, tmp_path: Path, file: str
         sealed = Manifest.read(damaged / "manifest.json").files | {file: seal(text.encode())}
         Manifest(files=sealed).write(damaged / "manifest.json")
     warnings: list[str] = []
-    assert {entry["stage"] for entry in store.entries(tmp_path, warnings.append)} == {"stage1"}
+    assert set(load(tmp_path, warn=warnings.append).measured["stage"]) == {"stage1"}
     (warning,) = warnings
     assert said in warning
 
@@ -256,9 +256,9 @@ def test_a_damaged_record_is_left_out_but_never_where_something_is_deleted(train
     trained.write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1, 1]}})
     (tmp_path / "records" / "cut.json").write_text(text, encoding="utf-8")
     warnings: list[str] = []
-    assert len(store.entries(tmp_path, warnings.append)) == 1
+    assert len(load(tmp_path, warn=warnings.append).measured) == 1
     assert ["cut.json: " in warning for warning in warnings] == [True]
     trained.write_run(tmp_path, "none", 1, {"stage1": {"kvr": [1, 1]}})  # it does not keep others from being recorded
-    assert len(store.entries(tmp_path, warnings.append)) == 2
+    assert len(load(tmp_path, warn=warnings.append).measured) == 2
     with pytest.raises(BadInput, match=r"cut\.json: "):
         store.records(tmp_path)

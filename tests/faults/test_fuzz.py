@@ -35,6 +35,7 @@ from remix_toolkit.recipe.difference import as_overrides, settings_of
 from remix_toolkit.recipe.load import load_recipe, load_task, read_resolved, resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.yaml_file import load_value
+from remix_toolkit.report.frame import load as load_frame
 from remix_toolkit.stage import adapter
 from remix_toolkit.stage.train import sft_config
 
@@ -242,7 +243,7 @@ def try_records(runs: Path, number: int, seeded: bool) -> None:
         write(file, text)
         try:
             for read in (
-                lambda: store.entries(runs, lambda warning: None),
+                lambda: load_frame(runs, warn=lambda warning: None),
                 lambda: results(runs),
                 lambda: store.find_damage(stage, True),
                 lambda: store.records(runs),
