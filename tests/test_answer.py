@@ -78,7 +78,7 @@ def test_arms_of_other_facts_or_fewer_stages_do_not_vanish(trained, tmp_path: Pa
     assert sweep.tasks == ["kvr", "popqa"]
     assert ["popqa first still knows 100.0%" in head for head, _ in answer(sweep)] == [False, True]
     run("longer", "kvr", "webqa", "triviaqa")
-    apart = "kvr first, popqa first: not in the answer, as nothing is measured of kvr, popqa after stage3"
+    apart = "kvr first, popqa first: nothing is measured of kvr, popqa after stage3"
     assert apart in notes(sweep_of(tmp_path))
 
 

@@ -202,7 +202,7 @@ def as_entries(frame: Frame) -> list[dict[str, Any]]:
 
     An instruction task has no recall (None) but `held_out`: the rows, the loss, and GSM8K's accuracy in percent.
     """
-    rows = frame.measured.drop(columns=["label", "held_out_loss", "held_out_accuracy"])
+    rows = frame.measured.drop(columns=["label", "source", "held_out_loss", "held_out_accuracy"])
     entries = as_records(rows.astype({"memory_estimated": "Int64", "memory_peak": "Int64"}))
     for entry in entries:
         held_out = frame.stages[entry["path"]].held_out if entry["list"] is None else None

@@ -130,7 +130,7 @@ def notes(sweep: Sweep) -> list[str]:
     last = sweep.means[(sweep.means["stage"] == sweep.stages[-1]) & sweep.means["task"].isin(sweep.tasks)]
     if sweep.tasks and (apart := [arm for arm in sweep.arms if arm not in set(last["label"])]):
         asked = f"{some(sweep.tasks)} after {sweep.stages[-1]}"
-        lines.append(f"{some(apart)}: not in the answer, as nothing is measured of {asked}")
+        lines.append(f"{some(apart)}: nothing is measured of {asked}")
     return lines
 
 
