@@ -64,6 +64,7 @@ DISK_ERRORS = {
     errno.EISDIR: "a file belongs there: delete it",
     errno.ELOOP: "a file belongs there: delete it",
 }
+LATER = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # of these, what the disk may say to one write and not to the next
 PROBE_BYTES = 1 << 20
 
 
@@ -135,7 +136,9 @@ def describe(error: Exception, runs: Path) -> str:
         return str(error)
     if problem := disk_problem(error, runs):
         return problem
-    first, *_ = f"{type(error).__name__}: {error}".splitlines()
+    first = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    if str(runs) in first and not (runs / "store.json").exists():
+        return f"{runs}: was deleted, or moved, while a command worked in it ({first})"
     text = f"remix {' '.join(sys.argv[1:])}\n\n{''.join(traceback.format_exception(error))}"
     name = f"remix-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.environ.get('RANK', '0')}-{os.getpid()}.txt"
     for folder in ([runs / "errors"] if runs.is_dir() else []) + [Path(tempfile.gettempdir())]:
@@ -143,7 +146,7 @@ def describe(error: Exception, runs: Path) -> str:
             folder.mkdir(exist_ok=True)
             with (folder / name).open("x", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
-            return f"{first[:300]}\nThis is a mistake in remix-toolkit: please report it with {file.name}"
+            return f"{first}\nThis is a mistake in remix-toolkit: please report it with {file.name}"
         except OSError:
             continue  # into the next folder, or onto the screen
     return f"{text}This is a mistake in remix-toolkit: please report it with these lines"
@@ -164,9 +167,9 @@ def disk_problem(error: Exception, runs: Path) -> str | None:
         number = cause.errno if isinstance(cause, OSError) else _errno_in(str(cause))
         if number in DISK_ERRORS:
             file = cause.filename if isinstance(cause, OSError) else None
-            place = file or (runs if _ask_disk(runs) else f"a file outside of {runs}")
+            place = file or (runs if _ask_disk(runs) else f"{runs}, or a folder of temporary files")
             return f"{place}: {os.strerror(number)}; {DISK_ERRORS[number]}"
-    if (number := _ask_disk(runs)) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+    if (number := _ask_disk(runs)) in LATER:
         return f"{runs}: {os.strerror(number)}; {DISK_ERRORS[number]} ({type(error).__name__}: {error})"
     return None
 

@@ -33,7 +33,7 @@ from remix_toolkit.data import tiny
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.disk import Damaged, delete
-from remix_toolkit.errors import BadInput
+from remix_toolkit.errors import LATER, BadInput
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
@@ -67,6 +67,8 @@ def open_store(runs: Path) -> Path:
         if not (runs / "store.json").exists():
             Store().write(runs / "store.json")
     except OSError as error:
+        if error.errno in LATER:
+            raise
         raise BadInput(
             f"{runs}: cannot be used as the runs directory: {error.strerror}; set --runs (or RUNS=)"
         ) from None

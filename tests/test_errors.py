@@ -91,7 +91,10 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_in_a_file(capsys, tmp
         (OSError(errno.EDQUOT, "Disk quota exceeded", "/x/f"), "/x/f: Disk quota exceeded; make room within"),
         (OSError(errno.EIO, "Input/output error", "/x/f"), "/x/f: Input/output error; the disk may be faulty"),
         (OSError(errno.EROFS, "Read-only file system", "/x/f"), "/x/f: Read-only file system; only commands that"),
-        (Exception("while serializing: No space left on device (os error 28)"), "a file outside of "),
+        (
+            Exception("while serializing: No space left on device (os error 28)"),
+            ", or a folder of temporary files: No space left on device",
+        ),
     ],
 )
 def test_a_disk_that_refuses_is_named(tmp_path: Path, error: Exception, text: str) -> None:

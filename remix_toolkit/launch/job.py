@@ -90,7 +90,7 @@ def launch(recipe: Recipe, file: Path, key: str, runs: Path, *options: str) -> N
     Raises MeasurementFailed where the stage is published in spite of it, else RunFailed.
     """
     line = devices.command(recipe, [str(file), "--key", key, "--runs", str(runs), *options])
-    if code := subprocess.run(line, check=False).returncode:
+    if code := subprocess.run(line, check=False, start_new_session=True).returncode:  # Ctrl-C is for this process
         failed = MeasurementFailed if store.find_stage(runs, key) else RunFailed
         raise failed(f"accelerate launch ended with exit code {code}; what it printed says why")
 

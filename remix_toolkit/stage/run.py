@@ -31,6 +31,7 @@ from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.prune import delete_work
+from remix_toolkit.seals import PRUNED
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.callbacks import Progress, Trackers
 from remix_toolkit.stage.curve import CURVE, RetentionCurve
@@ -68,6 +69,9 @@ def run_stage(
         info(f"{name}: already published, reused: {folder}")
         if PartialState().is_main_process and not pruned:
             delete_work(prepared.runs, prepared.work)  # a run that was killed may not have come to it
+            for partial in folder.glob("*.partial"):  # nor have renamed what it measured
+                if not partial.name.startswith(PRUNED):  # which whoever needs its room writes, without the lock
+                    partial.unlink()
         if prepared.stage.curve and not (folder / CURVE).exists():
             info(f"{name}: it was trained without a retention curve, so there is none")
         if only != "train":

@@ -1,32 +1,33 @@
 """A command that is killed or stopped at any moment of a stage's life, and then given again."""
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import victim
-from stores import assert_undisturbed, fresh_store, wipe
+from conftest import ROOT, SMALL
+from stores import assert_undisturbed, contents, fresh_store, some, wipe
 
 from remix_toolkit.records import StageRecord
 
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130, signal.SIGINT: 130}
 INTERRUPTED = "interrupted; the same command goes on where this one stopped"
 
+RESUME = [*SMALL, "stages.stage1.train.num_train_epochs=12", "train.lr_scheduler_type=cosine"]
+RESUME += ["stages.stage1.stop={loss_below: 100, times: 20}"]  # fires at step 20 of 24, if its count survives
+
 # Each in a file or folder of a stage: when it is about to be written, renamed or deleted.
 QUICK = [
     ("open work/{one}/data/mixing.jsonl", signal.SIGKILL),
-    ("os.rename work/{one}/data/data.json.partial", signal.SIGTERM),
     ("victim.ended work/{one}/checkpoints/checkpoint-4/optimizer.pt", signal.SIGKILL),
     ("open work/{one}/checkpoints/checkpoint-4/trainer_state.json", signal.SIGINT),
-    ("victim.ended work/{one}/draft/model.safetensors", signal.SIGKILL),
     ("os.rename work/{one}/draft", signal.SIGKILL),
     ("os.remove work/{one}/checkpoints/checkpoint-4/optimizer.pt", signal.SIGKILL),  # published, and being cleared
     ("open stages/{first}/recall.json.partial", signal.SIGKILL),  # its rows are written
     ("os.rename stages/{first}/perplexity.json.partial", signal.SIGTERM),
     ("open work/{two}/retention.jsonl.partial", signal.SIGKILL),
-    ("os.rename work/{two}/draft", signal.SIGTERM),
     ("os.rmdir work/{two}/checkpoints", signal.SIGTERM),
-    ("open stages/{second}/lens.json.partial", signal.SIGKILL),
     ("open stages/{second}/interference.json.partial", signal.SIGKILL),
     ("open records/{run}.json.partial", signal.SIGKILL),
 ]
@@ -34,7 +35,7 @@ QUICK = [
 
 def kill_at(folder: Path, moment: str, number: int, command: str = "run") -> bool:
     """Kill the command at a moment; did it come to it? What was begun may have been done already."""
-    ended = victim.run(command, "trained", folder=folder, at=moment, happens=victim.send, what=number)
+    ended = victim.run(command, "trained", folder=folder, at=moment, what=number)
     assert "Traceback" not in ended.err, ended.err
     if ended.code == 0:
         return False
@@ -57,22 +58,47 @@ def test_killed_at_one_moment_after_another(trained, tmp_path: Path) -> None:
     assert_undisturbed(tmp_path, trained)
 
 
+@pytest.mark.slow
+def test_a_stop_goes_on_counting_after_a_kill(here, runs: Path, tmp_path: Path) -> None:
+    """The checkpoint that is being written when it comes is left aside, and the weights are bit for bit the same."""
+    whole = tmp_path / "whole" / "runs"
+    shutil.copytree(runs, whole)
+    line = ["run", ROOT / "recipes" / "kvr.yaml", "--stage", "stage1", *RESUME]
+    here(*line, "--runs", whole)
+    killed = victim.run(*line, folder=tmp_path, at="open work/*/checkpoints/checkpoint-8/trainer_state.json", what=9)
+    assert killed.code == -9, killed.err
+    resumed = victim.run(*line, folder=tmp_path)
+    assert "checkpoint-6" in resumed.out, resumed.err
+    assert contents(runs) == contents(whole)
+    results = [StageRecord.read(next(place.glob("stages/*/stage.json"))) for place in (runs, whole)]
+    assert [(r.steps, r.stop_fired) for r in results] == [(20, True), (20, True)]
+    assert [r.resumed_from for r in results] == ["checkpoint-6", None]
+
+
 @pytest.mark.faults
-@pytest.mark.parametrize("command", ["run", "sweep"])
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
-def test_killed_at_every_moment(trained, tmp_path: Path, command: str, name: str, record_property) -> None:
+@pytest.mark.parametrize(
+    ("command", "number", "share"),
+    [
+        ("run", signal.SIGKILL, 1.0),
+        ("run", signal.SIGTERM, 0.25),
+        ("run", signal.SIGINT, 0.25),
+        ("sweep", signal.SIGKILL, 1.0),
+        ("sweep", signal.SIGTERM, 0.25),
+    ],
+)
+def test_killed_at_every_moment(trained, tmp_path: Path, command: str, number: signal.Signals, share: float) -> None:
+    """Or at a share of them. Of a sweep, these are the moments of the process that starts its jobs."""
     fresh_store(trained, tmp_path)
-    moments = list(dict.fromkeys(victim.run(command, "trained", folder=tmp_path).moments))
+    moments = some(victim.run(command, "trained", folder=tmp_path).moments, share)
     assert_undisturbed(tmp_path, trained)
     wipe(tmp_path, trained)
     killed = 0
     for moment in moments:
-        if kill_at(tmp_path, moment, signal.Signals[name], command):
+        if kill_at(tmp_path, moment, number, command):
             killed += 1
-            continue
-        assert_undisturbed(tmp_path, trained)  # what was to happen at that moment had happened
-        wipe(tmp_path, trained)
+        else:
+            assert_undisturbed(tmp_path, trained)  # what was to happen at that moment had happened
+            wipe(tmp_path, trained)
     assert victim.run(command, "trained", folder=tmp_path).code == 0
     assert_undisturbed(tmp_path, trained)
-    record_property("killed", killed)
-    print(f"{command}, {name}: killed at {killed} of {len(moments)} moments")
+    print(f"{command}, {number.name}: killed at {killed} of {len(moments)} moments")

@@ -5,12 +5,14 @@ at which it is about to change something in the store: to open a file for writin
 folder; and, for what is written in C++ and Rust, just before that and just after.
 """
 
+import gc
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,17 @@ class Ended:
     moments: list[str]  # that it lived to see, as `os.rename work/0123456789abcdef/draft`
 
 
+def send(number: int) -> None:
+    """Send a signal to this process."""
+    os.kill(os.getpid(), number)
+
+
 def run(
-    *arguments: object, folder: Path, at: str | None = None, happens: Callable[..., object] = os.kill, what: Any = None
+    *arguments: object, folder: Path, at: str | None = None, happens: Callable[[Any], object] = send, what: Any = None
 ) -> Ended:
     """`remix ...` in a folder whose store is runs/.
 
-    When it comes to the moment `at`, `happens(what)` is called there.
+    When it comes to the moment `at`, which may have wildcards, `happens(what)` is called there, or a signal is sent.
     """
     files = [folder / name for name in ("out.txt", "err.txt", "moments.txt")]
     process = CONTEXT.Process(target=_victim, args=([*map(str, arguments)], folder, files, at, happens, what))
@@ -52,11 +59,6 @@ def run(
     return Ended(process.exitcode, out, err, moments.splitlines())
 
 
-def send(number: int) -> None:
-    """Send a signal to this process."""
-    os.kill(os.getpid(), number)
-
-
 def _victim(
     arguments: Sequence[str],
     folder: Path,
@@ -65,6 +67,7 @@ def _victim(
     happens: Callable[[Any], object],
     what: Any,
 ) -> None:
+    gc.freeze()  # the libraries' million objects, which would be looked through, and copied, again and again
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
     for descriptor, file in zip((1, 2), files, strict=False):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -82,7 +85,7 @@ def _victim(
             return
         moment = f"{event} {re.sub(r'[.][0-9]+[.]partial', '.partial', path.removeprefix(store))}"
         os.write(moments, f"{moment}\n".encode())
-        if moment == at and not done:
+        if at and not done and fnmatchcase(moment, at):
             done = True
             happens(what)
 
