@@ -52,6 +52,7 @@ def refused(tmp_path: Path, here):
         (STAGES.replace("40}", "40}, mix: {random_words: {ratio: 1e300}}"), "1000: that many mixing pairs"),
         (STAGES.replace("40}", "4000000}, mix: {random_words: {ratio: 900}}"), "ratio: times 4,000,000 facts is over"),
         (STAGES.replace("40}", "40}, mix: {random_words: {ratio: 1, words: 1000000}}"), "100000: two sequences of wo"),
+        (f"few_shot: {{exemplars: 1000000000}}\n{STAGES}", "100: all of them have to fit into one prompt"),
         (f"global_batch_size: 1{'0' * 400}\n{STAGES}", "1000000000: nothing here is counted in billions"),
         (f"stages: {{{', '.join(f's{i}: {{data: {{task: kvr}}}}' for i in range(600))}}}", "most 500 items"),
         (f"name: {'x' * 300}\n{STAGES}", "80 characters: it is part of a folder's name"),

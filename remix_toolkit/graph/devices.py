@@ -13,7 +13,7 @@ from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.yaml_file import load_mapping
 
-Count = Annotated[int, Field(gt=0, strict=True)]
+Count = Annotated[int, Field(gt=0, le=10**9, strict=True)]
 
 
 class Launch(BaseModel, frozen=True):

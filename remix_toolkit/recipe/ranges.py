@@ -21,6 +21,7 @@ LIMITS = {  # the most that a number or a name may be, and why; no recipe comes 
     1000: "that many mixing pairs for each pair of the stage's own",
     100_000: "two sequences of words have to fit into one example",
     2**32 - 1: "NumPy takes no larger seed",
+    100: "all of them have to fit into one prompt",
     80: "it is part of a folder's name",
     200: "it stands in tables",
     500: "each stage is measured on the facts of all before it",

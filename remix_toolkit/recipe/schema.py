@@ -306,7 +306,7 @@ class Profile(Setup):
 class FewShot(Strict):
     """The few-shot prompt: other facts of the task precede the question. Those are not asked themselves."""
 
-    exemplars: Count = 5
+    exemplars: Annotated[int, Field(gt=0, le=100)] = 5
     seed: Seed = 0
 
 
