@@ -137,7 +137,7 @@ def describe(error: Exception, runs: Path) -> str:
     if problem := disk_problem(error, runs):
         return problem
     first = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-    if str(runs) in first and not (runs / "store.json").exists():
+    if str(runs) in first and not (runs / "stages").is_dir():
         return f"{runs}: was deleted, or moved, while a command worked in it ({first})"
     text = f"remix {' '.join(sys.argv[1:])}\n\n{''.join(traceback.format_exception(error))}"
     name = f"remix-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.environ.get('RANK', '0')}-{os.getpid()}.txt"

@@ -103,3 +103,9 @@ def test_a_disk_that_refuses_is_named(tmp_path: Path, error: Exception, text: st
     later.__context__ = error
     assert text in describe(later, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_was_deleted_is_named(tmp_path: Path) -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", f"{tmp_path}/work/key/draft")
+    (tmp_path / "store.json").write_text("{}")  # written once more, by the command that worked in it
+    assert describe(error, tmp_path).startswith(f"{tmp_path}: was deleted, or moved, while a command worked in it (")
