@@ -137,16 +137,19 @@ def describe(error: Exception, runs: Path) -> str:
     if problem := disk_problem(error, runs):
         return problem
     first = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's is no MemoryError
+        return f"{first}; less of train.per_device_train_batch_size or train.max_length needs less memory"
     if str(runs) in first and not (runs / "stages").is_dir():
         return f"{runs}: was deleted, or moved, while a command worked in it ({first})"
     text = f"remix {' '.join(sys.argv[1:])}\n\n{''.join(traceback.format_exception(error))}"
-    name = f"remix-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.environ.get('RANK', '0')}-{os.getpid()}.txt"
+    prefix = f"remix-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.environ.get('RANK', '0')}-"
     for folder in ([runs / "errors"] if runs.is_dir() else []) + [Path(tempfile.gettempdir())]:
         try:
             folder.mkdir(exist_ok=True)
-            with (folder / name).open("x", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-            return f"{first}\nThis is a mistake in remix-toolkit: please report it with {file.name}"
+            descriptor, file = tempfile.mkstemp(".txt", prefix, folder)
+            with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.write(text)
+            return f"{first}\nThis is a mistake in remix-toolkit: please report it with {file}"
         except OSError:
             continue  # into the next folder, or onto the screen
     return f"{text}This is a mistake in remix-toolkit: please report it with these lines"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 from remix_toolkit.errors import BadInput, RunFailed, describe, exit_on_error
@@ -91,6 +92,10 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_in_a_file(capsys, tmp
         (OSError(errno.EDQUOT, "Disk quota exceeded", "/x/f"), "/x/f: Disk quota exceeded; make room within"),
         (OSError(errno.EIO, "Input/output error", "/x/f"), "/x/f: Input/output error; the disk may be faulty"),
         (OSError(errno.EROFS, "Read-only file system", "/x/f"), "/x/f: Read-only file system; only commands that"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "OutOfMemoryError: CUDA out of memory; less of train.per_device",
+        ),
         (
             Exception("while serializing: No space left on device (os error 28)"),
             ", or a folder of temporary files: No space left on device",

@@ -244,20 +244,16 @@ def test_a_measurement_that_fails_stops_no_stage_and_is_tried_again(here, runs, 
     line = ["run", recipe, "--runs", runs, "stages.stage1.probe=[lens]", "stages.stage2.probe=[interference]"]
 
     def broken(*_: object) -> None:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("no such kernel")
 
     with monkeypatch.context() as patched:
         patched.setattr("remix_toolkit.evaluate.lens.lens", broken)
         patched.setattr("remix_toolkit.evaluate.recall.recall", broken)
         done = here(*line, check=False)
     assert done.returncode == 1
-    for failed in (
-        "stage1 is published",
-        "recall (RuntimeError: out of memory); lens (RuntimeError",
-        "stage2 is published",
-    ):
+    for failed in ("stage1 is published", "recall (RuntimeError: no such kernel", "stage2 is published"):
         assert failed in done.stderr
-    assert "Traceback" in done.stderr  # what nobody expected is shown whole
+    assert len(list((runs / "errors").iterdir())) == 3  # a traceback for each
     first, second = sorted((runs / "stages").iterdir())
     weights = (second / "model.safetensors").stat().st_mtime_ns
     assert {file.name for file in (*first.iterdir(), *second.iterdir())} >= {"perplexity.json", "interference.json"}
@@ -295,7 +291,7 @@ def test_a_full_disk_ends_a_measurement_at_once(here, runs, tmp_path, monkeypatc
 
     monkeypatch.setattr("remix_toolkit.evaluate.recall.recall", full)
     done = here("run", recipe, "--runs", runs, "stages.stage1.train.num_train_epochs=1", check=False)
-    assert (done.returncode, "the disk is full" in done.stderr) == (1, True)
+    assert (done.returncode, "No space left on device; make room" in done.stderr) == (1, True)
     assert len(list((runs / "stages").iterdir())) == 1
 
 

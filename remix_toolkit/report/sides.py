@@ -89,9 +89,9 @@ def _stages_called(name: str, runs: Path) -> list[Path]:
 
 
 def _close_stages(name: str, runs: Path) -> list[str]:
-    """The name of a stage that may be meant, if any."""
-    names = [folder.name for folder in store.published_stages(runs).values()]
-    return get_close_matches(name, names, n=1, cutoff=0.5)
+    """How the name of a stage begins that may be meant, if any."""
+    beginnings = {folder.name[: len(name)] for folder in store.published_stages(runs).values()}
+    return get_close_matches(name, beginnings, n=1, cutoff=0.8) if name else []
 
 
 def _stage(folder: Path) -> Side:
