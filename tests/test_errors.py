@@ -93,10 +93,6 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_in_a_file(capsys, tmp
         (OSError(errno.EIO, "Input/output error", "/x/f"), "/x/f: Input/output error; the disk may be faulty"),
         (OSError(errno.EROFS, "Read-only file system", "/x/f"), "/x/f: Read-only file system; only commands that"),
         (
-            torch.OutOfMemoryError("CUDA out of memory"),
-            "OutOfMemoryError: CUDA out of memory; less of train.per_device",
-        ),
-        (
             Exception("while serializing: No space left on device (os error 28)"),
             ", or a folder of temporary files: No space left on device",
         ),
@@ -114,3 +110,9 @@ def test_a_store_that_was_deleted_is_named(tmp_path: Path) -> None:
     error = FileNotFoundError(errno.ENOENT, "No such file or directory", f"{tmp_path}/work/key/draft")
     (tmp_path / "store.json").write_text("{}")  # written once more, by the command that worked in it
     assert describe(error, tmp_path).startswith(f"{tmp_path}: was deleted, or moved, while a command worked in it (")
+
+
+def test_too_little_memory_is_nobodys_mistake(tmp_path: Path) -> None:
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError()):
+        assert describe(error, tmp_path).endswith("needs less memory")
+    assert not list(tmp_path.iterdir())
