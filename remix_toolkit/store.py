@@ -82,7 +82,8 @@ def check_format(runs: Path) -> None:
         if not Store.read_if_exists(file) and (any((runs / "records").glob("*.json")) or published_stages(runs)):
             raise Damaged(file, "is missing: the store was written by an earlier version of this toolkit")
     except Damaged as error:
-        hint = f'; a store of this version has {{"version": {FORMAT}}} there'
+        other = error.problem.startswith("has format version")
+        hint = "" if other else f'; a store of this version has {{"version": {FORMAT}}} there'
         raise BadInput(f"{file}: {error.problem}; use another --runs (or RUNS=){hint}") from None
 
 

@@ -128,6 +128,35 @@ def test_an_older_store_is_refused_in_one_line(trained, here, tmp_path: Path) ->
     assert (folder / "recall.json").exists()
 
 
+STORES = Path(__file__).with_name("stores")  # one of each version, of one stage whose weights were deleted
+READING = (["show"], ["results"], ["store", "list"], ["store", "verify", "--remove"], ["store", "prune"])
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_store_of_an_earlier_version_is_refused_in_one_line(here, tmp_path: Path, version: int) -> None:
+    runs = shutil.copytree(STORES / f"version-{version}", tmp_path / "runs")
+    before = {file: file.read_bytes() for file in runs.rglob("*.json")}
+    for line in (*READING, ["plan", str(KVR)], ["run", str(KVR)], ["sweep", str(KVR)]):
+        done = here(*line, "--runs", runs, check=False)
+        assert (done.returncode, done.stdout) == (2, ""), line
+        assert re.fullmatch(r"error: .*store\.json: .*; use another --runs \(or RUNS=\).*\n", done.stderr), done.stderr
+    assert {file: file.read_bytes() for file in runs.rglob("*.json")} == before
+
+
+def test_a_store_of_this_version_opens(here, tmp_path: Path) -> None:
+    """Its manifest and its record are of before they had checksums of themselves."""
+    runs = shutil.copytree(STORES / "version-4", tmp_path / "runs")
+    assert not any("checksum" in file.read_text(encoding="utf-8") for file in runs.rglob("manifest.json"))
+    for line in (*READING, ["show", "--json"]):
+        shown = here(*line, "--runs", runs)
+        assert shown.stderr == "", line
+    (entry,) = json.loads(shown.stdout)
+    assert (entry["recall"], entry["facts"], entry["key"]) == (0.0, 8, "063a8c9adc3444d1")
+    (runs / "store.json").unlink()
+    asked = here("show", "--runs", runs, check=False)
+    assert (asked.returncode, 'a store of this version has {"version": 4} there' in asked.stderr) == (2, True)
+
+
 def test_an_unusable_runs_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="cannot be used as the runs directory"):

@@ -99,8 +99,9 @@ def loaders(jobs: Mapping[str, LoadsWeights]) -> dict[str, set[str]]:
 def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
     """The keys of the jobs still to run: what is not published or not measured, and weights that are needed again.
 
-    Raises BadInput for a published stage that lacks files.
+    Raises BadInput for a published stage that lacks files, and for a store of another version.
     """
+    store.check_format(runs)
     published = store.published_stages(runs)
     todo: set[str] = set()
     needed: set[str] = set()  # what those jobs wait for

@@ -104,8 +104,10 @@ def of_stage(folder: Path) -> Results:
 
     Raises BadInput where the stage is damaged. Of the others, a damaged one is left out, with a warning.
     """
-    last = read_stage(folder)
     runs = folder.parent.parent if folder.parent.name == "stages" else None
+    if runs:
+        store.check_format(runs)
+    last = read_stage(folder)
     there = store.published_stages(runs) if runs else {}
     lineage = [*_sound([there[key] for key in last.ancestors if key in there]), last]
     records = store.records(runs, warn) if runs else []
@@ -117,6 +119,7 @@ def of_store(runs: Path) -> Results:
     """All that is published in a runs directory; a damaged stage is left out, with a warning. Raises BadInput."""
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
+    store.check_format(runs)
     stages = sorted(_sound(list(store.published_stages(runs).values())), key=lambda stage: len(stage.ancestors))
     return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs, warn), None))
 

@@ -124,7 +124,7 @@ def _sweep_commands(names: Iterable[str], runs: Path, warn: Warn) -> Iterator[st
         if file.exists():
             try:
                 command = dict(json.loads(file.read_text(encoding="utf-8")).get("command", {}))
-            except (ValueError, TypeError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, AttributeError) as error:
                 warn(f"{file}: cannot be read ({type(error).__name__}: {error}): the sweep's command is not shown")
                 continue
             profile = ["--profile", command["profile"]] if command.get("profile") else []
