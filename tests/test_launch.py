@@ -174,7 +174,7 @@ def test_a_damaged_parent_is_reported_or_trained_again_as_asked(here, runs: Path
     told = here(*line, check=False)
     assert (told.returncode, "model.safetensors is not the file that was published" in told.stderr) == (1, True)
     checked = here("store", "verify", "--runs", runs, check=False)
-    assert (checked.returncode, "1 of 2 stages, bases and splits are as they were" in checked.stdout) == (1, True)
+    assert (checked.returncode, "runs and sweeps are as they were sealed" in checked.stdout) == (1, True)
     (parent / "model.safetensors").unlink()
     told = here(*line, check=False)  # that files lack is seen at once, before anything is loaded
     assert (told.returncode, "is missing; `remix store verify --remove`" in told.stderr) == (2, True), told.stderr
