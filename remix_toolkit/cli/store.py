@@ -60,7 +60,7 @@ def store_verify(
     A measurement also has to be what its rows give.
     """
     if damaged := verify(runs, remove):
-        what = "were removed" if remove else "`remix store verify --remove` removes them"
+        what = "they were removed" if remove else "`remix store verify --remove` removes them"
         raise RunFailed(f"{damaged} of them are damaged: {what}, and the commands that made them make them again")
 
 

@@ -8,6 +8,7 @@ again, to the same checksums and measurements, or names it with the remedy, whic
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -184,10 +185,13 @@ def read(store: Store, commands: list[str]) -> dict[str, tuple[Any, str]]:
     for command in commands:
         shutil.rmtree(store.folder.parent / "report", ignore_errors=True)
         done = store.call(*READING[command])
-        seen[command] = shown(command, done, store), done.stdout + done.stderr
+        page = store.folder.parent / "report" / "index.html"
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        seen[command] = shown(command, done, store), done.stdout + done.stderr + text
     return seen
 
 
+CRASHED = re.compile("^Traceback |^This is a mistake in remix-toolkit", re.MULTILINE)
 REMEDIES = ("remix store verify --remove", "delete it", "use another --runs")
 
 
@@ -198,7 +202,7 @@ def problems(store: Store, kind: str, file: Path, before: dict[str, tuple[Any, s
     wrong = []
     for command, (was, _) in before.items():
         ((now, text),) = read(store, [command]).values()
-        if "Traceback" in text or "mistake in remix-toolkit" in text:
+        if CRASHED.search(text):
             wrong.append(f"{command} ends with {text[-1000:]}")
         elif now != was and not fewer(command, now, was):
             wrong.append(f"{command} shows something else: {str(now)[:500]}")
@@ -239,7 +243,7 @@ def mend(store: Store, kind: str, file: Path, wanted: dict[str, Any]) -> str:
     DAMAGES[kind](store.folder / file)
     done = store.call(*maker(file))
     text = done.stdout + done.stderr
-    if "Traceback" in text or "mistake in remix-toolkit" in text:
+    if CRASHED.search(text):
         return f"{file}, {kind}: {text[-1000:]}"
     if reported := done.returncode != 0:
         if not names(text, file) or not any(remedy in text for remedy in REMEDIES):
