@@ -97,7 +97,7 @@ def test_settings_of_a_file_that_changed(tmp_path: Path) -> None:
 
 
 HUB = {"hub": "b"}
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)  # as YAML has it
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "train.learning_rate": st.sampled_from([1e-3, 1e-4, 5e-4]),
     "train.num_train_epochs": st.integers(1, 9),
