@@ -27,6 +27,10 @@ class Damaged(BadInput):
         self.file, self.problem, self.lasting = file, problem, lasting
 
 
+class OtherVersion(Damaged):
+    """A file that another version of the toolkit wrote."""
+
+
 def unreadable(file: Path, error: OSError, name: str = "") -> Damaged:
     """The verdict on a file, or on one called `name` in a folder, that the system does not let this process read."""
     problem = f"{name} cannot be read ({error.strerror})".strip()

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from remix_toolkit.disk import Damaged, read_file, write_text
+from remix_toolkit.disk import Damaged, OtherVersion, read_file, write_text
 
 P = TypeVar("P", bound="Part")
 R = TypeVar("R", bound="Record")
@@ -67,7 +67,7 @@ class Record(Part):
         except (ValueError, AttributeError):
             version = current
         if version != current:
-            problem = f"has format version {version!s:.20}; this toolkit reads version {current}"
+            raise OtherVersion(file, f"has format version {version!s:.20}; this toolkit reads version {current}")
         raise Damaged(file, problem)
 
     @classmethod

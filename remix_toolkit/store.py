@@ -32,13 +32,12 @@ from remix_toolkit.console import info, warn
 from remix_toolkit.data import tiny
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
-from remix_toolkit.disk import Damaged, delete
+from remix_toolkit.disk import Damaged, OtherVersion, delete
 from remix_toolkit.errors import LATER, BadInput
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
-from remix_toolkit.seals import MANIFEST, PRUNED, find_damage, leads_out, sealed_files
-from remix_toolkit.seals import WEIGHTS as WEIGHTS
+from remix_toolkit.seals import MANIFEST, PRUNED, WEIGHTS, find_damage, leads_out, sealed_files
 
 Warn = Callable[[str], object]
 
@@ -82,8 +81,7 @@ def check_format(runs: Path) -> None:
         if not Store.read_if_exists(file) and (any((runs / "records").glob("*.json")) or published_stages(runs)):
             raise Damaged(file, "is missing: the store was written by an earlier version of this toolkit")
     except Damaged as error:
-        other = error.problem.startswith("has format version")
-        hint = "" if other else f'; a store of this version has {{"version": {FORMAT}}} there'
+        hint = "" if isinstance(error, OtherVersion) else f'; a store of this version has {{"version": {FORMAT}}} there'
         raise BadInput(f"{file}: {error.problem}; use another --runs (or RUNS=){hint}") from None
 
 

@@ -78,6 +78,7 @@ def store_prune(
     from remix_toolkit.graph.prune import delete_left_behind, left_behind, unneeded_in_store
     from remix_toolkit.graph.sweep import check_keep, parse_keep
     from remix_toolkit.launch.state import needed_elsewhere
+    from remix_toolkit.seals import WEIGHTS
 
     published(runs)
     kept = parse_keep(keep)
@@ -86,7 +87,7 @@ def store_prune(
     if not dry_run:
         delete_left_behind(runs)
     for folder in unneeded_in_store(runs, kept, needed_elsewhere(runs, None)).values():
-        rows.append({"path": str(folder), "bytes": _size(folder, f"*{store.WEIGHTS}")})
+        rows.append({"path": str(folder), "bytes": _size(folder, f"*{WEIGHTS}")})
         if not dry_run:
             store.delete_weights(folder)
     print_table(rows, ("path", "bytes"))

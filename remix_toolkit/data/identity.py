@@ -6,7 +6,7 @@ A declaration describes which rows are taken, without reading them; local files 
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -49,25 +49,28 @@ def list_id(task: Rows, recipe: Recipe) -> str:
 
 
 def facts_ids(recipe: Recipe) -> dict[str, str]:
-    """The ids of the stages' own facts, by stage; facts that overlap with those of stages before are left out.
-
-    The first is a hash of its stage's declaration, any other one of the list of the declarations so far.
-    """
-    ids: dict[str, str] = {}
-    listed = hashlib.sha256()
-    for name, stage in recipe.stages.items():
-        text = _canonical(declaration(stage.data, recipe))
-        listed.update((b", " if ids else b"[") + text)
-        total = listed.copy() if ids else hashlib.sha256(text)
-        total.update(b"]" if ids else b"")
-        ids[name] = f"{stage.data.task}-{total.hexdigest()[:8]}"
-    return ids
+    """The ids of the stages' own facts, by stage; facts that overlap with those of stages before are left out."""
+    declarations = (declaration(stage.data, recipe) for stage in recipe.stages.values())
+    return dict(zip(recipe.stages, _ids_so_far(declarations), strict=True))
 
 
-def trained_list(declarations: Sequence[Mapping[str, Any]]) -> str:
+def trained_list(declarations: Iterable[Mapping[str, Any]]) -> str:
     """The id of the last stage's own facts, from the declarations of what each stage so far trains on."""
-    declared = declarations if len(declarations) > 1 else declarations[0]
-    return f"{declarations[-1]['task']}-{short_hash(declared)[:8]}"
+    return list(_ids_so_far(declarations))[-1]
+
+
+def _ids_so_far(declarations: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """For each stage, its task and a hash: of its declaration, or of the list of those so far, where it has several.
+
+    One hash is carried along: the lists of a long recipe grow with every stage.
+    """
+    listed = hashlib.sha256()
+    for number, declared in enumerate(declarations):
+        text = _canonical(declared)
+        listed.update((b", " if number else b"[") + text)
+        total = listed.copy() if number else hashlib.sha256(text)
+        total.update(b"]" if number else b"")
+        yield f"{declared['task']}-{total.hexdigest()[:8]}"
 
 
 def short_hash(declared: Any) -> str:

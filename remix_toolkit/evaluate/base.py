@@ -115,34 +115,32 @@ class Measurement(ABC, Generic[R]):
 
     def read(self, folder: Path) -> dict[str, R]:
         """The results in a stage's folder. Raises Damaged where they are, or where rows are gone."""
-        record = self._read(folder)
-        file = folder / f"{self.name}.jsonl"
-        if record.rows and not (file.is_file() and file.stat().st_size >= record.rows.bytes):
-            raise Damaged(file, "is missing, or shorter than what was measured")
-        return dict(record.results)
+        return dict(self._read_beside_rows(folder).results)
 
     def rows_text(self, folder: Path) -> str:
         """The text of <name>.jsonl, as far as it belongs to the results. Raises Damaged."""
-        file, sealed = folder / f"{self.name}.jsonl", self._read(folder).rows
-        return sealed_content(file, sealed).decode("utf-8") if sealed else read_text(file)
+        return self._rows_text(folder, self._read(folder))
 
     def verify(self, folder: Path) -> dict[str, R]:
         """As `read`, with every row: its checksum, its fields, and whether the results are what the rows give."""
-        results, file = self.read(folder), folder / f"{self.name}.jsonl"
-        if self.row and self._read(folder).rows:
-            rows = parse_rows(file, self.rows_text(folder), self.row)
-            for item, result in results.items():
+        record = self._read_beside_rows(folder)
+        if self.row and record.rows:
+            rows = parse_rows(folder / f"{self.name}.jsonl", self._rows_text(folder, record), self.row)
+            for item, result in record.results.items():
                 if problem := self.problem(result, [row for row in rows if row.list == item]):
                     raise Damaged(folder / f"{self.name}.json", f"{item}: {problem}")
-        return results
+        return dict(record.results)
 
     def sound(self, folder: Path, rows: bool = False) -> dict[str, R]:
         """As `read`, with the checksum of the rows, or with all `rows` as `verify`; none, and a warning, if damaged."""
 
         def read() -> dict[str, R]:
-            if self._read(folder).rows and not rows:
-                self.rows_text(folder)
-            return self.verify(folder) if rows else self.read(folder)
+            if rows:
+                return self.verify(folder)
+            record = self._read(folder)
+            if record.rows:
+                self._rows_text(folder, record)
+            return dict(record.results)
 
         return read_sound(read, {}, "it counts as not measured")
 
@@ -182,6 +180,16 @@ class Measurement(ABC, Generic[R]):
     def _read(self, folder: Path) -> Results[R]:
         record: Results[R] | None = _record_class(self.result).read_if_exists(folder / f"{self.name}.json")
         return record or self.record({})
+
+    def _read_beside_rows(self, folder: Path) -> Results[R]:
+        record, file = self._read(folder), folder / f"{self.name}.jsonl"
+        if record.rows and not (file.is_file() and file.stat().st_size >= record.rows.bytes):
+            raise Damaged(file, "is missing, or shorter than what was measured")
+        return record
+
+    def _rows_text(self, folder: Path, record: Results[R]) -> str:
+        file = folder / f"{self.name}.jsonl"
+        return sealed_content(file, record.rows).decode("utf-8") if record.rows else read_text(file)
 
 
 @cache  # pydantic forgets the class with its last record, and to make it again takes longer than to read a file

@@ -16,7 +16,7 @@ from remix_toolkit import store
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.jobs import LoadsWeights, loaders, measure_key
 from remix_toolkit.graph.sweep import Keep
-from remix_toolkit.seals import undamaged
+from remix_toolkit.seals import WEIGHTS, undamaged
 
 
 def is_kept(keep: Keep, stage: str, has_children: bool) -> bool:
@@ -72,7 +72,7 @@ def unneeded_in_store(runs: Path, keep: Keep, needed: Collection[str]) -> dict[s
 
 def _has_weights(folder: Path) -> bool:
     """Are there any? Of a pruned stage, too: a command may have been killed while it deleted them."""
-    return any(folder.glob(f"*{store.WEIGHTS}"))
+    return any(folder.glob(f"*{WEIGHTS}"))
 
 
 def left_behind(runs: Path) -> list[Path]:

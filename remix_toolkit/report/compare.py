@@ -276,9 +276,9 @@ def _print_facts(facts: list[Row], of_stages: bool) -> None:
         other = "b" if known_by == "a" else "a"
         print_lines([f"{task} after {stage}, known to {known_by.upper()} only:"])
         for fact in rows.head(SHOWN).to_dict("records"):
-            said = plain(fact[f"{other}_said"]) or "nothing"
+            answer = plain(fact[f"{other}_said"]) or "nothing"
             seed = "" if of_stages else f", seed {fact['seed']}"
             gold = next(iter(fact["gold"]), "")
-            console().print(f"  {plain(fact['prompt'])} {plain(gold)} ({other.upper()} says {said}{seed})")
+            console().print(f"  {plain(fact['prompt'])} {plain(gold)} ({other.upper()} says {answer}{seed})")
         if len(rows) > SHOWN:
             console().print(f"  and {len(rows) - SHOWN} more: --facts FILE has all")

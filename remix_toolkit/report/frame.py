@@ -46,9 +46,9 @@ RESULTS += ["fact", "correct", "prediction", "gold"]
 
 
 class Stage:
-    """The files of one published stage, each read when it is first asked for, and once.
+    """The files of one published stage, each read when it is first asked for; only recall.jsonl is read again.
 
-    Everything but `results` and `recipe` raises BadInput where a file is missing or damaged.
+    Raises BadInput where a file that is asked for is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -225,7 +225,7 @@ def load(
             warnings[text] = None
             warn(text)
 
-    records = list(records or store.records(runs, warn_once))
+    records = list(store.records(runs, warn_once) if records is None else records)
     if recipe is not None:
         if recipe not in (names := {record.recipe for record in records}):
             raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")

@@ -19,19 +19,17 @@ from remix_toolkit import __version__
 from remix_toolkit.console import info, warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.figures import rendered
-from remix_toolkit.report.frame import Frame, load, path_text
+from remix_toolkit.report.frame import load, path_text
 from remix_toolkit.report.parts import Explorer, Figure, Section, Table, Words, template_environment
 from remix_toolkit.report.sections import sections
 from remix_toolkit.report.summary import slug, sweeps
 from remix_toolkit.report.tables import as_csv, as_latex, as_markdown, as_text, kinds, plain
+from remix_toolkit.report.words import unmeasured
 
 PAGE = "index.html"
 SCREEN = 120  # characters of a line
-SEEN = {code: 0x2400 + code for code in range(0x20)} | {
-    0x7F: 0x2421,
-    0x2028: 0x2424,
-    0x2029: 0x2424,
-}  # control characters
+# Control characters, and what can be seen in their place.
+SEEN = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421, 0x2028: 0x2424, 0x2029: 0x2424}
 
 
 def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
@@ -47,7 +45,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
         warn(warning)
     if frame.measured.empty:
         return None
-    warnings += _unmeasured(frame)
+    warnings += unmeasured(frame)
     all_sweeps = sweeps(frame)
     try:
         for folder in (out, out / "figures", out / "tables"):
@@ -66,17 +64,6 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     answer = next(part.lines[0] for part in made[0].parts if isinstance(part, Words))
     info(textwrap.fill(plain(f"{all_sweeps[0].title}: {answer}"), SCREEN, max_lines=3, placeholder=" ..."))
     return page
-
-
-def _unmeasured(frame: Frame) -> list[str]:
-    arm = ["recipe", "profile", "arm"]
-    measured = set(frame.measured[arm].itertuples(index=False, name=None))
-    begun = dict.fromkeys((record.recipe, record.profile, record.arm) for record in frame.begun)
-    return [
-        f"{recipe} on {profile}, {name}: nothing is measured yet"
-        for recipe, profile, name in begun
-        if (recipe, profile, name) not in measured
-    ]
 
 
 def render(made: Sequence[Section], title: str, where: str, warnings: int) -> str:

@@ -14,7 +14,6 @@ from pydantic import Field
 from remix_toolkit import store
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.held_out import held_out_loss
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
 from remix_toolkit.recipe.schema import Evaluate
@@ -141,13 +140,12 @@ def read_stage(folder: Path) -> Published:
             name: {item: one.model_dump() for item, one in stage.results(probe).items()}
             for name, probe in PROBES.items()
         }
-        held_out = held_out_loss(folder)
         return Published.model_validate(
             record.model_dump(include=set(Published.model_fields) & set(StageRecord.model_fields))
             | {"name": f"{recipe['name']}-{record.stage}-seed{recipe['seed']}-{record.key}", "recipe": recipe}
             | {"declaration": public(record.declaration), "counts": public(record.counts.model_dump())}
             | {"recall": {id_: _only(Recall, one) for id_, one in stage.results(RecallMeasurement()).items()}}
-            | {"held_out": held_out and _only(HeldOut, held_out)}
+            | {"held_out": stage.held_out and _only(HeldOut, stage.held_out)}
             | {"probes": public({name: results for name, results in probes.items() if results})}
             | {"weights": not store.is_pruned(folder)}
         )

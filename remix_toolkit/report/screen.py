@@ -15,7 +15,16 @@ from remix_toolkit.report.frame import Frame, Stage
 from remix_toolkit.report.results import numbers
 from remix_toolkit.report.summary import Comparison, Sweep, over_seeds, sweeps
 from remix_toolkit.report.tables import plain
-from remix_toolkit.report.words import explain_comparisons, explain_means, notes, p_values, ties_and_memory, unlearned
+from remix_toolkit.report.words import (
+    explain_comparisons,
+    explain_means,
+    held_out_text,
+    notes,
+    p_values,
+    ties_and_memory,
+    unlearned,
+    unmeasured,
+)
 
 COMPARISON = ["points", "95% interval", "1 -> 0 / 0 -> 1", "facts", "seeds", "p", "p (Holm)"]
 WIDE = 4  # columns of means in one table: more do not fit 120 characters beside the arms' names
@@ -102,8 +111,7 @@ def _recall(row: Any, digits: int) -> str:
     """Recall in percent; of an instruction task, the loss on held-out rows and, where there is one, the accuracy."""
     if not pd.isna(row.recall):
         return f"{row.recall:.{digits}f}"
-    accuracy = "" if pd.isna(row.held_out_accuracy) else f", {row.held_out_accuracy:.0f}% right"
-    return f"loss {row.held_out_loss:.2f}{accuracy}"
+    return held_out_text(row)
 
 
 # --- several seeds -----------------------------------------------------------------------------------------------
@@ -117,10 +125,7 @@ def print_seeds(frame: Frame) -> None:
             print_lines([*notes(sweep), *ties_and_memory(sweep.rows)])
             for task in sweep.tasks:
                 _print_compared(sweep, task)
-    measured = set(frame.measured[["recipe", "arm", "profile"]].itertuples(index=False, name=None))
-    begun = dict.fromkeys((run.recipe, run.arm, run.profile) for run in frame.begun)
-    absent = (arm for arm in begun if arm not in measured)
-    print_lines(f"{recipe} on {profile}, {arm}: nothing is measured yet" for recipe, arm, profile in absent)
+    print_lines(unmeasured(frame))
 
 
 def _print_means(sweep: Sweep) -> None:

@@ -16,7 +16,7 @@ from remix_toolkit.report.parts import Figure, Heading, Part, Section, Table, Wo
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.settings import rerun, settings
 from remix_toolkit.report.summary import FLOOR, Sweep
-from remix_toolkit.report.words import answer, explain_comparisons, explain_means, notes, p_values
+from remix_toolkit.report.words import answer, explain_comparisons, explain_means, held_out_text, notes, p_values
 
 NOT_IN_CSV = ["arm", "overrides", "own", "lists"]  # of the means
 
@@ -26,7 +26,7 @@ def sections(frame: Frame, sweeps: Sequence[Sweep], runs: Path, warnings: list[s
 
     The paper's tables are there once one of the sweeps of recipes/paper/ has been run.
     """
-    facts = {(sweep.title, task): found for sweep in sweeps for task in sweep.tasks if (found := facts_of(sweep, task))}
+    facts = {(sweep.title, task): of for sweep in sweeps for task in sweep.tasks if (of := facts_of(sweep, task))}
     made = [
         Section("answer", "What was retained", _each(sweeps, _answer)),
         Section("matrix", "Recall after each stage", _each(sweeps, _matrix)),
@@ -75,8 +75,7 @@ def _matrix(sweep: Sweep) -> list[Part]:
         texts[row.label, row.stage, row.task] = f"{row.mean:.1f}" + ("" if pd.isna(row.sd) else f" ± {row.sd:.1f}")
     asked = rows[rows["held_out_loss"].notna()].groupby(cell)
     for row in asked[["held_out_loss", "held_out_accuracy"]].mean().itertuples():
-        right = "" if pd.isna(row.held_out_accuracy) else f", {row.held_out_accuracy:.0f}% right"
-        texts[row.Index] = f"loss {row.held_out_loss:.2f}{right}"
+        texts[row.Index] = held_out_text(row)
     seeds = rows.groupby(["label", "stage"])["seed"].agg(lambda seeds: _joined(sorted(set(seeds))))
     order = pd.MultiIndex.from_product([sweep.arms, sweep.stages], names=["arm", "after"])
     order = order[order.isin(seeds.index)]
@@ -154,8 +153,8 @@ def _differences(sweep: Sweep, task: str) -> list[Part]:
 
 
 def _facts(sweep: Sweep, facts: Mapping[tuple[str, str], Facts]) -> list[Part]:
-    found = [facts[sweep.title, task] for task in sweep.tasks if (sweep.title, task) in facts]
-    return [part for one in found for part in (one.table(), one.explorer())]
+    of_tasks = [facts[sweep.title, task] for task in sweep.tasks if (sweep.title, task) in facts]
+    return [part for one in of_tasks for part in (one.table(), one.explorer())]
 
 
 def _numbers(means: pd.DataFrame) -> pd.DataFrame:

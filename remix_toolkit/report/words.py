@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from remix_toolkit.graph.memory import GB
+from remix_toolkit.report.frame import Frame
 from remix_toolkit.report.stats import LEVEL
 from remix_toolkit.report.summary import FLOOR, Comparison, Sweep, retrained, with_holm
 
@@ -181,6 +182,15 @@ def ties_and_memory(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
+def unmeasured(frame: Frame) -> list[str]:
+    """A line for each arm that was begun, and of which nothing is measured yet."""
+    arm = ["recipe", "profile", "arm"]
+    measured = set(frame.measured[arm].itertuples(index=False, name=None))
+    begun = dict.fromkeys((run.recipe, run.profile, run.arm) for run in frame.begun)
+    absent = (one for one in begun if one not in measured)
+    return [f"{recipe} on {profile}, {name}: nothing is measured yet" for recipe, profile, name in absent]
+
+
 # --- what the numbers mean ---------------------------------------------------------------------------------------
 
 
@@ -213,6 +223,12 @@ def _more_seeds(wanted: "Sequence[int] | pd.Series[int]") -> list[str]:
         return []
     least, most = min(wanted), max(wanted)
     return [f"Intervals would be half as wide with {least}{f' to {most}' if most > least else ''} seeds."]
+
+
+def held_out_text(row: Any) -> str:
+    """The loss on held-out rows of a row of `Frame.measured` and, where there is one, the accuracy."""
+    accuracy = "" if pd.isna(row.held_out_accuracy) else f", {row.held_out_accuracy:.0f}% right"
+    return f"loss {row.held_out_loss:.2f}{accuracy}"
 
 
 def p_values(comparison: Comparison) -> tuple[str, str]:
