@@ -25,7 +25,7 @@ SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFIL
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep report plan demo ablation-ratio ablation-length test test-fast test-faults test-versions slurm test-slurm browser audit licences bench gpu-check lines lint clean
+.PHONY: help base run sweep report plan demo ablation-ratio ablation-length test test-fast test-faults test-versions slurm test-slurm browser audit licences bench gpu-check lines lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,13 +40,19 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@
 
-stage%: $(VENV)/ready  ## (stage1, stage2, ...) run RECIPE up to that stage
+base: $(VENV)/ready  ## download PROFILE's base model, unless it is here (PROFILE=smollm2: 93 to 270 MB)
+	$(REMIX) base $(PROFILE) --runs $(RUNS)
+
+# A profile whose base has to be downloaded first has it downloaded here; for others, nothing is done.
+BASE := $(if $(filter smollm2,$(PROFILE)),base)
+
+stage%: $(VENV)/ready $(BASE)  ## (stage1, stage2, ...) run RECIPE up to that stage
 	$(REMIX) run $(RECIPE) $(OPTIONS) --stage $@ $(ARGS)
 
-run: $(VENV)/ready  ## run all stages of RECIPE
+run: $(VENV)/ready $(BASE)  ## run all stages of RECIPE
 	$(REMIX) run $(RECIPE) $(OPTIONS) $(ARGS)
 
-sweep: $(VENV)/ready  ## run SWEEP: every arm and seed, each shared stage once
+sweep: $(VENV)/ready $(BASE)  ## run SWEEP: every arm and seed, each shared stage once
 	$(REMIX) sweep $(SWEEP) $(SWEPT) $(ARGS)
 
 report: $(VENV)/ready  ## all that RUNS holds, as one page in RUNS/report

@@ -8,7 +8,8 @@
     runs/sweeps/<sweep>/                          what a sweep does: state.json, and a folder for each job
     runs/work/<key>/                              a stage in training: its data, checkpoints and draft; gone once it is
                                                   published (or, after a kill, with the next run or prune)
-    runs/bases/                                   the tiny base model, with a manifest.json too
+    runs/bases/                                   base models that were built here: the tiny one, and those of GGUF
+                                                  files, each with a manifest.json too
     runs/familiar/<task>-<key>/                   which facts a base model knows (stage/familiar.py)
     runs/logs/<stage's directory>/                TensorBoard's files
     runs/errors/                                  tracebacks of errors that nobody foresaw
@@ -23,13 +24,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
 from remix_toolkit.console import info, warn
-from remix_toolkit.data import tiny
+from remix_toolkit.data import gguf, pretrained, tiny
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.disk import Damaged, OtherVersion, delete
@@ -120,15 +122,23 @@ def published_bases(runs: Path) -> list[Path]:
 
 
 def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
-    """The recipe's base model, as a path or hub id, and its revision; the tiny one is built once, and verified."""
-    if recipe.base != "tiny":
-        return recipe.base, recipe.revision
-    folder = runs / "bases" / tiny.folder_name()
+    """The recipe's base model, as a path or hub id, and its revision.
+
+    The tiny one and those of GGUF files are built once, and verified each time. Raises BadInput.
+    """
+    if recipe.base == "tiny":
+        name, build = tiny.folder_name(), tiny.build
+    else:
+        model = pretrained.locate(recipe)
+        if model.gguf is None:
+            return model.source, model.revision
+        name, build = gguf.folder_name(model.gguf), partial(gguf.build, model.gguf)
+    folder = runs / "bases" / name
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             draft = work_dir(runs, folder.name)
             shutil.rmtree(draft, ignore_errors=True)
-            tiny.build(draft)
+            build(draft)
             seal(draft)
             draft.rename(folder)
     verify(folder)

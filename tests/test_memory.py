@@ -22,6 +22,7 @@ from remix_toolkit.stage.prepare import prepare
 from remix_toolkit.stage.run import run_stage
 
 LENGTH, BATCH = 128, 4
+HEADS = {"smollm2": 64}  # the size of a head, where it is not 128
 
 
 @pytest.mark.parametrize("profile", sorted(profile_names()))
@@ -34,8 +35,9 @@ def test_a_profile_has_as_many_parameters_as_a_model_of_its_shape(profile: str, 
             hidden_size=shape.hidden,
             intermediate_size=shape.intermediate,
             num_hidden_layers=shape.layers,
-            num_attention_heads=shape.hidden // 128,
-            num_key_value_heads=shape.key_value // 128,
+            num_attention_heads=shape.hidden // HEADS.get(profile, 128),
+            num_key_value_heads=shape.key_value // HEADS.get(profile, 128),
+            tie_word_embeddings=profile == "smollm2",
         )
     with torch.device("meta"):
         assert LlamaForCausalLM(config).num_parameters() == pytest.approx(base.parameters, rel=1e-3)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.data import encoding, few_shot, identity, mixing, tiny
+from remix_toolkit.data import encoding, few_shot, gguf, identity, mixing, pretrained, tiny
+from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import facts_ids, list_id, short_hash
 from remix_toolkit.data.mixing import local_documents
 from remix_toolkit.errors import BadInput
@@ -129,12 +130,15 @@ def _details(task: Rows) -> str:
 
 
 def base(recipe: Recipe) -> dict[str, Any]:
-    """What determines the base model: the tiny one's text, a local directory's files, or a hub id and revision."""
+    """What determines the base model: the tiny one's text, the files of a directory, a GGUF file, or a hub id."""
     if recipe.base == "tiny":
         return tiny.identity()
-    if os.path.exists(recipe.base):
-        return {"files": identity.hash_source(recipe.base, without=UNSEALED)}
-    return {"hub": recipe.base, "revision": recipe.revision}
+    model = pretrained.locate(recipe)
+    if model.gguf:
+        return {"gguf": sha256(model.gguf), "version": gguf.VERSION}
+    if os.path.exists(model.source):
+        return {"files": identity.hash_source(model.source, without=UNSEALED)}
+    return {"hub": model.source, "revision": model.revision}
 
 
 def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         yield from _stage_mistakes(recipe, name)
     if recipe.quantization and not recipe.adapter:
         yield ("quantization",), "trains nothing without an `adapter`: quantized weights do not change"
+    if recipe.gguf_file and (recipe.base in ("tiny", "smollm2") or recipe.base.endswith(".gguf")):
+        yield ("gguf_file",), f"is of a directory or of a repository on the hub, not of base {recipe.base!r}"
     sources = {*TASKS, *CORPORA}
     for name in recipe.paths.keys() - sources:
         yield ("paths", name), f"no such task or source; {nearest(name, sources)}"

@@ -282,7 +282,8 @@ class Shape(Strict):
 class Setup(Strict):
     """A base model, its scale and how it is trained: what a profile sets, and a recipe may set over it."""
 
-    base: str = Field(description="`tiny`, a hub id, or a local model directory")
+    base: str = Field(description="`tiny`, `smollm2`, a hub id, a local model directory, or a .gguf file")
+    gguf_file: str | None = Field(None, description="of the base's repository or directory, this GGUF file")
     revision: str | None = None
     parameters: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="the base's weights: for `remix plan`")
     shape: Annotated[Shape | None, OUTSIDE_KEY] = Field(None, description="the base's sizes: for `remix plan`")

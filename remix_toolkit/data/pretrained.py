@@ -1,0 +1,82 @@
+"""Where the weights of a recipe's base model are: on the hub, in a directory, or in a GGUF file."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from remix_toolkit.console import info
+from remix_toolkit.data import gguf, smollm2
+from remix_toolkit.data.files import one_line
+from remix_toolkit.errors import BadInput
+from remix_toolkit.recipe.schema import Setup
+
+# Of a repository: others are the same weights in another format.
+MODEL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A hub id or a directory, and its revision; or a GGUF file, which has to be read into a directory first."""
+
+    source: str
+    revision: str | None = None
+    gguf: Path | None = None
+
+
+def locate(setup: Setup) -> Pretrained:
+    """The base model of a recipe or profile whose base is not `tiny`.
+
+    Raises BadInput where a GGUF file is not there, cannot be downloaded, or smollm2 was not fetched yet.
+    """
+    if setup.base == "smollm2":
+        if commit := smollm2.cached_commit():
+            return Pretrained(smollm2.HUB, commit)
+        if (file := smollm2.packaged_file()).is_file():
+            return Pretrained(setup.base, gguf=file)
+        raise BadInput("base smollm2: is not on this machine yet; `remix base smollm2` downloads it (270 MB at most)")
+    if setup.gguf_file is None and not setup.base.endswith(gguf.ENDING):
+        return Pretrained(setup.base, setup.revision)
+    file = Path(setup.base, setup.gguf_file or "")
+    if setup.gguf_file and not Path(setup.base).is_dir():
+        file = _download(setup.base, setup.gguf_file, setup.revision)
+    if not file.is_file():
+        raise BadInput(f"base {file}: no such GGUF file")
+    return Pretrained(setup.base, gguf=file)
+
+
+def fetch(setup: Setup) -> None:
+    """Download the base model of a recipe or profile from the hub, unless it is here or is none of the hub's.
+
+    Raises BadInput where it cannot be had.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+    if setup.base == "smollm2":
+        if not smollm2.cached_commit() and not smollm2.packaged_file().is_file():
+            smollm2.fetch(MODEL_FILES)
+        return
+    if setup.base == "tiny" or setup.gguf_file or setup.base.endswith(gguf.ENDING) or os.path.exists(setup.base):
+        return
+    try:
+        about = HfApi().model_info(setup.base, revision=setup.revision, files_metadata=True, timeout=20)
+        files = filter_repo_objects(about.siblings or [], allow_patterns=MODEL_FILES, key=lambda file: file.rfilename)
+        size = sum(file.size or 0 for file in files) / 1e9
+        licence = about.card_data.get("license") if about.card_data else None
+        info(f"{setup.base}: {size:,.1f} GB from the hub, commit {about.sha}, licence {licence or 'not said'}")
+        snapshot_download(setup.base, revision=setup.revision, allow_patterns=MODEL_FILES)
+    except Exception as error:  # no network, no such repository, no access: each raises another kind
+        raise BadInput(
+            f"base {setup.base}: cannot be downloaded: {one_line(error)} (Is the name right, is there a network? A "
+            "gated model needs `hf auth login`.)"
+        ) from error
+
+
+def _download(hub: str, name: str, revision: str | None) -> Path:
+    """A file of a repository on the hub, downloaded unless it is here."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub, name, revision=revision))
+    except Exception as error:  # no network, no such file, no access: each raises another kind
+        raise BadInput(f"base {hub}: its {name} cannot be downloaded: {one_line(error)}") from error
