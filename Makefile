@@ -19,13 +19,14 @@ PIP     := $(VENV)/$(INSTALL)
 # `make test-versions`: an environment for each end of the ranges in pyproject.toml, and the tests that it runs there
 VERSIONS   := .venv-versions
 AUDIT      := $(VERSIONS)/audit/bin/pip-audit
+SITE       := $(VERSIONS)/docs
 INVARIANTS := $(addprefix tests/test_,train.py recall.py tulu.py adapters.py processes.py)
 SWEPT   := --runs $(RUNS) $(if $(filter command line environment,$(origin PROFILE)),--profile $(PROFILE)) \
            $(foreach seed,$(SEED),--seed $(seed))
 OPTIONS := --profile $(PROFILE) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help base run sweep report plan demo ablation-ratio ablation-length test test-fast test-faults test-versions slurm test-slurm browser audit licences bench gpu-check lines lint clean
+.PHONY: help base run sweep report plan demo ablation-ratio ablation-length test test-fast test-faults test-versions slurm test-slurm browser audit licences pages docs bench gpu-check lines lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -112,6 +113,13 @@ audit:  ## which pinned versions have known vulnerabilities, by pip-audit, where
 licences: $(VENV)/ready  ## the licences of what is installed, into docs/licences.md
 	$(VENV)/bin/python benchmarks/licences.py
 
+pages: $(VENV)/ready  ## the pages in docs/ that are generated: commands, keys, gallery
+	$(VENV)/bin/python benchmarks/pages.py
+
+docs:  ## the site, from docs/ into site/, by Zensical; a link that leads nowhere is an error
+	@test -x $(SITE)/bin/zensical || { $(PYTHON) -m venv $(SITE) && $(SITE)/$(INSTALL) 'zensical>=0.0.73,<0.2'; }
+	$(SITE)/bin/zensical build --clean --strict
+
 bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an hour, into docs/performance.md
 	$(VENV)/bin/python benchmarks/all.py
 
@@ -126,5 +134,5 @@ lint: $(VENV)/ready  ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean:  ## remove .venv and .venv-versions; runs/ stays
-	rm -rf $(VENV) $(VERSIONS)
+clean:  ## remove .venv, .venv-versions and site; runs/ stays
+	rm -rf $(VENV) $(VERSIONS) site

@@ -218,13 +218,6 @@ def test_several_profiles_in_a_grid(cells) -> None:
     assert [(cell.recipe.profile, sizes(cell)[0]) for cell in small] == [("tiny", 50), ("tiny", 50)]
 
 
-def test_readmes_sweep_resolves(cells, tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Sweeps\n\n```yaml\n")[2].partition("```")[0]
-    found = cells(text.replace("../kvr.yaml", str(ROOT / "recipes" / "kvr.yaml")))
-    assert len(found) == (2 * 3 - 1) * 3
-    assert {cell.recipe.profile for cell in found} == {"llama3-8b"}
-
-
 def test_a_child_stands_over_what_it_extends(cells, write_sweep) -> None:
     write_sweep(f"recipe: facts.yaml\n{SECTIONS}", "parent.yaml")
     child = "extends: parent.yaml\narms: {alone: {}}\nseeds: [9]\n"

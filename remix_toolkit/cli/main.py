@@ -1,6 +1,11 @@
 """The `remix` command. Nothing heavy is imported before a command needs it: help is on the screen at once."""
 
+from typing import TYPE_CHECKING
+
 from remix_toolkit.errors import exit_on_error
+
+if TYPE_CHECKING:
+    import typer
 
 
 def main() -> None:
@@ -9,6 +14,11 @@ def main() -> None:
 
 
 def _command() -> None:
+    command_line()()
+
+
+def command_line() -> "typer.Typer":
+    """All commands."""
     import typer  # here: Ctrl-C ends the command from its first moment on
 
     from remix_toolkit.cli import base, data, plan, probe, recipes, report, run, store, sweep
@@ -23,4 +33,4 @@ def _command() -> None:
         app.add_typer(module.commands)
     app.add_typer(data.commands, name="data")
     app.add_typer(store.commands, name="store")
-    app()
+    return app

@@ -55,7 +55,7 @@ class Sweep(Strict):
         {"": {}}, description="name -> dotted keys and their values"
     )
     set: dict[str, Any] = Field({}, description="dotted keys and their values, for every cell")
-    seeds: list[Seed] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1, description="every arm is run under each of them")
     exclude: list[dict[str, Any]] = Field([], description="cells left out: grid keys, `arm`, and their value or values")
     keep: Keep = Field("all", description="whose weights stay on disk: all, leaves, none, or stages' names")
     paper: dict[str, float] = Field({}, description="arm -> what the paper prints for it in the end")

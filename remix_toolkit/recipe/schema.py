@@ -18,7 +18,7 @@ class Rows(Strict):
     The paper's in-domain (ID) data is D_A's task from the row after D_A's last: `start: 2000`, or simply `task: id`.
     """
 
-    task: str
+    task: str = Field(description="the name of the task")
     size: RowCount | None = Field(None, description="how many rows; all of them if it is not set")
     start: RowNumber = Field(0, description="the first row; ID rows begin where D_A ends")
 
@@ -43,8 +43,8 @@ class Source(Strict):
 
     path: str | None = Field(None, description="upstream's file or folder; without it, the hub is read")
     hub: str | None = Field(None, description="a dataset on the hub")
-    config: str | None = None
-    split: str = "train"
+    config: str | None = Field(None, description="the dataset's configuration, where it has several")
+    split: str = Field("train", description="the part of the dataset that is read")
     revision: str | None = Field(None, description="a commit of the hub's dataset; if not set, the newest")
 
 
@@ -94,8 +94,8 @@ class Pairs(Factoid, Source):
     """Your own facts: CSV, TSV, JSONL or JSON, a folder saved by `datasets`, or a hub id."""
 
     task: Literal["pairs"]
-    prompt_column: str = "prompt"
-    response_column: str = "response"
+    prompt_column: str = Field("prompt", description="the column of the prompts")
+    response_column: str = Field("response", description="the column of the responses")
 
     _check = exactly_one("set either `path` (a file or folder) or `hub` (a dataset's id)", "path", "hub")
 
@@ -145,7 +145,7 @@ class RandomWords(Strict):
     """Random word sequences: `words` uniform draws in the prompt, as many in the response (section 4.1)."""
 
     ratio: Ratio = Field(description="pairs added per pair of the stage's own data: 2 is the paper's 1:2")
-    words: Annotated[int, Field(gt=0, le=100_000)] = 50
+    words: Annotated[int, Field(gt=0, le=100_000)] = Field(50, description="in the prompt, and as many in the response")
     text: str = Field("nltk", description="whose vocabulary: nltk (the words corpus), pydoc, or a text file")
 
 
@@ -153,9 +153,9 @@ class Corpus(Source):
     """Generic text: the first `words` words of a document are the prompt, the next `words` the response."""
 
     ratio: Ratio = Field(description="pairs added per pair of the stage's own data: 2 is the paper's 1:2")
-    words: Annotated[int, Field(gt=0, le=2000)] = 50
+    words: Annotated[int, Field(gt=0, le=2000)] = Field(50, description="in the prompt, and as many in the response")
     path: str | None = Field(None, description="a local copy: a .jsonl, .json or .parquet file, or a folder of them")
-    column: str = "text"
+    column: str = Field("text", description="the column of the text")
     documents: RowCount = Field(20_000, description="only the first documents")
 
 
@@ -215,8 +215,8 @@ CORPORA: dict[str, type[Corpus]] = {
 class Stop(Strict):
     """End the stage early: once the loss was under `loss_below` at `times` optimizer steps, in a row or not."""
 
-    loss_below: Annotated[float, Field(gt=0)]
-    times: Count = 10
+    loss_below: Annotated[float, Field(gt=0)] = Field(description="a step counts whose loss was below this")
+    times: Count = Field(10, description="how many such steps end the stage")
 
 
 class Match(Strict):
@@ -255,28 +255,27 @@ class Evaluate(Strict):
 
 
 class Stage(Strict):
-    data: Task
-    mix: Mix = Mix()
+    data: Task = Field(description="the task that this stage trains on")
+    mix: Mix = Field(Mix(), description="what is added to it")
     train: Train = Field({}, description="any SFTConfig field by its own name")
-    stop: Stop | None = None
+    stop: Stop | None = Field(None, description="when to end the stage early")
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
     curve: Annotated[Curve | None, OUTSIDE_KEY] = Field(None, description="recall of earlier facts during training")
     recall: Annotated[list[Facts], OUTSIDE_KEY] = Field([], description="more facts to measure, besides those trained")
     probe: Annotated[list[Probe], OUTSIDE_KEY] = Field([], description="further measurements of the published stage")
 
 
-# fp32; bf16: fp32 weights and optimizer state, matrix products in bf16; pure_bf16: weights and optimizer state too.
 Precision = Literal["fp32", "bf16", "pure_bf16"]
 
 
 class Shape(Strict):
     """The base model's sizes, as its config.json has them: for `remix plan`'s estimate of memory."""
 
-    layers: Count
-    hidden: Count
+    layers: Count = Field(description="how many")
+    hidden: Count = Field(description="size of the hidden state")
     intermediate: Count = Field(description="of the MLP")
     key_value: Count = Field(description="key-value heads x the size of a head")
-    vocabulary: Count
+    vocabulary: Count = Field(description="how many tokens")
 
 
 class Setup(Strict):
@@ -284,16 +283,18 @@ class Setup(Strict):
 
     base: str = Field(description="`tiny`, `smollm2`, a hub id, a local model directory, or a .gguf file")
     gguf_file: str | None = Field(None, description="of the base's repository or directory, this GGUF file")
-    revision: str | None = None
+    revision: str | None = Field(None, description="the commit of a base from the hub; if not set, the newest")
     parameters: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="the base's weights: for `remix plan`")
     shape: Annotated[Shape | None, OUTSIDE_KEY] = Field(None, description="the base's sizes: for `remix plan`")
     device_gb: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="a device's memory: for `remix plan`")
-    precision: Precision = "fp32"
+    precision: Precision = Field(
+        "fp32", description="bf16: fp32 weights and optimizer state, products in bf16; pure_bf16: all of it in bf16"
+    )
     adapter: Adapter | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
     quantization: dict[str, Any] | None = Field(
         None, description="fields of transformers.BitsAndBytesConfig, for the weights that an adapter is trained on"
     )
-    global_batch_size: Count = 32
+    global_batch_size: Count = Field(32, description="examples of an optimizer step, on all devices together")
     accelerate_config: Annotated[str | None, OUTSIDE_KEY] = Field(None, description="launch stages under this file")
     train: Train = Field({}, description="SFTConfig fields for every stage")
 
@@ -307,8 +308,8 @@ class Profile(Setup):
 class FewShot(Strict):
     """The few-shot prompt: other facts of the task precede the question. Those are not asked themselves."""
 
-    exemplars: Annotated[int, Field(gt=0, le=100)] = 5
-    seed: Seed = 0
+    exemplars: Annotated[int, Field(gt=0, le=100)] = Field(default=5, description="how many facts precede a question")
+    seed: Seed = Field(default=0, description="which facts those are")
 
 
 class Recipe(Setup):
@@ -317,13 +318,13 @@ class Recipe(Setup):
     name: Annotated[str, OUTSIDE_KEY, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
     source: Annotated[str, OUTSIDE_KEY] = Field("", description="the recipe file")
     profile: Annotated[str, OUTSIDE_KEY] = "tiny"
-    data_seed: Seed = 0
-    seed: Seed = 0
-    few_shot: FewShot = FewShot()
-    evaluate: Annotated[Evaluate, OUTSIDE_KEY] = Evaluate()
+    data_seed: Seed = Field(0, description="which facts are generated; the same under every `seed`")
+    seed: Seed = Field(0, description="order, initialization, dropout, and which mixing data is drawn")
+    few_shot: FewShot = Field(FewShot(), description="how the base model is asked what it knows")
+    evaluate: Annotated[Evaluate, OUTSIDE_KEY] = Field(Evaluate(), description="what is measured besides recall")
     base_stage: str | None = Field(None, description="the stage whose model counts as the base, for `familiarity`")
     paths: Annotated[dict[str, str], OUTSIDE_KEY] = Field({}, description="task -> its local file or folder")
-    stages: dict[StageName, Stage] = Field(min_length=1, max_length=500)
+    stages: dict[StageName, Stage] = Field(min_length=1, max_length=500, description="name -> stage, in their order")
 
     @model_validator(mode="after")
     def _fill_train(self) -> "Recipe":
