@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from pydantic import AfterValidator, BaseModel, Field, FiniteFloat
 
 from remix_toolkit import store
+from remix_toolkit.data import smollm2
 from remix_toolkit.data.encoding import prompt_ids
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.harness import Harness, HarnessResult
@@ -177,6 +178,24 @@ def test_hub_ids_and_licences(trained, runs: Path) -> None:
     assert rows["popqa"] == ["20", "akariasai/PopQA at abc", "MIT"]
     assert rows["knowledge_pile"] == ["40", "Query-of-CC/Knowledge_Pile", "Apache-2.0"]
     assert rows["random_words"][1:] == ["nltk", "public domain"]
+
+
+def test_a_base_that_was_a_gguf_file(trained, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "smol.gguf"
+    base.write_bytes(b"GGUF")
+    monkeypatch.setattr(smollm2, "cached_commit", lambda: None)
+    monkeypatch.setattr(smollm2, "packaged_file", lambda: base)
+    stage = trained.run(runs, MIX, profile="smollm2")[1]
+    config = stage / "config.json"
+    about = {"file": base.name, "sha256": smollm2.SHA256, "name": "a tune", "architecture": "llama"}
+    about |= {"quantization": "Q4_1", "licence": "apache-2.0"}
+    config.write_text(json.dumps({"model_type": "llama", "gguf": about}))
+    store.seal(stage)
+    text = card(stage)
+    data = metadata(text)
+    assert (data.base_model, data.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+    assert "smollm2 (HuggingFaceTB/SmolLM2-135M-Instruct from the GGUF file smol.gguf), fine-tuned on kvr" in text
+    assert r"weights were rounded to Q4\_1 before they were trained" in text
 
 
 def test_what_the_hub_would_refuse_is_not_in_the_metadata(trained, runs: Path) -> None:

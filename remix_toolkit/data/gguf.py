@@ -83,5 +83,6 @@ def metadata(file: Path) -> dict[str, Any]:
 
 def of_model(folder: Path) -> dict[str, Any] | None:
     """What the GGUF file said of itself that a model directory goes back to; None if it goes back to none."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    file = folder / "config.json"
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return config.get("gguf")

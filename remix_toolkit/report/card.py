@@ -16,6 +16,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from markupsafe import Markup
 
+from remix_toolkit.data import smollm2
+from remix_toolkit.data.gguf import ENDING
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.report.frame import Stage
 from remix_toolkit.report.parts import number, template_environment
@@ -24,7 +26,11 @@ from remix_toolkit.report.summary import FLOOR
 from remix_toolkit.report.tables import escape_markdown
 from remix_toolkit.report.words import premise
 
-LICENCES = {"meta-llama/Meta-Llama-3-8B": "llama3", "mistralai/Mistral-7B-v0.3": "apache-2.0"}  # of the profiles' bases
+LICENCES = {  # of the profiles' bases
+    "meta-llama/Meta-Llama-3-8B": "llama3",
+    "mistralai/Mistral-7B-v0.3": "apache-2.0",
+    smollm2.HUB: smollm2.LICENCE,
+}
 # Of a resolved recipe, what is resolved into its stages already or stands elsewhere on the card.
 NOT_SHOWN = {"name", "source", "profile", "train", "paths", "accelerate_config"}
 
@@ -43,7 +49,7 @@ def card(folder: Path) -> str:
     sources = list(_sources(lineage))
     lists = _list_names(results)
     local_files = [source["local"] for source in sources if source["local"] not in (None, "pydoc", "nltk")]
-    local_files += [recipe["base"]] if "files" in last.declaration["base"] else []
+    local_files += [recipe["base"]] if "files" in last.declaration["base"] or recipe["base"].endswith(ENDING) else []
     local_files += [recipe["profile"]] if recipe["profile"].endswith(".yaml") else []
     shown = {"adapter": None, "quantization": None, **recipe}  # a recipe without these two has the profile's
     shown = {key: value for key, value in shown.items() if key not in NOT_SHOWN}
@@ -52,6 +58,7 @@ def card(folder: Path) -> str:
     text = environment.get_template("card.md.jinja").render(
         metadata=_metadata(last, sources, lists).to_yaml(),
         last=last,
+        variant=_base_model(last) or (last.base_file or {}).get("name"),
         recipe=recipe,
         lineage=lineage,
         trained_list={stage.key: stage.trained for run in results.runs for stage in run.stages},
@@ -94,7 +101,7 @@ def _task(list_id: str) -> str:
 
 def _metadata(last: Published, sources: Sequence[Mapping[str, Any]], lists: Mapping[str, str]) -> ModelCardData:
     """Only ids that the hub accepts are named as a base or a dataset: it refuses the whole card otherwise."""
-    base = _hub_id(last.declaration["base"].get("hub"))
+    base = _base_model(last)
     by_task = {source["name"]: source for source in sources}
     evaluations = []
     for id_, one in last.recall.items():
@@ -118,12 +125,18 @@ def _metadata(last: Published, sources: Sequence[Mapping[str, Any]], lists: Mapp
         base_model=base,
         library_name="transformers",
         pipeline_tag="text-generation",
-        license=LICENCES.get(base or ""),
+        license=(last.base_file or {}).get("licence") or LICENCES.get(base or ""),
         datasets=sorted({dataset for source in sources if (dataset := _hub_id(source["hub"]))}) or None,
         tags=["remix-toolkit", "continual-learning", "factual-recall", "arxiv:2411.07175"],
         model_name=last.name,
         eval_results=evaluations or None,
     )
+
+
+def _base_model(last: Published) -> str | None:
+    """The id on the hub of the model that all training began with, where it has one that is known."""
+    packaged = last.base_file is not None and last.base_file.get("sha256") == smollm2.SHA256
+    return smollm2.INSTRUCT if packaged else _hub_id(last.declaration["base"].get("hub"))
 
 
 def _hub_id(name: str | None) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
+from remix_toolkit.data import gguf
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
@@ -51,6 +52,7 @@ class Published(Strict):
     name: str = Field(description="of its directory: recipe, stage, seed, key")
     stage: str = Field(description="what the recipe that trained it calls it")
     ancestors: list[str] = Field(description="keys of the stages before it, the first one first")
+    base_file: dict[str, Any] | None = Field(None, description="what a base's GGUF file said of itself, if it was one")
     declaration: dict[str, Any] = Field(description="all that determines the weights, of all stages so far")
     recipe: dict[str, Any] = Field(description="the resolved recipe under which it was trained")
     counts: dict[str, Any] = Field(description="facts, mixing pairs, what was dropped and why, tokens, hub commits")
@@ -134,7 +136,7 @@ def read_stage(folder: Path) -> Published:
     stage = Stage(folder)
     try:
         record, recipe = stage.record, public(stage.recipe)
-        if "files" in record.declaration["base"]:
+        if not record.declaration["base"].keys().isdisjoint({"files", "gguf"}):
             recipe["base"] = last_part(recipe["base"])
         probes = {
             name: {item: one.model_dump() for item, one in stage.results(probe).items()}
@@ -147,7 +149,7 @@ def read_stage(folder: Path) -> Published:
             | {"recall": {id_: _only(Recall, one) for id_, one in stage.results(RecallMeasurement()).items()}}
             | {"held_out": stage.held_out and _only(HeldOut, stage.held_out)}
             | {"probes": public({name: results for name, results in probes.items() if results})}
-            | {"weights": not store.is_pruned(folder)}
+            | {"weights": not store.is_pruned(folder), "base_file": gguf.of_model(folder)}
         )
     except (BadInput, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
