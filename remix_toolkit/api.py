@@ -201,8 +201,8 @@ def familiar(
 ) -> dict[str, Any]:
     """Which facts of a task the base model already answers; recipes with `familiarity` reuse what is found.
 
-    `base` is another base model than the profile's.
-    Returns `{task, model, facts, familiar, unfamiliar, exemplars, path}`.
+    `base` is another base model than the profile's. All rows of the task are asked, unless its settings have a `size`.
+    Returns `{task, model, facts, familiar, unfamiliar, tulu, qa, guesses, exemplars, path}`, see familiar.split.
     """
     declared = _parse_task(task)
     if not isinstance(declared, Factoid):

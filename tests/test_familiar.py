@@ -1,6 +1,7 @@
 """Familiarity: who is asked, what is kept, what recipes make of it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,15 @@ def recipe_of(facts_csv: Path, *overrides: str) -> Recipe:
 
 
 class Oracle:
-    """Stands in for recall by a base model: it knows the facts with an even number."""
+    """Stands in for recall by a base model: it knows the facts with an even number, or as said."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        says: Callable[[Pair], str] = lambda fact: "?" if int(fact.response.split()[-1]) % 2 else fact.response,
+    ) -> None:
         self.asked: list[Pair] = []
+        self.says = says
         monkeypatch.setattr("remix_toolkit.evaluate.recall.recall", self)
         monkeypatch.setattr(familiar, "CHUNK", 10)
 
@@ -52,17 +58,16 @@ class Oracle:
 
         assert whole  # the answer of every row is kept, wrong ones too
         self.asked += facts
-        known = [int(fact.response.split()[-1]) % 2 == 0 for fact in facts]
         return [
             Verdict(
                 prompt=fact.prompt,
                 gold=fact.answers,
-                correct=right,
-                prediction=fact.response if right else "?",
+                correct=self.says(fact) == fact.response,
+                prediction=self.says(fact),
                 prediction_complete=True,
                 settled_by="scoring",
             )
-            for fact, right in zip(facts, map(bool, known), strict=True)
+            for fact in facts
         ]
 
 
@@ -75,6 +80,10 @@ def test_exemplars_are_never_asked() -> None:
     asked = few_shot.with_exemplars(shots[:1], FACTS[3])
     assert asked.prompt == f"{shots[0].prompt}\n<|assistant|>\n{shots[0].response}\n<|user|>\n{FACTS[3].prompt}"
     assert (asked.response, asked.one_line) == (FACTS[3].response, True)
+    capital = Pair("What is the capital of Peru?\nThe answer is:", "Lima", "capitals", ("Lima",), "Peru")
+    asked = few_shot.with_exemplars([capital], capital, "qa")
+    question = "Q: What is the capital of Peru?\nA:"
+    assert (asked.prompt, asked.plain) == (f"{question} Lima\n\n{question}", True)
     with pytest.raises(BadInput, match=r"few_shot.exemplars: 40 .*the data has .*40 rows"):
         few_shot.draw_exemplars(task, FACTS, FewShot(exemplars=40))
 
@@ -91,10 +100,10 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     assert chosen == unfamiliar[:8]
     assert counts.exemplars == 5
     assert counts.left_out["familiar"] > 0
-    assert len(oracle.asked) == 20  # two chunks hold eight unfamiliar facts
+    assert len(oracle.asked) == 2 * 20  # two chunks hold eight unfamiliar facts; each is asked in both formats
 
     take_rows(recipe, task, runs)
-    assert len(oracle.asked) == 20  # reused
+    assert len(oracle.asked) == 2 * 20  # reused
     file = keys.split_folder(recipe, task, runs) / "verdicts.jsonl"
     written = file.read_text(encoding="utf-8")
     file.write_text(written + written[:150], encoding="utf-8")  # a crash in the middle of the next chunk
@@ -104,7 +113,42 @@ def test_rows_are_asked_once_and_no_further_than_needed(
     assert [(row["prompt"], row["familiar"]) for row in rows] == list(
         zip([fact.prompt for fact in others], everything, strict=True)
     )
-    assert len(oracle.asked) == 20 + 15  # only what had not been asked
+    assert len(oracle.asked) == 2 * (20 + 15)  # only what had not been asked
+    split = familiar.SplitRecord.read(file.with_name("split.json"))
+    assert split.exemplars == {form: few_shot.exemplars_text(shots, form) for form in ("tulu", "qa")}
+
+
+def test_a_fact_is_unfamiliar_where_neither_format_finds_it(facts_csv: Path, runs: Path, monkeypatch) -> None:
+    """Of three facts, the model knows one in Tulu's format, the next in the other, and one in neither."""
+    number = lambda fact: int(fact.response.split()[-1])  # noqa: E731
+    Oracle(monkeypatch, lambda fact: fact.response if number(fact) % 3 == (1 if fact.plain else 0) else "?")
+
+    def taken(*overrides: str) -> set[int]:
+        recipe = recipe_of(facts_csv, "stages.stage1.data.size=5", *overrides)
+        return {number(fact) % 3 for fact in take_rows(recipe, recipe.stages["stage1"].data, runs)[0]}
+
+    assert taken() == {2}
+    assert taken("few_shot.format=tulu") == {1, 2}
+    assert taken("few_shot.format=qa") == {0, 2}
+    assert taken("stages.stage1.data.familiarity=familiar") == {0}  # it is asked in Tulu's format later
+    assert taken("stages.stage1.data.familiarity=familiar", "few_shot.format=qa") == {1}
+    assert len(list((runs / "familiar").iterdir())) == 1
+
+
+def test_the_command_says_what_each_format_finds_and_what_is_a_guess(here, runs: Path, monkeypatch) -> None:
+    """The model names the right capital for A to E in one format, and London for all in the other."""
+    oracle = Oracle(monkeypatch, lambda fact: "London" if fact.plain else fact.response if fact.subject < "F" else "?")
+    line = ["familiar", "capitals", "size=180", "--runs", runs, "--json"]
+    counts = json.loads(here(*line).stdout)
+    oracle.asked.clear()
+    assert json.loads(here(*line).stdout) == counts
+    assert not oracle.asked
+    rows = familiar.asked(Path(counts["path"]).parent)
+    assert [row.prompt for row in rows if row.guess] == ["What is the capital of the United Kingdom?\nThe answer is:"]
+    assert {row.relation for row in rows} == {"What is the capital of X?"}
+    assert counts["facts"] == len(rows) == 180
+    assert (counts["qa"], counts["guesses"], counts["familiar"]) == (1, 1, counts["tulu"] + 1)
+    assert "capitals: 200 rows requested, but the data has 183" in here(*line, "size=200", check=False).stderr
 
 
 def test_rows_that_changed_are_noticed(facts_csv: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +182,7 @@ def test_verdicts_that_are_not_what_was_written_are_asked_for_again(
     split = familiar.SplitRecord.read(folder / "split.json")
     (folder / "verdicts.jsonl").write_text(flipped, encoding="utf-8")
     split.model_copy(update={"verdicts": seal(flipped.encode())}).sealed().write(folder / "split.json")
-    with pytest.raises(BadInput, match=r"verdicts\.jsonl:\d+: familiar: is True, for the answer '\?'"):
+    with pytest.raises(BadInput, match=r"verdicts\.jsonl:\d+: familiar: is True, for the answers .*'\?'"):
         familiar.asked(folder)
     checked = here("store", "verify", "--remove", "--runs", runs, check=False)
     assert (checked.returncode, "1 of 2 stages, bases" in checked.stdout) == (1, True), checked.stdout

@@ -1,5 +1,6 @@
 """Recall by scoring equals recall by generation, row by row, on models that know all, half and none of the facts."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from trained_store import once
 from transformers import AutoModelForCausalLM
 
-from remix_toolkit.data import encoding, tasks
+from remix_toolkit.data import encoding, few_shot, tasks
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate import forward
 from remix_toolkit.evaluate.recall import can_match, matches, max_new_tokens, percent, recall
@@ -74,6 +75,22 @@ def test_scoring_equals_generation(models, tokenizer, known: str, expected: floa
     assert [verdict.prompt for verdict in verdicts] == [fact.prompt for fact in FACTS]
     assert [verdict.correct for verdict in verdicts] == plainly_generated(models[known], tokenizer, FACTS)
     assert expected is None or percent(verdicts) == expected
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("form", ["tulu", "qa"])
+def test_what_few_shot_prompts_have_in_common_is_computed_once(models, tokenizer, monkeypatch, form, bos) -> None:
+    """The answers are those to each prompt alone, near ties aside, with a BOS and without."""
+    tokenizer = deepcopy(tokenizer)
+    if not bos:
+        tokenizer.bos_token = None
+    asked = [few_shot.with_exemplars(FACTS[:3], fact, form) for fact in FACTS[3:]]
+    begins = [tokenizer.bos_token_id] * bos + tokenizer("Q:" if form == "qa" else "<|user|>")["input_ids"]
+    assert encoding.prompt_ids(tokenizer, asked[0].prompt, asked[0].plain)[: len(begins)] == begins
+    once_computed = [recall(models["unsure"], tokenizer, asked, batch_size=3, whole=whole) for whole in (False, True)]
+    monkeypatch.setattr(forward, "shared_prefix", lambda *_: forward.NO_PREFIX)
+    for verdicts, whole in zip(once_computed, (False, True), strict=True):
+        assert verdicts == recall(models["unsure"], tokenizer, asked, batch_size=3, whole=whole)
 
 
 @pytest.mark.parametrize("known", ["all", "half", "unsure", "none"])

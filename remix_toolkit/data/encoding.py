@@ -2,9 +2,9 @@
 
     <|user|>\\n{prompt}\\n<|assistant|>\\n{response}{eos}
 
-There is one BOS if the tokenizer has one; the turns of a dialogue follow one another in the same form. Training, recall
-and generation use the same prompt tokens, so that the response is always trained behind the tokens that a prompt alone
-gives.
+There is one BOS if the tokenizer has one; the turns of a dialogue follow one another in the same form. A pair that is
+`plain` is prompt, space, response and EOS instead. Training, recall and generation use the same prompt tokens, so that
+the response is always trained behind the tokens that a prompt alone gives.
 
 BOS and EOS are the only special tokens that a text gets here. Where the data itself says `<|im_end|>`, or whatever the
 tokenizer has, in a prompt, a response or a document, it is encoded as the ordinary text that it is.
@@ -51,9 +51,13 @@ class Example:
         return len(self.labels) - self.labels.count(-100)
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
-    """The tokens in front of a response: BOS, if there is one, and the prompt in Tulu's format."""
-    return _with_bos(tokenizer, text_ids(tokenizer, [f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"]))[0]
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, plain: bool = False) -> list[int]:
+    """The tokens in front of a response: BOS, if there is one, and the prompt in Tulu's format, or as it is."""
+    return _with_bos(tokenizer, text_ids(tokenizer, [_turn(prompt, plain)]))[0]
+
+
+def _turn(prompt: str, plain: bool) -> str:
+    return prompt.strip() if plain else f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"
 
 
 def text_ids(tokenizer: "PreTrainedTokenizerBase", texts: list[str], ends: int = 0) -> list[list[int]]:
@@ -87,7 +91,7 @@ def encode(tokenizer: "PreTrainedTokenizerBase", pair: Pair) -> Example:
     input_ids: list[int] = []
     labels: list[int] = []
     for ends, (prompt, response) in enumerate((*pair.history, (pair.prompt, pair.response))):
-        turn, response = f"<|user|>\n{prompt.strip()}\n<|assistant|>\n", response.strip()
+        turn, response = _turn(prompt, pair.plain), f"{' ' * pair.plain}{response.strip()}"
         before, joint = _with_bos(tokenizer, text_ids(tokenizer, [text + turn, text + turn + response], ends))
         if before[: len(input_ids)] != input_ids:  # together with this turn, the earlier ones are split differently
             before = input_ids + text_ids(tokenizer, [f"\n{turn}"])[0]

@@ -11,12 +11,20 @@ from remix_toolkit.data.files import Row, UnusableRow, read_json, read_json_arra
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, nearest
 
+ANSWER_IS = "\nThe answer is:"
 WEBQA_FILES = {"train": ("trainmodel.json", "val.json", "devtest.json"), "test": ("test.json",)}  # 3,778 and 2,032 rows
 
 
 def question_prompt(question: str) -> str:
     """The paper's prompt for the question-answering tasks."""
-    return f"{question}\nThe answer is:"
+    return question + ANSWER_IS
+
+
+def capitals(row: Row) -> Pair:
+    """A capital of a country; recall accepts its other spellings, and the other capitals of a country with several."""
+    country, capital = row.text("country"), row.text("capital")
+    answers = usable_texts([capital, *row.value("aliases", str).split("|")])
+    return Pair(question_prompt(f"What is the capital of {country}?"), capital, "capitals", answers, country)
 
 
 def popqa(row: Row) -> Pair:

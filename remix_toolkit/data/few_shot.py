@@ -1,8 +1,10 @@
-"""The few-shot prompt: other facts of the task come first, as turns of one dialogue, and show the form of an answer.
+"""The few-shot prompt: other facts of the task come first, and show the form of an answer. It has two formats:
 
-    <|user|>\\n{exemplar's prompt}\\n<|assistant|>\\n{its response}\\n<|user|>\\n ... {prompt}\\n<|assistant|>\\n
+    tulu  <|user|>\\n{exemplar's prompt}\\n<|assistant|>\\n{its response}\\n<|user|>\\n ... {prompt}\\n<|assistant|>\\n
+    qa    Q: {exemplar's prompt}\\nA: {its response}\\n\\nQ: ... {prompt}\\nA:
 
-The exemplars do not end with EOS: to a base model it would mean that what came before is another document.
+The exemplars do not end with EOS: to a base model it would mean that what came before is another document. In `qa`,
+`A:` stands in place of the line `The answer is:`.
 """
 
 import random
@@ -10,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from remix_toolkit.data import generated
+from remix_toolkit.data.factoid import ANSWER_IS
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import KVR, FewShot, InventedFacts, Rows
+from remix_toolkit.recipe.schema import KVR, FewShot, InventedFacts, PromptFormat, Rows
 
 VERSION = 1
 
@@ -32,7 +35,20 @@ def draw_exemplars(task: Rows, pairs: Sequence[Pair], spec: FewShot) -> tuple[li
     return [pairs[i] for i in drawn], [pair for i, pair in enumerate(pairs) if i not in excluded]
 
 
-def with_exemplars(exemplars: Sequence[Pair], pair: Pair) -> Pair:
-    """The same fact under the few-shot prompt."""
-    turns = [f"{shot.prompt}\n<|assistant|>\n{shot.response}\n<|user|>\n" for shot in exemplars]
-    return replace(pair, prompt="".join([*turns, pair.prompt]), subject=pair.subject or pair.prompt, one_line=True)
+def with_exemplars(exemplars: Sequence[Pair], pair: Pair, form: PromptFormat | None = None) -> Pair:
+    """The same fact under the few-shot prompt, in Tulu's format unless another is named."""
+    plain = form == "qa"
+    prompt = f"Q: {_question(pair)}\nA:" if plain else pair.prompt
+    text = exemplars_text(exemplars, form) + prompt
+    return replace(pair, prompt=text, subject=pair.subject or pair.prompt, one_line=True, plain=plain)
+
+
+def exemplars_text(exemplars: Sequence[Pair], form: PromptFormat | None = None) -> str:
+    """What stands before each question."""
+    if form == "qa":
+        return "".join(f"Q: {_question(shot)}\nA: {shot.response}\n\n" for shot in exemplars)
+    return "".join(f"{shot.prompt}\n<|assistant|>\n{shot.response}\n<|user|>\n" for shot in exemplars)
+
+
+def _question(pair: Pair) -> str:
+    return pair.prompt.removesuffix(ANSWER_IS)

@@ -36,7 +36,7 @@ def declaration(task: Rows, recipe: Recipe) -> dict[str, Any]:
     if isinstance(task, Instruction) and task.size is None:
         declared["held_out"] = task.held_out  # all rows but these are trained on
     if isinstance(task, Factoid) and (task.familiarity or task.prompt != "plain"):
-        declared |= {"prompt": task.prompt, "few_shot": recipe.few_shot.model_dump()}
+        declared |= {"prompt": task.prompt, "few_shot": recipe.few_shot.model_dump(exclude_none=True)}
         if task.familiarity:  # to the base model, or to that of a stage, named by its position
             base = recipe.position(recipe.base_stage) if recipe.base_stage else None
             declared |= {"familiarity": task.familiarity, "base_stage": base}

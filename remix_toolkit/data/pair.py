@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -20,6 +21,7 @@ class Pair:
     subject: str = ""  # what the fact is about, if known; the search for overlaps looks for it beside an answer
     history: tuple[tuple[str, str], ...] = ()  # the earlier turns of a dialogue, (user, assistant), trained on as well
     one_line: bool = False  # under a few-shot prompt the answer ends with its line, as the exemplars' answers do
+    plain: bool = False  # the prompt stands before the response as it is, with a space between them, not as Tulu's turn
 
     @property
     def text(self) -> str:
@@ -30,9 +32,14 @@ class Pair:
 _VALIDATOR = TypeAdapter(Pair)
 
 
+def _fields(pair: Pair) -> dict[str, Any]:
+    """What is written and hashed; `plain`, which came later, only where it is set: fingerprints stay as they were."""
+    return {name: value for name, value in asdict(pair).items() if name != "plain" or value}
+
+
 def write_pairs(file: Path, pairs: Iterable[Pair]) -> None:
     """Write a file of pairs, one JSON object a line."""
-    lines = (json.dumps(asdict(pair), ensure_ascii=False) for pair in pairs)
+    lines = (json.dumps(_fields(pair), ensure_ascii=False) for pair in pairs)
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -44,5 +51,5 @@ def read_pairs(file: Path) -> list[Pair]:
 
 def fingerprint(pairs: Iterable[Pair]) -> str:
     """A hash of the pairs themselves, in order: recorded with the stage that trains on them."""
-    lines = (json.dumps(asdict(pair), sort_keys=True, ensure_ascii=False) for pair in pairs)
+    lines = (json.dumps(_fields(pair), sort_keys=True, ensure_ascii=False) for pair in pairs)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +24,11 @@ from remix_toolkit.data.files import Row, UnusableRow, read_rows
 from remix_toolkit.data.missing_files import missing_message
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import KVR, TASKS, Factoid, InventedFacts, Pairs, Rows, Source, UltraChat
+from remix_toolkit.recipe.schema import KVR, TASKS, Capitals, Factoid, InventedFacts, Pairs, Rows, Source, UltraChat
 
 VERSIONS = dict.fromkeys(TASKS, 1)  # of how rows become pairs
 GENERATED_ROWS = 10_000  # how many generated facts there are to choose from by familiarity
+CAPITALS = Path(str(resources.files("remix_toolkit.data") / "capitals.csv"))
 LONGEST_ANSWER = 1000  # characters; an upstream row with a longer answer is not a fact
 HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]+|#\d+);")
 
@@ -40,6 +42,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "capitals": Format(factoid.capitals),
     "popqa": Format(factoid.popqa, ("subj", "obj", "question", "possible_answers")),
     "triviaqa": Format(factoid.triviaqa, ("question", "answer"), factoid.read_triviaqa),
     "lama": Format(factoid.lama, (), factoid.read_lama),
@@ -108,7 +111,7 @@ def read_task(task: Rows, data_seed: int) -> TaskRows:
 
 
 def _read_rows(task: Rows) -> Iterator[Row]:
-    path = getattr(task, "path", None)
+    path = CAPITALS if isinstance(task, Capitals) else getattr(task, "path", None)
     if path is None and isinstance(task, Source):
         return hub.read_rows(hub_selection(task))
     if not os.path.exists(str(path)):

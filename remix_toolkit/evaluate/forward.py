@@ -1,12 +1,15 @@
 """What measurements have a model do: give the logits of trained tokens, losses, and greedy answers."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from remix_toolkit.data.encoding import Example, prompt_ids
 from remix_toolkit.data.pair import Pair
@@ -18,6 +21,37 @@ LOSS_BATCH = 16
 # Two runs of one model differ in the last bits when batch shapes differ, so that they may disagree on the best token
 # where it leads the second one by no more than this (logits).
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that the prompts of some rows begin with alike, and the model's keys and values of them."""
+
+    ids: Tokens = field(default_factory=list)
+    cache: Cache | None = None
+
+    def inputs(self, rows: int) -> dict[str, Any]:
+        """What a model is given with so many rows that begin with it; it adds to that cache."""
+        if self.cache is None:
+            return {}
+        cache = deepcopy(self.cache)
+        cache.batch_repeat_interleave(rows)
+        return {"past_key_values": cache}
+
+
+NO_PREFIX = Prefix()
+
+
+@torch.no_grad()
+def shared_prefix(model: PreTrainedModel, prompts: Sequence[Tokens]) -> Prefix:
+    """What all prompts begin with, but for at least one token, run through the model once."""
+    columns = zip(*prompts, strict=False)
+    ids = [tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns)]
+    ids = ids[: min(map(len, prompts)) - 1]
+    if not ids:
+        return NO_PREFIX
+    outputs = model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1)
+    return Prefix(ids, outputs.past_key_values)
 
 
 def batches(rows: Sequence[T], size: int) -> list[Sequence[T]]:
@@ -40,25 +74,29 @@ def _padded(rows: Sequence[Tokens], value: int, model: PreTrainedModel, side: st
 
 
 def trained_logits(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prefix: Prefix = NO_PREFIX
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (examples, columns, vocabulary) and the tokens they predict, -100 where none is trained on.
 
-    Only the columns in which some example has a trained token go through the output head.
+    Only the columns in which some example has a trained token go through the output head. Columns begin behind the
+    prefix, which all examples begin with.
     """
-    labels = _padded([e.labels for e in examples], -100, model)
+    start = len(prefix.ids)
+    labels = _padded([e.labels[start:] for e in examples], -100, model)
     targets = pad(labels[:, 1:], (0, 1), value=-100)
     columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
-    inputs = model_inputs(model, tokenizer, [e.input_ids for e in examples])
-    return model(**inputs, logits_to_keep=columns, use_cache=False).logits, targets[:, columns]
+    inputs = model_inputs(model, tokenizer, [e.input_ids[start:] for e in examples])
+    inputs["attention_mask"] = pad(inputs["attention_mask"], (start, 0), value=1)
+    logits = model(**inputs, **prefix.inputs(len(examples)), logits_to_keep=columns, use_cache=False).logits
+    return logits, targets[:, columns]
 
 
 @torch.no_grad()
 def best_tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prefix: Prefix = NO_PREFIX
 ) -> list[tuple[Tokens, Tokens, list[bool]]]:
     """For each example its trained tokens, the model's best token in place of each, and whether that is a near tie."""
-    logits, targets = trained_logits(model, tokenizer, examples)
+    logits, targets = trained_logits(model, tokenizer, examples, prefix)
     values, tokens = logits.float().topk(2, dim=-1)
     ties = (values[..., 0] - values[..., 1] <= NEAR_TIE[logits.dtype]).cpu()
     gold, best, trained = targets.cpu(), tokens[..., 0].cpu(), (targets != -100).cpu()
@@ -93,12 +131,17 @@ def greedy_answers(
     pairs: Sequence[Pair],
     limit: int,
     stop: Callable[[list[Tokens]], list[bool]] | None = None,
+    prefix: Prefix = NO_PREFIX,
 ) -> list[Tokens]:
     """The tokens that greedy decoding adds to each prompt, at most `limit`, EOS and padding behind it included.
 
     After each token, `stop` is given those of each row so far and says which rows are at their end.
     """
-    prompts = model_inputs(model, tokenizer, [prompt_ids(tokenizer, pair.prompt) for pair in pairs], "left")
+    start = torch.tensor([prefix.ids] * len(pairs), dtype=torch.long, device=model.device)
+    rows = [prompt_ids(tokenizer, pair.prompt, pair.plain)[start.shape[1] :] for pair in pairs]
+    prompts = model_inputs(model, tokenizer, rows, "left")  # padded behind the prefix
+    prompts["input_ids"] = torch.cat([start, prompts["input_ids"]], dim=1)
+    prompts["attention_mask"] = pad(prompts["attention_mask"], (start.shape[1], 0), value=1)
     width = prompts["input_ids"].shape[1]
 
     def stopped(input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
@@ -114,5 +157,5 @@ def greedy_answers(
         bos_token_id=tokenizer.bos_token_id,
     )
     criteria = StoppingCriteriaList([stopped] if stop else [])
-    rows = model.generate(**prompts, stopping_criteria=criteria)  # type: ignore[operator]
-    return [row[width:] for row in rows.tolist()]
+    ended = model.generate(**prompts, **prefix.inputs(len(pairs)), stopping_criteria=criteria)  # type: ignore[operator]
+    return [row[width:] for row in ended.tolist()]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from remix_toolkit.console import info
-from remix_toolkit.data.encoding import encode, text_ids
+from remix_toolkit.data.encoding import encode, prompt_ids, text_ids
 from remix_toolkit.data.identity import facts_ids, list_id
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate.base import Measurement, Models, Row, Subject, in_shares
@@ -24,6 +24,8 @@ from remix_toolkit.records import Count, FactList, Part, Percent, Positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from remix_toolkit.evaluate.forward import Prefix
 
 BATCH = 64
 EXTRA_TOKENS = 8  # generated beyond the longest gold answer: room for other spellings in tokens and for white space
@@ -106,23 +108,28 @@ def recall(
 ) -> list[Verdict]:
     """One verdict per fact, in order. The model is put into eval mode and left there.
 
-    `whole`: generate each answer to its end (or the limit), even where no gold answer can be matched any more.
+    `whole`: generate each answer to its end (or the limit), even where no gold answer can be matched any more. What
+    few-shot prompts have in common, their exemplars, is run through the model once.
     """
-    from remix_toolkit.evaluate.forward import batches
+    from remix_toolkit.evaluate.forward import NO_PREFIX, batches, shared_prefix
 
     model.eval()
+    prefix = NO_PREFIX
+    if len(facts) > 1 and all(fact.one_line for fact in facts):
+        prefix = shared_prefix(model, [prompt_ids(tokenizer, fact.prompt, fact.plain) for fact in facts])
     limit = max_new_tokens(tokenizer, facts)
     verdicts: dict[int, Verdict] = {}
     undecided: dict[int, SettledBy] = {}  # row -> how it will be settled
     by_length = sorted(range(len(facts)), key=lambda i: (len(facts[i].prompt) + len(facts[i].response), i))
     for rows in batches(by_length, batch_size):
-        for i, result in zip(rows, _score(model, tokenizer, [facts[i] for i in rows]), strict=True):
+        for i, result in zip(rows, _score(model, tokenizer, [facts[i] for i in rows], prefix), strict=True):
             if isinstance(result, Verdict) and (result.prediction_complete or not whole):
                 verdicts[i] = result
             else:
                 undecided[i] = "generation" if isinstance(result, Verdict) else result
     for rows in batches(list(undecided), batch_size):
-        for i, verdict in zip(rows, _generate(model, tokenizer, [facts[i] for i in rows], limit, whole), strict=True):
+        answers = _generate(model, tokenizer, [facts[i] for i in rows], limit, whole, prefix)
+        for i, verdict in zip(rows, answers, strict=True):
             verdicts[i] = verdict.model_copy(update={"settled_by": undecided[i]})
     return [verdicts[i] for i in range(len(facts))]
 
@@ -155,13 +162,13 @@ def max_new_tokens(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]) ->
 
 
 def _score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], prefix: Prefix
 ) -> list[Verdict | SettledBy]:
     """One scoring pass over prompt + trained response: a verdict where it settles the fact, else what has to."""
     from remix_toolkit.evaluate.forward import best_tokens
 
     results: list[Verdict | SettledBy] = []
-    scored = best_tokens(model, tokenizer, [encode(tokenizer, fact) for fact in facts])
+    scored = best_tokens(model, tokenizer, [encode(tokenizer, fact) for fact in facts], prefix)
     for fact, (gold, best, near_ties) in zip(facts, scored, strict=True):
         # Beyond the first token at which greedy decoding leaves the gold response, nothing is known.
         known = next((k for k, (a, b) in enumerate(zip(gold, best, strict=True), start=1) if a != b), len(gold))
@@ -177,7 +184,12 @@ def _score(
 
 
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], limit: int, whole: bool
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Pair],
+    limit: int,
+    whole: bool,
+    prefix: Prefix,
 ) -> list[Verdict]:
     """Greedy decoding from the prompts, each row until EOS or until no gold answer can be matched (not if `whole`).
 
@@ -196,7 +208,7 @@ def _generate(
         return [length is not None for length in lengths]
 
     verdicts = []
-    answers = greedy_answers(model, tokenizer, facts, limit, stop)
+    answers = greedy_answers(model, tokenizer, facts, limit, stop, prefix)
     for fact, row, length in zip(facts, answers, lengths, strict=True):
         tokens = row[:length]
         ended = tokenizer.eos_token_id in tokens

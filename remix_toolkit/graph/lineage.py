@@ -28,7 +28,7 @@ from remix_toolkit.store import UNSEALED
 KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
 
 TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
-FAMILIAR_VERSION = 1  # raise it when familiar.py gives other verdicts for the same declaration
+FAMILIAR_VERSION = 2  # raise it when familiar.py gives other verdicts for the same declaration
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,6 @@ def split_declaration(recipe: Recipe, task: Factoid) -> dict[str, Any]:
         "base": {"stage": stage} if stage else base(recipe),
         "precision": recipe.precision,
         "task": identity.source_declaration(task, recipe.data_seed),
-        "few_shot": recipe.few_shot.model_dump(),
+        "few_shot": recipe.few_shot.model_dump(exclude={"format"}),  # all of them are asked
         "versions": {"familiar": FAMILIAR_VERSION, "few_shot": few_shot.VERSION, "tulu": encoding.VERSION},
     }

@@ -62,6 +62,12 @@ class InventedFacts(Factoid):
     size: RowCount = 2000
 
 
+class Capitals(Factoid):
+    """The capitals of 188 countries, a list of the toolkit's: to see what a pretrained base knew before."""
+
+    task: Literal["capitals"]
+
+
 class PopQA(Factoid, Source):
     task: Literal["popqa"]
     hub: str | None = "akariasai/PopQA"
@@ -131,7 +137,7 @@ class UltraChat(Instruction, Source):
     first: RowCount = Field(20_000, description="only upstream's first dialogues")
 
 
-FactoidTask = KVR | InventedFacts | PopQA | TriviaQA | LAMA | EntityQuestions | WebQA | Pairs
+FactoidTask = KVR | InventedFacts | Capitals | PopQA | TriviaQA | LAMA | EntityQuestions | WebQA | Pairs
 InstructionTask = GSM8K | MATH | EvolCode | APPS | UltraChat
 Facts = Annotated[FactoidTask, Field(discriminator="task")]
 Task = Annotated[FactoidTask | InstructionTask, Field(discriminator="task")]
@@ -305,11 +311,23 @@ class Profile(Setup):
     ] = Field({}, description="the defaults of a mixing source")
 
 
+PromptFormat = Literal["tulu", "qa"]
+PROMPT_FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
+
+
 class FewShot(Strict):
     """The few-shot prompt: other facts of the task precede the question. Those are not asked themselves."""
 
     exemplars: Annotated[int, Field(gt=0, le=100)] = Field(default=5, description="how many facts precede a question")
     seed: Seed = Field(default=0, description="which facts those are")
+    format: Annotated[
+        PromptFormat | None,
+        Field(description="tulu or qa (Q: ... A: ...); not set: tulu, but a fact is unfamiliar if neither finds it"),
+    ] = None
+
+    def formats(self, either: bool) -> tuple[PromptFormat, ...]:
+        """In which formats a fact is asked; `either`: it is enough that one of them finds it, unless one is set."""
+        return (self.format,) if self.format else PROMPT_FORMATS if either else ("tulu",)
 
 
 class Recipe(Setup):

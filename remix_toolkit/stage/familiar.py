@@ -1,13 +1,14 @@
 """Which facts the base model already answers: asked once per base model and task, kept, and reused by every recipe.
 
-    runs/familiar/<task>-<key>/verdicts.jsonl    a line per row of the task: prompt, gold, the model's answer, familiar
+    runs/familiar/<task>-<key>/verdicts.jsonl    a line per row of the task: prompt, gold, the model's answers, familiar
                                split.json        what the key stands for, and the checksum of the lines
 
-Rows are asked in upstream order, and no further than a recipe needs; `remix familiar TASK` asks them all. What was
-asked stays after a crash, and the next call goes on behind it.
+Rows are asked in upstream order, in each format of the few-shot prompt, and no further than a recipe needs; `remix
+familiar TASK` asks them all. What was asked stays after a crash, and the next call goes on behind it.
 """
 
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import repeat
@@ -20,41 +21,48 @@ from pydantic import Field
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import encoding, few_shot, tasks
+from remix_toolkit.data.factoid import ANSWER_IS
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.disk import Damaged, read_sound, write_text
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.recall import matches
 from remix_toolkit.graph import lineage
-from remix_toolkit.recipe.schema import Factoid, Recipe, Rows
+from remix_toolkit.recipe.schema import PROMPT_FORMATS, Factoid, PromptFormat, Recipe, Rows
 from remix_toolkit.records import Count, FileSeal, Part, SealedRecord, parse_rows, rows_text, seal, sealed_content
 
-Verdicts = Generator[bool | None, None, None]
-
 CHUNK = 256  # rows asked between two writes
+FEW = 4  # questions of a relation; what is answered to most of fewer is no habit
 
 
 class FamiliarityRow(Part):
-    """A line of verdicts.jsonl: the base model's answer to one fact."""
+    """A line of verdicts.jsonl: the base model's answers to one fact."""
 
     prompt: str
     gold: list[str]
-    answer: str
-    familiar: bool
+    relation: str = Field(description="the question without its subject; empty where it is not known")
+    answers: dict[PromptFormat, str] = Field(description="by the format of the few-shot prompt")
+    familiar: bool = Field(description="is one of them right?")
+    guess: bool = Field(description="is each right one said to most questions of the relation that were asked?")
+
+    def right(self, formats: Sequence[PromptFormat] = PROMPT_FORMATS) -> list[PromptFormat]:
+        """The formats in which its answer is right."""
+        return [form for form in formats if matches(self.answers[form], self.gold)]
 
 
 class SplitRecord(SealedRecord):
     """split.json: which model was asked which task's facts, and under which prompt."""
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     declaration: dict[str, Any]
     model: str
+    exemplars: dict[PromptFormat, str] = Field(description="what stood before each question")
     rows: Count
     verdicts: FileSeal = Field(description="of the beginning of verdicts.jsonl that is whole")
 
 
 def verdicts(
     recipe: Recipe, task: Rows, exemplars: Sequence[Pair], pairs: Sequence[Pair], runs: Path, ask: bool = True
-) -> Verdicts:
+) -> Generator[bool | None, None, None]:
     """Is each pair familiar to the base model? In order; the model is asked only as far as this is read.
 
     None stands where it is not known: of a task without `familiarity`, and of what would have to be asked without
@@ -63,6 +71,15 @@ def verdicts(
     if not isinstance(task, Factoid) or task.familiarity is None:
         yield from repeat(None, len(pairs))
         return
+    formats = recipe.few_shot.formats(either=task.familiarity == "unfamiliar")
+    with closing(answers(recipe, task, exemplars, pairs, runs, ask)) as rows:
+        yield from (None if row is None else bool(row.right(formats)) for row in rows)
+
+
+def answers(
+    recipe: Recipe, task: Factoid, exemplars: Sequence[Pair], pairs: Sequence[Pair], runs: Path, ask: bool = True
+) -> Generator[FamiliarityRow | None, None, None]:
+    """The base model's answers to each pair, as `verdicts` has them."""
     file = lineage.split_folder(recipe, task, runs) / "verdicts.jsonl"
     known = _read(file, pairs)
     yield from known
@@ -76,40 +93,67 @@ def verdicts(
             yield from _ask(recipe, task, exemplars, pairs, len(known_by_now), file, runs)
 
 
-def _read(file: Path, pairs: Sequence[Pair]) -> list[bool]:
-    rows = _sound(file.parent)[1]
+def _read(file: Path, pairs: Sequence[Pair]) -> list[FamiliarityRow]:
+    rows = _sound(file.parent)[: len(pairs)]
     for number, (row, pair) in enumerate(zip(rows, pairs, strict=False), start=1):
         if (row.prompt, row.gold) != (pair.prompt, list(pair.answers)):
             raise BadInput(
                 f"{file}: row {number} asks {row.prompt!r}, the data has {pair.prompt!r} there: its source has "
                 f"changed since. Delete {file.parent} to ask again"
             )
-    return [row.familiar for row in rows]
+    return rows
 
 
-def asked(folder: Path) -> tuple[bytes, list[FamiliarityRow]]:
-    """The content of verdicts.jsonl as far as it is sealed, and its rows; nothing where nothing was asked.
+def asked(folder: Path) -> list[FamiliarityRow]:
+    """The rows of verdicts.jsonl as far as it is sealed; none where nothing was asked.
 
-    Raises Damaged where it is not what was written, or a verdict is not what the answer gives.
+    Raises Damaged where it is not what was written, or a verdict is not what the answers give.
     """
     file, record = folder / "verdicts.jsonl", SplitRecord.read_if_exists(folder / "split.json")
     content = sealed_content(file, record.verdicts) if record else b""
     rows = parse_rows(file, content.decode("utf-8"), FamiliarityRow)
-    for number, row in enumerate(rows, start=1):
-        if row.familiar != matches(row.answer, row.gold):
-            raise Damaged(Path(f"{file}:{number}"), f"familiar: is {row.familiar}, for the answer {row.answer!r}")
-    return content, rows
+    for number, (row, judged) in enumerate(zip(rows, judge(rows), strict=True), start=1):
+        for verdict in ("familiar", "guess"):
+            if (is_now := getattr(row, verdict)) != getattr(judged, verdict):
+                raise Damaged(Path(f"{file}:{number}"), f"{verdict}: is {is_now}, for the answers {row.answers}")
+    return rows
 
 
-def _sound(folder: Path) -> tuple[bytes, list[FamiliarityRow]]:
+def judge(rows: Sequence[FamiliarityRow]) -> list[FamiliarityRow]:
+    """The rows with their verdicts: whether an answer is right, and whether it is what the model says to most of them.
+
+    A right answer is a guess where more than half of its relation's questions among the rows get the same one in that
+    format; of fewer than four questions, none is.
+    """
+    asked = Counter(row.relation for row in rows if row.relation)
+    said = Counter((row.relation, form, answer.strip().lower()) for row in rows for form, answer in row.answers.items())
+
+    def is_habit(row: FamiliarityRow, form: PromptFormat) -> bool:
+        often = said[row.relation, form, row.answers[form].strip().lower()]
+        return asked[row.relation] >= FEW and 2 * often > asked[row.relation]
+
+    judged = []
+    for row in rows:
+        right = row.right()
+        guess = bool(right) and all(is_habit(row, form) for form in right)
+        judged.append(row.model_copy(update={"familiar": bool(right), "guess": guess}))
+    return judged
+
+
+def _relation(pair: Pair) -> str:
+    """The question with X in place of its subject; empty where the subject is not known, or is the whole question."""
+    question = pair.prompt.removesuffix(ANSWER_IS)
+    return question.replace(pair.subject, "X") if pair.subject and pair.subject != question else ""
+
+
+def _sound(folder: Path) -> list[FamiliarityRow]:
     """As `asked`; nothing, and a warning, where that is damaged: the model is asked again."""
-    nothing: tuple[bytes, list[FamiliarityRow]] = (b"", [])
-    return read_sound(lambda: asked(folder), nothing, "it counts as not asked")
+    return read_sound(lambda: asked(folder), [], "it counts as not asked")
 
 
 def _ask(
     recipe: Recipe, task: Factoid, exemplars: Sequence[Pair], pairs: Sequence[Pair], start: int, file: Path, runs: Path
-) -> Iterator[bool]:
+) -> Iterator[FamiliarityRow]:
     """Ask about the pairs from `start` on, a chunk at a time, and write down the answers."""
     from accelerate import PartialState
     from accelerate.utils.memory import clear_device_cache
@@ -131,24 +175,39 @@ def _ask(
     model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(state.device)
     tokenizer = encoding.load_tokenizer(source, revision, trust)
     declaration = lineage.split_declaration(recipe, task)
-    content, _ = _sound(file.parent)
+    texts = {form: few_shot.exemplars_text(exemplars, form) for form in PROMPT_FORMATS}
+    rows = _sound(file.parent)
     started = time.monotonic()
     try:
         for at in range(start, len(pairs), CHUNK):
             chunk = pairs[at : at + CHUNK]
-            answers = recall(model, tokenizer, [few_shot.with_exemplars(exemplars, p) for p in chunk], whole=True)
-            rows = [
-                FamiliarityRow(prompt=p.prompt, gold=list(p.answers), answer=a.prediction, familiar=a.correct)
-                for p, a in zip(chunk, answers, strict=True)
-            ]
-            content += rows_text(rows).encode()
+            said: dict[PromptFormat, list[str]] = {}
+            for form in PROMPT_FORMATS:
+                asked_so = [few_shot.with_exemplars(exemplars, pair, form) for pair in chunk]
+                said[form] = [verdict.prediction for verdict in recall(model, tokenizer, asked_so, whole=True)]
+            for number, pair in enumerate(chunk):
+                given = {form: said[form][number] for form in PROMPT_FORMATS}
+                rows.append(
+                    FamiliarityRow(
+                        prompt=pair.prompt,
+                        gold=list(pair.answers),
+                        relation=_relation(pair),
+                        answers=given,
+                        familiar=False,
+                        guess=False,
+                    )
+                )
+            rows = judge(rows)
+            content = rows_text(rows).encode()
             write_text(file, content.decode("utf-8"))
-            split = SplitRecord(declaration=declaration, model=source, rows=len(pairs), verdicts=seal(content))
+            split = SplitRecord(
+                declaration=declaration, model=source, exemplars=texts, rows=len(pairs), verdicts=seal(content)
+            )
             split.write(file.with_name("split.json"))
-            done, known = at + len(chunk), sum(row.familiar for row in rows)
+            done, known = at + len(chunk), sum(row.familiar for row in rows[at:])
             left = format_duration((time.monotonic() - started) / (done - start) * (len(pairs) - done))
-            info(f"{name}: {done:,} facts asked, {known} of the last {len(rows)} familiar, at most {left} left")
-            yield from (row.familiar for row in rows)
+            info(f"{name}: {done:,} facts asked, {known} of the last {len(chunk)} familiar, at most {left} left")
+            yield from rows[at:]
     finally:
         del model
         clear_device_cache()  # a launcher's processes may need the room
@@ -168,7 +227,10 @@ def base_of(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
 
 
 def ask_until(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> None:
-    """Ask until `rows` facts are as familiar as the task wants them, or all."""
+    """Ask until `rows` facts are as familiar as the task wants them, or all; the task's rows if it wants any."""
+    if task.familiarity is None:
+        ask_rows(recipe, task, runs)
+        return
     exemplars, pairs = _questions(recipe, task)
     count = 0
     with closing(verdicts(recipe, task, exemplars, pairs, runs)) as known:
@@ -179,18 +241,35 @@ def ask_until(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> No
 
 
 def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:
-    """Ask all rows: `{task, model, facts, familiar, unfamiliar, exemplars, path}`."""
-    exemplars, pairs = _questions(recipe, task)
-    familiar = sum(verdict is True for verdict in verdicts(recipe, task, exemplars, pairs, runs))
+    """Ask the task's rows, or all: `{task, model, facts, familiar, unfamiliar, exemplars, path}`, and more counts.
+
+    A fact is familiar where the answer is right in either format of the prompt; `tulu` and `qa` are the facts that each
+    finds, and `guesses` those of which the right answer is said to most questions of their relation.
+    """
+    exemplars, rows = ask_rows(recipe, task, runs)
+    familiar = sum(row.familiar for row in rows)
     return {
         "task": task.task,
         "model": base_of(recipe, runs)[0],
-        "facts": len(pairs),
+        "facts": len(rows),
         "familiar": familiar,
-        "unfamiliar": len(pairs) - familiar,
+        "unfamiliar": len(rows) - familiar,
+        **{form: sum(bool(row.right([form])) for row in rows) for form in PROMPT_FORMATS},
+        "guesses": sum(row.guess for row in rows),
         "exemplars": len(exemplars),
         "path": str(lineage.split_folder(recipe, task, runs) / "verdicts.jsonl"),
     }
+
+
+def ask_rows(recipe: Recipe, task: Factoid, runs: Path) -> tuple[list[Pair], list[FamiliarityRow]]:
+    """The exemplars, and the base model's answers to the rows of a task, whatever it knows of them.
+
+    Guesses are those among these rows. Raises BadInput where there are fewer.
+    """
+    exemplars, pairs = _questions(recipe, task)
+    end = task.start + len(tasks.select_rows(task, pairs))
+    with closing(answers(recipe, task, exemplars, pairs[:end], runs)) as rows:
+        return exemplars, judge([row for row in rows if row][task.start :])
 
 
 def _questions(recipe: Recipe, task: Factoid) -> tuple[list[Pair], list[Pair]]:

@@ -59,7 +59,7 @@ def take_rows(
                 break
     taken = tasks.select_rows(task, qualified, familiarity, held_out)
     if few_shot_prompt:
-        taken = [few_shot.with_exemplars(exemplars, pair) for pair in taken]
+        taken = [few_shot.with_exemplars(exemplars, pair, recipe.few_shot.format) for pair in taken]
     counts = RowCounts(
         rows=rows.rows,
         usable=len(rows.pairs),
