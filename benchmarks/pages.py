@@ -63,7 +63,8 @@ def commands() -> str:
 def keys() -> str:
     """The keys of a recipe and of a sweep, from the pydantic models that check them."""
     lines = ["# Keys", "", "The keys of a recipe and of a sweep, with their types, defaults and descriptions."]
-    lines += ["A key marked † is not part of a stage's key: changing it trains nothing again.", ""]
+    lines += ["A key marked † is not part of a stage's key: changing it trains nothing again."]
+    lines += ["Where the default is given as *profile*, the profile sets the key.", ""]
     lines += section("## A recipe", schema.Recipe, but=("name", "source", "profile"))  # which the command line sets
     lines += section("## A stage: `stages.NAME`", schema.Stage)
     lines += ["## Tasks: `stages.NAME.data`", ""]
@@ -109,7 +110,7 @@ def section(title: str, model: type[Strict], own_only: bool = False, but: tuple[
         declared = model.model_fields[name]
         mark = " †" if schema.OUTSIDE_KEY in declared.metadata else ""
         default = "required" if declared.is_required() else f"`{shown}`" if (shown := plain(field)) else ""
-        default = "the profile's" if issubclass(model, schema.Setup) and name in schema.Setup.model_fields else default
+        default = "*profile*" if issubclass(model, schema.Setup) and name in schema.Setup.model_fields else default
         assert "description" in field, f"{model.__name__}.{name} needs a description"
         lines.append(f"| `{name}`{mark} | {type_of(field)} | {default} | {field['description']} |")
     return [*lines, ""]
