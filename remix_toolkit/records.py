@@ -262,7 +262,8 @@ class StageCounts(Part):
     facts: Count
     held_out: Count
     mixing: dict[str, Count] = Field(description="mixing source -> pairs")
-    examples: Count
+    examples: Count = Field(description="that one epoch trains on, before the last partial batch is dropped")
+    redrawn: Count = Field(default=0, description="of these, those drawn anew for each epoch")
     dropped: dict[str, Count] = Field(description="reason -> pairs that were not trained on")
     read: RowCounts
     overlap: OverlapCounts

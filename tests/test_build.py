@@ -15,7 +15,7 @@ from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Mix
-from remix_toolkit.stage.data import build_all, lengths, save
+from remix_toolkit.stage.data import Redrawn, build_all, lengths, save
 
 SECOND = ["id", "lama", "entityquestions", "webqa", "gsm8k", "math", "evolcode", "apps", "ultrachat"]
 LOCAL = {
@@ -317,7 +317,8 @@ def keys_of(recipe) -> dict[str, str]:
 
 
 def test_data_is_built_once_and_loaded_as_it_was_built(tokenizer, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mix = ["stages.stage1.mix={random_words: {ratio: 1}}", "stages.stage2.mix={replay: {stage: stage1, ratio: 0.5}}"]
+    replay = "{stage: stage1, ratio: 0.1, redraw: true}"
+    mix = ["stages.stage1.mix={random_words: {ratio: 1}}", f"stages.stage2.mix={{replay: {replay}}}"]
     recipe = load_recipe("kvr", "tiny", [*mix, "stages.stage2.recall=[{task: kvr, start: 500, size: 8}]"])
     fresh = build_all(recipe, ["stage1", "stage2"], tokenizer, runs)
     kept = build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))
@@ -326,6 +327,10 @@ def test_data_is_built_once_and_loaded_as_it_was_built(tokenizer, runs: Path, mo
     loaded = build_all(recipe, ["stage1", "stage2"], tokenizer, runs, keys=keys_of(recipe))
     assert not drawn
     assert fresh == kept == loaded
+    last = loaded["stage2"]
+    assert (last.redrawn, len(last.examples), last.counts.examples) == (Redrawn(10, 100), 200, 110)
+    assert str(last) == "100 facts + 10 replay"  # in each epoch
+    assert last.counts.steps_per_epoch == 3
 
 
 def test_data_that_a_crash_left_incomplete_is_built_again(tokenizer, runs: Path) -> None:

@@ -221,6 +221,11 @@ def test_replay_draws_the_earlier_facts() -> None:
     assert len(pairs) == 10  # of the facts of stage1, not of the stage's own
     assert {pair.prompt for pair in pairs} < {pair.prompt for pair in earlier}
     assert mixing.count_by_source(pairs) == {"replay": 10}
+    redrawn, _ = mixing.draw(Mix(replay=Replay(stage="stage1", ratio=0.1, redraw=True)), own, {"stage1": earlier}, 0, 1)
+    assert {pair.prompt for pair in redrawn} == {pair.prompt for pair in earlier}  # each epoch draws 10 of them
+    assert (
+        mixing.draw(Mix(replay=Replay(stage="stage1", ratio=0, redraw=True)), own, {"stage1": earlier}, 0, 1)[0] == []
+    )
     with pytest.raises(BadInput, match=r"200 pairs .*the stage has 100 facts"):
         mixing.draw(Mix(replay=Replay(stage="stage1", ratio=2.0)), own, {"stage1": earlier}, 0, 1)
 

@@ -75,6 +75,8 @@ def another(name: str, annotation: Any, value: Any) -> Any:
     """Another value of the field's type."""
     if get_origin(annotation) is Literal and len(get_args(annotation)) > 1:
         return next(other for other in get_args(annotation) if other != value)
+    if isinstance(value, bool):
+        return not value
     if name == "task":
         return "kvr" if value != "kvr" else "popqa"
     return CHANGES[name] if name in CHANGES else value + "x" if isinstance(value, str) else value + 1
@@ -109,3 +111,10 @@ def test_a_training_argument_is_in_the_key_unless_it_is_listed() -> None:
         assert (changed != key_of("kvr")) == determines_weights(f"train.{field}"), field
     attention = {"attn_implementation": "eager"}
     assert key_of("kvr", ("train.model_init_kwargs", attention)) == key_of("kvr")
+
+
+def test_a_replay_that_is_not_redrawn_has_the_key_that_it_always_had() -> None:
+    replay = ("stages.stage2.mix.replay", {"stage": "stage1", "ratio": 0.1})
+    assert key_of("kvr", replay) == "c1ff9fea4f07ee36"
+    assert key_of("kvr", replay, ("stages.stage2.mix.replay.redraw", False)) == key_of("kvr", replay)
+    assert key_of("kvr", replay, ("stages.stage2.mix.replay.redraw", True)) != key_of("kvr", replay)

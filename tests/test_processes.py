@@ -104,14 +104,15 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
         return tmp_path / name
 
     curve = "stages.stage2.curve={epochs: 1}"
+    replay = "stages.stage2.mix={replay: {stage: stage1, ratio: 0.5, redraw: true}}"
     own = [f"base={tied}", "precision=bf16", "train.activation_checkpointing=true"]
-    here("run", "kvr", "--runs", runs("one"), *FAST, curve)
+    here("run", "kvr", "--runs", runs("one"), *FAST, curve, replay)
     here("run", "kvr", "--runs", runs("lora"), "--stage", "stage1", *FAST, *LORA)
     here("run", "kvr", "--runs", runs("tied"), "--stage", "stage1", *FAST, *own)
     failed = in_two(
         [
             case("stage1", runs("fsdp"), FSDP, *FAST),
-            case("stage2", runs("fsdp"), FSDP, *FAST, curve),
+            case("stage2", runs("fsdp"), FSDP, *FAST, curve, replay),
             case("stage1", runs("ddp"), DDP, *FAST),
             case("stage1", runs("fsdp-lora"), FSDP, *FAST, *LORA),
             case("stage1", runs("fsdp-tied"), FSDP, *FAST, *own),

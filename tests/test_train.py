@@ -13,6 +13,7 @@ from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Stop
 from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, StopBelow
+from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn
 from remix_toolkit.stage.train import Order, build_trainer, last_checkpoint, load_model, sft_config, tokens_by_step
 
 FACTS = [
@@ -21,12 +22,12 @@ FACTS = [
 ]
 
 
-def trainer_for(tiny_base: Path, tokenizer, folder: Path, *overrides: str):
+def trainer_for(tiny_base: Path, tokenizer, folder: Path, *overrides: str, redrawn: Redrawn = NONE_REDRAWN):
     recipe = load_recipe("kvr", "tiny", ["global_batch_size=8", "train.num_train_epochs=2", *overrides])
     stage = recipe.stages["stage1"].model_copy(update={"train": recipe.train})
     model = load_model(str(tiny_base), None, "fp32", {})
     examples = [encoding.encode(tokenizer, fact) for fact in FACTS]
-    return build_trainer(recipe, stage, model, tokenizer, examples, sft_config(recipe, stage, folder, 1))
+    return build_trainer(recipe, stage, model, tokenizer, examples, sft_config(recipe, stage, folder, 1), redrawn)
 
 
 def test_the_loss_is_transformers_own(tiny_base, tokenizer, tmp_path) -> None:
@@ -76,6 +77,38 @@ def test_the_order_is_new_each_epoch_and_keeps_whole_batches() -> None:
     in_parts = order(0, at_once=2)  # here a row's number is its length
     assert in_parts[:8] == sorted(order(0)[:8], reverse=True)
     assert in_parts[8:] == sorted(order(0)[8:], reverse=True)
+
+
+def test_facts_of_a_replay_are_drawn_anew_for_each_epoch() -> None:
+    """Of 12 facts and a pool of 10, of which an epoch draws 4: two batches of 8, as if the 4 were always the same."""
+
+    def order(epoch: float, seed: int = 0, examples: int = 22, redrawn: tuple[int, int] = (4, 10)) -> list[int]:
+        args = SimpleNamespace(seed=seed, train_batch_size=8)
+        trainer = SimpleNamespace(state=SimpleNamespace(epoch=epoch), args=args)
+        sampler = Order(trainer, range(examples), global_batch=8, redrawn=Redrawn(*redrawn))
+        rows = list(sampler)
+        assert len(rows) == len(sampler) == 16
+        return rows
+
+    drawn = [{row for row in order(epoch) if row >= 12} for epoch in range(20)]
+    assert all(len(rows) == 4 and sorted(order(epoch))[:12] == list(range(12)) for epoch, rows in enumerate(drawn))
+    assert set().union(*drawn) == set(range(12, 22))  # in the end, every fact
+    assert len(set(map(frozenset, drawn))) > 10
+    assert order(3.0) == order(3.5)  # a run resumed in the middle of an epoch draws the same
+    assert order(0) != order(0, seed=1)
+    fixed = order(0, examples=16, redrawn=(0, 0))  # the facts that are always there keep their places
+    assert [row if row < 12 else None for row in order(0)] == [row if row < 12 else None for row in fixed]
+
+
+def test_a_stage_that_redraws_a_replay_resumes_as_if_it_had_not_stopped(tiny_base, tokenizer, tmp_path) -> None:
+    def losses(resume: bool = False) -> list[float]:
+        trainer = trainer_for(tiny_base, tokenizer, tmp_path, "train.save_steps=3", redrawn=Redrawn(5, 11))
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3") if resume else None)
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    whole = losses()
+    assert len(whole) == 4  # 11 facts and 5 of 11: two whole batches an epoch
+    assert losses(resume=True) == whole  # from the middle of the second epoch
 
 
 def test_too_large_a_device_batch_is_refused(tiny_base, tokenizer, tmp_path) -> None:

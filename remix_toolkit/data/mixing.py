@@ -20,7 +20,7 @@ from remix_toolkit.data import files, hub
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Corpus, Mix, Passages, RandomWords
+from remix_toolkit.recipe.schema import Corpus, Mix, Passages, RandomWords, Replay
 from remix_toolkit.recipe.yaml_file import read_text
 
 VERSIONS = {**dict.fromkeys(Mix.model_fields, 1), "overlap": 2}
@@ -37,7 +37,8 @@ def draw(
 
     `earlier` has the facts of the stages before, by name. A ratio adds round(ratio x facts) pairs. Text that contains a
     fact, of this stage or an earlier one, would be replay by another name: such words and documents are not drawn, and
-    in a text of the user's own they raise BadInput, which names them. So does a source that has too little.
+    in a text of the user's own they raise BadInput, which names them. So does a source that has too little. The facts
+    of a replay come last; all of them do where as many as the ratio says are drawn anew for each epoch.
     """
     pairs: list[Pair] = []
     left_out: Counter[str] = Counter()
@@ -50,15 +51,20 @@ def draw(
         count, rng = round(corpus.ratio * len(facts)), random.Random(f"{name} {seed} {position}")
         pairs += _without_facts(passages(name, corpus, count, rng), count, index, left_out)
     if mix.replay:
-        replayed = earlier[mix.replay.stage]
-        count = round(mix.replay.ratio * len(replayed))
-        if count > len(replayed):
-            raise BadInput(
-                f"replay of {mix.replay.stage}: {count} pairs requested, but the stage has {len(replayed)} facts"
-            )
+        facts_again, count = earlier[mix.replay.stage], replayed(mix.replay, earlier)
         rng = random.Random(f"replay {seed} {position}")
-        pairs += [replace(pair, source="replay") for pair in rng.sample(replayed, count)]
+        candidates = rng.sample(facts_again, len(facts_again) if mix.replay.redraw and count else count)
+        pairs += [replace(pair, source="replay") for pair in candidates]
     return pairs, left_out
+
+
+def replayed(replay: Replay, earlier: Mapping[str, list[Pair]]) -> int:
+    """How many facts a replay adds to an epoch. Raises BadInput where the earlier stage has fewer."""
+    facts = len(earlier[replay.stage])
+    count = round(replay.ratio * facts)
+    if count > facts:
+        raise BadInput(f"replay of {replay.stage}: {count} pairs requested, but the stage has {facts} facts")
+    return count
 
 
 def count_by_source(pairs: Iterable[Pair]) -> dict[str, int]:

@@ -179,6 +179,8 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
             spec["text" if text else "path"] = text if text == "nltk" else identity.hash_source(text or path)
         if source == "replay":
             spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
+            if not spec["redraw"]:
+                del spec["redraw"]
         sources[source] = {**spec, "version": mixing.VERSIONS[source]}
     return sources
 

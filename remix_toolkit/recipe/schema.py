@@ -194,6 +194,7 @@ class Replay(Strict):
 
     stage: str = Field(description="the earlier stage")
     ratio: Ratio = Field(description="share of that stage's facts: 0.1 is the paper's 10%")
+    redraw: bool = Field(False, description="draw as many anew for each epoch; the paper's are the same in all")
 
 
 class Mix(Strict):

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock
 
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 PERCENTILES = (50, 90, 99, 100)
 
 
+class Redrawn(NamedTuple):
+    """Of a stage's examples, the last `pool`: `drawn` of them are drawn anew for each epoch."""
+
+    drawn: int
+    pool: int
+
+
+NONE_REDRAWN = Redrawn(0, 0)
+
+
 @dataclass
 class StageData:
     """A stage's pairs, the examples made of them, and what was counted on the way."""
@@ -45,6 +55,12 @@ class StageData:
     fingerprints: Fingerprints
     examples: list[encoding.Example] = field(default_factory=list)
     measured: dict[str, list[Pair]] = field(default_factory=dict)  # list id -> the facts measured after this stage
+
+    @property
+    def redrawn(self) -> Redrawn:
+        """Which of its examples not every epoch trains on."""
+        drawn = self.counts.redrawn
+        return Redrawn(drawn, len(self.examples) - self.counts.examples + drawn)
 
     def __str__(self) -> str:
         """`100 facts + 200 random_words`, and what was dropped."""
@@ -117,22 +133,28 @@ class _Builder:
         extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
         encoded_extra, dropped_extra = encoding.encode_all(self.tokenizer, extra, max_length(stage.train))
         examples = [example for example in (*encoded, *encoded_extra) if example]
-        if problem := recipe.too_few(len(examples)):
+        by_source, redrawn, epoch = mixing.count_by_source(extra), 0, examples
+        if (replay := stage.mix.replay) and replay.redraw and "replay" in by_source:
+            fits = [pair.source for pair, example in zip(extra, encoded_extra, strict=True) if example]
+            by_source["replay"] = redrawn = min(mixing.replayed(replay, earlier_facts), fits.count("replay"))
+            epoch = examples[: len(examples) - fits.count("replay") + redrawn]  # as much as any epoch trains on
+        if problem := recipe.too_few(len(epoch)):
             raise BadInput(problem)
         counts = StageCounts(
             facts=len(facts),
             held_out=len(held_out),
-            mixing=mixing.count_by_source(extra),
-            examples=len(examples),
+            mixing=by_source,
+            examples=len(epoch),
+            redrawn=redrawn,
             dropped=dict(dropped + dropped_extra),
             read=read,
             overlap=OverlapCounts(
                 facts=sum(map(len, earlier_facts.values())) + len(facts), mixing_left_out=dict(left_out), measured={}
             ),
             commits=_commits(stage),
-            steps_per_epoch=len(examples) // recipe.global_batch_size,
-            trained_tokens=sum(example.trained_tokens for example in examples),
-            **lengths(examples, recipe.global_batch_size, device_batch(stage.train)),
+            steps_per_epoch=len(epoch) // recipe.global_batch_size,
+            trained_tokens=sum(example.trained_tokens for example in epoch),
+            **lengths(epoch, recipe.global_batch_size, device_batch(stage.train)),
         )
         fingerprints = Fingerprints(facts=fingerprint(facts), mixing=fingerprint(extra))
         return StageData(facts, extra, held_out, counts, fingerprints, examples)

@@ -109,7 +109,9 @@ def stage_record(
         fingerprints=data.fingerprints,
         steps=ended.global_step,
         steps_planned=ended.max_steps,
-        trained_tokens=next(islice(train.tokens_by_step(recipe, data.examples), ended.global_step - 1, None)),
+        trained_tokens=next(
+            islice(train.tokens_by_step(recipe, data.examples, data.redrawn), ended.global_step - 1, None)
+        ),
         epochs=ended.epoch,
         sweep=sweep,
         stop_fired=bool(prepared.stage.stop) and ended.global_step < ended.max_steps,

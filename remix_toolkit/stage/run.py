@@ -130,10 +130,10 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     args = train.sft_config(recipe, stage, prepared.work / "checkpoints", processes, checkpointing=checkpointing)
     args.run_name = args.run_name or prepared.published_name
     if stage.match:
-        args.max_steps = train.matched_steps(recipe, stage.match, data.examples, prepared.runs)
+        args.max_steps = train.matched_steps(recipe, stage.match, data, prepared.runs)
     torch.manual_seed(recipe.seed)
     model = load(init | adapter.quantization(recipe))
-    trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args)
+    trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, data.redrawn)
     progress, trackers = Progress(name), Trackers(trainer, prepared.runs / "logs" / prepared.published_name)
     trainer.add_callback(progress)
     if stage.curve:

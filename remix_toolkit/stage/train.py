@@ -35,6 +35,7 @@ from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api
 from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete, Sharded, StopBelow, file_sizes
+from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn, StageData
 
 
 def load_model(source: str, revision: str | None, precision: str, init: dict[str, Any]) -> PreTrainedModel:
@@ -125,38 +126,49 @@ class Order(Sampler[int]):
     each part is padded to its own longest, and the step is the same.
     """
 
-    def __init__(self, trainer: "StageTrainer", lengths: Sequence[int], global_batch: int) -> None:
-        self.trainer, self.lengths, self.batch = trainer, lengths, global_batch
+    def __init__(
+        self, trainer: "StageTrainer", lengths: Sequence[int], global_batch: int, redrawn: Redrawn = NONE_REDRAWN
+    ) -> None:
+        self.trainer, self.lengths, self.batch, self.redrawn = trainer, lengths, global_batch, redrawn
 
     def __len__(self) -> int:
-        return len(self.lengths) // self.batch * self.batch
+        return (len(self.lengths) - self.redrawn.pool + self.redrawn.drawn) // self.batch * self.batch
 
     def __iter__(self) -> Iterator[int]:
         args = self.trainer.args
         epoch = int(self.trainer.state.epoch or 0)  # a resumed run is in the middle of one
         in_parts = args.train_batch_size < self.batch
-        for batch in epoch_batches(len(self.lengths), args.seed, epoch, self.batch):
+        for batch in epoch_batches(len(self.lengths), args.seed, epoch, self.batch, self.redrawn):
             yield from sorted(batch, key=lambda i: -self.lengths[i]) if in_parts else batch
 
 
-def epoch_batches(examples: int, seed: int, epoch: int, global_batch: int) -> list[list[int]]:
-    """The examples of one epoch by number: those of each optimizer step."""
-    order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    batches: list[list[int]] = order[: examples // global_batch * global_batch].view(-1, global_batch).tolist()
+def epoch_batches(
+    examples: int, seed: int, epoch: int, global_batch: int, redrawn: Redrawn = NONE_REDRAWN
+) -> list[list[int]]:
+    """The examples of one epoch by number: those of each optimizer step.
+
+    Where some are drawn anew for each epoch, the others are in the order that they would have if these were not.
+    """
+    rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    always = examples - redrawn.pool
+    order = torch.randperm(always + redrawn.drawn, generator=rng)
+    drawn = always + torch.randperm(redrawn.pool, generator=rng)[: redrawn.drawn]
+    order = torch.cat([torch.arange(always), drawn])[order]
+    batches: list[list[int]] = order[: len(order) // global_batch * global_batch].view(-1, global_batch).tolist()
     return batches
 
 
-def tokens_by_step(recipe: Recipe, examples: Sequence[Example]) -> Iterator[int]:
+def tokens_by_step(recipe: Recipe, examples: Sequence[Example], redrawn: Redrawn = NONE_REDRAWN) -> Iterator[int]:
     """How many tokens with a loss training has seen after each optimizer step, without end."""
     tokens = [example.trained_tokens for example in examples]
     seen = 0
     for epoch in count():
-        for batch in epoch_batches(len(tokens), recipe.seed, epoch, recipe.global_batch_size):
+        for batch in epoch_batches(len(tokens), recipe.seed, epoch, recipe.global_batch_size, redrawn):
             seen += sum(tokens[i] for i in batch)
             yield seen
 
 
-def matched_steps(recipe: Recipe, match: Match, examples: Sequence[Example], runs: Path) -> int:
+def matched_steps(recipe: Recipe, match: Match, data: StageData, runs: Path) -> int:
     """The optimizer steps of a compute-matched control: as many as another stage took, or as give it as many tokens.
 
     Raises BadInput where the other stage is not published yet.
@@ -168,7 +180,7 @@ def matched_steps(recipe: Recipe, match: Match, examples: Sequence[Example], run
     if match.steps_of:
         return other.steps
     wanted = other.trained_tokens
-    steps = enumerate(pairwise(chain([0], tokens_by_step(recipe, examples))), start=1)
+    steps = enumerate(pairwise(chain([0], tokens_by_step(recipe, data.examples, data.redrawn))), start=1)
     step, before, after = next((step, before, after) for step, (before, after) in steps if after >= wanted)
     return step if after - wanted <= wanted - before else max(1, step - 1)
 
@@ -210,6 +222,7 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
     args: SFTConfig,
+    redrawn: Redrawn = NONE_REDRAWN,
 ) -> StageTrainer:
     """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
     peft_config = adapter.lora_config(recipe.adapter)
@@ -236,7 +249,7 @@ def build_trainer(
     ) as error:  # such as a tracker that is not installed
         raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
     lengths = [len(example.input_ids) for example in examples]
-    private_api.set_train_order(trainer, Order(trainer, lengths, recipe.global_batch_size))
+    private_api.set_train_order(trainer, Order(trainer, lengths, recipe.global_batch_size, redrawn))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
