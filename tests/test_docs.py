@@ -140,3 +140,11 @@ def test_recipes_and_code_on_the_pages(tmp_path: Path) -> None:
         for text in blocks(page, "python"):
             compile(text, str(page), "exec")
     assert sorted(found) == [2, 2, (2 * 3 - 1) * 3]  # the stages of each recipe, the runs of the sweep
+
+
+def test_the_readmes_commands_that_train_nothing(here, runs: Path) -> None:
+    """They are run one after the other, as they stand there, in an empty folder."""
+    commands = [words for line in lines(README) if line.startswith("remix") for words in remix_commands(line)]
+    outputs = [here(*words, folder=runs.parent).stdout for words in commands if words[0] in ("recipes", "new", "data")]
+    assert len(outputs) == 3
+    assert "Who maintains the billing service?" in outputs[2]
