@@ -41,14 +41,19 @@ def main() -> None:
         kept[name] = {"where": where, **stats}
         wrong += [name] * (rc != 0)
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    lines = ["# Performance", "", "Written by `make bench` and `make gpu-check` from what they measured.", ""]
-    for name in (name for name in PARTS if name in kept):
-        title, part = PARTS[name]
-        lines += [f"## {title} (`benchmarks/{name}.py`)", "", *part(kept[name]), f"*{kept[name]['where']}*", ""]
-    PAGE.write_text("\n".join(lines), encoding="utf-8")
+    PAGE.write_text(page(kept), encoding="utf-8")
     print(f"written: {PAGE}")
     if wrong:
         sys.exit(f"not as it should be: {', '.join(wrong)}")
+
+
+def page(kept: Mapping[str, Any]) -> str:
+    """The text of docs/performance.md."""
+    lines = ["# Performance", "", "`make bench` and `make gpu-check` wrote this page from what they measured.", ""]
+    for name in (name for name in PARTS if name in kept):
+        title, part = PARTS[name]
+        lines += [f"## {title} (`benchmarks/{name}.py`)", "", *part(kept[name]), f"*{kept[name]['where']}*", ""]
+    return "\n".join(lines)
 
 
 def figures(name: str, more: list[str]) -> tuple[dict[str, Any], int]:
@@ -65,7 +70,7 @@ def step(stats: Any) -> list[str]:
     """An optimizer step of 32 examples."""
     lines = []
     for case, result in stats["cases"].items():
-        lines += [f"32 {case}, the tiny model in fp32. Our batches without training: {result['data_ms']:.1f} ms.", ""]
+        lines += [f"32 {case}, with the tiny model in fp32. Making our batches takes {result['data_ms']:.1f} ms.", ""]
         rows = {
             name: (
                 f"{row['ms']:.0f}",
@@ -92,7 +97,7 @@ def recall(stats: Any) -> list[str]:
         for row in stats["rows"]
     }
     return [
-        f"Of {stats['facts']} facts, against plain generation in batches of 20 with up to 1,000 new tokens.",
+        f"Recall of {stats['facts']} facts, and plain generation in batches of 20 with up to 1,000 new tokens.",
         "",
         *table(["ours, s", "generation, s", "speedup", "differing verdicts"], rows),
     ]
@@ -110,14 +115,14 @@ def data(stats: Any) -> list[str]:
         name: (f"{min(run['seconds'] for run in runs):.2f}", f"{min(run['mb'] for run in runs):,.0f}")
         for name, runs in stats["runs"].items()
     }
-    return ["Seconds after imports and peak memory, the least of several.", "", *table(["s", "MB"], rows)]
+    return ["Seconds after the imports, and peak memory: the lowest of several runs.", "", *table(["s", "MB"], rows)]
 
 
 def lens(stats: Any) -> list[str]:
     """The logit lens against a scoring pass."""
     return [
-        f"Of {stats['facts']:,} facts: {stats['seconds']:.1f} s; a scoring pass over them {stats['scoring']:.1f} s, so "
-        f"{stats['ratio']:.2f} times as long.",
+        f"For {stats['facts']:,} facts, the lens takes {stats['seconds']:.1f} s. A scoring pass over the same facts "
+        f"takes {stats['scoring']:.1f} s, so the lens takes {stats['ratio']:.2f} times as long.",
         "",
     ]
 
@@ -125,9 +130,10 @@ def lens(stats: Any) -> list[str]:
 def sweep(stats: Any) -> list[str]:
     """A sweep against its runs one by one."""
     return [
-        f"{stats['sweep']}, a few steps a stage: {stats['runs']} runs, {stats['stages_trained']} stages trained of "
-        f"{stats['stages_requested']} asked for, {stats['seconds']:.0f} s, {stats['stages_per_minute']:.1f} stages a "
-        f"minute; one by one {stats['seconds_one_by_one']:.0f} s, {stats['ratio']:.2f} times as long.",
+        f"The sweep {stats['sweep']}, with a few steps for each stage: {stats['runs']} runs of "
+        f"{stats['stages_requested']} stages, of which {stats['stages_trained']} are trained, take "
+        f"{stats['seconds']:.0f} s, or {stats['stages_per_minute']:.1f} stages a minute. Run one by one, they take "
+        f"{stats['seconds_one_by_one']:.0f} s, {stats['ratio']:.2f} times as long.",
         "",
     ]
 
@@ -135,8 +141,8 @@ def sweep(stats: Any) -> list[str]:
 def report(stats: Any) -> list[str]:
     """The report of a large store."""
     return [
-        f"{stats['stages']} stages with {stats['facts']:,} facts each: {stats['seconds']:.1f} s, {stats['mb']:.0f} MB "
-        f"of memory at the peak, a page of {stats['page_mb']:.1f} MB.",
+        f"The report of {stats['stages']} stages with {stats['facts']:,} facts each takes {stats['seconds']:.1f} s and "
+        f"{stats['mb']:.0f} MB of memory at its peak. The page has {stats['page_mb']:.1f} MB.",
         "",
     ]
 

@@ -21,6 +21,7 @@ from remix_toolkit.recipe.schema import TASKS
 from remix_toolkit.recipe.yaml_file import load_mapping
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import all as benchmarks
 import pages
 import status
 
@@ -75,6 +76,11 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.parametrize("name", pages.pages())
 def test_generated_pages_are_current(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages.pages()[name], "run: make pages"
+
+
+def test_the_performance_page_says_what_was_measured() -> None:
+    kept = json.loads(benchmarks.KEPT.read_text(encoding="utf-8"))
+    assert benchmarks.page(kept) == benchmarks.PAGE.read_text(encoding="utf-8")
 
 
 def test_the_status_box_is_current() -> None:
