@@ -117,7 +117,7 @@ pages: $(VENV)/ready  ## the pages in docs/ that are generated: commands, keys, 
 	$(VENV)/bin/python benchmarks/pages.py
 
 docs:  ## the site, from docs/ into site/, by Zensical; a link that leads nowhere is an error
-	@test -x $(SITE)/bin/zensical || { $(PYTHON) -m venv $(SITE) && $(SITE)/$(INSTALL) 'zensical>=0.0.73,<0.2'; }
+	@test -x $(SITE)/bin/zensical || { $(PYTHON) -m venv $(SITE) && $(SITE)/$(INSTALL) zensical==0.0.73; }
 	$(SITE)/bin/zensical build --clean --strict
 
 bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an hour, into docs/performance.md
