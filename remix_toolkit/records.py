@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
@@ -31,8 +31,8 @@ Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 def _check_inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+    parts = set(name.split("/")) - {"", "."}
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
         raise ValueError("leads out of the folder; a relative path without .. is expected")
     return name
 

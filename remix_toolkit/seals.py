@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from remix_toolkit.console import warn
@@ -16,8 +16,10 @@ WEIGHTS = ".safetensors"
 SHOWN = {"stage.json", "recipe.yaml", "loss.csv", "retention.jsonl"}  # what `show`, the report and their like read
 
 
-def find_damage(folder: Path, checksums: bool, inner: str = "") -> Damaged | None:
+def find_damage(folder: Path, checksums: bool, inner: str = "", but: Collection[str] = ()) -> Damaged | None:
     """What is wrong with a directory's sealed files (those in its folder `inner`, if given); None if nothing is.
+
+    Those that `but` names are not looked at.
 
     Without `checksums`, those of the files in SHOWN are compared, and of the others the sizes.
     """
@@ -26,7 +28,7 @@ def find_damage(folder: Path, checksums: bool, inner: str = "") -> Damaged | Non
     except Damaged as error:
         return error
     for name, seal in files.items():
-        if not name.startswith(inner):
+        if name in but or not name.startswith(inner):
             continue
         file = folder / name
         try:
@@ -56,7 +58,7 @@ def undamaged(stages: Mapping[str, Path]) -> dict[str, Path]:
 def sealed_files(folder: Path) -> dict[str, FileSeal]:
     """The files that a manifest names. Raises Damaged where it cannot be read, or where one is not in the folder."""
     files = Manifest.read(folder / MANIFEST).files
-    for inner in {parent for name in files for parent in Path(name).parents if parent.name}:
+    for inner in {parent for name in files if "/" in name for parent in Path(name).parents if parent.name}:
         if leads_out(folder / inner, folder):
             raise Damaged(folder, f"{inner} is a link that leads out of the folder")
     return files

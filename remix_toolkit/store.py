@@ -23,7 +23,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -176,9 +176,9 @@ def remove(runs: Path, folder: Path) -> None:
     delete(aside)
 
 
-def verify(folder: Path, checksums: bool = True, inner: str = "") -> None:
+def verify(folder: Path, checksums: bool = True, inner: str = "", but: Collection[str] = ()) -> None:
     """Raise Damaged where `find_damage` finds any in a published stage or a base model."""
-    if damage := find_damage(folder, checksums, inner):
+    if damage := find_damage(folder, checksums, inner, but):
         raise damage
 
 

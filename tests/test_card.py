@@ -272,8 +272,8 @@ def test_what_is_not_known_is_said(trained, runs: Path, tmp_path: Path) -> None:
     text = card(alone)
     assert "What was known after stage1 is missing" in text
     assert tables(text.split("---\n", 2)[2])[1][1][5:] == ["-", "-", "-"]
-    (folder / "loss.csv").unlink()
-    with pytest.raises(BadInput, match=r"loss\.csv is missing"):
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(BadInput, match=r"recipe\.yaml: cannot be read"):
         card(folder)
 
 

@@ -45,7 +45,10 @@ def frame_of(chosen: Iterable[Cell], recall: Callable[[Cell], float], seeds: Ite
                 row |= {"list": id_, "own": own, "recall": 100.0 if own else recall(cell)}
                 rows += [{**row, "seed": seed} for seed in seeds]
     measured = pd.DataFrame(rows, columns=MEASURED)
-    return Frame(measured, [], {key: Stage(Path(key)) for key in measured["path"]}, pytest.fail, measured[:0])
+    stages = {key: Stage(Path(key)) for key in measured["path"]}
+    for key, stage in stages.items():
+        vars(stage)["record"] = SimpleNamespace(key=key, ancestors=[])
+    return Frame(measured, [], stages, [].append, measured[:0])
 
 
 def tables(frame: Frame) -> dict[str, Table]:

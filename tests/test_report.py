@@ -303,6 +303,8 @@ def test_what_is_wrong_in_a_store_is_on_the_page(trained, tmp_path: Path, capsys
     trained.write_run(tmp_path, "none", 0, BOTH)
     folders = trained.write_run(tmp_path, "none", 1, BOTH)
     (folders["stage2"] / "loss.csv").write_text("cut off")  # not what was published
+    curve = {"retention.jsonl": "{}\n"}
+    (trained.write_run(tmp_path, "none", 2, BOTH, files=curve)["stage2"] / "retention.jsonl").unlink()
     trained.write_run(tmp_path, "nan", 0, BOTH, losses=(4.0, float("nan"), 1.0), files={"lens.json": '{"version": 3}'})
     store.delete_weights(trained.write_run(tmp_path, "pruned", 0, BOTH)["stage2"])
     (trained.write_run(tmp_path, "unread", 0, BOTH)["stage2"] / "recall.jsonl").unlink()
@@ -313,8 +315,8 @@ def test_what_is_wrong_in_a_store_is_on_the_page(trained, tmp_path: Path, capsys
     page = Page(write_report(tmp_path, tmp_path / "out", None))
     wrong = " | ".join(page.text["ul.warnings"] + page.text["li."])
     for warning in (
-        "loss.csv is not the file that was published",
-        "none: seed 1 missing (kvr after stage2",
+        "loss.csv: is not the file that was written (its checksum differs); `remix store verify --remove` removes it",
+        "retention.jsonl: cannot be read (No such file or directory)",
         "nan, seed 0: the loss of stage2 is no number at 1 steps, first at step 2",
         "weights deleted, results kept: stage2 of pruned",
         "recall.jsonl: cannot be read (No such file",
@@ -323,7 +325,8 @@ def test_what_is_wrong_in_a_store_is_on_the_page(trained, tmp_path: Path, capsys
         "stage.json: has format version none; this toolkit reads version 2; `remix store verify --remove` removes it",
     ):
         assert warning in wrong, warning
-    assert capsys.readouterr().err.count("is not the file that was published") == 1
+    assert "none: seed 1 missing" not in wrong  # what is damaged is missing, and no more of its stage
+    assert capsys.readouterr().err.count("stage.json: has format version none") == 1
 
 
 def test_mistakes(trained, tmp_path: Path, here) -> None:

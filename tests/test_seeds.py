@@ -73,12 +73,13 @@ def test_arms_are_compared_with_the_first_fact_by_fact(trained, runs: Path, here
     """Of 40 facts, `better` keeps 20 that `none` loses under each of three seeds, and loses 2 that `none` keeps."""
     none, better = [0] * 30 + [1] * 10, [1] * 20 + [0] * 12 + [1] * 8
     read: list[Path] = []
-    verdicts = Stage.verdicts
-    monkeypatch.setattr(Stage, "verdicts", lambda stage, facts: read.append(stage.folder) or verdicts(stage, facts))
+    rows = Stage._rows
+    monkeypatch.setattr(Stage, "_rows", lambda stage: read.append(stage.folder) or rows(stage))
     arms = {"none": [none] * 3, "worse": [[0] * 40] * 3, "better": [better] * 3, "alone": [first(20)]}
     trained.write_arms(runs, arms)
     worse, best, alone = shown(here, runs)["paired"]
     assert max(Counter(read).values()) <= 2  # once, and one of each list for its prompts
+    assert sum("stage1" in folder.name for folder in read) == 1  # for the prompts: what it answered is not compared
     assert (best["first"], best["second"], best["task"], best["stage"]) == ("none", "better", "kvr", "stage2")
     assert (best["of_first"], best["of_second"], best["difference"]) == (25.0, 70.0, 45.0)
     assert (best["one_to_zero"], best["zero_to_one"], best["seeds"], best["facts"]) == (6, 60, [0, 1, 2], 40)
@@ -161,7 +162,7 @@ def test_tables(trained, runs: Path, here, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_damaged_file_is_named_and_its_seed_is_not_compared(trained, runs: Path, here) -> None:
-    trained.write_arms(runs, {"none": [first(10)] * 2, "random": [first(20)] * 2})
+    trained.write_arms(runs, {"none": [first(10)] * 3, "random": [first(20)] * 2})
     folder = trained.write_run(runs, "random", 2, {"stage1": {"kvr": first(40)}, "stage2": {"kvr": first(5)}})["stage2"]
     (folder / "recall.jsonl").write_text('{"list": "kv', encoding="utf-8")
     done = here("show", "--runs", runs, "--seeds", "--json")

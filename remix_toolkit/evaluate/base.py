@@ -178,8 +178,9 @@ class Measurement(ABC, Generic[R]):
             self.record(kept, sealed).write(folder / f"{self.name}.json")
 
     def _read(self, folder: Path) -> Results[R]:
-        record: Results[R] | None = _record_class(self.result).read_if_exists(folder / f"{self.name}.json")
-        return record or self.record({})
+        kind = _record_class(self.result)
+        record: Results[R] = kind.read_if_exists(folder / f"{self.name}.json") or kind(results={})
+        return record
 
     def _read_beside_rows(self, folder: Path) -> Results[R]:
         record, file = self._read(folder), folder / f"{self.name}.jsonl"

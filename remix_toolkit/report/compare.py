@@ -150,7 +150,7 @@ def _compare_recall(frame: Frame, pair: Row, at: str, a: pd.DataFrame, b: pd.Dat
     for list_id, asked in a[a["list"].isin(b["list"])].groupby("list", sort=False):
         task = asked["task"].iloc[0]
         others = b[b["list"] == list_id]
-        compared = summary.compare(frame, asked, others)
+        compared = summary.compare(frame, asked.itertuples(), others.itertuples())
         if compared is None:
             pair["notes"].append(f"{task} after {at}: no seed and fact in common, not compared")
             continue

@@ -5,8 +5,9 @@ Frame.answers()    a row for each fact of one list, as one stage answered it
 results()          both in one: a row for each fact, list, stage, arm, seed and run
 """
 
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import islice, takewhile
@@ -18,6 +19,7 @@ import yaml
 
 from remix_toolkit import store
 from remix_toolkit.console import warn as warn_on_screen
+from remix_toolkit.disk import Damaged
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
@@ -25,7 +27,8 @@ from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph.retrained import Weights, lineage_weights
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
-from remix_toolkit.records import RetentionPoint, RunRecord, StageRecord, read_rows
+from remix_toolkit.records import FileSeal, RetentionPoint, RunRecord, StageRecord, parse_rows, sealed_content
+from remix_toolkit.seals import sealed_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,13 +43,19 @@ MEASURED = [
     *["recall", "facts", "near_ties", "held_out_loss", "held_out_accuracy"],
     *["steps", "memory_estimated", "memory_peak"],
 ]
+VERIFIED_LATER = {
+    "recipe.yaml",
+    "loss.csv",
+    "retention.jsonl",
+}  # where one is damaged, its part of the report is missing
+FACTS = "all that looks at single facts"  # from which a stage is left out whose answers cannot be read
 ANSWER = ["correct", "prediction", "prediction_complete"]
 RESULTS = ["recipe", "arm", "profile", "seed", "run", "settings", "stage", "key", "task", "list"]
 RESULTS += ["fact", "correct", "prediction", "gold"]
 
 
 class Stage:
-    """The files of one published stage, each read when it is first asked for; only recall.jsonl is read again.
+    """The files of one published stage, each read when it is first asked for.
 
     Raises BadInput where a file that is asked for is missing or damaged.
     """
@@ -59,13 +68,24 @@ class Stage:
     def record(self) -> StageRecord:
         return StageRecord.read(self.folder / "stage.json")
 
+    def verify(self) -> None:
+        """Raise Damaged where what was published is not there any more; VERIFIED_LATER is, once it is read."""
+        store.verify(self.folder, checksums=False, but=VERIFIED_LATER)
+
+    @cached_property
+    def _seals(self) -> dict[str, FileSeal]:
+        return sealed_files(self.folder)
+
+    def _text(self, name: str) -> str:
+        """The text of a sealed file."""
+        if name not in self._seals:
+            raise Damaged(self.folder / name, "is not in the manifest")
+        return sealed_content(self.folder / name, self._seals[name]).decode("utf-8", errors="replace")
+
     @cached_property
     def recipe_text(self) -> str:
         """recipe.yaml: the resolved recipe under which it was trained."""
-        try:
-            return (self.folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read ({error.strerror})") from None
+        return self._text("recipe.yaml")
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -98,24 +118,38 @@ class Stage:
         """loss.csv: `step`, `loss` of each step that was logged; a loss may be NaN."""
         file = self.folder / "loss.csv"
         try:
-            return pd.read_csv(file, usecols=["step", "loss"], dtype={"step": "int64", "loss": "float64"})
-        except (OSError, ValueError) as error:
+            text = io.StringIO(self._text("loss.csv"))
+            return pd.read_csv(text, usecols=["step", "loss"], dtype={"step": "int64", "loss": "float64"})
+        except ValueError as error:
             raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
 
     @cached_property
     def curves(self) -> pd.DataFrame:
         """retention.jsonl: `list`, `step`, `epoch`, `recall` while the stage trained; no rows where there is none."""
-        rows = read_rows(self.folder / "retention.jsonl", RetentionPoint)
+        name = "retention.jsonl"
+        text = self._text(name) if name in self._seals else ""
+        rows = parse_rows(self.folder / name, text, RetentionPoint)
         columns = ["list", "step", "epoch", "recall"]
         return pd.DataFrame([row.model_dump(include=set(columns)) for row in rows], columns=columns)
 
     def verdicts(self, list_id: str) -> "pa.Table":
-        """The rows of recall.jsonl of one list of facts, in order.
+        """The stage's answers to a list of facts, in order: the columns `fact` and ANSWER.
 
         Where scoring settled a wrong answer, `prediction` ends at the first wrong token and is not complete.
         """
+        return self._of_list(self._answers, list_id)
+
+    def facts(self, list_id: str) -> "pa.Table":
+        """The facts of a list that was asked, in order: `fact`, the index in it, `prompt` and `gold`, right answers."""
+        return self._of_list(self._rows().select(["list", "fact", "prompt", "gold"]), list_id)
+
+    @cached_property
+    def _answers(self) -> "pa.Table":
+        return self._rows().select(["list", "fact", *ANSWER])  # a report holds all of these: without what all share
+
+    def _rows(self) -> "pa.Table":
+        """The rows of recall.jsonl."""
         import pyarrow as pa
-        import pyarrow.compute as pc
         from pyarrow import json as arrow_json
 
         file = self.folder / "recall.jsonl"
@@ -134,8 +168,13 @@ class Stage:
             raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
         if any(column.null_count for column in table.columns):
             raise BadInput(f"{file}: cannot be read (a row lacks a field)")
-        if not len(rows := table.filter(pc.equal(table["list"], list_id))):
-            raise BadInput(f"{file}: has no answers to the facts {list_id}")
+        return table
+
+    def _of_list(self, table: "pa.Table", list_id: str) -> "pa.Table":
+        import pyarrow.compute as pc
+
+        if not len(rows := table.filter(pc.equal(table["list"], list_id)).drop_columns("list")):
+            raise BadInput(f"{self.folder / 'recall.jsonl'}: has no answers to the facts {list_id}")
         return rows
 
 
@@ -150,7 +189,6 @@ class Frame:
     whole: pd.DataFrame  # what `measured` is a part of
     strict: bool = False  # raise BadInput where anything is damaged
     _answers: dict[str, pd.DataFrame] = field(default_factory=dict)
-    _correct: dict[str, pd.DataFrame] = field(default_factory=dict)
     _facts: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def where(self, rows: "pd.Series[bool]") -> "Frame":
@@ -167,36 +205,34 @@ class Frame:
             self.warn(f"{error}: left out of {what}")
             return None
 
+    def verdicts(self, path: str, list_id: str) -> "pa.Table | None":
+        """`Stage.verdicts`; None, and a warning, where they cannot be read."""
+        return self.read(path, lambda stage: stage.verdicts(list_id), FACTS)
+
     def answers(self, list_id: str) -> pd.DataFrame:
-        """The stages' verdicts on a list of facts: `path`, `fact`, `correct`, `prediction`, `prediction_complete`.
+        """All stages' verdicts on a list of facts: `path` and the columns of `Stage.verdicts`."""
+        import pyarrow as pa
 
-        Where scoring settled a wrong answer, `prediction` ends at the first wrong token and is not complete.
-        """
         if list_id not in self._answers:
-            self._answers[list_id] = _to_pandas(self._verdicts(list_id), ["path", "fact", *ANSWER])
+            tables = []
+            for path in self._asked(list_id):
+                if (rows := self.verdicts(path, list_id)) is not None:
+                    about = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), [path])
+                    tables.append(rows.append_column("path", about))
+            self._answers[list_id] = _to_pandas(tables, ["path", "fact", *ANSWER])
         return self._answers[list_id]
-
-    def correct(self, list_id: str) -> pd.DataFrame:
-        """The verdicts on a list of facts: a row for each `path`, a column for each fact."""
-        if list_id not in self._correct:
-            self._correct[list_id] = self.answers(list_id).pivot(index="path", columns="fact", values="correct")
-        return self._correct[list_id]
 
     def facts(self, list_id: str) -> pd.DataFrame:
         """The facts of a list, by their index in it: `prompt` and `gold`, the right answers."""
         if list_id not in self._facts:
-            facts = _to_pandas(islice(self._verdicts(list_id), 1), ["fact", "prompt", "gold"])
+            read = (self.read(path, lambda stage: stage.facts(list_id), FACTS) for path in self._asked(list_id))
+            facts = _to_pandas(islice((rows for rows in read if rows is not None), 1), ["fact", "prompt", "gold"])
             facts = facts.assign(prompt=facts["prompt"].astype(str), gold=facts["gold"].to_list())
             self._facts[list_id] = facts.set_index("fact")
         return self._facts[list_id]
 
-    def _verdicts(self, list_id: str) -> "Iterator[pa.Table]":
-        import pyarrow as pa
-
-        for path in self.whole.loc[self.whole["list"] == list_id, "path"].unique():
-            if rows := self.read(path, lambda stage: stage.verdicts(list_id), "all that looks at single facts"):
-                about = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), [path])
-                yield rows.append_column("path", about)
+    def _asked(self, list_id: str) -> list[str]:
+        return list(self.whole.loc[self.whole["list"] == list_id, "path"].unique())
 
 
 def _to_pandas(tables: "Iterable[pa.Table]", columns: list[str]) -> pd.DataFrame:
@@ -248,7 +284,7 @@ def _measured(records: Sequence[RunRecord], stages: Mapping[str, Stage], warn: W
         if key not in by_key:
             return []
         try:
-            store.verify(by_key[key].folder, checksums=False)
+            by_key[key].verify()
             return measured_lists(by_key[key])
         except BadInput as error:
             warn(f"{error}: this stage is left out")
@@ -267,9 +303,9 @@ def _measured(records: Sequence[RunRecord], stages: Mapping[str, Stage], warn: W
                     own = {"task": names[row["list"]], "own": row["list"] == stage.trained}
                     rows.append({**about, **row, "stage": stage.stage, **own})
     frame = pd.DataFrame(rows, columns=MEASURED)
-    frame["label"] = frame["arm"]
-    for _, arms in frame.groupby([*SWEEP, "arm"], sort=False):
-        frame.loc[arms.index, "label"] = _labels(arms)
+    of_arms = (arms for _, arms in frame.groupby([*SWEEP, "arm"], sort=False))
+    labels = {row: label for arms in of_arms for row, label in zip(arms.index, _labels(arms), strict=True)}
+    frame["label"] = pd.Series(labels, dtype=frame["arm"].dtype)
     return frame
 
 

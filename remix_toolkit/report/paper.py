@@ -20,6 +20,7 @@ from itertools import cycle, product, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -32,7 +33,6 @@ from remix_toolkit.report.words import premise, some
 
 CELL = ["table", "D_A", "label", "D_B"]  # as the paper names them; the label is the arm's
 Cell = tuple[str, str, str, str]
-COMPARED = ["seed", "list", "path", "label", "stage", "task"]  # what `compare` reads
 NUMBERS = ["D_A", "arm", "D_B", "mean", "sd", "low", "high", "n", "seeds", "paper"]
 COMPARISON = ["claim", "more", "less", "difference", "low", "high", "seeds", "verdict", "why"]
 VERDICTS = ("does not hold", "not enough data", "holds")  # of a claim's comparisons, the first of these decides
@@ -180,24 +180,25 @@ def _comparisons(table: str, check: dict[str, Any], profile: str) -> Iterator[tu
 
 def _difference(frame: Frame, check: dict[str, Any], more: pd.DataFrame, less: pd.DataFrame) -> dict[str, float]:
     """Of two cells over the seeds that both have; empty where they have none, or no fact, in common."""
-    if "value" not in check and (one := compare(frame, less[COMPARED], more[COMPARED])):
+    if "value" not in check and (one := compare(frame, less.itertuples(), more.itertuples())):
         means = {"more": one.of_second, "less": one.of_first, "difference": one.difference}
         return {**means, "low": one.low, "high": one.high, "seeds": len(one.seeds)}
-    pairs = pairs_of(frame, *(_with_value(frame, check, rows) for rows in (less, more)))
-    if pairs.empty:
+    pairs = pairs_of(frame, *(_with_value(frame, check, rows).itertuples() for rows in (less, more)))
+    if not pairs:
         return {}
-    means = {"more": pairs["value_second"].mean(), "less": pairs["value_first"].mean(), "seeds": len(pairs)}
-    interval = stats.seeds_interval((pairs["value_second"] - pairs["value_first"]).tolist())
+    of_less, of_more = np.array([[row.value for row in pair] for pair in pairs]).T
+    interval = stats.seeds_interval((of_more - of_less).tolist())
+    means = {"more": of_more.mean(), "less": of_less.mean(), "seeds": len(pairs)}
     return {**means, **dict(zip(("difference", "low", "high"), interval, strict=True))}
 
 
 def _with_value(frame: Frame, check: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
     """A cell with its recalls as `value`, or what the logit lens has of the same facts, where models were probed."""
     if "value" not in check:
-        return rows[COMPARED].assign(value=rows["recall"])
+        return rows.assign(value=rows["recall"])
     lens = [frame.read(path, lambda stage: stage.results(Lens()), "the paper's claims") or {} for path in rows["path"]]
     values = [getattr(probes.get(one), check["value"], None) for probes, one in zip(lens, rows["list"], strict=True)]
-    return rows[COMPARED].assign(value=values).dropna(subset="value")
+    return rows.assign(value=values).dropna(subset="value")
 
 
 def _judged(differences: Sequence[dict[str, float]], by: float) -> dict[str, Any]:

@@ -132,8 +132,8 @@ def as_json(results: Results) -> str:
 
 def read_stage(folder: Path) -> Published:
     """What a published directory says of itself. Raises BadInput where a file is damaged or unreadable."""
-    store.verify(folder, checksums=False)
     stage = Stage(folder)
+    stage.verify()
     try:
         record, recipe = stage.record, public(stage.recipe)
         if not record.declaration["base"].keys().isdisjoint({"files", "gguf"}):

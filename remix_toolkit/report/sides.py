@@ -96,8 +96,8 @@ def _close_stages(name: str, runs: Path) -> list[str]:
 
 def _stage(folder: Path) -> Side:
     """A stage as rows, of one seed whatever its own: two models are compared, not two seeds."""
-    store.verify(folder, checksums=False)
     stage = Stage(folder)
+    stage.verify()
     lists = measured_lists(stage) or [{"key": stage.record.key, "path": path_text(folder), "list": None}]
     rows = pd.DataFrame(lists, columns=MEASURED).assign(seed=0, stage=stage.record.stage, label=folder.name)
     data, recalls = [declared["data"] for declared in stage.record.declaration["stages"]], stage.results(Recall())

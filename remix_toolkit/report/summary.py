@@ -5,9 +5,10 @@ The formulas are those of `stats`.
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from remix_toolkit.report import stats
 from remix_toolkit.report.frame import SWEEP, Frame, Stage
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
-PAIRED = ["seed", "list", "path", "label", "stage", "task"]
 CELL = [*SWEEP, "label", "stage", "task"]  # what means over seeds are of
 
 
@@ -117,17 +117,16 @@ class Sweep:
         return rows.sort_values("mean", ascending=False, kind="stable")
 
     @cached_property
-    def _asked(self) -> dict[tuple[str, str, str], pd.DataFrame]:
-        return dict(list(self.rows[self.rows["recall"].notna()].groupby(["label", "stage", "task"], sort=False)))
-
-    def asked(self, arm: str, stage: str, task: str) -> pd.DataFrame:
-        """An arm's recall of a task's facts after a stage, a row for each seed."""
-        return self._asked.get((arm, stage, task), self.rows[:0])
+    def _kept(self) -> dict[tuple[str, str], list[Any]]:
+        """Recall after the last stage: (arm, task) -> a row for each seed."""
+        rows: dict[tuple[str, str], list[Any]] = {}
+        for row in self.rows[(self.rows["stage"] == self.stages[-1]) & self.rows["recall"].notna()].itertuples():
+            rows.setdefault((row.label, row.task), []).append(row)
+        return rows
 
     def compare(self, first: str, second: str, task: str) -> Comparison | None:
         """Two arms after the last stage, see `compare`."""
-        sides = [self.asked(arm, self.stages[-1], task) for arm in (first, second)]
-        return compare(self.frame, *sides) if all(map(len, sides)) else None
+        return compare(self.frame, *(self._kept.get((arm, task), []) for arm in (first, second)))
 
     @cached_property
     def against_first(self) -> dict[str, list[Comparison]]:
@@ -192,50 +191,54 @@ def over_seeds(frame: Frame) -> pd.DataFrame:
     return means.drop(columns=["fewest", "recalls"]).astype({"seeds_to_halve": "Int64"})
 
 
-def pairs_of(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `frame.measured` of one seed and list of facts side by side, columns with `_first` and `_second`.
+def pairs_of(frame: Frame, first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Rows of `frame.measured`, of one stage each, of one seed and list of facts side by side.
 
     Seeds under which the two descend from other weights of one stage, see `retrained`, are left out.
     """
-    pairs = first.merge(second, on=["seed", "list"], suffixes=("_first", "_second"))
-    stages = [[frame.stages[path] for path in pairs[name]] for name in ("path_first", "path_second")]
-    return pairs[[not retrained(*both) for both in zip(*stages, strict=True)]]
+    others = {(row.seed, row.list): row for row in second}
+    pairs = [(row, others[row.seed, row.list]) for row in first if (row.seed, row.list) in others]
+    return [pair for pair in pairs if not retrained(*(frame.stages[row.path] for row in pair))]
 
 
-def compare(frame: Frame, first: pd.DataFrame, second: pd.DataFrame) -> Comparison | None:
-    """How the second arm differs from the first; rows of `frame.measured` of one list of facts for each seed.
+def compare(frame: Frame, first: Iterable[Any], second: Iterable[Any]) -> Comparison | None:
+    """How the second arm differs from the first; rows of `frame.measured` of one stage and task for each seed.
 
     They are compared over the pairs of `pairs_of`, on the list that most of these were asked (a recipe may have been
     edited between seeds). Seeds whose answers cannot be read are left out. None if no seed or fact is left.
     """
-    pairs = pairs_of(frame, first[PAIRED], second[PAIRED])
-    if pairs.empty:
+    pairs = pairs_of(frame, first, second)
+    lists = Counter(row.list for row, _ in pairs)
+    list_id = max(lists, key=lists.__getitem__, default="")
+    pairs = sorted((pair for pair in pairs if pair[0].list == list_id), key=lambda pair: pair[0].seed)
+    paths = [row.path for pair in pairs for row in pair]
+    read = {path: rows for path in paths if (rows := frame.verdicts(path, list_id)) is not None}
+    pairs = [pair for pair in pairs if all(row.path in read for row in pair)]
+    if not pairs:
         return None
-    list_id = str(pairs["list"].value_counts().index[0])
-    pairs = pairs[pairs["list"] == list_id].sort_values("seed")
-    verdicts = frame.correct(list_id)
-    for path in ("path_first", "path_second"):
-        pairs = pairs[verdicts.index.get_indexer(pairs[path]) >= 0]
-    verdicts = verdicts.loc[[*pairs["path_first"], *pairs["path_second"]]].dropna(axis="columns")
-    if verdicts.empty:
+    asked = [read[row.path] for side in zip(*pairs, strict=True) for row in side]
+    numbers, known = ([rows[name].to_numpy() for rows in asked] for name in ("fact", "correct"))
+    facts = reduce(np.intersect1d, numbers)
+    if not len(facts):
         return None
-    a, b = np.split(verdicts.to_numpy(dtype=bool), 2)
+    a, b = np.split(np.stack([one[np.isin(fact, facts)] for fact, one in zip(numbers, known, strict=True)]), 2)
     lost, gained = stats.flips(a, b)
-    flips = pd.DataFrame({"one_to_zero": lost, "zero_to_one": gained}, index=verdicts.columns)
-    flips.insert(0, "prompt", frame.facts(list_id)["prompt"].reindex(verdicts.columns))
-    about = pairs.iloc[0]
+    apart = (lost > 0) | (gained > 0)
+    prompts = frame.facts(list_id)["prompt"].reindex(facts[apart])
+    flips = {"prompt": prompts, "one_to_zero": lost[apart], "zero_to_one": gained[apart]}
+    one, other = pairs[0]
     return Comparison(
         **vars(stats.difference(a, b)),
-        first=about["label_first"],
-        second=about["label_second"],
-        stage=about["stage_second"],
-        task=about["task_second"],
+        first=one.label,
+        second=other.label,
+        stage=other.stage,
+        task=other.task,
         list=list_id,
-        seeds=pairs["seed"].tolist(),
-        facts=verdicts.shape[1],
+        seeds=[row.seed for row, _ in pairs],
+        facts=len(facts),
         of_first=100.0 * float(a.mean()),
         of_second=100.0 * float(b.mean()),
-        flips=flips[(flips["one_to_zero"] > 0) | (flips["zero_to_one"] > 0)],
+        flips=pd.DataFrame(flips),
     )
 
 
@@ -251,7 +254,8 @@ def retrained(one: Stage, other: Stage) -> str | None:
 
     Raises BadInput where their records cannot be read.
     """
-    key = retrained_ancestor(one.lineage, other.lineage)
+    descents = [{stage.record.key, *stage.record.ancestors} for stage in (one, other)]
+    key = retrained_ancestor(one.lineage, other.lineage) if set.intersection(*descents) else None
     return key and f"the stage {key}, from which both descend, was trained again in between, to other weights"
 
 

@@ -129,7 +129,8 @@ def notes(sweep: Sweep) -> list[str]:
     """What a reader must know before any number is believed."""
     lines = [*_missing(sweep.means), *unlearned(sweep.rows), *_retrained(sweep)]
     last = sweep.means[(sweep.means["stage"] == sweep.stages[-1]) & sweep.means["task"].isin(sweep.tasks)]
-    if sweep.tasks and (apart := [arm for arm in sweep.arms if arm not in set(last["label"])]):
+    measured = set(last["label"])
+    if sweep.tasks and (apart := [arm for arm in sweep.arms if arm not in measured]):
         asked = f"{some(sweep.tasks)} after {sweep.stages[-1]}"
         lines.append(f"{some(apart)}: nothing is measured of {asked}")
     return lines
