@@ -55,7 +55,7 @@ def main() -> int:
                 process.kill()
                 process.wait()
             there = len(published_stages(runs))
-            checkpoints = len(list(runs.glob("work/*/checkpoints/*/complete.json")))
+            checkpoints = len(list(runs.glob("work/*/checkpoints/*/manifest.json")))
             print(f"kill {number + 1} after {moment:.0f} s: {there} published, {checkpoints} checkpoints", flush=True)
         code = begin(sweep, runs, options.overrides).wait()
         return report(Path(folder, "whole"), runs, code)

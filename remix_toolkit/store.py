@@ -189,6 +189,20 @@ def verify_model(folder: Path) -> None:
         verify(folder)
 
 
+def is_whole(folder: Path, otherwise: str) -> bool:
+    """Is a sealed folder of a stage in training as it was sealed? A warning says what happens `otherwise`.
+
+    One without a manifest was never completed. Raises Damaged where it cannot be read for now.
+    """
+    if not os.path.lexists(folder / MANIFEST):
+        return False
+    if damage := find_damage(folder, checksums=True):
+        if not damage.lasting:
+            raise damage
+        warn(f"{damage.file}: {damage.problem}: {otherwise}")
+    return damage is None
+
+
 def seal(draft: Path) -> None:
     """Write the manifest of a directory, and see to it that all of it is on the disk."""
     files = sorted(f for f in draft.rglob("*") if f.is_file() and str(f.relative_to(draft)) not in UNSEALED)

@@ -333,14 +333,19 @@ def test_data_is_built_once_and_loaded_as_it_was_built(tokenizer, runs: Path, mo
     assert last.counts.steps_per_epoch == 3
 
 
-def test_data_that_a_crash_left_incomplete_is_built_again(tokenizer, runs: Path) -> None:
+def test_data_that_is_incomplete_or_damaged_is_built_again(tokenizer, runs: Path, capsys) -> None:
     recipe = load_recipe("kvr", "tiny")
     built = build_all(recipe, ["stage1"], tokenizer, runs, keys=keys_of(recipe))
     folder = runs / "work" / keys_of(recipe)["stage1"] / "data"
-    (folder / "data.json").unlink()  # it is written last
+    (folder / "manifest.json").unlink()  # it is written last
     (folder / "facts.jsonl").write_text("{", encoding="utf-8")
     assert build_all(recipe, ["stage1"], tokenizer, runs, keys=keys_of(recipe)) == built
-    assert (folder / "data.json").exists()
+    assert (folder / "manifest.json").exists()
+    assert not capsys.readouterr().err
+    pairs = (folder / "facts.jsonl").read_text(encoding="utf-8")
+    (folder / "facts.jsonl").write_text(pairs.replace("a", "b", 1), encoding="utf-8")  # as a disk may have it
+    assert build_all(recipe, ["stage1"], tokenizer, runs, keys=keys_of(recipe)) == built
+    assert "facts.jsonl is not the file that was published" in capsys.readouterr().err
 
 
 def test_a_later_stage_takes_the_pairs_of_a_published_one(tokenizer, runs: Path) -> None:

@@ -68,7 +68,7 @@ def published(runs: Path) -> Counter[str]:
 
 
 def checkpoints(runs: Path, stage: str) -> list[Path]:
-    return [mark for mark in runs.glob("work/*/checkpoints/*/complete.json") if _stage_of(mark) == stage]
+    return [mark for mark in runs.glob("work/*/checkpoints/*/manifest.json") if _stage_of(mark) == stage]
 
 
 def _stage_of(mark: Path) -> str | None:

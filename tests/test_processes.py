@@ -159,7 +159,7 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
 
 def until_a_new_checkpoint(runs: Path, launcher: subprocess.Popen) -> list[psutil.Process]:
     """Wait for one that was not there before; returns the processes at work."""
-    complete = lambda: set(runs.glob("work/*/checkpoints/*/complete.json"))  # noqa: E731
+    complete = lambda: set(runs.glob("work/*/checkpoints/*/manifest.json"))  # noqa: E731
     before, deadline = complete(), time.monotonic() + 300
     while not complete() - before:
         assert launcher.poll() is None

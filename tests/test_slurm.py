@@ -73,7 +73,7 @@ def test_a_chain_with_a_shared_parent_requeued_in_the_middle(here, sweep, runs, 
     first = next(job.split()[0] for job in jobs if " train-stage1-" in job)
     assert sum(f"afterok:{first}" in job for job in jobs) == 3  # two children, and the job that measures it
 
-    until(lambda: list(runs.glob("work/*/checkpoints/checkpoint-*/complete.json")), "no checkpoint")
+    until(lambda: list(runs.glob("work/*/checkpoints/checkpoint-*/manifest.json")), "no checkpoint")
     ask("scontrol", "requeue", first)
     until(lambda: ask("squeue", "-h", "-j", first, "-o", "%T") == "PENDING", "it is not queued again")
     assert "waiting" in here(*line, "--status").stdout

@@ -12,7 +12,8 @@ from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Stop
-from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, StopBelow
+from remix_toolkit.seals import MANIFEST
+from remix_toolkit.stage.callbacks import EndWithoutSave, StopBelow
 from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn
 from remix_toolkit.stage.train import Order, build_trainer, last_checkpoint, load_model, sft_config, tokens_by_step
 
@@ -164,14 +165,22 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         EndWithoutSave().on_log(None, TrainerState(global_step=7), None, {"loss": float("nan")})
 
 
-def test_only_whole_checkpoints_are_used(tiny_base, tokenizer, tmp_path) -> None:
+def test_only_whole_checkpoints_are_used(tiny_base, tokenizer, tmp_path, capsys) -> None:
     trainer = trainer_for(tiny_base, tokenizer, tmp_path, "train.save_steps=1", "train.save_total_limit=4")
     trainer.train()
     assert last_checkpoint(tmp_path).name == "checkpoint-3"  # of four steps: the last one writes none
     (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
     assert last_checkpoint(tmp_path).name == "checkpoint-2"
-    (tmp_path / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
+    assert (
+        "checkpoint-3: optimizer.pt is missing: the stage goes on from the checkpoint before" in capsys.readouterr().err
+    )
+    weights = tmp_path / "checkpoint-2" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
     assert last_checkpoint(tmp_path).name == "checkpoint-1"
-    (tmp_path / "checkpoint-1" / COMPLETE).unlink()
+    assert "checkpoint-2: model.safetensors is not the file that was" in capsys.readouterr().err
+    (tmp_path / "checkpoint-1" / MANIFEST).unlink()
     assert last_checkpoint(tmp_path) is None
+    assert not capsys.readouterr().err  # a crash in the middle of writing
     assert not list(tmp_path.glob("checkpoint-*"))  # what cannot be used is gone, so it is not counted as one to keep

@@ -1,6 +1,5 @@
 """What happens between the steps of training: the stop, checks, marks on checkpoints, progress, values for trackers."""
 
-import json
 import math
 import sys
 import time
@@ -15,16 +14,14 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 
+from remix_toolkit import store
 from remix_toolkit.console import format_duration, info
-from remix_toolkit.disk import write_text
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.recipe.schema import Stop
 from remix_toolkit.stage import private_api
 
 if TYPE_CHECKING:
     from trl.trainer.sft_trainer import SFTTrainer
-
-COMPLETE = "complete.json"  # written into a checkpoint last: its files and their sizes
 
 
 class StopBelow(TrainerCallback):
@@ -73,18 +70,12 @@ class Sharded(TrainerCallback):
 
 
 class MarkComplete(TrainerCallback):
-    """Mark a checkpoint once it is whole, with the sizes of its files: transformers writes it file by file."""
+    """Seal a checkpoint once it is whole: transformers writes it file by file."""
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         PartialState().wait_for_everyone()  # each process writes its own random state
         if state.is_world_process_zero:
-            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-            write_text(folder / COMPLETE, json.dumps(file_sizes(folder), indent=1))
-
-
-def file_sizes(folder: Path) -> dict[str, int]:
-    """The size of each file in a folder, in bytes."""
-    return {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+            store.seal(Path(args.output_dir, f"checkpoint-{state.global_step}"))
 
 
 class Progress(TrainerCallback):

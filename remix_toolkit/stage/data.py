@@ -2,7 +2,8 @@
 
     work/<key>/data/facts.jsonl, mixing.jsonl, held_out.jsonl   the pairs, one JSON object a line
                     examples/                                   their tokens and labels, as `datasets` saves them
-                    data.json                                   what was counted; written last
+                    data.json                                   what was counted
+                    manifest.json                               the checksums of these; written last
 
 A published stage keeps its pairs (not the examples) in data/: a later stage leaves out what they hold, replays them and
 is measured on them without reading their source again.
@@ -112,12 +113,13 @@ class _Builder:
         folder = store.work_dir(self.runs, key) / "data"
         (self.runs / "work").mkdir(parents=True, exist_ok=True)
         with FileLock(store.lock_file(self.runs, f"{key}.data")):  # one process builds, the others load
-            kept, published = folder, store.published_stages(self.runs).get(key)
-            if published:  # what is left of its folder under work/ may be deleted at this moment
+            if published := store.published_stages(self.runs).get(key):
+                # What is left of its folder under work/ may be deleted at this moment.
                 store.verify(published, inner="data/")
-                kept = published / "data"
-            if (kept / "data.json").exists():
-                return self.with_held_out(load(kept), name)
+                if (published / "data" / "data.json").exists():
+                    return self.with_held_out(load(published / "data"), name)
+            elif store.is_whole(folder, "the data is built again"):
+                return self.with_held_out(load(folder), name)
             data = self.build(name)
             if not data.counts.read.familiarity_unknown:
                 save(data, folder)
@@ -208,17 +210,18 @@ def _refuse_trained(stage: Stage, held_out: Sequence[Pair], earlier: Sequence[Pa
 
 
 def save(data: StageData, folder: Path, examples: bool = True) -> None:
-    """Write a stage's data, with or without its examples; data.json comes last, so that what has one is complete."""
+    """Write a stage's data: with its examples, sealed, to be loaded again; or without, for a draft of the stage."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, pairs in (("facts", data.facts), ("mixing", data.mixing), ("held_out", data.held_out)):
         write_pairs(folder / f"{name}.jsonl", pairs)
+    DataRecord(counts=data.counts, fingerprints=data.fingerprints).write(folder / "data.json")
     if examples:
         from datasets import Dataset
 
         rows = [{"input_ids": e.input_ids, "labels": e.labels} for e in data.examples]
         Dataset.from_list(rows).save_to_disk(folder / "examples")
-    DataRecord(counts=data.counts, fingerprints=data.fingerprints).write(folder / "data.json")
+        store.seal(folder)
 
 
 def load(folder: Path) -> StageData:

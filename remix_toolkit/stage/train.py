@@ -5,8 +5,6 @@ positions only; the order is new each epoch, in whole global batches, and the sa
 stops below a loss; and each complete checkpoint is marked (the last two are in callbacks.py).
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, pairwise
 from pathlib import Path
@@ -29,12 +27,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from remix_toolkit import store
 from remix_toolkit.data.encoding import Example
+from remix_toolkit.disk import delete
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Match, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api
-from remix_toolkit.stage.callbacks import COMPLETE, EndWithoutSave, MarkComplete, Sharded, StopBelow, file_sizes
+from remix_toolkit.stage.callbacks import EndWithoutSave, MarkComplete, Sharded, StopBelow
 from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn, StageData
 
 
@@ -255,19 +254,18 @@ def build_trainer(
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; incomplete ones (a crash in the middle of writing) are deleted.
+    """The newest whole checkpoint; newer ones (a crash in the middle of writing, or damaged since) are deleted.
 
     All processes call it together and get the same answer.
     """
+
+    def newest() -> Path | None:
+        steps = {int(path.name.removeprefix("checkpoint-")): path for path in folder.glob("checkpoint-*")}
+        return steps[max(steps)] if steps else None
+
     state = PartialState()
     if state.is_main_process:
-        for checkpoint in folder.glob("checkpoint-*"):
-            if not _is_complete(checkpoint):
-                shutil.rmtree(checkpoint)
+        while (last := newest()) and not store.is_whole(last, "the stage goes on from the checkpoint before, or anew"):
+            delete(last)
     state.wait_for_everyone()
-    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    mark = checkpoint / COMPLETE
-    return mark.exists() and json.loads(mark.read_text(encoding="utf-8")).items() <= file_sizes(checkpoint).items()
+    return newest()
