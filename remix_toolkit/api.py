@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from remix_toolkit.data.pair import Pair
-    from remix_toolkit.launch.state import Command
+    from remix_toolkit.graph.sweep_state import Command
 
 Settings = Mapping[str, Any] | Sequence[str] | None  # {"stages.stage1.data.size": 50}, or "stages.stage1.data.size=50"
 Folders = dict[str, Path]  # stage -> its published model directory, in the order of training
@@ -98,7 +98,7 @@ def sweep(
     "leaves", "none", or a list of stages' names; by default the sweep itself says so. Returns the published directories
     of each arm and seed. Raises BadInput, or RunFailed where a stage failed, after all that does not start from it.
     """
-    from remix_toolkit.launch.state import Command
+    from remix_toolkit.graph.sweep_state import Command
     from remix_toolkit.launch.sweep import failures, run_sweep
 
     command = Command(

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock
+
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 
@@ -81,14 +83,28 @@ def write_text(file: Path, text: str) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     try:
+        make_room(file)
+        partial.replace(file)
+    except (OSError, BadInput):
+        partial.unlink()
+        raise
+
+
+def make_room(file: Path) -> None:
+    """Remove an empty directory in a file's place. Raises BadInput where it is not empty."""
+    try:
         if file.is_dir() and not file.is_symlink():
             file.rmdir()
-        partial.replace(file)
     except OSError as error:
-        partial.unlink()
         if error.errno != errno.ENOTEMPTY:
             raise
         raise BadInput(f"{file}: is a directory with files in it; a file is to be written there: delete it") from None
+
+
+def file_lock(file: Path, timeout: float = -1) -> FileLock:
+    """A lock on a file, which the system frees when its owner dies; `timeout` in seconds, -1: wait for ever."""
+    make_room(file)
+    return FileLock(file, timeout=timeout)
 
 
 def delete(path: Path) -> None:

@@ -141,6 +141,9 @@ def describe(error: Exception, runs: Path) -> str:
         return f"{first}; less of train.per_device_train_batch_size or train.max_length needs less memory"
     if str(runs) in first and not (runs / "stages").is_dir():
         return f"{runs}: was deleted, or moved, while a command worked in it ({first})"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = frames[-1].f_globals["__name__"] if frames else "a process"
+    unforeseen = f"remix-toolkit did not foresee this error, which {module} raised"
     text = f"remix {' '.join(sys.argv[1:])}\n\n{''.join(traceback.format_exception(error))}"
     prefix = f"remix-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.environ.get('RANK', '0')}-"
     for folder in ([runs / "errors"] if runs.is_dir() else []) + [Path(tempfile.gettempdir())]:
@@ -149,10 +152,10 @@ def describe(error: Exception, runs: Path) -> str:
             descriptor, file = tempfile.mkstemp(".txt", prefix, folder)
             with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(text)
-            return f"{first}\nThis is a mistake in remix-toolkit: please report it with {file}"
+            return f"{first}\n{unforeseen}: please report it with {file}"
         except OSError:
             continue  # into the next folder, or onto the screen
-    return f"{text}This is a mistake in remix-toolkit: please report it with these lines"
+    return f"{text}{unforeseen}: please report it with these lines"
 
 
 def disk_problem(error: Exception, runs: Path) -> str | None:

@@ -28,13 +28,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from remix_toolkit.console import info, warn
 from remix_toolkit.data import gguf, pretrained, tiny
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
-from remix_toolkit.disk import Damaged, OtherVersion, delete
+from remix_toolkit.disk import Damaged, OtherVersion, delete, file_lock
 from remix_toolkit.errors import LATER, BadInput
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.recipe.schema import Recipe
@@ -134,7 +132,7 @@ def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
             return model.source, model.revision
         name, build = gguf.folder_name(model.gguf), partial(gguf.build, model.gguf)
     folder = runs / "bases" / name
-    with FileLock(f"{folder}.lock"):
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
         if not folder.exists():
             draft = work_dir(runs, folder.name)
             shutil.rmtree(draft, ignore_errors=True)
@@ -240,7 +238,7 @@ def record_runs(runs: Path, records: Sequence[RunRecord]) -> None:
     record stays, with all that was measured. A record that cannot be read is named in a warning and left as it is.
     """
     files: dict[str, set[Path]] = {}  # those of each run: their names begin alike, and end in a key
-    with FileLock(runs / "records" / ".lock"):
+    with file_lock(runs / "records" / ".lock"):
         for file in (runs / "records").glob("*.json"):
             files.setdefault(file.stem.rpartition("-")[0], set()).add(file)
         for record in records:

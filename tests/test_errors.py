@@ -77,7 +77,9 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_in_a_file(capsys, tmp
         (file,) = folder.iterdir()
         first, second = text.splitlines()
         assert (code, first) == (1, "failed: KeyError: 'a\\nb'")
-        assert second == f"This is a mistake in remix-toolkit: please report it with {file}"
+        assert (
+            second == f"remix-toolkit did not foresee this error, which {__name__} raised: please report it with {file}"
+        )
         report = file.read_text(encoding="utf-8")
         assert report.startswith(f"remix show --runs {tmp_path / 'runs'}\n\nTraceback (most recent call last):\n")
         assert report.endswith("in command\n    raise error\nKeyError: 'a\\nb'\n")

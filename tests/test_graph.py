@@ -14,17 +14,9 @@ from remix_toolkit.graph.jobs import Job, due, graph, loaders, measure_key
 from remix_toolkit.graph.plan import peak as peak_bytes
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_sweep
+from remix_toolkit.graph.sweep_state import Command, Outcome, outcome_file
 from remix_toolkit.launch.job import delete_unneeded
-from remix_toolkit.launch.state import (
-    Command,
-    Outcome,
-    begin,
-    claim,
-    job_recipes,
-    needed_elsewhere,
-    outcome_file,
-    write_job,
-)
+from remix_toolkit.launch.state import begin, claim, job_recipes, needed_elsewhere, write_job
 from remix_toolkit.recipe.load import load_base, read_resolved
 
 

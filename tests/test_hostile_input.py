@@ -10,7 +10,7 @@ from rich.table import Table
 from remix_toolkit.cli import output
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.sweep import load_sweep
-from remix_toolkit.launch.state import Command, JobState, SweepState
+from remix_toolkit.graph.sweep_state import Command, JobState, SweepState
 from remix_toolkit.launch.status import Screen
 from remix_toolkit.recipe import yaml_file
 from remix_toolkit.recipe.load import load_recipe
@@ -118,6 +118,11 @@ def test_what_has_no_end_is_no_file(tmp_path: Path) -> None:
         ("train: {max_steps: 100000000000000000000}", "or -1 for whole epochs"),
         ("train: {dataloader_num_workers: 1000000}", "a number from 0 to 1,000"),
         ("train: {dataloader_multiprocessing_context: thread}", "fork, spawn or forkserver is expected"),
+        ("train: {torch_compile_mode: fast}", "is 'fast'; one of default, lite, reduce-overhead"),
+        (
+            "train: {use_liger_kernel: true}",
+            "is True; false, where the package liger-kernel is not installed, is",
+        ),
         ("train: {neftune_noise_alpha: 1e300}", "a number from 0 to 1,000"),
         ("train: {dataloader_persistent_workers: true}", "set dataloader_num_workers, too"),
         ("train: {parallelism_config: x}", "processes are the accelerate config's"),

@@ -1,6 +1,5 @@
 """The report's figures, and what it says of probes, settings and how to run it all again: on stages really trained."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ from remix_toolkit import store
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.interference import Angle, GradientNorm, Interference
 from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.graph.sweep_state import Command, SweepState
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report import figures
 from remix_toolkit.report.frame import load
@@ -122,8 +122,9 @@ def test_each_run_has_the_command_that_makes_it_again(trained, tmp_path: Path) -
     match = {"stages.stage1.match": {"steps_of": "a" * 16}, "stages.stage1.mix": {"a": 1}, "b": "c d"}
     folders = trained.write_run(tmp_path, "control", 0, BOTH, settings=match, sweep="lost")
     (tmp_path / "sweeps" / "lost").mkdir(parents=True)
-    command = {"sweep": "recipes/a b.yaml", "profile": "tiny", "seeds": [0], "overrides": ["x=1"]}
-    (tmp_path / "sweeps" / "lost" / "state.json").write_text(json.dumps({"command": command}), encoding="utf-8")
+    command = Command(sweep="recipes/a b.yaml", profile="tiny", seeds=[0], overrides=["x=1"])
+    state = SweepState(id="lost", command=command, keep="all", launcher="local", jobs={})
+    state.save(tmp_path / "sweeps" / "lost")
     whole, runs, versions = rerun(sweep_of(tmp_path), tmp_path)
     where = ["--profile", "tiny", "--seed", "0", "--runs", str(tmp_path)]
     assert shlex.split(whole.shown["command"].item()) == ["remix", "sweep", "recipes/a b.yaml", *where, "x=1"]

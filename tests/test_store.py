@@ -1,6 +1,7 @@
 """Lineage keys, and a store in which a stage is complete or absent."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,8 +11,10 @@ from trained_store import KVR, TrainedStore
 
 from remix_toolkit import store
 from remix_toolkit.data.files import sha256
+from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import measured
+from remix_toolkit.graph import prune
 from remix_toolkit.graph.lineage import lineage, run_record
 from remix_toolkit.recipe.load import load_recipe
 from remix_toolkit.records import Manifest, Pruned, seal
@@ -155,6 +158,30 @@ def test_a_store_of_this_version_opens(here, tmp_path: Path) -> None:
     (runs / "store.json").unlink()
     asked = here("show", "--runs", runs, check=False)
     assert (asked.returncode, 'a store of this version has {"version": 4} there' in asked.stderr) == (2, True)
+
+
+def test_what_was_half_written_an_hour_ago_is_deleted(here, tmp_path: Path) -> None:
+    runs = store.open_store(tmp_path / "runs")
+    old = [f"{place}/x.json.1.partial" for place in ("records", "sweeps/s", "sweeps/s/jobs/k", "familiar/f")]
+    for name in (*old, "records/y.json.2.partial"):
+        (runs / name).parent.mkdir(parents=True, exist_ok=True)
+        (runs / name).write_text("{")
+    for name in old:
+        os.utime(runs / name, (0, 0))
+    dry = here("store", "prune", "--dry-run", "--runs", runs).stdout
+    assert [name for name in old if name in dry] == old
+    assert "y.json" not in dry
+    prune.delete_left_behind(runs)
+    assert [file.name for file in runs.rglob("*.partial")] == ["y.json.2.partial"]
+
+
+def test_a_directory_in_place_of_a_lock_makes_room(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with file_lock(tmp_path / "lock"):
+        assert (tmp_path / "lock").is_file()
+    (tmp_path / "full" / "file").mkdir(parents=True)
+    with pytest.raises(BadInput, match="full: is a directory with files in it"):
+        file_lock(tmp_path / "full")
 
 
 def test_an_unusable_runs_directory(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def store_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
 
 def _size(folder: Path, pattern: str = "*") -> int:
-    return sum(file.stat().st_size for file in folder.rglob(pattern) if file.is_file())
+    files = [folder] if folder.is_file() else folder.rglob(pattern)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _print_listed(rows: list[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def sweep(
     if launcher == "slurm" and (jobs or plot):
         raise BadInput("--jobs and --plot are for --launcher local, which draws what a cluster has published, too")
     check_plot_file(plot, "--plot")
-    from remix_toolkit.launch.state import Command
+    from remix_toolkit.graph.sweep_state import Command
 
     command = Command(sweep=sweep, profile=profile, seeds=seed, overrides=overrides or [])
     if status or cancel:

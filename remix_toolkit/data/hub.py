@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
-
 from remix_toolkit.console import info
 from remix_toolkit.data.files import Row, one_line
+from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.catalog import local_alternative
 from remix_toolkit.recipe.schema import Corpus, Source
@@ -97,7 +96,7 @@ def fetch(selection: Selection) -> Path:
         selection.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{selection.folder}: cannot be written ({error.strerror}); set HF_HOME to another") from None
-    with FileLock(selection.folder / "lock"):
+    with file_lock(selection.folder / "lock"):
         return cached_file(selection) or _download(selection)
 
 

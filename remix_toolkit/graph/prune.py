@@ -6,17 +6,21 @@ A stage's weights are loaded by the stages that start from its model and by what
 
 import re
 import shutil
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from remix_toolkit import store
+from remix_toolkit.disk import file_lock
 from remix_toolkit.evaluate.measurements import measured
 from remix_toolkit.graph.jobs import LoadsWeights, loaders, measure_key
 from remix_toolkit.graph.sweep import Keep
 from remix_toolkit.seals import WEIGHTS, undamaged
+
+HALF_WRITTEN_S = 3600  # whoever writes a file renames it within a moment, on whatever machine
 
 
 def is_kept(keep: Keep, stage: str, has_children: bool) -> bool:
@@ -76,9 +80,15 @@ def _has_weights(folder: Path) -> bool:
 
 
 def left_behind(runs: Path) -> list[Path]:
-    """Folders under work/ that a killed command did not come to delete: of published stages, and what was removed."""
+    """What a killed command did not come to delete or rename.
+
+    These are folders under work/ of published stages and of what was removed, and files that were half written an hour
+    ago, beside the records of runs, sweeps and splits (those of a stage go with the next look at it).
+    """
     published = store.published_stages(runs)
-    folders = []
+    places = ("records", "sweeps/*", "sweeps/*/jobs/*", "familiar/*")
+    partial = sorted(file for place in places for file in runs.glob(f"{place}/*.partial"))
+    folders = [file for file in partial if time.time() - file.stat().st_mtime > HALF_WRITTEN_S]
     for folder in sorted(folder for folder in (runs / "work").glob("*") if folder.is_dir()):
         stage = published.get(folder.name)
         if (stage and not store.is_pruned(stage)) or re.fullmatch(".+-[0-9a-f]{16}", folder.name):
@@ -89,11 +99,14 @@ def left_behind(runs: Path) -> list[Path]:
 def delete_left_behind(runs: Path) -> None:
     """Delete what is left behind, except where a run is at the stage."""
     for folder in left_behind(runs):
-        with suppress(Timeout), FileLock(store.lock_file(runs, folder.name[-16:]), timeout=0):
+        if folder.suffix == ".partial":
+            folder.unlink(missing_ok=True)
+            continue
+        with suppress(Timeout), file_lock(store.lock_file(runs, folder.name[-16:]), timeout=0):
             delete_work(runs, folder)
 
 
 def delete_work(runs: Path, folder: Path) -> None:
     """Delete a published stage's folder under work/ while nobody loads data there. The caller has the stage's lock."""
-    with FileLock(store.lock_file(runs, f"{folder.name[-16:]}.data")):
+    with file_lock(store.lock_file(runs, f"{folder.name[-16:]}.data")):
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,16 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
+from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed, describe, exit_on_error
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import stage_of
 from remix_toolkit.graph.prune import unneeded
-from remix_toolkit.launch.state import Outcome, SweepState, job_recipes, load, needed_elsewhere, outcome, outcome_file
+from remix_toolkit.graph.sweep_state import Outcome, SweepState, outcome, outcome_file
+from remix_toolkit.launch.state import job_recipes, load, needed_elsewhere
 from remix_toolkit.recipe.load import read_resolved
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import StageRecord
@@ -78,7 +80,7 @@ def _do(state: SweepState, folder: Path, key: str, wait: bool) -> str:
 def _wait_until_free(key: str, runs: Path, wait: bool) -> None:
     """Wait here for another run at this stage: under a launcher, one waiting process would block the others."""
     try:
-        with FileLock(store.lock_file(runs, key), timeout=-1 if wait else 0):
+        with file_lock(store.lock_file(runs, key), timeout=-1 if wait else 0):
             return
     except Timeout:
         raise Busy(f"{key}: another run is at this stage") from None

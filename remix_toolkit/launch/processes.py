@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from remix_toolkit.disk import make_room
 from remix_toolkit.errors import RunFailed
 from remix_toolkit.stage.command import end_with
 
@@ -24,6 +25,7 @@ def set_up(log: Path, environment: dict[str, str]) -> None:
     assert sweep
     assert sweep.pid
     end_with(sweep.pid)
+    make_room(log)
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.sweep import Cell, Keep
-from remix_toolkit.launch.state import Command, SweepState, begin, former_state, load, log_file, outcome, write_job
+from remix_toolkit.graph.sweep_state import Command, SweepState, outcome
+from remix_toolkit.launch.state import begin, former_state, load, log_file, write_job
 from remix_toolkit.launch.sweep import check
 from remix_toolkit.recipe.yaml_file import dotted, load_mapping, read_text
 
@@ -58,7 +60,7 @@ def submit(command: Command, cells: list[Cell], keep: Keep, runs: Path, options:
     folder = (runs / "sweeps" / command.id).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with file_lock(folder / "lock", timeout=0):
             check(cells, todo, runs, 1, folder)
             former = refresh(folder).jobs if former_state(folder) else {}
             state = begin(command, jobs, todo, keep, "slurm")

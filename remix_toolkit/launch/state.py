@@ -15,102 +15,16 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, PlainSerializer
 
-from remix_toolkit.data.identity import short_hash
-from remix_toolkit.disk import delete, read_sound, write_text
+from remix_toolkit.disk import delete, file_lock, read_sound, write_text
 from remix_toolkit.errors import BadInput
-from remix_toolkit.graph.jobs import Job, Kind
+from remix_toolkit.graph.jobs import Job
 from remix_toolkit.graph.sweep import Keep
-from remix_toolkit.recipe.load import find_recipe, resolved_yaml
+from remix_toolkit.graph.sweep_state import Command, JobState, SweepState, outcome_file
+from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.records import Record, SealedRecord
-
-Keys = Annotated[set[str], PlainSerializer(sorted)]
-Status = Literal["running", "waiting", "done", "failed", "left out"]
-
-
-class Command(BaseModel):
-    """What was asked for. The same command has the same id: it goes on where it stopped."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sweep: str
-    profile: str | None
-    seeds: list[int] | None
-    overrides: list[str]
-
-    @property
-    def id(self) -> str:
-        """`table2-1a2b3c4d`."""
-        file = find_recipe(self.sweep).resolve()
-        return f"{file.stem}-{short_hash([str(file), self.profile, self.seeds, self.overrides])[:8]}"
-
-
-class JobState(BaseModel):
-    """One job of a sweep: what the graph says of it, and how far it is."""
-
-    model_config = ConfigDict(extra="forbid", from_attributes=True)
-
-    kind: Kind
-    name: str
-    runs: list[str]
-    needs: Keys
-    loads: Keys
-    status: Status = "waiting"
-    message: str = ""  # what came out, or why it failed
-    job_id: str = ""  # of a cluster's scheduler
-
-    @property
-    def title(self) -> str:
-        """`stage1 (random, seed 0, and 8 more runs)`, `measure stage1 (...)`."""
-        more = f", and {len(self.runs) - 1} more runs" if len(self.runs) > 1 else ""
-        return f"{'' if self.kind == 'train' else self.kind + ' '}{self.name} ({self.runs[0]}{more})"
-
-
-class SweepState(SealedRecord):
-    """state.json: a sweep as it stands."""
-
-    model_config = ConfigDict(extra="forbid", frozen=False)
-
-    older_unsealed: ClassVar[bool] = True
-    version: Literal[2] = 2
-    id: str
-    command: Command
-    keep: Keep
-    launcher: str
-    pid: int = 0
-    host: str = ""
-    jobs: dict[str, JobState]
-
-    def count(self) -> dict[Status, int]:
-        """How many jobs run, wait, ..."""
-        statuses: list[Status] = ["running", "waiting", "done", "failed", "left out"]
-        return {status: sum(job.status == status for job in self.jobs.values()) for status in statuses}
-
-    def interrupt(self) -> None:
-        """Let the jobs that ran wait again."""
-        for job in self.jobs.values():
-            job.status = "waiting" if job.status == "running" else job.status
-
-    def unfinished(self, folder: Path) -> dict[str, JobState]:
-        """The jobs that wait or run. Where a scheduler has them, only a job's own folder says whether it has ended."""
-        alive = {key: job for key, job in self.jobs.items() if job.status in ("waiting", "running")}
-        return {key: job for key, job in alive.items() if outcome(folder, key) is None}
-
-    def save(self, folder: Path) -> None:
-        """Write the state into the sweep's folder."""
-        self.write(folder / "state.json")
-
-
-class Outcome(Record):
-    """outcome.json: how a job ended."""
-
-    status: Literal["done", "failed"]
-    message: str = ""
 
 
 def begin(command: Command, jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, launcher: str) -> SweepState:
@@ -133,17 +47,6 @@ def former_state(folder: Path) -> SweepState | None:
     """The state that an earlier command left in a sweep's folder; None, and a warning, where it is damaged."""
     read = partial(SweepState.read_if_exists, folder / "state.json")
     return read_sound(read, None, "the sweep begins anew; what it may have in a scheduler's queue is not known")
-
-
-def outcome_file(folder: Path, key: str) -> Path:
-    """Where a job notes how it ended; until then it waits or runs."""
-    return folder / "jobs" / key / "outcome.json"
-
-
-def outcome(folder: Path, key: str) -> Outcome | None:
-    """How a job ended; None where it has not, and, with a warning, where its note of that is damaged."""
-    read = partial(Outcome.read_if_exists, outcome_file(folder, key))
-    return read_sound(read, None, "how that job ended is not known")
 
 
 def log_file(folder: Path, key: str) -> Path:
@@ -184,7 +87,7 @@ def claim(runs: Path, id_: str) -> tuple[Path, FileLock]:
     for number in range(1, 100):
         folder = runs / "sweeps" / (id_ if number == 1 else f"{id_}.{number}")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
+        lock = file_lock(folder / "lock")
         with suppress(Timeout):
             lock.acquire(timeout=0)
             return folder, lock
@@ -194,7 +97,7 @@ def claim(runs: Path, id_: str) -> tuple[Path, FileLock]:
 def is_alive(folder: Path) -> bool:
     """Does a process of this machine run this sweep?"""
     try:
-        with FileLock(folder / "lock", timeout=0):
+        with file_lock(folder / "lock", timeout=0):
             return False
     except Timeout:
         return True

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from remix_toolkit.console import format_duration, info
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.launch.state import Command, SweepState, is_alive, last_line, load
+from remix_toolkit.graph.sweep_state import Command, SweepState
+from remix_toolkit.launch.state import is_alive, last_line, load
 
 
 class Screen:

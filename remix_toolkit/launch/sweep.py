@@ -17,9 +17,10 @@ from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.lineage import Node
 from remix_toolkit.graph.plan import costs
 from remix_toolkit.graph.sweep import Cell, Keep
+from remix_toolkit.graph.sweep_state import Command, SweepState, outcome
 from remix_toolkit.launch import processes
 from remix_toolkit.launch.job import BUSY, delete_unneeded, run_job
-from remix_toolkit.launch.state import Command, SweepState, begin, claim, former_state, log_file, outcome, write_job
+from remix_toolkit.launch.state import begin, claim, former_state, log_file, write_job
 from remix_toolkit.launch.status import Screen
 from remix_toolkit.recipe.schema import Recipe
 

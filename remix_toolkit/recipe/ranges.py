@@ -7,6 +7,7 @@ PEFT only once the model is loaded.
 import math
 import re
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -52,6 +53,7 @@ MAPPING: Range = ("a mapping", lambda value: isinstance(value, dict))
 SWITCH: Range = ("true or false", lambda value: isinstance(value, bool))
 NAMES: Range = ("a name, or a list of names", _texts)
 ARGUMENTS = re.compile(r"[^=,]+=[^=,]*(,[^=,]+=[^=,]*)*")
+COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of PyTorch
 LOG_LEVELS = ("passive", "debug", "detail", "info", "warning", "error", "critical")
 
 TRAIN: dict[str, Range] = {  # fields of SFTConfig
@@ -69,6 +71,11 @@ TRAIN: dict[str, Range] = {  # fields of SFTConfig
     "dataloader_num_workers": ("a number from 0 to 1,000", _number(0, 1001)),
     "pad_to_multiple_of": ("a number from 1 to 100,000", _number(1, 100_001)),
     "optim_args": ("key=value, with more of them after commas,", lambda text: bool(ARGUMENTS.fullmatch(text))),
+    "torch_compile_mode": (f"one of {', '.join(COMPILE_MODES)}", COMPILE_MODES.__contains__),
+    "use_liger_kernel": (
+        "false, where the package liger-kernel is not installed,",
+        lambda on: not on or find_spec("liger_kernel") is not None,
+    ),
     **dict.fromkeys(("log_level", "log_level_replica"), (f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__)),
 }
 ADAPTER: dict[str, Range] = {  # of peft.LoraConfig

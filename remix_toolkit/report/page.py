@@ -1,7 +1,6 @@
 """`remix report`: a store of runs as one page that needs nothing else, its figures and tables beside it as files."""
 
 import base64
-import errno
 import gzip
 import hashlib
 import json
@@ -17,7 +16,7 @@ from pyarrow import csv
 
 from remix_toolkit import __version__
 from remix_toolkit.console import info, warn
-from remix_toolkit.errors import BadInput
+from remix_toolkit.errors import LATER, BadInput
 from remix_toolkit.report.figures import rendered
 from remix_toolkit.report.frame import load, path_text
 from remix_toolkit.report.parts import Explorer, Figure, Section, Table, Words, template_environment
@@ -58,7 +57,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
         page = out / PAGE
         _save(page, render(made, title, path_text(runs), len(warnings)).encode())
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in LATER:
             raise
         raise BadInput(f"-o {error.filename or out}: cannot be written ({error.strerror})") from None
     answer = next(part.lines[0] for part in made[0].parts if isinstance(part, Words))

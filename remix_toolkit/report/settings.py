@@ -1,6 +1,5 @@
 """What the stages were trained on, and how, by their records; the commands that train them again."""
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,7 +8,9 @@ from posixpath import normpath
 import pandas as pd
 
 from remix_toolkit.console import format_duration
+from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.memory import GB
+from remix_toolkit.graph.sweep_state import SweepState
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.report.frame import Warn
 from remix_toolkit.report.parts import Listing, Part, Table
@@ -120,14 +121,13 @@ def _option(runs: Path) -> list[str]:
 def _sweep_commands(names: Iterable[str], runs: Path, warn: Warn) -> Iterator[str]:
     """The commands of some sweeps, where the store still has them."""
     for name in names:
-        file = runs / "sweeps" / name / "state.json"
-        if file.exists():
-            try:
-                command = dict(json.loads(file.read_text(encoding="utf-8")).get("command", {}))
-            except (OSError, ValueError, TypeError, AttributeError) as error:
-                warn(f"{file}: cannot be read ({type(error).__name__}: {error}): the sweep's command is not shown")
-                continue
-            profile = ["--profile", command["profile"]] if command.get("profile") else []
-            seeds = [part for seed in command.get("seeds") or () for part in ("--seed", str(seed))]
-            line = ["remix", "sweep", str(command.get("sweep")), *profile, *seeds, *_option(runs)]
-            yield shlex.join([*line, *command.get("overrides", ())])
+        try:
+            state = SweepState.read_if_exists(runs / "sweeps" / name / "state.json")
+        except BadInput as error:
+            warn(f"{error}: the sweep's command is not shown")
+            continue
+        if state:
+            command = state.command
+            profile = ["--profile", command.profile] if command.profile else []
+            seeds = [part for seed in command.seeds or () for part in ("--seed", str(seed))]
+            yield shlex.join(["remix", "sweep", command.sweep, *profile, *seeds, *_option(runs), *command.overrides])

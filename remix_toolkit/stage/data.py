@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from filelock import FileLock
-
 from remix_toolkit import store
 from remix_toolkit.data import encoding, hub, mixing, tasks
 from remix_toolkit.data.identity import facts_ids, list_id
 from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair, fingerprint, read_pairs, write_pairs
+from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Source, Stage
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
@@ -112,7 +111,7 @@ class _Builder:
             return self.build(name)
         folder = store.work_dir(self.runs, key) / "data"
         (self.runs / "work").mkdir(parents=True, exist_ok=True)
-        with FileLock(store.lock_file(self.runs, f"{key}.data")):  # one process builds, the others load
+        with file_lock(store.lock_file(self.runs, f"{key}.data")):  # one process builds, the others load
             if published := store.published_stages(self.runs).get(key):
                 # What is left of its folder under work/ may be deleted at this moment.
                 store.verify(published, inner="data/")

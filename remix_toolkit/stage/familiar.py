@@ -15,7 +15,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
 from pydantic import Field
 
 from remix_toolkit import store
@@ -23,7 +22,7 @@ from remix_toolkit.console import format_duration, info, silence_libraries
 from remix_toolkit.data import encoding, few_shot, tasks
 from remix_toolkit.data.factoid import ANSWER_IS
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.disk import Damaged, read_sound, write_text
+from remix_toolkit.disk import Damaged, file_lock, read_sound, write_text
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.recall import matches
 from remix_toolkit.graph import lineage
@@ -87,7 +86,7 @@ def answers(
         yield from repeat(None, len(pairs) - len(known))
     elif len(known) < len(pairs):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_name("lock")):  # another process may have asked in the meantime
+        with file_lock(file.with_name("lock")):  # another process may have asked in the meantime
             known_by_now = _read(file, pairs)
             yield from known_by_now[len(known) :]
             yield from _ask(recipe, task, exemplars, pairs, len(known_by_now), file, runs)

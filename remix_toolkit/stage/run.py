@@ -21,11 +21,12 @@ from typing import Literal
 import torch
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info
 from remix_toolkit.data.encoding import load_tokenizer
+from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.recall import Recall
@@ -89,7 +90,7 @@ def _lock(prepared: PreparedStage, wait: bool) -> Iterator[None]:
             f"{name}: {launched} processes were launched, and accelerate sees {state.num_processes}: "
             "is there a GPU for each?"
         )
-    lock = FileLock(store.lock_file(prepared.runs, prepared.node.key))
+    lock = file_lock(store.lock_file(prepared.runs, prepared.node.key))
     if state.is_main_process:
         try:
             lock.acquire(timeout=0)

@@ -26,6 +26,7 @@ from remix_toolkit.data.files import sha256
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.graph.jobs import due, graph
 from remix_toolkit.graph.sweep import load_sweep
+from remix_toolkit.graph.sweep_state import Command
 from remix_toolkit.launch import job, state
 
 WEIGHTS = "model.safetensors"
@@ -98,7 +99,7 @@ def damaged(trained, tmp_path_factory) -> Store:
     (folder / "facts.csv").write_text(f"prompt,response\n{rows}", encoding="utf-8")
     run_here(*SPLIT, folder=folder)
     with chdir(folder):
-        runs, command = Path("runs"), state.Command(sweep="trained", profile=None, seeds=None, overrides=[])
+        runs, command = Path("runs"), Command(sweep="trained", profile=None, seeds=None, overrides=[])
         next(runs.glob("stages/trained-stage1-*/perplexity.json")).unlink()
         declared, cells = load_sweep("trained")
         jobs = graph(cells)
@@ -191,7 +192,7 @@ def read(store: Store, commands: list[str]) -> dict[str, tuple[Any, str]]:
     return seen
 
 
-CRASHED = re.compile("^Traceback |^This is a mistake in remix-toolkit", re.MULTILINE)
+CRASHED = re.compile("^Traceback |^remix-toolkit did not foresee", re.MULTILINE)
 REMEDIES = ("remix store verify --remove", "delete it", "use another --runs")
 
 

@@ -28,8 +28,8 @@ from remix_toolkit.graph import devices
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import Cell, load_sweep
+from remix_toolkit.graph.sweep_state import Command, JobState, SweepState
 from remix_toolkit.launch.slurm import read_options
-from remix_toolkit.launch.state import Command, JobState, SweepState
 from remix_toolkit.launch.state import load as load_state
 from remix_toolkit.recipe.difference import as_overrides, settings_of
 from remix_toolkit.recipe.load import load_recipe, load_task, read_resolved, resolved_yaml
