@@ -13,9 +13,10 @@ from trained_store import TrainedStore, once
 
 from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.graph.sweep import Cell
-from remix_toolkit.report.frame import MEASURED, Frame, Stage, load
+from remix_toolkit.report.frame import MEASURED, Frame, load
 from remix_toolkit.report.paper import CELL, _comparisons, cells, layout, paper, section
 from remix_toolkit.report.parts import Table
+from remix_toolkit.report.stage import Stage
 
 SWEEPS = sorted(file.stem for file in (ROOT / "recipes" / "paper").glob("[ft]*.yaml"))
 PRINTED = ROOT.parent / "shared" / "paper" / "tables.yaml"  # a user's clone has none

@@ -8,8 +8,9 @@ import pytest
 
 from remix_toolkit.evaluate.recall import VerdictRow
 from remix_toolkit.records import read_rows
-from remix_toolkit.report.frame import Stage, load
+from remix_toolkit.report.frame import load
 from remix_toolkit.report.screen import print_arms
+from remix_toolkit.report.stage import Stage
 
 
 @pytest.fixture

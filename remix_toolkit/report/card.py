@@ -19,9 +19,9 @@ from markupsafe import Markup
 from remix_toolkit.data import smollm2
 from remix_toolkit.data.gguf import ENDING
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.report.frame import Stage
 from remix_toolkit.report.parts import number, template_environment
 from remix_toolkit.report.results import Published, Results, numbers, of_stage, until
+from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import FLOOR
 from remix_toolkit.report.tables import escape_markdown
 from remix_toolkit.report.words import premise

@@ -15,10 +15,11 @@ from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.why import flatten
 from remix_toolkit.report import summary
-from remix_toolkit.report.frame import Frame, Stage, load
+from remix_toolkit.report.frame import Frame, load
 from remix_toolkit.report.results import until
 from remix_toolkit.report.screen import COMPARISON, as_records, comparison_cells, console, print_lines, print_table
 from remix_toolkit.report.sides import side_of
+from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import FLOOR, Comparison, retrained
 from remix_toolkit.report.tables import plain
 from remix_toolkit.report.words import explain_comparisons, premise

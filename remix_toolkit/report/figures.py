@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from remix_toolkit.errors import BadInput
-from remix_toolkit.report.frame import Frame, Stage
+from remix_toolkit.report.frame import Frame
 from remix_toolkit.report.parts import Figure, shortened
+from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import Comparison, Sweep, newest
 from remix_toolkit.report.tables import plain
 

@@ -5,30 +5,24 @@ Frame.answers()    a row for each fact of one list, as one stage answered it
 results()          both in one: a row for each fact, list, stage, arm, seed and run
 """
 
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
-import yaml
 
 from remix_toolkit import store
 from remix_toolkit.console import warn as warn_on_screen
-from remix_toolkit.disk import Damaged
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.evaluate.base import Measurement
-from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.recall import Recall
-from remix_toolkit.graph.retrained import Weights, lineage_weights
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
-from remix_toolkit.records import FileSeal, RetentionPoint, RunRecord, StageRecord, parse_rows, sealed_content
-from remix_toolkit.seals import sealed_files
+from remix_toolkit.records import RunRecord
+from remix_toolkit.report.stage import ANSWER, Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,139 +37,9 @@ MEASURED = [
     *["recall", "facts", "near_ties", "held_out_loss", "held_out_accuracy"],
     *["steps", "memory_estimated", "memory_peak"],
 ]
-VERIFIED_LATER = {
-    "recipe.yaml",
-    "loss.csv",
-    "retention.jsonl",
-}  # where one is damaged, its part of the report is missing
 FACTS = "all that looks at single facts"  # from which a stage is left out whose answers cannot be read
-ANSWER = ["correct", "prediction", "prediction_complete"]
 RESULTS = ["recipe", "arm", "profile", "seed", "run", "settings", "stage", "key", "task", "list"]
 RESULTS += ["fact", "correct", "prediction", "gold"]
-
-
-class Stage:
-    """The files of one published stage, each read when it is first asked for.
-
-    Raises BadInput where a file that is asked for is missing or damaged.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._results: dict[str, Any] = {}
-
-    @cached_property
-    def record(self) -> StageRecord:
-        return StageRecord.read(self.folder / "stage.json")
-
-    def verify(self) -> None:
-        """Raise Damaged where what was published is not there any more; VERIFIED_LATER is, once it is read."""
-        store.verify(self.folder, checksums=False, but=VERIFIED_LATER)
-
-    @cached_property
-    def _seals(self) -> dict[str, FileSeal]:
-        return sealed_files(self.folder)
-
-    def _text(self, name: str) -> str:
-        """The text of a sealed file."""
-        if name not in self._seals:
-            raise Damaged(self.folder / name, "is not in the manifest")
-        return sealed_content(self.folder / name, self._seals[name]).decode("utf-8", errors="replace")
-
-    @cached_property
-    def recipe_text(self) -> str:
-        """recipe.yaml: the resolved recipe under which it was trained."""
-        return self._text("recipe.yaml")
-
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        try:
-            recipe = yaml.load(self.recipe_text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read ({' '.join(str(error).split())})") from None
-        if not isinstance(recipe, dict):
-            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read (it is no mapping)")
-        return recipe
-
-    def results(self, measurement: Measurement[Any]) -> dict[str, Any]:
-        """The results of one kind of measurement, by what was asked."""
-        if measurement.name not in self._results:
-            self._results[measurement.name] = measurement.read(self.folder)
-        return dict(self._results[measurement.name])
-
-    @cached_property
-    def held_out(self) -> HeldOutLoss | None:
-        """The loss on the most rows that were measured, if any."""
-        return held_out_loss(self.folder)
-
-    @cached_property
-    def lineage(self) -> dict[str, Weights]:
-        """The weights of the stage and of those that it descends from."""
-        return lineage_weights(self.folder)
-
-    @cached_property
-    def losses(self) -> pd.DataFrame:
-        """loss.csv: `step`, `loss` of each step that was logged; a loss may be NaN."""
-        file = self.folder / "loss.csv"
-        try:
-            text = io.StringIO(self._text("loss.csv"))
-            return pd.read_csv(text, usecols=["step", "loss"], dtype={"step": "int64", "loss": "float64"})
-        except ValueError as error:
-            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
-
-    @cached_property
-    def curves(self) -> pd.DataFrame:
-        """retention.jsonl: `list`, `step`, `epoch`, `recall` while the stage trained; no rows where there is none."""
-        name = "retention.jsonl"
-        text = self._text(name) if name in self._seals else ""
-        rows = parse_rows(self.folder / name, text, RetentionPoint)
-        columns = ["list", "step", "epoch", "recall"]
-        return pd.DataFrame([row.model_dump(include=set(columns)) for row in rows], columns=columns)
-
-    def verdicts(self, list_id: str) -> "pa.Table":
-        """The stage's answers to a list of facts, in order: the columns `fact` and ANSWER.
-
-        Where scoring settled a wrong answer, `prediction` ends at the first wrong token and is not complete.
-        """
-        return self._of_list(self._answers, list_id)
-
-    def facts(self, list_id: str) -> "pa.Table":
-        """The facts of a list that was asked, in order: `fact`, the index in it, `prompt` and `gold`, right answers."""
-        return self._of_list(self._rows().select(["list", "fact", "prompt", "gold"]), list_id)
-
-    @cached_property
-    def _answers(self) -> "pa.Table":
-        return self._rows().select(["list", "fact", *ANSWER])  # a report holds all of these: without what all share
-
-    def _rows(self) -> "pa.Table":
-        """The rows of recall.jsonl."""
-        import pyarrow as pa
-        from pyarrow import json as arrow_json
-
-        file = self.folder / "recall.jsonl"
-        text, flag = pa.string(), pa.bool_()
-        columns = {"list": text, "fact": pa.int64(), "prompt": text, "gold": pa.list_(text), "correct": flag}
-        columns |= {"prediction": text, "prediction_complete": flag, "settled_by": text}
-        try:
-            # Its seal has been checked: it is what VerdictRow wrote, and needs no validation row by row.
-            content = Recall().rows_text(self.folder).encode()
-            table = arrow_json.read_json(
-                pa.BufferReader(content),
-                arrow_json.ReadOptions(use_threads=False, block_size=len(content) + 1),
-                arrow_json.ParseOptions(explicit_schema=pa.schema(columns), unexpected_field_behavior="error"),
-            )
-        except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
-            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
-        if any(column.null_count for column in table.columns):
-            raise BadInput(f"{file}: cannot be read (a row lacks a field)")
-        return table
-
-    def _of_list(self, table: "pa.Table", list_id: str) -> "pa.Table":
-        import pyarrow.compute as pc
-
-        if not len(rows := table.filter(pc.equal(table["list"], list_id)).drop_columns("list")):
-            raise BadInput(f"{self.folder / 'recall.jsonl'}: has no answers to the facts {list_id}")
-        return rows
 
 
 @dataclass

@@ -20,7 +20,7 @@ from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
 from remix_toolkit.recipe.schema import Evaluate
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.records import Part, RunRecord, RunStage, StageRecord
-from remix_toolkit.report.frame import Stage
+from remix_toolkit.report.stage import Stage
 
 SCHEMA: Literal[3] = 3  # raise it with every change of the form
 PROBES = {one.name: one for one in MEASUREMENTS if one.name not in ("recall", "held_out")}

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.report.frame import Frame, Stage
+from remix_toolkit.report.frame import Frame
 from remix_toolkit.report.results import numbers
+from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import Comparison, Sweep, over_seeds, sweeps
 from remix_toolkit.report.tables import plain
 from remix_toolkit.report.words import (

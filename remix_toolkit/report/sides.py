@@ -12,7 +12,8 @@ from remix_toolkit.console import warn
 from remix_toolkit.data.identity import trained_list
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.evaluate.recall import Recall
-from remix_toolkit.report.frame import MEASURED, Frame, Stage, measured_lists, path_text
+from remix_toolkit.report.frame import MEASURED, Frame, measured_lists, path_text
+from remix_toolkit.report.stage import Stage
 
 
 @dataclass

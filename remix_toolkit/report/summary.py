@@ -16,7 +16,8 @@ import pandas as pd
 
 from remix_toolkit.graph.retrained import retrained_ancestor
 from remix_toolkit.report import stats
-from remix_toolkit.report.frame import SWEEP, Frame, Stage
+from remix_toolkit.report.frame import SWEEP, Frame
+from remix_toolkit.report.stage import Stage
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
 CELL = [*SWEEP, "label", "stage", "task"]  # what means over seeds are of

@@ -1,0 +1,153 @@
+"""The files of a published stage, as a report reads them."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+from remix_toolkit import store
+from remix_toolkit.disk import Damaged
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.base import Measurement
+from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
+from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.graph.retrained import Weights, lineage_weights
+from remix_toolkit.records import FileSeal, RetentionPoint, StageRecord, parse_rows, sealed_content
+from remix_toolkit.seals import sealed_files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERIFIED_LATER = {"recipe.yaml", "loss.csv", "retention.jsonl"}  # each once it is read: it costs its own part only
+ANSWER = ["correct", "prediction", "prediction_complete"]
+
+
+class Stage:
+    """The files of one published stage, each read when it is first asked for.
+
+    Raises BadInput where a file that is asked for is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._results: dict[str, Any] = {}
+
+    @cached_property
+    def record(self) -> StageRecord:
+        return StageRecord.read(self.folder / "stage.json")
+
+    def verify(self) -> None:
+        """Raise Damaged where what was published is not there any more; VERIFIED_LATER is, once it is read."""
+        store.verify(self.folder, checksums=False, but=VERIFIED_LATER)
+
+    @cached_property
+    def _seals(self) -> dict[str, FileSeal]:
+        return sealed_files(self.folder)
+
+    def _content(self, name: str) -> bytes:
+        """What is in a sealed file."""
+        if name not in self._seals:
+            raise Damaged(self.folder / name, "is not in the manifest")
+        return sealed_content(self.folder / name, self._seals[name])
+
+    @cached_property
+    def recipe_text(self) -> str:
+        """recipe.yaml: the resolved recipe under which it was trained."""
+        return self._content("recipe.yaml").decode("utf-8", errors="replace")
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        try:
+            recipe = yaml.load(self.recipe_text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except yaml.YAMLError as error:
+            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read ({' '.join(str(error).split())})") from None
+        if not isinstance(recipe, dict):
+            raise BadInput(f"{self.folder / 'recipe.yaml'}: cannot be read (it is no mapping)")
+        return recipe
+
+    def results(self, measurement: Measurement[Any]) -> dict[str, Any]:
+        """The results of one kind of measurement, by what was asked."""
+        if measurement.name not in self._results:
+            self._results[measurement.name] = measurement.read(self.folder)
+        return dict(self._results[measurement.name])
+
+    @cached_property
+    def held_out(self) -> HeldOutLoss | None:
+        """The loss on the most rows that were measured, if any."""
+        return held_out_loss(self.folder)
+
+    @cached_property
+    def lineage(self) -> dict[str, Weights]:
+        """The weights of the stage and of those that it descends from."""
+        return lineage_weights(self.folder)
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """loss.csv: `step`, `loss` of each step that was logged; a loss may be NaN."""
+        from pyarrow import BufferReader, csv, float64, int64
+
+        columns = {"step": int64(), "loss": float64()}
+        options = csv.ConvertOptions(column_types=columns, include_columns=list(columns))
+        try:
+            return csv.read_csv(BufferReader(self._content("loss.csv")), convert_options=options).to_pandas()
+        except (ValueError, KeyError) as error:
+            file = self.folder / "loss.csv"
+            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """retention.jsonl: `list`, `step`, `epoch`, `recall` while the stage trained; no rows where there is none."""
+        name = "retention.jsonl"
+        text = self._content(name).decode("utf-8", errors="replace") if name in self._seals else ""
+        rows = parse_rows(self.folder / name, text, RetentionPoint) if text else []
+        columns = ["list", "step", "epoch", "recall"]
+        return pd.DataFrame([row.model_dump(include=set(columns)) for row in rows], columns=columns)
+
+    def verdicts(self, list_id: str) -> "pa.Table":
+        """The stage's answers to a list of facts, in order: the columns `fact` and ANSWER.
+
+        Where scoring settled a wrong answer, `prediction` ends at the first wrong token and is not complete.
+        """
+        if list_id not in self._answers:
+            raise BadInput(f"{self.folder / 'recall.jsonl'}: has no answers to the facts {list_id}")
+        return self._answers[list_id]
+
+    @cached_property
+    def _answers(self) -> "dict[str, pa.Table]":
+        rows = self._rows().select(["list", "fact", *ANSWER])  # a report holds all of these: without what stages share
+        return {list_id: _of_list(rows, list_id) for list_id in rows["list"].unique().to_pylist()}
+
+    def facts(self, list_id: str) -> "pa.Table":
+        """The facts of a list that was asked, in order: `fact`, the index in it, `prompt` and `gold`, right answers."""
+        return _of_list(self._rows().select(["list", "fact", "prompt", "gold"]), list_id)
+
+    def _rows(self) -> "pa.Table":
+        """The rows of recall.jsonl."""
+        import pyarrow as pa
+        from pyarrow import json as arrow_json
+
+        file = self.folder / "recall.jsonl"
+        text, flag = pa.string(), pa.bool_()
+        columns = {"list": text, "fact": pa.int64(), "prompt": text, "gold": pa.list_(text), "correct": flag}
+        columns |= {"prediction": text, "prediction_complete": flag, "settled_by": text}
+        try:
+            # Its seal has been checked: it is what VerdictRow wrote, and needs no validation row by row.
+            content = Recall().rows_text(self.folder).encode()
+            table = arrow_json.read_json(
+                pa.BufferReader(content),
+                arrow_json.ReadOptions(use_threads=False, block_size=len(content) + 1),
+                arrow_json.ParseOptions(explicit_schema=pa.schema(columns), unexpected_field_behavior="error"),
+            )
+        except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
+            raise BadInput(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+        if any(column.null_count for column in table.columns):
+            raise BadInput(f"{file}: cannot be read (a row lacks a field)")
+        return table
+
+
+def _of_list(rows: "pa.Table", list_id: str) -> "pa.Table":
+    import pyarrow.compute as pc
+
+    return rows.filter(pc.equal(rows["list"], list_id)).drop_columns("list")
