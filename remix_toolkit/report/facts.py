@@ -68,7 +68,8 @@ class Facts:
         shown = [facts.index.get_level_values("fact"), facts["prompt"], facts["gold"].map(_gold), known]
         by_arm = [self._cells(arm).reindex(facts.index, fill_value="-") for arm in arms]
         rows = list(zip(*(column.to_list() for column in (*shown, *by_arm)), strict=True))
-        title = f"{self.sweep.title}: {self.task}, {len(facts):,} facts in {len(self.runs)} runs"
+        runs = f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}"
+        title = f"{self.sweep.title}: {self.task}, {len(facts):,} facts in {runs}"
         columns = ["no.", "fact", "right answer", f"runs of {len(self.runs)} that know it", *arms]
         names = {"prompt": "fact", "gold": "right_answers", "label": "arm", "seed": "seed", "outcome": "outcome"}
         stages = {self.before: "first", self.after: "last"}  # one, if they are the same
