@@ -36,6 +36,7 @@ from remix_toolkit.disk import Damaged, OtherVersion, delete, file_lock
 from remix_toolkit.errors import LATER, BadInput
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.tiny_size import tiny_size
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
 from remix_toolkit.seals import MANIFEST, PRUNED, WEIGHTS, find_damage, leads_out, sealed_files
 
@@ -124,8 +125,8 @@ def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
 
     The tiny one and those of GGUF files are built once, and verified each time. Raises BadInput.
     """
-    if recipe.base == "tiny":
-        name, build = tiny.folder_name(), tiny.build
+    if size := tiny_size(recipe.base):
+        name, build = tiny.folder_name(recipe.base), partial(tiny.build, size)
     else:
         model = pretrained.locate(recipe)
         if model.gguf is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from trained_store import FEW, HALF, TrainedStore, sweep_of
 
-from remix_toolkit.report.words import answer, notes
+from remix_toolkit.report.words import answer, notes, shown
 
 
 def answered(trained: TrainedStore, runs: Path, arms: dict[str, dict[int, int]]) -> tuple[str, str]:
@@ -99,3 +99,23 @@ def test_one_stage_or_none_with_recall_says_nothing(trained, tmp_path: Path) -> 
     assert answer(sweep_of(tmp_path / "one"))[0][0].startswith("Nothing can be said about retention yet: stage1 is the")
     trained.write_run(tmp_path / "none", "none", 0, {"stage1": {}})
     assert "no stage here is measured by recall" in answer(sweep_of(tmp_path / "none"))[0][0]
+
+
+def test_what_a_sweep_shows_in_two_sentences(trained, tmp_path: Path) -> None:
+    most = [[1] * 30 + [0] * 10, [0] * 2 + [1] * 30 + [0] * 8, [0] * 4 + [1] * 30 + [0] * 6]
+    trained.write_arms(tmp_path, {"none": FEW, "random": most, "generic": FEW})
+    seen, needed = shown(sweep_of(tmp_path), {"none": 13.5, "random": 28.8, "generic": 27.8})
+    start = "Seen here: after stage2, none still knows 10% of the 40 kvr facts; random (75%) keeps more; "
+    assert seen == f"{start}generic (10%) cannot be told apart from it."
+    assert needed.startswith("Of what keeps more than none in the paper, generic did not here; this model started")
+    everything = shown(sweep_of(tmp_path), {"none": 1.0, "random": 2.0})[1]
+    assert everything.startswith("All that keeps more than none in the paper did here, too; this model started")
+    assert shown(sweep_of(tmp_path), {}) == [seen]  # nothing to compare it with
+    known = {"stage1": {"kvr": [1] * 30 + [0] * 10}, "stage2": {"kvr": [1] * 20 + [0] * 20, "webqa": [1]}}
+    for arm in ("none", "random"):
+        trained.write_run(tmp_path / "low", arm, 0, known)
+    (nothing,) = shown(sweep_of(tmp_path / "low"), {})
+    assert (
+        nothing
+        == "Nothing can be said of what helps to keep kvr: stage1 did not teach all of its facts (none, random)."
+    )

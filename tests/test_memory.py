@@ -10,7 +10,7 @@ from sweeps import NOWHERE
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from remix_toolkit import store
-from remix_toolkit.errors import RunFailed
+from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
@@ -20,6 +20,7 @@ from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.stage import train
 from remix_toolkit.stage.prepare import prepare
 from remix_toolkit.stage.run import run_stage
+from remix_toolkit.store import base_model
 
 LENGTH, BATCH = 128, 4
 HEADS = {"smollm2": 64}  # the size of a head, where it is not 128
@@ -41,6 +42,21 @@ def test_a_profile_has_as_many_parameters_as_a_model_of_its_shape(profile: str, 
         )
     with torch.device("meta"):
         assert LlamaForCausalLM(config).num_parameters() == pytest.approx(base.parameters, rel=1e-3)
+
+
+def test_a_tiny_model_of_another_size(tmp_path: Path) -> None:
+    small = load_recipe("kvr", "tiny", ["base=tiny-16x1"])
+    source, _ = base_model(small, tmp_path)
+    model = LlamaForCausalLM.from_pretrained(source)
+    assert (model.num_parameters(), model.config.hidden_size) == (small.parameters, 16)
+    assert model.lm_head.weight.std().item() == pytest.approx(0.25, rel=0.02)  # 1 / sqrt(16)
+    others = [
+        lineage(load_recipe("kvr", "tiny", [f"base={base}"]))[0].key for base in ("tiny", "tiny-16x2", "tiny-24x1")
+    ]
+    assert len({lineage(small)[0].key, *others}) == 4
+    for name in ("tiny-100x1", "tiny-128x0", "tiny-0x1", "tiny-4096x1"):
+        with pytest.raises(BadInput, match=f"base: {name}: is no size of the tiny model; tiny-HIDDENxLAYERS"):
+            load_recipe("kvr", "tiny", [f"base={name}"])
 
 
 def kept_bytes(layers: int, dtype: torch.dtype) -> int:

@@ -13,6 +13,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Recipe, Rows, Source
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
+from remix_toolkit.recipe.tiny_size import tiny_size
 from remix_toolkit.stage import data
 from remix_toolkit.stage.take_rows import take_rows
 
@@ -119,6 +120,6 @@ def _pair(pair: Pair, tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, 
 
 def _tokenizer(recipe: Recipe, runs: Path) -> "PreTrainedTokenizerBase":
     silence_libraries()
-    if recipe.base == "tiny":
+    if tiny_size(recipe.base):
         store.open_store(runs)
     return encoding.load_tokenizer(*store.base_model(recipe, runs))

@@ -1,5 +1,6 @@
 """`remix sweep`: a recipe under every arm and seed, on this machine or on a cluster."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -84,3 +85,5 @@ def print_sweep(declared: "Sweep", records: Sequence["RunRecord"], runs: Path, p
 
         plot_arms(frame, plot)
         typer.echo(f"plot: {plot}")
+    screen.print_shown(frame, declared.paper)
+    typer.echo(f"all of it on one page: remix report {shlex.quote(str(runs))} --open")

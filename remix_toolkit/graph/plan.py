@@ -21,10 +21,11 @@ from remix_toolkit.graph.why import Published, published_declarations, why_new
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Factoid, Pairs, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import max_length
+from remix_toolkit.recipe.tiny_size import tiny_size
 
 TFLOPS = 989.0  # an H100's or H200's dense bf16 peak
 UTILIZATION = 0.4
-CHARACTERS_PER_TOKEN = {"tiny": 2.4}
+CHARACTERS_PER_TOKEN, OF_TINY = 4.0, 2.4
 FORMAT = 12  # tokens of the Tulu format around a pair
 EOS = 1  # the token that ends a response
 WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
@@ -50,7 +51,7 @@ def plan(
     training = [key for key in stages if key in todo]
     flops = _sum(cost[key].flops for key in jobs if key in todo)
     position = {key: number for number, key in enumerate(jobs)}
-    on_gpus = all(job.cells[0].recipe.base != "tiny" for job in jobs.values())
+    on_gpus = all(tiny_size(job.cells[0].recipe.base) is None for job in jobs.values())
     published = published_declarations(runs)
     return {
         "name": cells[0].recipe.name,
@@ -220,7 +221,7 @@ def _lengths(recipe: Recipe, rows: Rows) -> tuple[float, float]:
 
 def _tokens(recipe: Recipe, prompt: float, response: float) -> tuple[float, float]:
     """The tokens of a pair with so many characters, and how many of them are trained on."""
-    characters = CHARACTERS_PER_TOKEN.get(recipe.base, 4.0)
+    characters = OF_TINY if tiny_size(recipe.base) else CHARACTERS_PER_TOKEN
     return FORMAT + (prompt + response) / characters, EOS + response / characters
 
 

@@ -10,6 +10,8 @@ from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.credentials import refuse_credentials
 from remix_toolkit.recipe.ranges import LIMITS, MOST_ROWS
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe
+from remix_toolkit.recipe.tiny_size import problem as tiny_problem
+from remix_toolkit.recipe.tiny_size import tiny_size
 from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -63,9 +65,11 @@ def _mistake(error: Any, tree: Any) -> Mistake:
 def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     for name in recipe.stages:
         yield from _stage_mistakes(recipe, name)
+    if problem := tiny_problem(recipe.base):
+        yield ("base",), problem
     if recipe.quantization and not recipe.adapter:
         yield ("quantization",), "trains nothing without an `adapter`: quantized weights do not change"
-    if recipe.gguf_file and (recipe.base in ("tiny", "smollm2") or recipe.base.endswith(".gguf")):
+    if recipe.gguf_file and (recipe.base == "smollm2" or tiny_size(recipe.base) or recipe.base.endswith(".gguf")):
         yield ("gguf_file",), f"is of a directory or of a repository on the hub, not of base {recipe.base!r}"
     sources = {*TASKS, *CORPORA}
     for name in recipe.paths.keys() - sources:

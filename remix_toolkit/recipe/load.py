@@ -23,6 +23,7 @@ from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.credentials import redacted
 from remix_toolkit.recipe.draft import Draft, Setting, with_defaults
 from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
+from remix_toolkit.recipe.tiny_size import tiny_size
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value, location_of
 
 SWEEP_KEYS = {"recipe", "arms", "grid", "extends"}  # a file with one of these is a sweep
@@ -77,7 +78,8 @@ class RecipeFile:
         if seed is not None:
             tree["seed"], draft.locations[("seed",)] = seed, "--seed"
         if tree["base"] != self.base["base"] and tree.get("parameters") == self.base.get("parameters"):
-            tree["parameters"] = None  # they are those of the profile's base
+            size = tiny_size(str(tree["base"]))
+            tree["parameters"] = (size and size.parameters) or None  # not those of the profile's base
         if isinstance(config := tree.get("accelerate_config"), str):
             tree["accelerate_config"] = str(shipped.locate(config, "accelerate_configs") or config)
         draft.complete(self.mix_defaults)

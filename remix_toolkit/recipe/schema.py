@@ -288,7 +288,7 @@ class Shape(Strict):
 class Setup(Strict):
     """A base model, its scale and how it is trained: what a profile sets, and a recipe may set over it."""
 
-    base: str = Field(description="`tiny`, `smollm2`, a hub id, a local model directory, or a .gguf file")
+    base: str = Field(description="`tiny`, `tiny-128x2` and so on, `smollm2`, a hub id, a directory, or a .gguf file")
     gguf_file: str | None = Field(None, description="of the base's repository or directory, this GGUF file")
     revision: str | None = Field(None, description="the commit of a base from the hub; if not set, the newest")
     parameters: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="the base's weights: for `remix plan`")

@@ -22,6 +22,7 @@ from remix_toolkit.report.words import (
     held_out_text,
     notes,
     p_values,
+    shown,
     ties_and_memory,
     unlearned,
     unmeasured,
@@ -191,6 +192,12 @@ def print_arms(frame: Frame, paper: Mapping[str, float]) -> None:
     print_lines(unlearned(frame.measured))
     kept = rows[(rows["stage"] == last) & (rows["task"] == task)].groupby("label")["recall"].mean().dropna()
     print_lines(_in_another_order([arm for arm in arms if arm in kept], kept, paper))
+
+
+def print_shown(frame: Frame, paper: Mapping[str, float]) -> None:
+    """What the arms of each point of a sweep show, in a sentence or two."""
+    for sweep in sweeps(frame):
+        print_lines(shown(sweep, paper))
 
 
 def _in_another_order(arms: Sequence[str], kept: Mapping[str, float], paper: Mapping[str, float]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """A sweep in sentences: what was retained, what the intervals are over, and what weakens any of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,56 @@ def _interval(row: Any) -> str:
     if row.n == 1:
         return f" (seed {row.seeds[0]} alone)"
     return f" (mean of {row.n} seeds, 95% interval {row.low:.1f} to {row.high:.1f})"
+
+
+def shown(sweep: Sweep, paper: Mapping[str, float]) -> list[str]:
+    """What a sweep's arms show of the first task to remember, in a sentence.
+
+    Of a tiny model whose arms the `paper` has too, a second one says which of its effects are not seen, and what would
+    show them.
+    """
+    if not sweep.tasks or len(sweep.arms) < 2 or len(sweep.stages) < 2:
+        return []
+    task, first, last, low = sweep.tasks[0], sweep.arms[0], sweep.stages[-1], sweep.unlearned()
+    kept = {row.label: row for row in sweep.ranked(task).itertuples()}
+    compared = [one for one in sweep.against_first[task] if not {first, one.second} & low]
+    if first not in kept or not compared:
+        learnt = f"{sweep.stages[0]} did not teach all of its facts" if low else "the arms have no seed in common"
+        return [f"Nothing can be said of what helps to keep {task}: {learnt} ({some(sorted(low) or sweep.arms)})."]
+    clear = [one for one in compared if one.is_clear and (one.p_holm is None or one.p_holm < LEVEL)]
+    ahead = [one for one in clear if one.difference > 0]
+    behind = [one for one in clear if one.difference < 0]
+    alike = [one for one in compared if one not in clear]
+    parts = [
+        (ahead, "keeps more", "keep more"),
+        (behind, "keeps less", "keep less"),
+        (alike, "cannot be told apart from it", "cannot be told apart from it"),
+    ]
+    words = [
+        f"{_and([f'{one.second} ({one.of_second:.0f}%)' for one in group])} {plural if len(group) > 1 else singular}"
+        for group, singular, plural in parts
+        if group
+    ]
+    facts = f"{kept[first].mean:.0f}% of the {kept[first].facts:,} {task} facts"
+    sentences = [f"Seen here: after {last}, {first} still knows {facts}; {'; '.join(words)}."]
+    if low:
+        sentences[0] += f" Left out, as {sweep.stages[0]} did not teach them all of its facts: {_and(sorted(low))}."
+    if first not in paper or "tiny" not in sweep.frame.stages[sweep.rows["path"].iloc[0]].record.declaration["base"]:
+        return sentences
+    effects = [arm for arm in paper if paper[arm] > paper[first]]
+    missing = [arm for arm in effects if arm not in {one.second for one in ahead}]
+    seen = (
+        f"Of what keeps more than {first} in the paper, {_and(missing)} did not here"
+        if missing
+        else (f"All that keeps more than {first} in the paper did here, too")
+    )
+    why = "this model started from random weights and has no knowledge to lose"
+    real = "recipes/real_model.yaml has these arms on a pretrained one, SmolLM2-135M (a night on two cores)"
+    return [*sentences, f"{seen}; {why}: {real}."]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 # --- what weakens it ---------------------------------------------------------------------------------------------
