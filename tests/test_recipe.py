@@ -261,7 +261,9 @@ def test_a_listed_training_argument_is_checked_without_trl() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_recipes_name_the_schema_and_how_to_run(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    assert text.startswith("# yaml-language-server: $schema=") or "\narms:" in text  # a sweep is no recipe
+    assert text.startswith("# yaml-language-server: $schema=") or re.search(
+        "^(arms|extends):", text, re.MULTILINE
+    )  # a sweep
     assert re.search("#   (make|remix) ", text.split("stages:")[0])
 
 
