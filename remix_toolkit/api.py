@@ -79,7 +79,8 @@ def plan(
     started = perf_counter()
     declared, cells = load_sweep(str(name), profile, list(seeds or []), _overrides(settings))
     planned = plan_cells(cells, declared.keep, Path(runs), jobs, utilization, tflops)
-    absent = absent_sources(stage for cell in cells for stage in cell.recipe.stages.values())
+    stages = [stage for cell in cells for stage in cell.recipe.stages.values()]
+    absent = absent_sources(stages, (cell.recipe.known for cell in cells))
     return {**planned, "absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}
 
 
@@ -122,7 +123,8 @@ def begin_sweep(
     if keep is not None:
         check_keep(keep, (node for cell in cells for node in cell.nodes), origin)
         declared = declared.model_copy(update={"keep": keep})
-    require_sources(stage for cell in cells for stage in cell.recipe.stages.values())
+    stages = [stage for cell in cells for stage in cell.recipe.stages.values()]
+    require_sources(stages, (cell.recipe.known for cell in cells))
     store.open_store(runs)
     delete_left_behind(runs)
     records = [cell.record() for cell in cells]

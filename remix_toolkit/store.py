@@ -10,6 +10,7 @@
                                                   published (or, after a kill, with the next run or prune)
     runs/bases/                                   base models that were built here: the tiny one, and those of GGUF
                                                   files, each with a manifest.json too
+    runs/measured/<key>/                          what was measured of a base model itself, for comparison
     runs/familiar/<task>-<key>/                   which facts a base model knows (stage/familiar.py)
     runs/logs/<stage's directory>/                TensorBoard's files
     runs/errors/                                  tracebacks of errors that nobody foresaw

@@ -1,6 +1,7 @@
 """Familiarity: who is asked, what is kept, what recipes make of it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,10 @@ def test_a_fact_is_unfamiliar_where_neither_format_finds_it(facts_csv: Path, run
     assert taken("stages.stage1.data.familiarity=familiar") == {0}  # it is asked in Tulu's format later
     assert taken("stages.stage1.data.familiarity=familiar", "few_shot.format=qa") == {1}
     assert len(list((runs / "familiar").iterdir())) == 1
+    shutil.rmtree(runs / "familiar")
+    Oracle(monkeypatch, lambda fact: "?")
+    with pytest.raises(BadInput, match=r"facts\.csv\): the base model answers none of its facts"):
+        taken("stages.stage1.data.familiarity=familiar")
 
 
 def test_the_command_says_what_each_format_finds_and_what_is_a_guess(here, runs: Path, monkeypatch) -> None:

@@ -59,7 +59,8 @@ def prepare(recipes: list[Recipe]) -> list[dict[str, Any]]:
     stages = [stage for recipe in recipes for stage in recipe.stages.values()]
     downloads: dict[tuple[str, str | None], Callable[[], Sized]] = {}  # name and path -> what reads the rows
     sources: dict[tuple[str, str | None], Callable[[], Sized]] = {}
-    for task in dict.fromkeys(task for stage in stages for task in (stage.data, *stage.recall)):
+    listed = [task for stage in stages for task in (stage.data, *stage.recall)]
+    for task in dict.fromkeys([*listed, *filter(None, (recipe.known for recipe in recipes))]):
         if isinstance(task, Source) and task.path is None:
             selection = tasks.hub_selection(task)
             downloads[task.task, str(selection.folder)] = partial(_download, task.task, selection)

@@ -127,6 +127,8 @@ def _damages(runs: Path, keys: Collection[str] | None) -> Iterator[list[tuple[Da
             yield [(damage, partial(store.remove, runs, folder))]
         else:
             yield [(damage, partial(kind.remove, folder)) for kind, damage in measurements.damaged(folder)]
+    for folder in sorted((runs / "measured").glob("*/")):
+        yield [(damage, partial(kind.remove, folder)) for kind, damage in measurements.damaged(folder)]
     for folder in sorted((runs / "familiar").glob("*/")):
         yield _damage(partial(familiar.asked, folder), partial(store.remove, runs, folder))
     for file in sorted((runs / "records").glob("*.json")):

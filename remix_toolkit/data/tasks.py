@@ -134,6 +134,8 @@ def select_rows(task: Rows, pairs: Sequence[Pair], familiarity: str | None = Non
     """
     size = max(1, len(pairs) - task.start - held_out) if task.size is None else task.size
     end = task.start + size + held_out
+    if familiarity == "familiar" and not pairs:
+        raise BadInput(f"{describe(task)}: the base model answers none of its facts under the few-shot prompt")
     if end > len(pairs):
         rows = f"{familiarity} rows" if familiarity else "rows"
         requested = f"{rows} {task.start} to {end}" if task.start else f"{end} {rows}"

@@ -42,6 +42,8 @@ from remix_toolkit.records import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from remix_toolkit.evaluate.known import KnownFact
+
 R = TypeVar("R", bound=Part)
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -73,6 +75,7 @@ class Subject:
     mixing: Sequence[Pair]
     held_out: Sequence[Pair]  # rows of its instruction task that no stage trains on
     max_length: int  # tokens; a longer example is left out
+    known: Callable[[], tuple[int, Sequence[KnownFact]]]  # of the facts of `evaluate.known`, how many were asked
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Example]:
         """The examples of some pairs, as they are trained on."""
@@ -95,6 +98,7 @@ class Measurement(ABC, Generic[R]):
     result: type[R]
     row: type[Row] | None = None
     shared: bool = False  # True: all processes of a launcher share the work. False: the main process does it alone
+    of_base: bool = False  # is the base model measured too, once for all recipes?
     needs_parent: bool = False  # does it load the model that the stage started from too?
 
     @abstractmethod

@@ -25,7 +25,7 @@ class HarnessResult(Part):
 class Harness(Measurement[HarnessResult]):
     """The harness's own tasks, and tasks that a YAML file declares: `evaluate.lm_eval`."""
 
-    name, result = "lm_eval", HarnessResult
+    name, result, of_base = "lm_eval", HarnessResult, True
 
     def requested(self, recipe: Recipe, stage: str) -> list[str]:
         return list(_tasks(recipe))

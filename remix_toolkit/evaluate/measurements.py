@@ -13,13 +13,18 @@ from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.harness import Harness
 from remix_toolkit.evaluate.held_out import HeldOut
 from remix_toolkit.evaluate.interference import Interference
+from remix_toolkit.evaluate.known import Known
 from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.evaluate.perplexity import Perplexity
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.tiny_size import tiny_size
 
 # In the order in which they run. Interference comes last: it moves the published model off its device.
-MEASUREMENTS: tuple[Measurement[Any], ...] = (Recall(), HeldOut(), Perplexity(), Lens(), Harness(), Interference())
+MEASUREMENTS: tuple[Measurement[Any], ...] = (
+    *(Recall(), HeldOut(), Known(), Perplexity(), Lens(), Harness()),
+    Interference(),
+)
 FILES = frozenset(f"{measurement.name}.{suffix}" for measurement in MEASUREMENTS for suffix in ("json", "jsonl"))
 
 
@@ -48,3 +53,9 @@ def damaged(folder: Path) -> Iterator[tuple[Measurement[Any], Damaged]]:
 def is_measured(recipe: Recipe, stage: str, folder: Path) -> bool:
     """Has all been measured that the recipe asks for?"""
     return not any(kind.missing(recipe, stage, folder) for kind in MEASUREMENTS)
+
+
+def missing_of_base(recipe: Recipe, stage: str, folder: Path) -> dict[Measurement[Any], list[str]]:
+    """What is measured after a stage and, of the base model, not yet; nothing of the tiny one, which knows nothing."""
+    kinds = [kind for kind in MEASUREMENTS if kind.of_base and not tiny_size(recipe.base)]
+    return {kind: missing for kind in kinds if (missing := kind.missing(recipe, stage, folder))}

@@ -34,7 +34,7 @@ class TextPerplexity(Part):
 class Perplexity(Measurement[TextPerplexity]):
     """Perplexity of the text that `evaluate.text` names."""
 
-    name, result = "perplexity", TextPerplexity
+    name, result, of_base = "perplexity", TextPerplexity, True
 
     def requested(self, recipe: Recipe, stage: str) -> list[str]:
         return [recipe.evaluate.text]

@@ -141,12 +141,12 @@ def _add(jobs: dict[str, Job], cell: Cell) -> None:
         train.loads |= parent
         if stage.match:
             train.needs.add(stage.match.other)
-        for job, listed in ((train, [stage.data]), (measure, stage.recall)):
-            for task in listed:
-                if isinstance(task, Factoid) and task.familiarity:
-                    split = _add_split(jobs, cell, task, base_stage, run)
-                    job.needs.add(split.key)
-                    job.loads |= split.loads  # more rows may have to be asked than the split did
+        familiar = [(job, task) for job, listed in ((train, [stage.data]), (measure, stage.recall)) for task in listed]
+        asked = [(job, task) for job, task in familiar if isinstance(task, Factoid) and task.familiarity]
+        for job, task in [*asked, *([(measure, recipe.known)] if recipe.known else [])]:
+            split = _add_split(jobs, cell, task, base_stage, run)
+            job.needs.add(split.key)
+            job.loads |= split.loads  # more rows may have to be asked than the split did
         requested = measurements.requested(recipe, node.stage)
         if any(kind.needs_parent and kind.requested(recipe, node.stage) for kind in MEASUREMENTS):
             measure.needs |= parent

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,12 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
                 del spec["redraw"]
         sources[source] = {**spec, "version": mixing.VERSIONS[source]}
     return sources
+
+
+def base_results(runs: Path, declaration: Mapping[str, Any]) -> Path:
+    """Where it is kept what was measured of the base model of a stage with this declaration, as it is published."""
+    published = "fp32" if declaration["precision"] == "fp32" else "bf16"
+    return runs / "measured" / short_hash({"base": declaration["base"], "precision": published})
 
 
 def split_folder(recipe: Recipe, task: Factoid, runs: Path) -> Path:

@@ -19,7 +19,7 @@ from remix_toolkit.graph.prune import has_children, is_kept
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.why import Published, published_declarations, why_new
 from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.recipe.schema import Factoid, Pairs, Recipe, Rows, Stage
+from remix_toolkit.recipe.schema import Capitals, Factoid, Pairs, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import max_length
 from remix_toolkit.recipe.tiny_size import tiny_size
 
@@ -183,7 +183,8 @@ def _asking_cost(job: Job) -> Cost:
     recipe = job.cells[0].recipe
     tokens: float | None
     if job.task:
-        tokens = None if job.rows is None else job.rows * FEW_SHOT_PAIRS * _lengths(recipe, job.task)[0]
+        rows = _size(job.task) if job.rows is None else job.rows
+        tokens = None if rows is None else rows * FEW_SHOT_PAIRS * _lengths(recipe, job.task)[0]
     else:
         stages = list(recipe.stages.values())[: recipe.position(job.name) + 1]
         lists = [stage.data for stage in stages if isinstance(stage.data, Factoid)] + stages[-1].recall
@@ -209,8 +210,9 @@ def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | Non
 
 
 def _size(rows: Rows) -> int | None:
-    """How many pairs; of a local file of one's own, as many as it has."""
-    if rows.size is None and isinstance(rows, Pairs) and rows.path and os.path.exists(rows.path):
+    """How many pairs; of a local file of one's own, or of the package, as many as it has."""
+    is_here = isinstance(rows, Capitals) or (isinstance(rows, Pairs) and rows.path and os.path.exists(rows.path))
+    if rows.size is None and is_here:
         return len(tasks.load_rows(rows, 0))
     return rows.size
 

@@ -8,7 +8,7 @@ from remix_toolkit.data.missing_files import require_sources
 from remix_toolkit.errors import MeasurementFailed
 from remix_toolkit.graph import devices
 from remix_toolkit.graph.jobs import due, graph, measure_key
-from remix_toolkit.graph.lineage import lineage, run_record
+from remix_toolkit.graph.lineage import lineage, run_record, split_key
 from remix_toolkit.graph.prune import delete_left_behind
 from remix_toolkit.graph.sweep import Cell
 from remix_toolkit.launch.job import launch
@@ -25,13 +25,14 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
     its own `accelerate launch`.
     """
     nodes = lineage(recipe, until=stage)
-    require_sources(recipe.stages[node.stage] for node in nodes)
+    require_sources((recipe.stages[node.stage] for node in nodes), [recipe.known])
     store.open_store(runs)
     delete_left_behind(runs)
     devices.launch_of(recipe)
     jobs = graph([Cell(recipe.name, recipe, nodes)])
     todo = due(jobs, runs)
     loaded = {key for job in todo for key in jobs[job].loads}
+    from remix_toolkit.stage import familiar
     from remix_toolkit.stage.prepare import prepare
     from remix_toolkit.stage.run import run_stage
 
@@ -45,6 +46,8 @@ def run(recipe: Recipe, runs: Path, stage: str | None = None) -> RunRecord:
     for part in (nodes[:known], nodes[known:]):  # what is familiar to base_stage's model is known only after it
         for prepared in prepare(recipe, part, runs) if part else []:
             node = prepared.node
+            if recipe.known and split_key(recipe, recipe.known) in todo:  # before anything is trained, in one process
+                familiar.ask_rows(recipe, recipe.known, runs)
             try:
                 if recipe.accelerate_config and {node.key, measure_key(node.key)} & todo:
                     file = store.work_dir(runs, node.key).with_suffix(".yaml")

@@ -74,6 +74,17 @@ def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     sources = {*TASKS, *CORPORA}
     for name in recipe.paths.keys() - sources:
         yield ("paths", name), f"no such task or source; {nearest(name, sources)}"
+    if known := recipe.evaluate.known or None:
+        for key in [key for key, unset in (("familiarity", None), ("prompt", "plain")) if getattr(known, key) != unset]:
+            yield (
+                ("evaluate", "known", key),
+                "`known` is what the base model answers under a few-shot prompt: leave it out",
+            )
+        if recipe.base_stage:
+            yield (
+                ("evaluate", "known"),
+                f"is what the base knew before, and base_stage puts {recipe.base_stage!r} in its place",
+            )
     if recipe.base_stage is None:
         return
     if recipe.base_stage not in recipe.stages:

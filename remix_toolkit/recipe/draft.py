@@ -70,14 +70,15 @@ class Draft:
             for key in ("mix", "train", "recall"):
                 if stage.get(key) is None:  # a key with nothing after it
                     stage.pop(key, None)
-            for _, rows in _rows(stage):
-                fill_path(rows, paths, str(rows.get("task")), ("path", "hub"))
-                if isinstance(rows.get("path"), str):
-                    rows["path"] = shipped.here_or_shipped(rows["path"])
             for source, options in mapping(stage.get("mix")).items():
                 if isinstance(options, dict):
                     fill_path(options, paths, source, ("path", "hub", "text"))
                     stage["mix"][source] = with_defaults(options, mix_defaults.get(source, {}))
+        listed = [rows for stage in self._stages().values() for _, rows in _rows(stage)]
+        for rows in (*listed, mapping(mapping(self.tree.get("evaluate")).get("known"))):
+            fill_path(rows, paths, str(rows.get("task")), ("path", "hub"))
+            if isinstance(rows.get("path"), str):
+                rows["path"] = shipped.here_or_shipped(rows["path"])
 
     def _resolve_id(self) -> None:
         """`task: id` is the first stage's task from the row after its last, as many rows unless `size` is set."""

@@ -8,6 +8,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.ranges import Adapter, Count, Ratio, RowCount, RowNumber, Seed, Size, StageName
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
+from remix_toolkit.recipe.tiny_size import tiny_size
 
 OUTSIDE_KEY = "outside key"  # marks a field that says where, how fast or what is measured: it is in no stage's key
 
@@ -259,6 +260,11 @@ class Evaluate(Strict):
     text: str = Field(default="docstrings", description="for perplexity: docstrings (of Python), or a text file")
     lm_eval: list[str] = Field(default=[], description="tasks of lm-evaluation-harness, or YAML files of your own")
     limit: Count | None = Field(default=None, description="at most this many rows of each of these tasks")
+    known: Facts | Literal[False] | None = Field(
+        default=None,
+        description="facts (`size` of them are asked) of which those that the base model knew are asked again; if not "
+        "set, `capitals`, unless the base is tiny or there is a base_stage; false: none",
+    )
 
 
 class Stage(Strict):
@@ -351,6 +357,14 @@ class Recipe(Setup):
         for name, stage in self.stages.items():
             self.stages[name] = stage.model_copy(update={"train": {**self.train, **stage.train}})
         return self
+
+    @property
+    def known(self) -> Factoid | None:
+        """The facts of which those that the base model knew are measured: `evaluate.known`, or the default."""
+        if self.evaluate.known is None:
+            is_off = tiny_size(self.base) or self.base_stage
+            return None if is_off else Capitals.model_validate({"task": "capitals"})
+        return self.evaluate.known or None
 
     def too_few(self, examples: int) -> str | None:
         """What is wrong where a stage has fewer examples than one batch; None if it has enough."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -24,7 +25,7 @@ from remix_toolkit.report.results import Published, Results, numbers, of_stage, 
 from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import FLOOR
 from remix_toolkit.report.tables import escape_markdown
-from remix_toolkit.report.words import premise
+from remix_toolkit.report.words import known_before, premise
 
 LICENCES = {  # of the profiles' bases
     "meta-llama/Meta-Llama-3-8B": "llama3",
@@ -64,7 +65,9 @@ def card(folder: Path) -> str:
         trained_list={stage.key: stage.trained for run in results.runs for stage in run.stages},
         sources=sources,
         lists=lists,
+        known=_known(lineage),
         harness=numbers({"lm_eval": last.probes.get("lm_eval", {})}),
+        of_base=numbers({"lm_eval": last.base.get("lm_eval", {})}),
         example=_example(last, folder),
         recipe_file=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
         local_files=local_files,
@@ -93,6 +96,16 @@ def _list_names(results: Results) -> dict[str, str]:
     lists = Counter(names.values())
     unique = {id_: name if lists[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
     return {id_: f"{name} ({facts[id_]} facts)" for id_, name in unique.items()}
+
+
+def _known(lineage: Sequence[tuple[str, Mapping[str, Any], str, Published | None]]) -> list[str]:
+    """What the base model knew before, and what each stage left of it, in words."""
+    rows = [
+        {"arm": "", "stage": name, **known}
+        for name, _, _, stage in lineage
+        for known in (stage.probes.get("known", {}).values() if stage else ())
+    ]
+    return known_before(pd.DataFrame(rows))
 
 
 def _task(list_id: str) -> str:

@@ -8,7 +8,7 @@ results()          both in one: a row for each fact, list, stage, arm, seed and 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ import pandas as pd
 from remix_toolkit import store
 from remix_toolkit.console import warn as warn_on_screen
 from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Warn = Callable[[str], object]
 Part = TypeVar("Part")
 
+BASE = "(base)"  # in place of a stage's name
 SWEEP = ["recipe", "profile", "grid_point"]  # arms are compared with one another where these agree
 RUN = ["recipe", "arm", "grid_point", "profile", "seed", "run"]
 MEASURED = [
@@ -72,6 +74,22 @@ class Frame:
     def verdicts(self, path: str, list_id: str) -> "pa.Table | None":
         """`Stage.verdicts`; None, and a warning, where they cannot be read."""
         return self.read(path, lambda stage: stage.verdicts(list_id), FACTS)
+
+    def results(self, measurement: Measurement[Any]) -> pd.DataFrame:
+        """The fields of each result of one kind, beside its `arm`, `stage` and `seed` and the `item` that was asked.
+
+        Of each arm and seed, those of the base model come first, if there are any; their stage is BASE.
+        """
+        rows: list[dict[str, Any]] = []
+        published = self.measured.drop_duplicates(["stage", "label", "seed"], keep="last")
+        for (arm, seed), stages in published.groupby(["label", "seed"], sort=False):
+            read = {BASE: (stages["path"].iloc[0], Stage.base_results)}
+            read |= {row.stage: (row.path, Stage.results) for row in stages.itertuples()}
+            for stage, (path, results_of) in read.items():
+                results = self.read(path, partial(results_of, measurement=measurement), "the probes") or {}
+                about = {"arm": arm, "stage": stage, "seed": seed}
+                rows += [{**about, "item": item, **result.model_dump()} for item, result in results.items()]
+        return pd.DataFrame(rows)
 
     def answers(self, list_id: str) -> pd.DataFrame:
         """All stages' verdicts on a list of facts: `path` and the columns of `Stage.verdicts`."""

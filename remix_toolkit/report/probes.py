@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.harness import Harness
 from remix_toolkit.evaluate.interference import Interference
+from remix_toolkit.evaluate.known import Known
 from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.evaluate.perplexity import Perplexity
 from remix_toolkit.report.figures import ACCENT, MUTED, draw_intervals, occurrence, rows_figure
@@ -34,24 +34,20 @@ AT = ["arm", "stage", "seed"]
 
 
 def probes(sweep: Sweep) -> list[Part]:
-    """Tables and figures of whatever perplexity.json, lens.json, lm_eval.json and interference.json there are."""
+    """Tables and figures of what was measured besides recall and held-out loss."""
     parts: list[Part] = []
-    shown = ((Perplexity(), _perplexity), (Lens(), _lens), (Harness(), _lm_eval), (Interference(), _interference))
+    shown = (
+        (Known(), _known),
+        (Perplexity(), _perplexity),
+        (Lens(), _lens),
+        (Harness(), _lm_eval),
+        (Interference(), _interference),
+    )
     for measurement, show in shown:
-        results = _results(sweep, measurement)
+        results = sweep.frame.results(measurement)
         if len(results):
             parts += show(sweep, results)
     return parts
-
-
-def _results(sweep: Sweep, measurement: Measurement[Any]) -> pd.DataFrame:
-    """The fields of each result, beside its arm, stage and seed and the `item` that was asked."""
-    rows = []
-    for row in sweep.published.itertuples():
-        about = {"arm": row.label, "stage": row.stage, "seed": row.seed}
-        results = sweep.frame.read(row.path, lambda stage: stage.results(measurement), "the probes") or {}
-        rows += [{**about, "item": item, **result.model_dump()} for item, result in results.items()]
-    return pd.DataFrame(rows)
 
 
 def _over_seeds(rows: pd.DataFrame, by: list[str], values: Mapping[str, str], style: str) -> pd.DataFrame:
@@ -146,6 +142,17 @@ def _draw_cosines(angles: pd.DataFrame) -> "Drawing":
         draw_intervals(panel, angles[angles["pair"] == pair], ACCENT)
         panel.set_title(pair.replace(" and ", "\nand "), loc="left", fontsize="medium")
     return figure
+
+
+def _known(sweep: Sweep, results: pd.DataFrame) -> list[Part]:
+    """What is left of what the base model knew; in the table's file, by the format of the few-shot prompt too."""
+    formats = [pd.json_normalize(results[name].tolist()).add_prefix(f"{name}_") for name in ("before", "after")]
+    rows = results.drop(columns=["before", "after"]).join(formats)
+    rows = rows.assign(percent=100 * rows["kept"] / rows["facts"])
+    values = {"facts": "known before", "guesses": "of these guesses", "kept": "known now", "percent": "percent"}
+    shown = _over_seeds(rows, ["arm", "stage", "task", "asked"], values, ".4g")
+    caption = f"{sweep.title}: what is left of what the base model knew, means over seeds"
+    return [Heading("What the base model knew before"), Table(f"known-{sweep.slug}", caption, shown, rows)]
 
 
 def _perplexity(sweep: Sweep, results: pd.DataFrame) -> list[Part]:

@@ -66,6 +66,7 @@ class Published(Strict):
     recall: dict[str, Recall] = Field(description="by the id of a list of facts: a task and a hash of which rows")
     held_out: HeldOut | None = Field(None, description="of an instruction stage, in place of its own recall")
     probes: dict[str, Any] = Field(description=f"of {', '.join(PROBES)} those that were run, each by what was asked")
+    base: dict[str, Any] = Field({}, description="of the base model itself, perplexity and lm_eval, as in `probes`")
     device: str | None = None
     processes: int | None = None
     python: str | None = None
@@ -138,10 +139,8 @@ def read_stage(folder: Path) -> Published:
         record, recipe = stage.record, public(stage.recipe)
         if not record.declaration["base"].keys().isdisjoint({"files", "gguf"}):
             recipe["base"] = last_part(recipe["base"])
-        probes = {
-            name: {item: one.model_dump() for item, one in stage.results(probe).items()}
-            for name, probe in PROBES.items()
-        }
+        probes = {name: _dumped(stage.results(probe)) for name, probe in PROBES.items()}
+        of_base = {name: _dumped(stage.base_results(probe)) for name, probe in PROBES.items() if probe.of_base}
         return Published.model_validate(
             record.model_dump(include=set(Published.model_fields) & set(StageRecord.model_fields))
             | {"name": f"{recipe['name']}-{record.stage}-seed{recipe['seed']}-{record.key}", "recipe": recipe}
@@ -149,11 +148,16 @@ def read_stage(folder: Path) -> Published:
             | {"recall": {id_: _only(Recall, one) for id_, one in stage.results(RecallMeasurement()).items()}}
             | {"held_out": stage.held_out and _only(HeldOut, stage.held_out)}
             | {"probes": public({name: results for name, results in probes.items() if results})}
+            | {"base": public({name: results for name, results in of_base.items() if results})}
             | {"weights": not store.is_pruned(folder), "base_file": gguf.of_model(folder)}
         )
     except (BadInput, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput(f"{folder}: its results cannot be read ({problem[:300]})") from None
+
+
+def _dumped(results: Mapping[str, Part]) -> dict[str, Any]:
+    return {item: result.model_dump() for item, result in results.items()}
 
 
 def _only(kind: type[Strict], record: Part) -> dict[str, Any]:

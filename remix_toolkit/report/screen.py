@@ -10,8 +10,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from remix_toolkit.evaluate.known import Known
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
-from remix_toolkit.report.frame import Frame
+from remix_toolkit.report.frame import BASE, Frame
 from remix_toolkit.report.results import numbers
 from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import Comparison, Sweep, over_seeds, sweeps
@@ -20,6 +21,7 @@ from remix_toolkit.report.words import (
     explain_comparisons,
     explain_means,
     held_out_text,
+    known_before,
     notes,
     p_values,
     shown,
@@ -87,24 +89,30 @@ def print_matrices(frame: Frame) -> None:
         others = {stage: _other_numbers(frame, lists[0].path) for stage, lists in stages.items()}
         names = list(dict.fromkeys(name for numbers in others.values() for name in numbers))
         cells = []
+        first = next(iter(stages.values()))[0].path
+        if base := _other_numbers(frame, first, of_base=True):
+            more = (f"{base[name]:.4g}" if name in base else None for name in names)
+            cells.append([BASE, *(None for _ in tasks), *more, None])
         for stage, lists in stages.items():
             recalls = {row.task: _recall(row, 1) for row in lists}
             more = (f"{others[stage][name]:.4g}" if name in others[stage] else None for name in names)
             cells.append([stage, *map(recalls.get, tasks), *more, lists[0].path])
         columns = ["after", *tasks, *names, "model"]
         print_table(f"{title}: recall in percent after each stage", columns, cells, words=["model"])
-        print_lines([*unlearned(rows), *ties_and_memory(rows)])
+        known = known_before(frame.where(frame.measured.index.isin(rows.index)).results(Known()))
+        print_lines([*unlearned(rows), *known, *ties_and_memory(rows)])
 
 
-def _other_numbers(frame: Frame, path: str) -> dict[str, float]:
-    """What else is a number: the harness's metrics, and perplexity where the base was pretrained.
+def _other_numbers(frame: Frame, path: str, of_base: bool = False) -> dict[str, float]:
+    """What else is a number, of a stage or of its base: the harness's metrics, perplexity if the base was pretrained.
 
     Perplexity of a base with random weights has nothing to be compared with.
     """
     wanted = {"lm_eval"} if "tiny" in frame.stages[path].record.declaration["base"] else {"lm_eval", "perplexity"}
     measured = {}
     for one in (measurement for measurement in MEASUREMENTS if measurement.name in wanted):
-        results = frame.read(path, partial(Stage.results, measurement=one), "the numbers beside recall")
+        read = partial(Stage.base_results if of_base else Stage.results, measurement=one)
+        results = frame.read(path, read, "the numbers beside recall")
         measured[one.name] = {asked: result.model_dump() for asked, result in (results or {}).items()}
     return numbers(measured)
 
@@ -124,7 +132,7 @@ def print_seeds(frame: Frame) -> None:
     for sweep in sweeps(frame):
         if not sweep.means.empty:
             _print_means(sweep)
-            print_lines([*notes(sweep), *ties_and_memory(sweep.rows)])
+            print_lines([*notes(sweep), *known_before(sweep.frame.results(Known())), *ties_and_memory(sweep.rows)])
             for task in sweep.tasks:
                 _print_compared(sweep, task)
     print_lines(unmeasured(frame))

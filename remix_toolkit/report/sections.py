@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from remix_toolkit.evaluate.known import Known
 from remix_toolkit.report import figures
 from remix_toolkit.report.facts import LATER, LATER_NOTE, Facts, facts_of
 from remix_toolkit.report.frame import SWEEP, Frame
@@ -16,7 +17,15 @@ from remix_toolkit.report.parts import Figure, Heading, Part, Section, Table, Wo
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.settings import rerun, settings
 from remix_toolkit.report.summary import FLOOR, Sweep
-from remix_toolkit.report.words import answer, explain_comparisons, explain_means, held_out_text, notes, p_values
+from remix_toolkit.report.words import (
+    answer,
+    explain_comparisons,
+    explain_means,
+    held_out_text,
+    known_before,
+    notes,
+    p_values,
+)
 
 NOT_IN_CSV = ["arm", "overrides", "own", "lists"]  # of the means
 
@@ -59,6 +68,7 @@ def _each(sweeps: Sequence[Sweep], make: Callable[[Sweep], list[Part]]) -> list[
 
 def _answer(sweep: Sweep) -> list[Part]:
     words = [Words(lines, kind) for head, more in answer(sweep) for lines, kind in (([head], "answer"), (more, "list"))]
+    words.append(Words(known_before(sweep.frame.results(Known())), "list"))
     return [part for part in words if part.lines]
 
 

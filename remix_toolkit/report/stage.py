@@ -13,6 +13,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.graph.lineage import base_results
 from remix_toolkit.graph.retrained import Weights, lineage_weights
 from remix_toolkit.records import FileSeal, RetentionPoint, StageRecord, parse_rows, sealed_content
 from remix_toolkit.seals import sealed_files
@@ -72,6 +73,12 @@ class Stage:
         if measurement.name not in self._results:
             self._results[measurement.name] = measurement.read(self.folder)
         return dict(self._results[measurement.name])
+
+    def base_results(self, measurement: Measurement[Any]) -> dict[str, Any]:
+        """Those of the base model that it descends from, where they are in the same store."""
+        if not measurement.of_base or self.folder.parent.name != "stages":
+            return {}
+        return measurement.read(base_results(self.folder.parent.parent, self.record.declaration))
 
     @cached_property
     def held_out(self) -> HeldOutLoss | None:

@@ -11,6 +11,8 @@ from remix_toolkit.report.frame import Frame
 from remix_toolkit.report.stats import LEVEL
 from remix_toolkit.report.summary import FLOOR, Comparison, Sweep, retrained, with_holm
 
+KNOWN = ["task", "asked", "facts", "guesses"]  # of evaluate.known: the list, and what the base model knew of it
+
 
 def answer(sweep: Sweep) -> list[tuple[str, list[str]]]:
     """For each task to remember: the answer in one sentence, and the sentences that qualify it."""
@@ -170,6 +172,24 @@ def shown(sweep: Sweep, paper: Mapping[str, float]) -> list[str]:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def known_before(results: pd.DataFrame) -> list[str]:
+    """A line for each arm and list of facts: what the base model knew, and what is left of it, means over seeds.
+
+    `results` are those of Known, as `Frame.results` has them.
+    """
+    lines: list[str] = []
+    for (task, asked, facts, guesses), rows in results.groupby(KNOWN, sort=False) if len(results) else ():
+        if not facts:
+            lines.append(f"known before: none of the {asked} facts of {task} that the base model was asked")
+            continue
+        about = f"known before: {facts} of {asked} facts of {task}{f' ({guesses} of them guesses)' if guesses else ''}"
+        for arm, of_arm in rows.groupby("arm", sort=False):
+            left = (100 * of_arm["kept"] / facts).groupby(of_arm["stage"], sort=False).mean()
+            after = ", ".join(f"{share:.1f}% after {stage}" for stage, share in left.items())
+            lines.append(f"{f'{arm}: ' if rows['arm'].nunique() > 1 else ''}{about}, {after}")
+    return lines
 
 
 # --- what weakens it ---------------------------------------------------------------------------------------------

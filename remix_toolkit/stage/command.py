@@ -43,7 +43,7 @@ def stage(
     resolved = read_resolved(Path(recipe)) if key else load_recipe(recipe, profile, overrides, seed)
     name = find_key(resolved, key)[0] if key else str(stage)
     nodes = lineage(resolved, until=name)
-    require_sources(resolved.stages[node.stage] for node in nodes)
+    require_sources((resolved.stages[node.stage] for node in nodes), [resolved.known])
     records = [run_record(resolved, nodes, resolved.name)] if stage else []  # now: the recipe's file may change
     from accelerate import PartialState  # which takes seconds: a mistake in the recipe is answered before
     from accelerate.utils import parse_flag_from_env
@@ -75,8 +75,9 @@ def find_key(recipe: "Recipe", key: str) -> "tuple[str, Factoid | None]":
     for name, stage in recipe.stages.items():
         if keys[name] == key:
             return name, None
-        for task in (stage.data, *stage.recall):
-            if isinstance(task, Factoid) and task.familiarity and split_key(recipe, task) == key:
+        asked = [task for task in (stage.data, *stage.recall) if isinstance(task, Factoid) and task.familiarity]
+        for task in (*asked, *([recipe.known] if recipe.known else [])):
+            if split_key(recipe, task) == key:
                 return name, task
     listed = ", ".join(f"{name} {key}" for name, key in keys.items())
     raise BadInput(

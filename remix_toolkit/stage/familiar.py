@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -24,10 +24,14 @@ from remix_toolkit.data.factoid import ANSWER_IS
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.disk import Damaged, file_lock, read_sound, write_text
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.known import KnownFact
 from remix_toolkit.evaluate.recall import matches
 from remix_toolkit.graph import lineage
 from remix_toolkit.recipe.schema import PROMPT_FORMATS, Factoid, PromptFormat, Recipe, Rows
 from remix_toolkit.records import Count, FileSeal, Part, SealedRecord, parse_rows, rows_text, seal, sealed_content
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHUNK = 256  # rows asked between two writes
 FEW = 4  # questions of a relation; what is answered to most of fewer is no habit
@@ -158,7 +162,6 @@ def _ask(
     from accelerate.utils.memory import clear_device_cache
 
     from remix_toolkit.evaluate.recall import recall
-    from remix_toolkit.stage.train import load_model
 
     silence_libraries()
     name, state = task.task, PartialState()
@@ -167,12 +170,9 @@ def _ask(
             f"{name}: which facts the base model knows has not been asked yet; ask first, in one process: "
             f"remix familiar {name} --profile {recipe.profile} ..., or `remix run`, which does so by itself"
         )
-    source, revision = base_of(recipe, runs)
-    trust = bool(recipe.train.get("trust_remote_code"))
+    source, _ = base_of(recipe, runs)
     info(f"{name}: asking {source} which of {len(pairs):,} facts it knows, {len(exemplars)} exemplars before each")
-    precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
-    model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(state.device)
-    tokenizer = encoding.load_tokenizer(source, revision, trust)
+    model, tokenizer = load_base(recipe, runs)
     declaration = lineage.split_declaration(recipe, task)
     texts = {form: few_shot.exemplars_text(exemplars, form) for form in PROMPT_FORMATS}
     rows = _sound(file.parent)
@@ -225,6 +225,19 @@ def base_of(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
     return str(folder), None
 
 
+def load_base(recipe: Recipe, runs: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The model that counts as the base, on its device, in the precision in which stages are published."""
+    from accelerate import PartialState
+
+    from remix_toolkit.stage.train import load_model
+
+    source, revision = base_of(recipe, runs)
+    trust = bool(recipe.train.get("trust_remote_code"))
+    precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
+    model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(PartialState().device)
+    return model, encoding.load_tokenizer(source, revision, trust)
+
+
 def ask_until(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> None:
     """Ask until `rows` facts are as familiar as the task wants them, or all; the task's rows if it wants any."""
     if task.familiarity is None:
@@ -245,7 +258,7 @@ def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:
     A fact is familiar where the answer is right in either format of the prompt; `tulu` and `qa` are the facts that each
     finds, and `guesses` those of which the right answer is said to most questions of their relation.
     """
-    exemplars, rows = ask_rows(recipe, task, runs)
+    exemplars, _, rows = ask_rows(recipe, task, runs)
     familiar = sum(row.familiar for row in rows)
     return {
         "task": task.task,
@@ -260,15 +273,29 @@ def split(recipe: Recipe, task: Factoid, runs: Path) -> dict[str, Any]:
     }
 
 
-def ask_rows(recipe: Recipe, task: Factoid, runs: Path) -> tuple[list[Pair], list[FamiliarityRow]]:
-    """The exemplars, and the base model's answers to the rows of a task, whatever it knows of them.
+def known_facts(recipe: Recipe, runs: Path) -> tuple[int, list[KnownFact]]:
+    """How many of the facts of `evaluate.known` the base model was asked, and those that it knew."""
+    if (task := recipe.known) is None:
+        return 0, []
+    exemplars, pairs, rows = ask_rows(recipe, task, runs)
+    formats = recipe.few_shot.formats(either=True)
+    known = []
+    for number, (pair, row) in enumerate(zip(pairs, rows, strict=True)):
+        if right := row.right(formats):
+            prompts = {form: few_shot.with_exemplars(exemplars, pair, form) for form in formats}
+            known.append(KnownFact(number, pair, prompts, tuple(right), row.guess))
+    return len(rows), known
+
+
+def ask_rows(recipe: Recipe, task: Factoid, runs: Path) -> tuple[list[Pair], list[Pair], list[FamiliarityRow]]:
+    """The exemplars, the rows of a task, and the base model's answers to them, whatever it knows of them.
 
     Guesses are those among these rows. Raises BadInput where there are fewer.
     """
     exemplars, pairs = _questions(recipe, task)
-    end = task.start + len(tasks.select_rows(task, pairs))
-    with closing(answers(recipe, task, exemplars, pairs[:end], runs)) as rows:
-        return exemplars, judge([row for row in rows if row][task.start :])
+    wanted = tasks.select_rows(task, pairs)
+    with closing(answers(recipe, task, exemplars, pairs[: task.start + len(wanted)], runs)) as rows:
+        return exemplars, wanted, judge([row for row in rows if row][task.start :])
 
 
 def _questions(recipe: Recipe, task: Factoid) -> tuple[list[Pair], list[Pair]]:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from remix_toolkit import store
@@ -13,7 +14,7 @@ from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe, Stage
 from remix_toolkit.recipe.sft_fields import max_length
-from remix_toolkit.stage import adapter, private_api, train
+from remix_toolkit.stage import adapter, familiar, private_api, train
 from remix_toolkit.stage.data import StageData, build_all
 
 
@@ -58,6 +59,7 @@ class PreparedStage:
             mixing=self.data.mixing,
             held_out=self.data.held_out,
             max_length=max_length(self.stage.train),
+            known=partial(familiar.known_facts, self.recipe, self.runs),
         )
 
 
