@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remix_toolkit.errors import BadInput
+from remix_toolkit.graph.sweep import is_sweep
 from remix_toolkit.recipe.difference import as_overrides, difference, settings_of
 from remix_toolkit.recipe.load import load_recipe, read_resolved, resolved_yaml
 from remix_toolkit.recipe.yaml_file import load_value
 
-RECIPES = sorted(file for file in (ROOT / "recipes").glob("*.yaml") if "\narms:" not in file.read_text())
+RECIPES = sorted(file for file in (ROOT / "recipes").glob("*.yaml") if not is_sweep(str(file)))
 PROFILES = ["tiny", "llama3-8b", "llama3-8b-24gb"]
 ID = """\
 stages:
