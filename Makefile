@@ -68,7 +68,7 @@ ablation-ratio: $(VENV)/ready  ## how much mixing data: seven arms, three seeds
 ablation-length: $(VENV)/ready  ## how long its texts: seven arms, three seeds
 	$(REMIX) sweep ablations/mixing_length $(SWEPT) $(ARGS)
 
-demo: $(VENV)/ready  ## what the project is about, on this machine: six arms, one table, one plot
+demo: $(VENV)/ready  ## what the project is about: six arms, three seeds, one table, one plot; about five minutes on two cores
 	$(REMIX) sweep demo $(SWEPT) --plot $(RUNS)/demo.png $(ARGS)
 
 test: $(VENV)/ready lint  ## the tests

@@ -95,9 +95,10 @@ def sweep(
 ) -> dict[tuple[str, int], Folders]:
     """Run a recipe under every arm and seed of a sweep on this machine; a stage that runs share is trained once.
 
-    `jobs` stages are trained at once: by default as many as there are GPUs. `keep` says whose weights stay: "all",
-    "leaves", "none", or a list of stages' names; by default the sweep itself says so. Returns the published directories
-    of each arm and seed. Raises BadInput, or RunFailed where a stage failed, after all that does not start from it.
+    `jobs` stages are trained at once: by default as many as there are GPUs or, of tiny models, CPUs. `keep` says whose
+    weights stay: "all", "leaves", "none", or a list of stages' names; by default the sweep itself says so. Returns the
+    published directories of each arm and seed. Raises BadInput, or RunFailed where a stage failed, after all that does
+    not start from it.
     """
     from remix_toolkit.graph.sweep_state import Command
     from remix_toolkit.launch.sweep import failures, run_sweep

@@ -135,7 +135,7 @@ def test_real_questions_then_real_sentences(here, runs: Path, monkeypatch) -> No
 @pytest.mark.slow
 def test_a_sweep_shares_stages_and_measures_all_arms(remix, here, runs: Path, tmp_path: Path) -> None:
     small = [*SMALL, "train.save_strategy=no"]
-    done = remix("sweep", "demo", "--runs", runs, "--plot", tmp_path / "demo.png", *small)
+    done = remix("sweep", "demo", "--seed", "0", "--runs", runs, "--plot", tmp_path / "demo.png", *small)
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
     found = entries(here, runs)
     arms = ["none", "random", "generic", "random+generic", "replay", "none+steps"]
@@ -148,6 +148,8 @@ def test_a_sweep_shares_stages_and_measures_all_arms(remix, here, runs: Path, tm
     assert (steps["none"], steps["random"], steps["none+steps"]) == (4, 12, 12)  # the control is matched
     assert len(list((runs / "stages").iterdir())) == 3 + 6
     assert "[18/18]" in done.stdout
+    assert "Nothing can be said of what helps to keep kvr: stage1 did not teach all of its facts" in done.stdout
+    assert f"remix report {runs} --open" in done.stdout
 
 
 def test_help_imports_nothing_heavy() -> None:

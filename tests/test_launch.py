@@ -109,7 +109,7 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(here, runs: Path, tmp_
 
 def test_a_killed_stage_takes_only_what_starts_from_it(here, runs: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none", "random")
-    process = begin(sweep, "--runs", runs, *LONGER)
+    process = begin(sweep, "--runs", runs, *LONGER, "--jobs", "1")
     until(lambda: checkpoints(runs, "stage1"), "no checkpoint of stage1")
     (job,) = [child for child in psutil.Process(process.pid).children(recursive=True) if child.ppid() != process.pid]
     job.kill()
@@ -149,7 +149,7 @@ def test_stopped_by_hand_and_cancelled(here, runs: Path, tmp_path: Path) -> None
     assert "Traceback" not in err
     assert "does not run: 0 running, 4 waiting" in here("sweep", *line, "--status").stdout
 
-    process = begin(*line, "stages.stage2.train.num_train_epochs=400")  # as many other ones as it takes to look
+    process = begin(*line, "stages.stage2.train.num_train_epochs=400", "--jobs", "1")  # as many as it takes
     until(lambda: checkpoints(runs, "stage2"), "no checkpoint")
     status = here("sweep", *line, "stages.stage2.train.num_train_epochs=400", "--status").stdout
     assert f"runs, process {process.pid}: 1 running, 1 waiting, 2 done" in status

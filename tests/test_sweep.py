@@ -11,6 +11,7 @@ from sweeps import CONTROL, FACTS, RANDOM, find, keys, shipped
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_sweep
+from remix_toolkit.launch.sweep import side_by_side
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.load import load_recipe
 
@@ -255,3 +256,11 @@ def test_a_recipe_is_beside_the_file_that_names_it(cells, write_sweep, text: str
     write_sweep(f"recipe: ../facts.yaml\n{text}", "below/parent.yaml")
     (cell,) = cells("extends: below/parent.yaml\n")
     assert sizes(cell) == (64, 64)
+
+
+def test_tiny_models_are_trained_side_by_side_and_others_one_by_one(monkeypatch) -> None:
+    tiny, large = shipped("demo", None), shipped("demo", "llama3-8b")
+    for cores, expected in ((2, 2), (64, 8), (None, 1)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert (side_by_side(tiny, []), side_by_side(large, [])) == (expected, 1)
+    assert (side_by_side(tiny, ["0", "1"]), side_by_side(large, ["0"])) == (2, 1)

@@ -23,7 +23,9 @@ from remix_toolkit.launch.job import BUSY, delete_unneeded, run_job
 from remix_toolkit.launch.state import begin, claim, former_state, log_file, write_job
 from remix_toolkit.launch.status import Screen
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.tiny_size import tiny_size
 
+MOST = 8  # jobs side by side without GPUs: each takes about half a gigabyte
 RETRY_S = 2.0  # until a stage that another run is training is looked at again
 
 
@@ -40,7 +42,7 @@ def run_sweep(
     needed = max(devices.count(cell.recipe) for cell in cells)
     if gpus and needed > len(gpus):
         raise BadInput(f"{command.sweep}: a stage takes {needed} devices, and {len(gpus)} are visible here")
-    slots = at_once or max(1, len(gpus))
+    slots = at_once or side_by_side(cells, gpus)
     folder, lock = claim(runs, command.id)
     try:
         former = former_state(folder)
@@ -55,6 +57,17 @@ def run_sweep(
     finally:
         lock.release()
     return state
+
+
+def side_by_side(cells: Sequence[Cell], gpus: Sequence[str]) -> int:
+    """How many jobs run at once where nobody says so: one for each GPU.
+
+    On CPUs, tiny models are trained on one core each: with two threads, a stage is not twice as fast. Larger models
+    keep all cores busy, and several of them fill the memory.
+    """
+    if gpus or not all(tiny_size(cell.recipe.base) and devices.count(cell.recipe) == 1 for cell in cells):
+        return max(1, len(gpus))
+    return min(os.cpu_count() or 1, MOST)
 
 
 def check(cells: Sequence[Cell], todo: set[str], runs: Path, slots: int, folder: Path) -> None:
