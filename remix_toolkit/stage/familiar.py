@@ -7,6 +7,7 @@ Rows are asked in upstream order, in each format of the few-shot prompt, and no 
 familiar TASK` asks them all. What was asked stays after a crash, and the next call goes on behind it.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -69,14 +70,23 @@ def verdicts(
     """Is each pair familiar to the base model? In order; the model is asked only as far as this is read.
 
     None stands where it is not known: of a task without `familiarity`, and of what would have to be asked without
-    `ask`. Raises BadInput where the rows are not those that were asked before, or the base_stage is not published yet.
+    `ask`. Raises BadInput where the rows are not those that were asked before, the base_stage is not published yet, or
+    the model would have to be asked by one of a launcher's processes: all of them build a stage's data.
     """
     if not isinstance(task, Factoid) or task.familiarity is None:
         yield from repeat(None, len(pairs))
         return
     formats = recipe.few_shot.formats(either=task.familiarity == "unfamiliar")
-    with closing(answers(recipe, task, exemplars, pairs, runs, ask)) as rows:
-        yield from (None if row is None else bool(row.right(formats)) for row in rows)
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    with closing(answers(recipe, task, exemplars, pairs, runs, ask and alone)) as rows:
+        for row in rows:
+            if row is None and ask:
+                raise BadInput(
+                    f"{task.task}: which facts the base model knows has not been asked yet; ask first, in one "
+                    f"process: remix familiar {task.task} --profile {recipe.profile} ..., or `remix run`, which does "
+                    "so by itself"
+                )
+            yield None if row is None else bool(row.right(formats))
 
 
 def answers(
@@ -158,18 +168,12 @@ def _ask(
     recipe: Recipe, task: Factoid, exemplars: Sequence[Pair], pairs: Sequence[Pair], start: int, file: Path, runs: Path
 ) -> Iterator[FamiliarityRow]:
     """Ask about the pairs from `start` on, a chunk at a time, and write down the answers."""
-    from accelerate import PartialState
     from accelerate.utils.memory import clear_device_cache
 
     from remix_toolkit.evaluate.recall import recall
 
     silence_libraries()
-    name, state = task.task, PartialState()
-    if state.num_processes > 1:
-        raise BadInput(
-            f"{name}: which facts the base model knows has not been asked yet; ask first, in one process: "
-            f"remix familiar {name} --profile {recipe.profile} ..., or `remix run`, which does so by itself"
-        )
+    name = task.task
     source, _ = base_of(recipe, runs)
     info(f"{name}: asking {source} which of {len(pairs):,} facts it knows, {len(exemplars)} exemplars before each")
     model, tokenizer = load_base(recipe, runs)

@@ -17,7 +17,7 @@ from remix_toolkit.evaluate.measurements import MEASUREMENTS, missing_of_base
 from remix_toolkit.graph.lineage import base_results
 from remix_toolkit.graph.retrained import weights
 from remix_toolkit.records import StageRecord
-from remix_toolkit.stage.familiar import load_base
+from remix_toolkit.stage import familiar
 from remix_toolkit.stage.prepare import PreparedStage, starting_model
 from remix_toolkit.stage.train import load_model
 
@@ -32,6 +32,8 @@ def measure(prepared: PreparedStage, folder: Path) -> None:
     failures = _measure_base(prepared) if state.is_main_process else []
     missing = {measurement: measurement.missing(prepared.recipe, name, folder) for measurement in MEASUREMENTS}
     if any(missing.values()):
+        if state.is_main_process:
+            familiar.known_facts(prepared.recipe, prepared.runs)  # asked here, if need be: the others read the answers
         state.wait_for_everyone()  # nothing is written before all processes know what is missing
         mine = {kind: items for kind, items in missing.items() if kind.shared or state.is_main_process}
         failures += _run(mine, prepared, _load_models(prepared, folder), folder, name)
@@ -50,7 +52,9 @@ def _measure_base(prepared: PreparedStage) -> list[str]:
         if not (missing := missing_of_base(recipe, name, folder)):
             return []
         info(f"{name}: measuring the base model too: {', '.join(kind.name for kind in missing)}")
-        models = Models(*load_base(recipe, prepared.runs), lambda: load_base(recipe, prepared.runs)[0])
+        models = Models(
+            *familiar.load_base(recipe, prepared.runs), lambda: familiar.load_base(recipe, prepared.runs)[0]
+        )
         failures = _run(missing, prepared, models, folder, "the base model")
         del models
         clear_device_cache()
