@@ -79,7 +79,7 @@ class Known(Measurement[KnownBefore]):
             answers[form] = [verdict.prediction for verdict in verdicts]
         rows = []
         for number, fact in enumerate(facts):
-            said = {form: answers[form][number] for form in formats}
+            given = {form: answers[form][number] for form in formats}
             row = KnownRow(
                 list=item,
                 fact=fact.number,
@@ -87,8 +87,8 @@ class Known(Measurement[KnownBefore]):
                 gold=fact.fact.answers,
                 before=fact.before,
                 guess=fact.guess,
-                answers=said,
-                correct=any(matches(answer, fact.fact.answers) for answer in said.values()),
+                answers=given,
+                correct=any(matches(answer, fact.fact.answers) for answer in given.values()),
             )
             rows.append(row)
         task = subject.recipe.known

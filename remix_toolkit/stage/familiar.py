@@ -139,10 +139,10 @@ def judge(rows: Sequence[FamiliarityRow]) -> list[FamiliarityRow]:
     format; of fewer than four questions, none is.
     """
     asked = Counter(row.relation for row in rows if row.relation)
-    said = Counter((row.relation, form, answer.strip().lower()) for row in rows for form, answer in row.answers.items())
+    uses = Counter((row.relation, form, answer.strip().lower()) for row in rows for form, answer in row.answers.items())
 
     def is_habit(row: FamiliarityRow, form: PromptFormat) -> bool:
-        often = said[row.relation, form, row.answers[form].strip().lower()]
+        often = uses[row.relation, form, row.answers[form].strip().lower()]
         return asked[row.relation] >= FEW and 2 * often > asked[row.relation]
 
     judged = []

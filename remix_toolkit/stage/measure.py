@@ -13,6 +13,7 @@ from remix_toolkit.console import info, warn
 from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.errors import BadInput, MeasurementFailed, describe, disk_problem
 from remix_toolkit.evaluate.base import Measurement, Models
+from remix_toolkit.evaluate.known import Known
 from remix_toolkit.evaluate.measurements import MEASUREMENTS, missing_of_base
 from remix_toolkit.graph.lineage import base_results
 from remix_toolkit.graph.retrained import weights
@@ -32,11 +33,11 @@ def measure(prepared: PreparedStage, folder: Path) -> None:
     failures = _measure_base(prepared) if state.is_main_process else []
     missing = {measurement: measurement.missing(prepared.recipe, name, folder) for measurement in MEASUREMENTS}
     if any(missing.values()):
-        if state.is_main_process:
+        if state.is_main_process and any(items for kind, items in missing.items() if kind.name == Known.name):
             familiar.known_facts(prepared.recipe, prepared.runs)  # asked here, if need be: the others read the answers
         state.wait_for_everyone()  # nothing is written before all processes know what is missing
-        mine = {kind: items for kind, items in missing.items() if kind.shared or state.is_main_process}
-        failures += _run(mine, prepared, _load_models(prepared, folder), folder, name)
+        to_run = {kind: items for kind, items in missing.items() if kind.shared or state.is_main_process}
+        failures += _run(to_run, prepared, _load_models(prepared, folder), folder, name)
     if failures:
         raise MeasurementFailed(f"{name} is published, but not measured in full: {'; '.join(failures)}")
 
