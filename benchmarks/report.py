@@ -186,7 +186,7 @@ STAGE = StageRecord(
     attention="sdpa",
     python="3.11.7",
     libraries={"torch": "2.13.0", "remix-toolkit": "0.1.0"},
-    declaration={},
+    declaration={"base": {"tiny": "128x2"}, "precision": "fp32"},
 )
 
 if __name__ == "__main__":

@@ -83,8 +83,9 @@ class Frame:
         rows: list[dict[str, Any]] = []
         published = self.measured.drop_duplicates(["stage", "label", "seed"], keep="last")
         for (arm, seed), stages in published.groupby(["label", "seed"], sort=False):
+            paths = dict(zip(stages["stage"], stages["path"], strict=True))
             read = {BASE: (stages["path"].iloc[0], Stage.base_results)}
-            read |= {row.stage: (row.path, Stage.results) for row in stages.itertuples()}
+            read |= {stage: (path, Stage.results) for stage, path in paths.items()}
             for stage, (path, results_of) in read.items():
                 results = self.read(path, partial(results_of, measurement=measurement), "the probes") or {}
                 about = {"arm": arm, "stage": stage, "seed": seed}
