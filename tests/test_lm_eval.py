@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import SMALL
 
+from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.base import Models, Subject
 from remix_toolkit.evaluate.harness import Harness
+from remix_toolkit.recipe.load import load_recipe
 
 TASK = """
 task: colours
@@ -19,6 +23,48 @@ doc_to_choice: [red, green]
 doc_to_target: answer
 metric_list: [{{metric: acc}}]
 """
+
+
+def measured(base: Path, tokenizer, task: Path) -> dict[str, float]:
+    from transformers import AutoModelForCausalLM
+
+    recipe = load_recipe("kvr", overrides=[f"evaluate.lm_eval=[{task}]"])
+    subject = Subject(recipe, "stage1", {}, {}, [], [], [], 1, known=lambda: (0, []))
+    Harness().check(subject)
+    models = Models(AutoModelForCausalLM.from_pretrained(base), tokenizer, load_parent=lambda: None)  # type: ignore
+    return Harness().measure(str(task), subject, models)[0].metrics
+
+
+GROUP = """
+group: answers
+task:
+  - {short}
+  - {long}
+aggregate_metric_list: [{{metric: acc, aggregation: mean, weight_by_size: true}}]
+"""
+
+
+@pytest.mark.lm_eval
+@pytest.mark.slow
+def test_a_group_reports_its_score_and_one_without_a_score_those_of_its_tasks(
+    tmp_path: Path, tiny_base: Path, tokenizer
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval")
+    tasks = {}
+    for name, gold in {"short": [0] * 2, "long": [0] * 3 + [1] * 3}.items():
+        rows = [{"question": "What colour is it?", "answer": answer} for answer in gold]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        tasks[name] = json.dumps(yaml.safe_load(TASK.format(rows=tmp_path / f"{name}.jsonl")) | {"task": name})
+    group, bare = tmp_path / "group.yaml", tmp_path / "bare.yaml"
+    group.write_text(GROUP.format(**tasks), encoding="utf-8")
+    bare.write_text("\n".join(GROUP.format(**tasks).splitlines()[:-1]), encoding="utf-8")
+    metrics = {file.stem: measured(tiny_base, tokenizer, file) for file in (group, bare)}
+    short, long = (metrics["bare"][f"{name} acc"] for name in tasks)  # always the same answer
+    assert {short, long} in ({1.0, 0.5}, {0.0, 0.5})
+    assert metrics["group"]["acc"] == pytest.approx((2 * short + 6 * long) / 8)
+    bare.write_text("group: answers\ntask: [arc_easy]\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"bare\.yaml: task: a group's is a list of mappings"):
+        measured(tiny_base, tokenizer, bare)
 
 
 @pytest.mark.lm_eval
