@@ -23,7 +23,7 @@ from rich.table import Table
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.data.pair import Pair
-from remix_toolkit.evaluate import forward, recall
+from remix_toolkit.evaluate import budget, forward, recall
 from remix_toolkit.recipe.load import load_base, load_task
 from remix_toolkit.stage import train
 from remix_toolkit.store import base_model
@@ -93,7 +93,7 @@ def measure(taught: str, many: int, folder: Path) -> dict[str, Any]:
 def plain_generation(model: Any, tokenizer: Any, facts: list[Pair]) -> list[bool]:
     """Greedy decoding until each row's EOS or the limit, then exact match."""
     right = []
-    for part in forward.batches(facts, BATCH):
+    for part in budget.batches(facts, lambda fact: 1, most=BATCH):
         tokens = forward.greedy_answers(model, tokenizer, part, LIMIT)
         answers = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         right += [recall.matches(text, fact.answers) for text, fact in zip(answers, part, strict=True)]

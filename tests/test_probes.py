@@ -22,8 +22,7 @@ from transformers import (
 
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.evaluate.forward import trained_logits
-from remix_toolkit.evaluate.gradients import _angles, _cut, _norm, displacement, gram, groups_of, interference
+from remix_toolkit.evaluate.gradients import _angles, _cut, _norm, gram, groups_of, interference
 from remix_toolkit.evaluate.interference import Interference
 from remix_toolkit.evaluate.lens import Lens, lens, summarize
 from remix_toolkit.evaluate.measurements import is_measured
@@ -44,15 +43,27 @@ def small(config: type, **changes: object):
     return AutoModelForCausalLM.from_config(config(**{**SIZES, **TOKENS, **changes})).eval()
 
 
-@pytest.mark.parametrize("config", [LlamaConfig, Qwen3Config, Gemma2Config, GPT2Config])
-def test_the_lens_ends_in_what_the_model_says(config, tokenizer) -> None:
-    changes = {"n_layer": 3, "n_embd": 32, "n_head": 4} if config is GPT2Config else {}
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (LlamaConfig, {}),
+        (Qwen3Config, {}),
+        (Gemma2Config, {}),
+        (GPT2Config, {"n_layer": 3, "n_embd": 32, "n_head": 4}),
+        (CohereConfig, {"logit_scale": 0.25}),
+        (OPTConfig, {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    ],
+)
+def test_the_lens_ends_in_what_the_model_says(config, changes, tokenizer) -> None:
     model = small(config, **changes)
     seen = lens(model, tokenizer, FACTS)
     assert seen.layers == 3
     examples = [encoding.encode(tokenizer, fact) for fact in FACTS]
+    width = max(len(e.input_ids) for e in examples)
+    ids = torch.tensor([e.input_ids + [1] * (width - len(e.input_ids)) for e in examples])
+    targets = torch.tensor([e.labels[1:] + [-100] * (width + 1 - len(e.labels)) for e in examples])
     with torch.no_grad():
-        logits, targets = trained_logits(model, tokenizer, examples)
+        logits = model(input_ids=ids).logits
     answer = (targets != -100) & (targets != tokenizer.eos_token_id)
     right = logits.float().softmax(-1)[answer].gather(-1, targets[answer].unsqueeze(-1)).squeeze(-1)
     assert seen.tokens == int(answer.sum())
@@ -61,11 +72,12 @@ def test_the_lens_ends_in_what_the_model_says(config, tokenizer) -> None:
     assert seen.top10[-1] == pytest.approx(100 * float((ranks <= 10).float().mean()), abs=1)
 
 
-def test_architectures_that_the_lens_cannot_read_are_refused(tokenizer) -> None:
+def test_architectures_that_the_lens_cannot_read_are_refused(tokenizer, monkeypatch) -> None:
     with pytest.raises(BadInput, match="OPTForCausalLM: the lens finds no final norm"):
-        lens(small(OPTConfig, ffn_dim=48, word_embed_proj_dim=32), tokenizer, FACTS)
+        lens(small(OPTConfig, ffn_dim=48, word_embed_proj_dim=32, _remove_final_layer_norm=True), tokenizer, FACTS)
+    monkeypatch.setattr("remix_toolkit.evaluate.lens.final_norm", lambda model: model.model.layers[2].input_layernorm)
     with pytest.raises(RunFailed, match="differs from the model's own logits"):
-        lens(small(CohereConfig, logit_scale=0.25), tokenizer, FACTS)
+        lens(small(LlamaConfig), tokenizer, FACTS)
 
 
 def test_batches_do_not_change_what_the_lens_sees(tiny_base, tokenizer) -> None:
@@ -168,7 +180,7 @@ def test_what_interference_cannot_compare(tokenizer) -> None:
     with pytest.raises(BadInput, match="3 parts requested"):
         interference(model, tokenizer, {"a": data, "b": data}, parts=3)
     with pytest.raises(BadInput, match="do not have the same parameters"):
-        displacement(model, small(LlamaConfig, num_hidden_layers=2))
+        interference(model, tokenizer, {"a": data, "b": data}, small(LlamaConfig, num_hidden_layers=2), parts=4)
 
 
 def test_perplexity_is_that_of_the_tokens(tokenizer, tmp_path) -> None:

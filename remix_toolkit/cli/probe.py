@@ -95,7 +95,7 @@ def probe_interference(
     mix: Annotated[str | None, typer.Option(help="mixing data too: random_words, or 'passages={words: 20}'")] = None,
     after: Annotated[str | None, typer.Option(help="the model after training on B")] = None,
     profile: Annotated[str, typer.Option(help="whose defaults the mixing source takes")] = "tiny",
-    parts: Annotated[int, typer.Option(min=4, help="gradients of each data set, all in memory at once")] = 8,
+    parts: Annotated[int, typer.Option(min=4, help="gradients of each data set")] = 8,
     data_seed: DataSeed = 0,
     as_json: Json = False,
 ) -> None:

@@ -1,8 +1,13 @@
-"""What measurements have a model do: give the logits of trained tokens, losses, and greedy answers."""
+"""What measurements have a model do: give the logits of trained tokens, losses, and greedy answers.
 
-from collections.abc import Callable, Sequence
+The logits of a whole batch are never held: those of 16 rows of 2,048 tokens are 17 GB with a vocabulary of 128,256. The
+decoder runs once over a batch, the output head over a few columns of it at a time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -13,9 +18,12 @@ from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTok
 
 from remix_toolkit.data.encoding import Example, prompt_ids
 from remix_toolkit.data.pair import Pair
+from remix_toolkit.evaluate import budget
+from remix_toolkit.evaluate.budget import batches
 
 T = TypeVar("T")
 Tokens = list[int]
+Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 LOSS_BATCH = 16
 # Two runs of one model differ in the last bits when batch shapes differ, so that they may disagree on the best token
@@ -54,11 +62,6 @@ def shared_prefix(model: PreTrainedModel, prompts: Sequence[Tokens]) -> Prefix:
     return Prefix(ids, outputs.past_key_values)
 
 
-def batches(rows: Sequence[T], size: int) -> list[Sequence[T]]:
-    """The rows in order, `size` at a time."""
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
-
-
 def model_inputs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Tokens], side: str = "right"
 ) -> dict[str, torch.Tensor]:
@@ -73,13 +76,18 @@ def _padded(rows: Sequence[Tokens], value: int, model: PreTrainedModel, side: st
     return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side).to(model.device)
 
 
-def trained_logits(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prefix: Prefix = NO_PREFIX
+def reduce_logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    reduce: Reduce,
+    prefix: Prefix = NO_PREFIX,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (examples, columns, vocabulary) and the tokens they predict, -100 where none is trained on.
+    """What `reduce` makes of the logits of trained tokens, and these tokens, both (examples, columns, ...).
 
-    Only the columns in which some example has a trained token go through the output head. Columns begin behind the
-    prefix, which all examples begin with.
+    `reduce` is given logits (examples, columns, vocabulary) and the tokens that they predict, -100 where none is
+    trained on, a few columns at a time. Only the columns in which some example has a trained token go through the
+    output head. Columns begin behind the prefix, which all examples begin with.
     """
     start = len(prefix.ids)
     labels = _padded([e.labels[start:] for e in examples], -100, model)
@@ -87,8 +95,65 @@ def trained_logits(
     columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
     inputs = model_inputs(model, tokenizer, [e.input_ids[start:] for e in examples])
     inputs["attention_mask"] = pad(inputs["attention_mask"], (start, 0), value=1)
-    logits = model(**inputs, **prefix.inputs(len(examples)), logits_to_keep=columns, use_cache=False).logits
-    return logits, targets[:, columns]
+    chunks = columns.split(max(1, budget.LARGEST // (len(examples) * vocabulary(model))))
+    reduced: list[torch.Tensor] = []
+
+    def use_states(_module: object, _inputs: object, outputs: Any) -> None:
+        hook.remove()  # the decoder is not run again below
+        if (states := getattr(outputs, "last_hidden_state", None)) is None:
+            return
+        states = states[:, columns]
+        # In a backward pass, each chunk gives its share of the states' gradient, which goes through the decoder once.
+        leaf = states.detach().requires_grad_(states.requires_grad)
+        for part, chunk in zip(leaf.split(len(chunks[0]), dim=1), chunks, strict=True):
+            reduced.append(reduce(logits_of(model, outputs, part), targets[:, chunk]))
+        if leaf.grad is not None:
+            states.backward(leaf.grad)
+
+    def run(kept: int | torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(
+            **inputs, **prefix.inputs(len(examples)), logits_to_keep=kept, use_cache=False
+        ).logits
+        return logits
+
+    hook = model.get_decoder().register_forward_hook(use_states)
+    try:
+        run(1)  # in which all happens: under FSDP, processes have to agree on how many forward passes there are
+    finally:
+        hook.remove()
+    if not reduced:  # a few architectures do not go through get_decoder(): they are run again for each chunk
+        reduced = [reduce(run(chunk), targets[:, chunk]) for chunk in chunks]
+    return torch.cat(reduced, dim=1), targets[:, columns]
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """How many logits the model gives for a token."""
+    return int(model.config.get_text_config().vocab_size)
+
+
+def logits_of(model: PreTrainedModel, outputs: Any, states: torch.Tensor) -> torch.Tensor:
+    """The model's logits where its decoder, whose `outputs` are given, had ended in these states (rows, columns, size).
+
+    It is the model's own forward pass without its decoder: bias, scale and soft cap of the logits are as it has them.
+    """
+    with _giving(model.get_decoder(), replace(outputs, last_hidden_state=states)):
+        ids = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        logits: torch.Tensor = model.forward(input_ids=ids, use_cache=False).logits
+    return logits
+
+
+@contextmanager
+def _giving(decoder: torch.nn.Module, outputs: Any) -> Iterator[None]:
+    """For a while, the decoder gives these outputs, whatever its inputs."""
+    before = vars(decoder).get("forward")  # accelerate may have set one
+    decoder.forward = lambda *_, **__: outputs
+    try:
+        yield
+    finally:
+        if before:
+            decoder.forward = before
+        else:
+            del decoder.forward
 
 
 @torch.no_grad()
@@ -96,12 +161,15 @@ def best_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], prefix: Prefix = NO_PREFIX
 ) -> list[tuple[Tokens, Tokens, list[bool]]]:
     """For each example its trained tokens, the model's best token in place of each, and whether that is a near tie."""
-    logits, targets = trained_logits(model, tokenizer, examples, prefix)
-    values, tokens = logits.float().topk(2, dim=-1)
-    ties = (values[..., 0] - values[..., 1] <= NEAR_TIE[logits.dtype]).cpu()
-    gold, best, trained = targets.cpu(), tokens[..., 0].cpu(), (targets != -100).cpu()
-    rows = zip(gold, best, ties, trained, strict=True)
-    return [(g[kept].tolist(), b[kept].tolist(), tie[kept].tolist()) for g, b, tie, kept in rows]
+
+    def best(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        values, tokens = logits.float().topk(2, dim=-1)
+        ties = values[..., 0] - values[..., 1] <= NEAR_TIE[logits.dtype]
+        return torch.stack([tokens[..., 0], ties], dim=-1)
+
+    scored, targets = reduce_logits(model, tokenizer, examples, best, prefix)
+    rows = zip(targets.cpu(), scored.cpu(), (targets != -100).cpu(), strict=True)
+    return [(gold[kept].tolist(), row[kept, 0].tolist(), row[kept, 1].bool().tolist()) for gold, row, kept in rows]
 
 
 @torch.no_grad()
@@ -110,14 +178,18 @@ def example_losses(
 ) -> list[tuple[float, int]]:
     """For each example, in order, the summed loss over its trained tokens, in nats, and their number."""
     model.eval()
-    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
+    lengths = [len(example.input_ids) for example in examples]
     losses: dict[int, tuple[float, int]] = {}
-    for rows in batches(by_length, LOSS_BATCH):
-        logits, targets = trained_logits(model, tokenizer, [examples[i] for i in rows])
-        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    for rows in batches(sorted(range(len(examples)), key=lengths.__getitem__), lengths.__getitem__, most=LOSS_BATCH):
+        loss, targets = reduce_logits(model, tokenizer, [examples[i] for i in rows], token_losses)
         tokens = (targets != -100).sum(dim=1)
         losses |= dict(zip(rows, zip(loss.sum(dim=1).tolist(), tokens.tolist(), strict=True), strict=True))
     return [losses[i] for i in range(len(examples))]
+
+
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss of each token in nats, (examples, columns), 0 where none is trained on."""
+    return cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
 def mean_loss(losses: Sequence[tuple[float, int]]) -> float:

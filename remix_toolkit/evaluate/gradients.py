@@ -2,7 +2,8 @@
 
 Each data set is shuffled and cut into parts of equal size; a part's gradient is that of its mean loss, in eval mode.
 Only inner products of gradients are used: one matrix of them for the whole model, for each layer and for each kind of
-weight.
+weight. The gradients of all parts at once would be many times the model, 385 GB of one with 8 billion weights in bf16:
+each pass over the data computes those of a share of the weights, as large as the machine's memory allows.
 
 A part's gradient is the data set's gradient plus noise of its own, which adds to every length and would pull every
 cosine towards 0. Lengths are therefore computed from inner products of different parts only, as their noise is
@@ -12,24 +13,28 @@ independent.
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from remix_toolkit.console import info
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.errors import BadInput
-from remix_toolkit.evaluate.forward import example_losses, mean_loss, trained_logits
+from remix_toolkit.evaluate import budget
+from remix_toolkit.evaluate.forward import example_losses, mean_loss, reduce_logits, token_losses
 from remix_toolkit.evaluate.interference import MIN_PARTS, PARTS, Angle, Displacement, GradientNorm, InterferenceResult
 
 DRAWS = 2000  # of each bootstrap
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-TOKENS = 2048  # in one forward pass, with all activations kept
 
-ByParameter = dict[str, torch.Tensor]  # a gradient, or whatever else has the shape of the weights
+Share = dict[str, slice]  # of the weights: parameters, and which of their elements
+ByParameter = dict[str, torch.Tensor]  # a gradient, or whatever else there is for each weight of a share
 Matrix = NDArray[np.float64]
 
 
@@ -47,21 +52,20 @@ def interference(
     the weights, the loss on D_A before and after, and its change predicted to first order, (theta_after - theta) .
     grad L_A. `sources` names the data sets in the result.
 
-    Memory: on the CPU, a gradient of the whole model for each part of each data set, and the displacement in fp32.
-    Gradients are computed on the device of `after`, which is moved off it, or else of the model.
+    Memory: on the CPU, gradients of a share of the weights for each part of each data set, 32 GB or half of what is
+    available; on the device, activations of 2,048 tokens. It is the device of `after`, which is moved off it, or else
+    the model's. The model's own gradients are not touched.
     Raises BadInput for fewer than 4 parts, a data set of fewer examples than parts, or an `after` with other weights.
     """
     cut = {name: _cut(name, examples, parts) for name, examples in data.items()}
-    movement: list[ByParameter] = []  # the displacement, and the weights before it
-    moved: dict[str, Any] = {}  # what the result has of it
+    moved: dict[str, Any] = {}  # what the result has of the movement
     if after is not None:
+        _check_same_parameters(model, after)
         device = after.device
         loss_after = float(np.mean([mean_loss(example_losses(after, tokenizer, part)) for part in cut["a"]]))
-        movement = [displacement(model, after), {name: p.detach().cpu() for name, p in model.named_parameters()}]
         after.to("cpu")  # type: ignore[arg-type]
         model.to(device)  # type: ignore[arg-type]
-    losses, gradients = zip(*(_gradient(model, tokenizer, part) for rows in cut.values() for part in rows), strict=True)
-    products = gram([*gradients, *movement])
+    losses, products = _products(model, tokenizer, [part for rows in cut.values() for part in rows], after)
     rows = {name: slice(n * parts, (n + 1) * parts) for n, name in enumerate(data)}
     if after is not None:
         along = products["whole"][rows["a"], -2]  # each part's gradient along the displacement
@@ -111,14 +115,66 @@ def groups_of(name: str) -> Iterator[str]:
     yield "norms" if "norm" in kind or kind.startswith("ln") else kind
 
 
+def _products(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: Sequence[Sequence[Example]],
+    after: PreTrainedModel | None,
+) -> tuple[list[float], dict[str, Matrix]]:
+    """The loss of each part, and by group the inner products of the parts' gradients.
+
+    With a model `after`, the displacement and the weights before it come behind the gradients.
+    """
+    available = min(budget.GRADIENTS, psutil.virtual_memory().available // 2)
+    passes = budget.gradient_passes(model.num_parameters(), len(parts), model.dtype.itemsize, available)
+    if passes > 1:
+        info(f"gradients of {len(parts)} parts of the data: {passes} passes, {available / 1e9:.1f} GB of them at once")
+    losses: list[float] = []
+    products: dict[str, Matrix] = {}
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    for share in _shares(model, passes):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in share)
+        of_share = [_gradient(model, tokenizer, part, share) for part in parts]
+        vectors = [gradient for _, gradient in of_share]
+        if after is not None:
+            old, new = _weights(model, share), _weights(after, share)
+            vectors += [{name: new[name].float() - old[name].float() for name in share}, old]
+        for group, matrix in gram(vectors).items():
+            products[group] = products[group] + matrix if group in products else matrix
+        losses = losses or [loss for loss, _ in of_share]
+    for parameter, was in zip(model.parameters(), trainable, strict=True):
+        parameter.requires_grad_(was)
+    return losses, products
+
+
+def _shares(model: PreTrainedModel, passes: int) -> Iterator[Share]:
+    """The weights in so many shares of about the same size; a large parameter is in several of them."""
+    most = room = -(-sum(p.numel() for p in model.parameters()) // passes)
+    share: Share = {}
+    for name, parameter in model.named_parameters():
+        start = 0
+        while start < parameter.numel():
+            stop = min(parameter.numel(), start + room)
+            share[name] = slice(start, stop)
+            room, start = room - (stop - start), stop
+            if not room:
+                yield share
+                share, room = {}, most
+    if share:
+        yield share
+
+
 def gram(vectors: Sequence[ByParameter]) -> dict[str, Matrix]:
     """Inner products of all vectors, by group, over the parameters of the first one."""
     sums: dict[str, Matrix] = {}
+    size = budget.LARGEST // len(vectors)
     for name in vectors[0]:
-        stacked = torch.stack([vector[name].flatten().float() for vector in vectors])
-        products = (stacked @ stacked.T).double().numpy()
-        for group in groups_of(name):
-            sums[group] = sums[group] + products if group in sums else products
+        for blocks in zip(*(vector[name].flatten().split(size) for vector in vectors), strict=True):
+            stacked = torch.stack([block.float() for block in blocks])
+            products = (stacked @ stacked.T).double().numpy()
+            for group in groups_of(name):
+                sums[group] = sums[group] + products if group in sums else products
     return sums
 
 
@@ -181,41 +237,51 @@ def _cosines(xx: Matrix, xy: Matrix, yy: Matrix, u: Matrix, v: Matrix) -> Matrix
     return cosines
 
 
-def displacement(before: PreTrainedModel, after: PreTrainedModel) -> ByParameter:
-    """theta_after - theta_before, by parameter, on the CPU. Raises BadInput where the parameters do not correspond."""
-    old, new = dict(before.named_parameters()), dict(after.named_parameters())
-    if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
+def _check_same_parameters(before: PreTrainedModel, after: PreTrainedModel) -> None:
+    """Raise BadInput where the parameters of two models do not correspond."""
+    old, new = ({name: p.shape for name, p in model.named_parameters()} for model in (before, after))
+    if old != new:
         raise BadInput(
             "interference: the two models do not have the same parameters, so neither was trained from the other"
         )
-    return {name: (new[name].detach().cpu().float() - p.detach().cpu().float()) for name, p in old.items()}
+
+
+def _weights(model: PreTrainedModel, share: Share) -> ByParameter:
+    """A share of the weights, on the CPU."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().flatten()[part].cpu() for name, part in share.items()}
 
 
 def _gradient(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], share: Share
 ) -> tuple[float, ByParameter]:
-    """The mean loss over the examples' trained tokens, and its gradient by parameter, on the CPU."""
+    """The mean loss over the examples' trained tokens, and a share of its gradient, on the CPU.
+
+    It is summed over batches in fp32, and each parameter's is dropped as soon as that was done.
+    """
     model.eval()
-    model.zero_grad()
     trained = sum(example.trained_tokens for example in examples)
+    parameters = dict(model.named_parameters())
+    gradient = {name: torch.zeros(part.stop - part.start, device=model.device) for name, part in share.items()}
+
+    def add(name: str, parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        gradient[name] += parameter.grad.flatten()[share[name]]
+        parameter.grad = None
+
+    def backward(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = token_losses(logits, targets) / trained
+        if losses.requires_grad:  # not where nothing of the share is used
+            losses.sum().backward()
+        return losses.detach()
+
+    hooks = [parameters[name].register_post_accumulate_grad_hook(partial(add, name)) for name in share]
     total = 0.0
-    for rows in _batches(examples):
-        logits, targets = trained_logits(model, tokenizer, rows)
-        summed = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-        loss = summed / trained
-        loss.backward()
-        total += float(loss.detach())
-    gradient = {n: p.grad.detach().cpu().clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return total, gradient
-
-
-def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
-    """The examples, short ones first, as many at once as have 2,048 tokens when padded, and one at least."""
-    rows: list[Example] = []
-    for example in sorted(examples, key=lambda e: len(e.input_ids)):
-        if rows and (len(rows) + 1) * len(example.input_ids) > TOKENS:
-            yield rows
-            rows = []
-        rows.append(example)
-    yield rows
+    try:
+        by_length = sorted(examples, key=lambda e: len(e.input_ids))
+        for rows in budget.batches(by_length, lambda e: len(e.input_ids), budget.GRADIENT_TOKENS):
+            total += float(reduce_logits(model, tokenizer, rows, backward)[0].sum())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total, {name: part.to(parameters[name].dtype).cpu() for name, part in gradient.items()}

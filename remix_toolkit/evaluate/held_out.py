@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from remix_toolkit.console import info
+from remix_toolkit.data.encoding import prompt_ids
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate.base import Measurement, Models, Row, Subject, in_shares
+from remix_toolkit.evaluate.budget import batches
 from remix_toolkit.recipe.schema import Instruction, Recipe
 from remix_toolkit.records import Count, NonNegative, Part, Percent, Positive
 
@@ -85,10 +87,14 @@ def held_out_loss(folder: Path) -> HeldOutLoss | None:
 
 def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[str]:
     """The greedy answer to each row."""
-    from remix_toolkit.evaluate.forward import batches, greedy_answers
+    from remix_toolkit.evaluate.forward import greedy_answers
+
+    def length(pair: Pair) -> int:
+        return len(prompt_ids(tokenizer, pair.prompt, pair.plain)) + MAX_NEW_TOKENS
 
     model.eval()
-    answers = [ids for rows in batches(pairs, BATCH) for ids in greedy_answers(model, tokenizer, rows, MAX_NEW_TOKENS)]
+    asked = batches(pairs, length, most=BATCH)
+    answers = [ids for rows in asked for ids in greedy_answers(model, tokenizer, rows, MAX_NEW_TOKENS)]
     return [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in answers]
 
 

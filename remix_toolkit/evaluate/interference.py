@@ -15,7 +15,7 @@ from remix_toolkit.evaluate.base import Measurement, Models, Subject
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import NonNegative, Part, Positive
 
-PARTS = 8  # gradients of each data set; all of them are in the machine's memory at once
+PARTS = 8  # gradients of each data set
 MIN_PARTS = 4  # with fewer, noise cannot be separated from what the parts share
 Cosine = Annotated[FiniteFloat, Field(ge=-1, le=1)]
 DataSet = Annotated[str, Field(pattern="^[abm]$")]  # D_A, D_B, D_M

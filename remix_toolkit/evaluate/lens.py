@@ -17,6 +17,7 @@ from remix_toolkit.console import info
 from remix_toolkit.data.encoding import Example, encode
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput, RunFailed
+from remix_toolkit.evaluate import budget
 from remix_toolkit.evaluate.base import Measurement, Models, Subject
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.schema import Recipe
@@ -74,12 +75,11 @@ def lens(
     """
     import torch
 
-    from remix_toolkit.evaluate.forward import batches
-
     model.eval()
     by_length = sorted((encode(tokenizer, fact) for fact in facts), key=lambda e: len(e.input_ids))
+    asked = budget.batches(by_length, lambda e: len(e.input_ids), budget.LENS_TOKENS, most=batch_size)
     with torch.no_grad():
-        projected = [_project_layers(model, tokenizer, rows) for rows in batches(by_length, batch_size)]
+        projected = [_project_layers(model, tokenizer, rows) for rows in asked]
     ranks, probabilities = (torch.cat(parts) for parts in zip(*projected, strict=True))
     return summarize(len(facts), ranks, probabilities)
 
@@ -90,52 +90,56 @@ def _project_layers(
     """Each answer token's rank and probability at each layer, both (tokens, layers)."""
     import torch
 
-    from remix_toolkit.evaluate.forward import model_inputs
+    from remix_toolkit.evaluate.forward import logits_of, model_inputs, vocabulary
 
-    norm, head = final_norm(model), model.get_output_embeddings()
-    before: list[Tensor] = []
-    hook = norm.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    norm, ends = final_norm(model), list[Any]()  # the last layer's states, and the decoder's outputs
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, inputs: ends.append(inputs[0])),
+        model.get_decoder().register_forward_hook(lambda _, __, outputs: ends.append(outputs)),
+    ]
     inputs = model_inputs(model, tokenizer, [e.input_ids for e in examples])
     try:
         out = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
     finally:
-        hook.remove()
-    layers = [*out.hidden_states[1:-1], before[0]]  # the last of transformers' hidden states went through the norm
-    _check_last(model, norm, head, layers[-1], out.logits)
+        for hook in hooks:
+            hook.remove()
+    last, outputs = ends
+
+    def project(hidden: Tensor) -> Tensor:
+        return logits_of(model, outputs, norm(hidden)).float()
+
+    layers = [*out.hidden_states[1:-1], last]  # the last of transformers' hidden states went through the norm
+    _check_last(model, project(last[:, -1:]), out.logits)
     # A label is the token that the position before it predicts; the last one, EOS, is left out.
     answers = [[i for i, label in enumerate(e.labels) if label != -100][:-1] for e in examples]
     row = torch.tensor([n for n, columns in enumerate(answers) for _ in columns], device=model.device)
     column = torch.tensor([i for columns in answers for i in columns], device=model.device)
     gold = inputs["input_ids"][row, column].unsqueeze(-1)
+    size = max(1, budget.LARGEST // vocabulary(model))  # tokens whose logits are computed at one time
     ranks, probabilities = [], []
     for hidden in layers:
-        logits = _logits(model, norm, head, hidden[row, column - 1])
-        right = logits.gather(-1, gold)
-        ranks.append((logits > right).sum(dim=-1).add(1).cpu())
-        probabilities.append((right.squeeze(-1) - logits.logsumexp(dim=-1)).exp().cpu())
-    return torch.stack(ranks, dim=1), torch.stack(probabilities, dim=1)
+        for states, token in zip(hidden[row, column - 1].split(size), gold.split(size), strict=True):
+            logits = project(states.unsqueeze(0)).squeeze(0)
+            right = logits.gather(-1, token)
+            ranks.append((logits > right).sum(dim=-1).add(1).cpu())
+            probabilities.append((right.squeeze(-1) - logits.logsumexp(dim=-1)).exp().cpu())
+    by_layer = (len(layers), len(gold))
+    return torch.cat(ranks).view(by_layer).T, torch.cat(probabilities).view(by_layer).T
 
 
 def final_norm(model: PreTrainedModel) -> Any:
     """The norm between the last layer and the output head. Raises BadInput where none has a known name."""
     for name in FINAL_NORMS:
-        if module := getattr(model.base_model, name, None):
+        if module := getattr(model.get_decoder(), name, None):
             return module
     raise BadInput(
         f"{type(model).__name__}: the lens finds no final norm in it, under any of the names {', '.join(FINAL_NORMS)}"
     )
 
 
-def _logits(model: PreTrainedModel, norm: Any, head: Any, hidden: Tensor) -> Tensor:
-    """A hidden state through norm and head, and Gemma's soft cap where the model has one: it changes probabilities."""
-    logits: Tensor = head(norm(hidden)).float()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if cap is None else (logits / cap).tanh() * cap
-
-
-def _check_last(model: PreTrainedModel, norm: Any, head: Any, hidden: Tensor, logits: Tensor) -> None:
-    """The last layer through norm and head must give the model's own logits at the last position."""
-    difference = (_logits(model, norm, head, hidden[:, -1:]) - logits.float()).abs().max()
+def _check_last(model: PreTrainedModel, projected: Tensor, logits: Tensor) -> None:
+    """The last layer through norm and head must give the model's own logits."""
+    difference = (projected - logits.float()).abs().max()
     relative = float(difference / logits.float().abs().max().clamp_min(1e-30))
     if relative > TOLERANCE[str(logits.dtype)]:
         raise RunFailed(

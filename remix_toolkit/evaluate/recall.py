@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from remix_toolkit.console import info
-from remix_toolkit.data.encoding import encode, prompt_ids, text_ids
+from remix_toolkit.data.encoding import Example, encode, prompt_ids, text_ids
 from remix_toolkit.data.identity import facts_ids, list_id
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.evaluate.base import Measurement, Models, Row, Subject, in_shares
+from remix_toolkit.evaluate.budget import batches
 from remix_toolkit.recipe.schema import Factoid, Recipe
 from remix_toolkit.records import Count, FactList, Part, Percent, Positive
 
@@ -111,7 +112,7 @@ def recall(
     `whole`: generate each answer to its end (or the limit), even where no gold answer can be matched any more. What
     few-shot prompts have in common, their exemplars, is run through the model once.
     """
-    from remix_toolkit.evaluate.forward import NO_PREFIX, batches, shared_prefix
+    from remix_toolkit.evaluate.forward import NO_PREFIX, shared_prefix
 
     model.eval()
     prefix = NO_PREFIX
@@ -120,14 +121,16 @@ def recall(
     limit = max_new_tokens(tokenizer, facts)
     verdicts: dict[int, Verdict] = {}
     undecided: dict[int, SettledBy] = {}  # row -> how it will be settled
+    examples = [encode(tokenizer, fact) for fact in facts]
     by_length = sorted(range(len(facts)), key=lambda i: (len(facts[i].prompt) + len(facts[i].response), i))
-    for rows in batches(by_length, batch_size):
-        for i, result in zip(rows, _score(model, tokenizer, [facts[i] for i in rows], prefix), strict=True):
+    for rows in batches(by_length, lambda i: len(examples[i].input_ids), most=batch_size):
+        scored = _score(model, tokenizer, [facts[i] for i in rows], [examples[i] for i in rows], prefix)
+        for i, result in zip(rows, scored, strict=True):
             if isinstance(result, Verdict) and (result.prediction_complete or not whole):
                 verdicts[i] = result
             else:
                 undecided[i] = "generation" if isinstance(result, Verdict) else result
-    for rows in batches(list(undecided), batch_size):
+    for rows in batches(undecided, lambda i: len(examples[i].input_ids) + limit, most=batch_size):
         answers = _generate(model, tokenizer, [facts[i] for i in rows], limit, whole, prefix)
         for i, verdict in zip(rows, answers, strict=True):
             verdicts[i] = verdict.model_copy(update={"settled_by": undecided[i]})
@@ -162,13 +165,17 @@ def max_new_tokens(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair]) ->
 
 
 def _score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Pair], prefix: Prefix
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Pair],
+    examples: Sequence[Example],
+    prefix: Prefix,
 ) -> list[Verdict | SettledBy]:
     """One scoring pass over prompt + trained response: a verdict where it settles the fact, else what has to."""
     from remix_toolkit.evaluate.forward import best_tokens
 
     results: list[Verdict | SettledBy] = []
-    scored = best_tokens(model, tokenizer, [encode(tokenizer, fact) for fact in facts], prefix)
+    scored = best_tokens(model, tokenizer, examples, prefix)
     for fact, (gold, best, near_ties) in zip(facts, scored, strict=True):
         # Beyond the first token at which greedy decoding leaves the gold response, nothing is known.
         known = next((k for k, (a, b) in enumerate(zip(gold, best, strict=True), start=1) if a != b), len(gold))

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from remix_toolkit.data.encoding import Example, encode
 from remix_toolkit.data.identity import facts_ids
-from remix_toolkit.evaluate.forward import batches, trained_logits
+from remix_toolkit.evaluate.budget import batches
+from remix_toolkit.evaluate.forward import reduce_logits
 from remix_toolkit.evaluate.recall import BATCH
 from remix_toolkit.graph.lineage import fact_lists
 from remix_toolkit.records import RetentionPoint, read_rows, write_rows
@@ -81,14 +82,18 @@ def right_by_scoring(
 
     Each process scores its share. All score as many batches: under FSDP, all processes take part in a forward pass.
     """
+
+    def best(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (logits.argmax(dim=-1) == targets) | (targets == -100)
+
     state = PartialState()
-    by_length = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), i))
-    shares = batches(by_length, BATCH)
+    lengths = [len(example.input_ids) for example in examples]
+    by_length = sorted(range(len(examples)), key=lambda i: (lengths[i], i))
+    shares = list(batches(by_length, lengths.__getitem__, most=BATCH))
     shares += [shares[-1]] * (-len(shares) % state.num_processes)
     scored: list[tuple[int, bool]] = []
     for rows in shares[state.process_index :: state.num_processes]:
-        logits, targets = trained_logits(model, tokenizer, [examples[i] for i in rows])
-        matches = ((logits.argmax(dim=-1) == targets) | (targets == -100)).all(dim=-1)
-        scored += zip(rows, matches.tolist(), strict=True)
+        matches, _ = reduce_logits(model, tokenizer, [examples[i] for i in rows], best)
+        scored += zip(rows, matches.all(dim=-1).tolist(), strict=True)
     right = dict(gather_object(scored))
     return [right[i] for i in range(len(examples))]
