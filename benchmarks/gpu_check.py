@@ -42,7 +42,7 @@ from remix_toolkit.console import silence_libraries
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.evaluate import recall
 from remix_toolkit.graph import memory
-from remix_toolkit.graph.plan import TFLOPS
+from remix_toolkit.graph.hours import Rates
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.stage import train
@@ -265,7 +265,7 @@ def timed(build: Callable[[], SFTTrainer], device: str, weights: int, real: floa
         "ms": 1000 * seconds,
         "real_tokens_per_s": real / seconds,
         "padded_tokens_per_s": padded / seconds,
-        "utilization": 6 * weights * real / seconds / (TFLOPS * 1e12) if device == "cuda" else None,
+        "utilization": 6 * weights * real / seconds / (Rates().tflops * 1e12) if device == "cuda" else None,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None,
     }
 

@@ -67,18 +67,19 @@ def plan(
     seeds: Sequence[int] | None = None,
     runs: str | Path = "runs",
     jobs: int = 1,
-    utilization: float = 0.4,
-    tflops: float = 989.0,
+    rates: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What a sweep or recipe will train and what that costs, as `remix plan --json` prints it; nothing is loaded.
 
-    `jobs` stages are trained at once; GPU-hours are those of GPUs that reach `utilization` of a peak of `tflops`.
+    `jobs` stages are trained at once. GPU-hours are at `rates`, such as `{"utilization": 0.5}`, and at those of an H100
+    for what is not set: graph.hours.Rates has them all.
     """
+    from remix_toolkit.graph.hours import rates_of
     from remix_toolkit.graph.plan import plan as plan_cells
 
     started = perf_counter()
     declared, cells = load_sweep(str(name), profile, list(seeds or []), _overrides(settings))
-    planned = plan_cells(cells, declared.keep, Path(runs), jobs, utilization, tflops)
+    planned = plan_cells(cells, declared.keep, Path(runs), jobs, rates_of(rates or {}))
     stages = [stage for cell in cells for stage in cell.recipe.stages.values()]
     absent = absent_sources(stages, (cell.recipe.known for cell in cells))
     return {**planned, "absent": sorted(absent), "seconds": round(perf_counter() - started, 3)}

@@ -20,15 +20,18 @@ def plan(
     seed: Seeds = None,
     runs: Runs = Path("runs"),
     jobs: JobsAtOnce = None,
-    utilization: Annotated[float, typer.Option(min=0.01, max=1, help="of the GPUs' peak, for the hours")] = 0.4,
-    tflops: Annotated[float, typer.Option(min=0.001, help="a GPU's peak; an H100's is the default")] = 989.0,
+    rate: Annotated[
+        list[str] | None, typer.Option(help="for the hours: utilization=0.5, write_gb_per_s=3, ...")
+    ] = None,
     graph: Annotated[Literal["mermaid"] | None, typer.Option(help="print the graph of stages")] = None,
     as_json: Json = False,
 ) -> None:
     """What a sweep will train, once, and what that costs: nothing is loaded."""
     from remix_toolkit import api
+    from remix_toolkit.recipe.load import parse_override
 
-    planned = api.plan(sweep, profile, overrides, seed, runs, jobs or 1, utilization, tflops)
+    rates = {key: value for key, value, _ in map(parse_override, rate or [])}
+    planned = api.plan(sweep, profile, overrides, seed, runs, jobs or 1, rates)
     if graph:
         typer.echo(as_mermaid(planned))
     else:
@@ -40,7 +43,8 @@ def print_plan(planned: dict[str, Any]) -> None:
     print_record({name: value for name, value in planned.items() if name != "order"})
     todo = [job for job in planned["order"] if job["to_do"] and job["kind"] != "measure"]
     rows = [{**job, "runs": len(job["runs"]), "first run": job["runs"][0]} for job in todo[:SHOWN]]
-    print_table(rows, ("kind", "name", "task", "steps", "runs", "first run", "why"))
+    timed = ("minutes",) if planned["gpu_hours"] else ()
+    print_table(rows, ("kind", "name", "task", "steps", *timed, "runs", "first run", "why"))
     if len(todo) > SHOWN:
         typer.echo(f"... and {len(todo) - SHOWN:,} more, in the order in which they run")
 

@@ -48,9 +48,8 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     launch = launch_of(recipe)
     sharded, processes = launched or (launch.fsdp, launch.num_processes)
     share = processes if sharded else 1
-    base = recipe.parameters
-    adapter = _adapter_weights(recipe.adapter, shape) if recipe.adapter else 0.0
-    trained = adapter or base
+    base, trained = recipe.parameters, trained_weights(recipe)
+    adapter = trained if recipe.adapter else 0.0
     full = 2.0 if recipe.precision == "pure_bf16" else 4.0
     weights = (_quantized(recipe.quantization) if recipe.quantization else full) * base
     # The layer at work is whole on every device, in bf16; outside FSDP, autocast keeps a bf16 copy of all weights.
@@ -69,6 +68,13 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
         activations=shape.layers * layer + head,
         checkpointed=shape.layers * kept + layer + head,
     )
+
+
+def trained_weights(recipe: Recipe) -> float:
+    """How many weights are trained: an adapter's, where the shape of the base model gives them, or all."""
+    if recipe.adapter and recipe.shape:
+        return _adapter_weights(recipe.adapter, recipe.shape)
+    return recipe.parameters or 0.0
 
 
 def needs_checkpointing(memory: Memory | None, device_bytes: float) -> bool:

@@ -1,37 +1,24 @@
-"""What a sweep will cost, before anything is loaded or trained: counts, steps, tokens, FLOPs, GPU-hours, disk, order.
-
-Counts and steps follow from the declaration. Tokens are estimated from the mean length of a task's pairs, and with them
-FLOPs (6 for each weight and trained token, 2 for each token of a question) and hours.
-"""
+"""What a sweep will cost, before anything is loaded: counts, steps, FLOPs, GPU-hours, memory, disk, and its order."""
 
 import math
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from remix_toolkit.data import tasks
-from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import devices, memory
+from remix_toolkit.graph.cost import Cost, costs, pairs_of
+from remix_toolkit.graph.hours import Rates, Seconds, asking, hours, published_bytes
+from remix_toolkit.graph.hours import training as training_seconds
 from remix_toolkit.graph.jobs import Job, due, graph, loaders
 from remix_toolkit.graph.prune import has_children, is_kept
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.why import Published, published_declarations, why_new
-from remix_toolkit.recipe.catalog import catalog
-from remix_toolkit.recipe.schema import Capitals, Factoid, Pairs, Recipe, Rows, Stage
+from remix_toolkit.recipe.schema import Factoid, Recipe
 from remix_toolkit.recipe.sft_fields import max_length
 from remix_toolkit.recipe.tiny_size import tiny_size
 
-TFLOPS = 989.0  # an H100's or H200's dense bf16 peak
-UTILIZATION = 0.4
-CHARACTERS_PER_TOKEN, OF_TINY = 4.0, 2.4
-FORMAT = 12  # tokens of the Tulu format around a pair
-EOS = 1  # the token that ends a response
-WORD = {"nltk": 10.6, "text": 6.0}  # characters of a word and its space: NLTK's words are long
-INSTRUCTION = 42  # characters of the prompt before a passage
 LONGEST = 1.5  # the longest example of a task of facts, as a multiple of the mean
-FEW_SHOT_PAIRS = 6  # pairs in a few-shot prompt
 
 
 def plan(
@@ -39,19 +26,23 @@ def plan(
     keep: Keep,
     runs: Path,
     at_once: int = 1,
-    utilization: float = UTILIZATION,
-    tflops: float = TFLOPS,
+    rates: Rates | None = None,
 ) -> dict[str, Any]:
-    """The whole plan, as `remix plan --json` prints it."""
+    """The whole plan, as `remix plan --json` prints it; hours are at these `rates`."""
+    rates = rates or Rates()
     jobs = graph(cells)
-    device_counts = {devices.count(job.cells[0].recipe) for job in jobs.values() if job.kind == "train"}
     todo = due(jobs, runs)
     cost = costs(jobs)
+    devices_of = {key: devices.count(job.cells[0].recipe) for key, job in jobs.items()}
     stages = {key: job for key, job in jobs.items() if job.kind == "train"}
     training = [key for key in stages if key in todo]
     flops = _sum(cost[key].flops for key in jobs if key in todo)
     position = {key: number for number, key in enumerate(jobs)}
     on_gpus = all(tiny_size(job.cells[0].recipe.base) is None for job in jobs.values())
+    memories = {key: _memory(job) for key, job in stages.items()}
+    seconds = {key: _seconds(jobs[key], cost[key], memories.get(key), rates) for key in jobs if key in todo}
+    known = {key: taken for key, taken in seconds.items() if taken is not None}
+    causes = hours((taken, devices_of[key]) for key, taken in known.items()) if on_gpus and known == seconds else None
     published = published_declarations(runs)
     return {
         "name": cells[0].recipe.name,
@@ -67,11 +58,13 @@ def plan(
         "steps": _sum(cost[key].steps for key in training),
         "tokens": _sum(cost[key].tokens for key in training),
         "flops": flops,
-        "gpu_hours": flops / (tflops * 1e12 * utilization) / 3600 if flops is not None and on_gpus else None,
-        "utilization": utilization,
-        "tflops": tflops,
-        "memory": max(filter(None, map(_memory, stages.values())), key=lambda memory: memory["bytes"], default=None),
-        "devices_per_stage": sorted(device_counts),
+        "gpu_hours": causes and sum(causes.values()),
+        "gpu_hours_of": causes,
+        "rates": rates.model_dump(),
+        "memory": max(filter(None, memories.values()), key=lambda memory: memory["bytes"], default=None),
+        "devices_per_stage": sorted({devices_of[key] for key in stages}),
+        "not_estimated": _not_estimated(job.cells[0].recipe for job in jobs.values()),
+        "disk_written_bytes": _sum(_written(jobs[key], cost[key]) for key in training),
         "disk_peak_bytes": peak(jobs, todo, keep, at_once),
         "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
         "keep": keep,
@@ -88,6 +81,7 @@ def plan(
                 "steps": cost[key].steps,
                 "tokens": cost[key].tokens,
                 "flops": cost[key].flops,
+                "minutes": known[key].total / 60 if causes and key in known else None,
             }
             for key, job in jobs.items()
         ],
@@ -110,7 +104,7 @@ def _memory(job: Job) -> dict[str, Any] | None:
     """The bytes that a stage takes on each of its devices, and whether they fit; None where that is not known."""
     recipe = job.cells[0].recipe
     stage = recipe.stages[job.name]
-    pairs = _pairs(recipe, stage)
+    pairs = pairs_of(recipe, stage)
     if pairs is None or recipe.device_gb is None:
         return None
     length = max_length(stage.train)
@@ -135,96 +129,28 @@ def _memory(job: Job) -> dict[str, Any] | None:
     }
 
 
-@dataclass
-class Cost:
-    """What one job takes. None: the declaration does not say."""
-
-    steps: int | None
-    tokens: float | None  # of the sequences, without padding; of a split, those of its questions
-    flops: float | None
-    trained_tokens: float = 0.0  # those with a loss
-
-
-def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
-    """Each job's cost, in the graph's order."""
-    by_job: dict[str, Cost] = {}
-    for key, job in jobs.items():
-        by_job[key] = _training_cost(job, by_job) if job.kind == "train" else _asking_cost(job)
-    return by_job
+def _not_estimated(recipes: Iterable[Recipe]) -> list[str]:
+    """What the plan leaves out, and the key of the profile that it would take."""
+    lines: dict[str, None] = {}
+    for recipe in recipes:
+        if tiny_size(recipe.base) is None:
+            missing = [key for key in ("parameters", "shape", "device_gb") if getattr(recipe, key) is None]
+            if missing:
+                what = "hours, disk and memory" if "parameters" in missing else "memory"
+                lines[f"{what}: profile {recipe.profile} lacks {', '.join(missing)}"] = None
+    return list(lines)
 
 
-def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
+def _seconds(job: Job, cost: Cost, needed: dict[str, Any] | None, rates: Rates) -> Seconds | None:
+    """How long a job holds its GPUs; None where its operations are not known."""
     recipe = job.cells[0].recipe
-    stage = recipe.stages[job.name]
-    pairs = _pairs(recipe, stage)
-    if pairs is None:
-        return Cost(None, None, None)
-    examples = sum(n for n, _, _ in pairs)
-    length = sum(n * tokens for n, tokens, _ in pairs) / examples
-    trained = sum(n * tokens for n, _, tokens in pairs) / examples
-    batch = recipe.global_batch_size
-    if problem := recipe.too_few(examples):
-        raise BadInput(f"{recipe.name}: {job.name}: {problem}")
-    steps: int | None = math.ceil(stage.train.get("num_train_epochs", 3) * (examples // batch))
-    if stage.match:
-        other = before.get(stage.match.other, Cost(None, None, None))  # nothing is known here of another sweep's stage
-        steps = other.steps
-        if stage.match.tokens_of and other.tokens is not None:
-            steps = round(other.trained_tokens / (batch * trained))
-    elif stage.train.get("max_steps", -1) > 0:
-        steps = stage.train["max_steps"]
-    tokens = None if steps is None else round(steps * batch * length)
-    flops = recipe.parameters and tokens and 6 * recipe.parameters * tokens
-    return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
-
-
-def _asking_cost(job: Job) -> Cost:
-    """The cost of a split if all rows qualify, or of a measurement: one pass over all facts (the rest is small)."""
-    recipe = job.cells[0].recipe
-    tokens: float | None
-    if job.task:
-        rows = _size(job.task) if job.rows is None else job.rows
-        tokens = None if rows is None else rows * FEW_SHOT_PAIRS * _lengths(recipe, job.task)[0]
-    else:
-        stages = list(recipe.stages.values())[: recipe.position(job.name) + 1]
-        lists = [stage.data for stage in stages if isinstance(stage.data, Factoid)] + stages[-1].recall
-        tokens = sum((rows.size or 0) * _lengths(recipe, rows)[0] for rows in lists)
-    return Cost(None, tokens, tokens and recipe.parameters and 2 * recipe.parameters * tokens)
-
-
-def _pairs(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | None:
-    """(how many, tokens of each, trained ones): the stage's own pairs and each mixing source. None: not declared."""
-    if (size := _size(stage.data)) is None:
+    if cost.flops is None:
         return None
-    pairs = [(size, *_lengths(recipe, stage.data))]
-    halves = [(corpus.ratio, corpus.words * WORD["text"]) for corpus in stage.mix.corpora().values()]
-    if words := stage.mix.random_words:  # the words of a vocabulary are longer than those of its text
-        halves.insert(0, (words.ratio, words.words * WORD.get(words.text, 8.0)))
-    pairs += [(round(ratio * size), *_tokens(recipe, INSTRUCTION + half, half)) for ratio, half in halves]
-    if stage.mix.replay:
-        replayed = recipe.stages[stage.mix.replay.stage].data
-        if (facts := _size(replayed)) is None:
-            return None
-        pairs.append((round(stage.mix.replay.ratio * facts), *_lengths(recipe, replayed)))
-    return pairs
-
-
-def _size(rows: Rows) -> int | None:
-    """How many pairs; of a local file of one's own, or of the package, as many as it has."""
-    is_here = isinstance(rows, Capitals) or (isinstance(rows, Pairs) and rows.path and os.path.exists(rows.path))
-    if rows.size is None and is_here:
-        return len(tasks.load_rows(rows, 0))
-    return rows.size
-
-
-def _lengths(recipe: Recipe, rows: Rows) -> tuple[float, float]:
-    return _tokens(recipe, *catalog()[rows.task].characters)
-
-
-def _tokens(recipe: Recipe, prompt: float, response: float) -> tuple[float, float]:
-    """The tokens of a pair with so many characters, and how many of them are trained on."""
-    characters = OF_TINY if tiny_size(recipe.base) else CHARACTERS_PER_TOKEN
-    return FORMAT + (prompt + response) / characters, EOS + response / characters
+    if job.kind != "train":
+        return asking(recipe, rates, cost.flops)
+    checkpointing = needed is not None and needed["activation_checkpointing"]
+    checkpoints = _checkpoints(recipe, job.name, cost.steps or 1) * _checkpoint(recipe)
+    return training_seconds(recipe, job.name, rates, cost.steps or 1, cost.flops, checkpointing, checkpoints)
 
 
 def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: int = 1) -> int | None:
@@ -252,13 +178,33 @@ def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: in
 
 
 def _weights(recipe: Recipe) -> int:
-    """Bytes of a published model's weights."""
-    return int((recipe.parameters or 0) * (4 if recipe.precision == "fp32" else 2))
+    return int(published_bytes(recipe))
+
+
+def _checkpoint(recipe: Recipe) -> float:
+    """Bytes of a checkpoint: weights and two moments each."""
+    return 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
+
+
+def _checkpoints(recipe: Recipe, stage: str, steps: int) -> int:
+    """How many checkpoints a stage writes."""
+    train = recipe.stages[stage].train
+    if train.get("save_strategy", "steps") != "steps":
+        return 0 if train["save_strategy"] == "no" else math.ceil(train.get("num_train_epochs", 3))
+    every = float(train.get("save_steps", 500))
+    return steps // math.ceil(every * steps if every < 1 else every)
+
+
+def _written(job: Job, cost: Cost) -> int | None:
+    """Bytes that training a stage writes: its checkpoints and its model. None: not declared."""
+    recipe = job.cells[0].recipe
+    if cost.steps is None or recipe.parameters is None:
+        return None
+    return int(_checkpoints(recipe, job.name, cost.steps) * _checkpoint(recipe) + published_bytes(recipe))
 
 
 def _working(recipe: Recipe, stage: str) -> int:
-    """Bytes on disk while a stage trains: checkpoints (weights and two moments each) and the draft of its model."""
+    """Bytes on disk while a stage trains: checkpoints and the draft of its model."""
     train = recipe.stages[stage].train
-    each = 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
     kept = 0 if train.get("save_strategy") == "no" else 1 + (train.get("save_total_limit") or 1)
-    return int(kept * each) + _weights(recipe)
+    return int(kept * _checkpoint(recipe)) + _weights(recipe)

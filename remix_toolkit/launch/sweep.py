@@ -13,9 +13,9 @@ from pathlib import Path
 from remix_toolkit.console import info
 from remix_toolkit.errors import BadInput, RunFailed, exit_on_error
 from remix_toolkit.graph import devices
+from remix_toolkit.graph.cost import costs
 from remix_toolkit.graph.jobs import Job, due, graph
 from remix_toolkit.graph.lineage import Node
-from remix_toolkit.graph.plan import costs
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.sweep_state import Command, SweepState, outcome
 from remix_toolkit.launch import processes

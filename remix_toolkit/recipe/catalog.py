@@ -15,6 +15,7 @@ class CatalogEntry(BaseModel):
 
     kind: Literal["facts", "instructions", "mixing"]
     characters: tuple[int, int] = (0, 0)  # of the prompt, of the response
+    random: tuple[int, int] = (0, 0)  # random ones besides
     about: str
     licence: str
     size: str

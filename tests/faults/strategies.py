@@ -180,9 +180,7 @@ TRAINING = st.tuples(
     some(**dict.fromkeys(LORA, VALUE)),
     some(**dict.fromkeys(QUANTIZED, VALUE)),
 )
-OPTION = st.sampled_from(
-    ["--seed", "--profile", "--jobs", "--runs", "--json", "--keep", "--utilization", "--limit", "-h"]
-)
+OPTION = st.sampled_from(["--seed", "--profile", "--jobs", "--runs", "--json", "--keep", "--rate", "--limit", "-h"])
 ARGUMENT = st.sampled_from(["kvr", "demo", "popqa", "any.yaml", "runs", "recipes"]) | OPTION | OVERRIDE | WORD
 COMMAND = st.sampled_from(
     [["plan"], ["data"], ["show"], ["store", "list"], ["recipes"], ["new"], ["sweep", "--status"]]
