@@ -325,6 +325,9 @@ class StageRecord(Record):
     processes: Positive
     device: str
     precision: str
+    held_in: str | None = Field(
+        default=None, description="dtypes of what was trained, and of what an adapter left frozen"
+    )
     activation_checkpointing: bool
     memory_estimated: Count | None = Field(description="bytes a device")
     memory_peak: Count | None = Field(description="bytes of a GPU")

@@ -120,6 +120,21 @@ def test_an_8b_model_on_four_and_two_gpus() -> None:
     assert (pure["fits"], pure["precision"]) == (True, "pure_bf16")
 
 
+def test_what_an_adapter_leaves_frozen_takes_two_bytes_a_weight() -> None:
+    """And half a byte and its scales if it is quantized; without FSDP, on one GPU."""
+    alone = ["accelerate_config=null", "adapter={r: 16}"]
+    with chdir(ROOT):
+        plans = {precision: planned("llama3-8b", f"precision={precision}", *alone) for precision in ("bf16", "fp32")}
+        in_4_bits = planned("llama3-8b-24gb", "accelerate_config=null")
+    adapter = plans["fp32"]["parts"]["gradients"]  # in fp32
+    assert plans["bf16"]["parts"]["gradients"] == adapter == pytest.approx(4 * 42e6, rel=0.01)
+    assert plans["bf16"]["parts"]["weights"] == pytest.approx(2 * 8.03e9 + 1.5 * adapter)
+    assert plans["fp32"]["parts"]["weights"] == pytest.approx(4 * 8.03e9 + adapter)
+    assert plans["bf16"]["summary"].endswith("; trained in fp32, frozen in bf16")
+    assert in_4_bits["summary"].endswith("; trained in fp32, frozen in 4 bits, the rest in bf16")
+    assert in_4_bits["fits"]
+
+
 def test_what_helps_where_memory_ran_out() -> None:
     needed = memory.Memory(20e9, 8e9, 16e9, 40e9, 4e9)
     said = memory.advice(needed, checkpointing=False, per_device=8)

@@ -108,6 +108,7 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
     own = [f"base={tied}", "precision=bf16", "train.activation_checkpointing=true"]
     here("run", "kvr", "--runs", runs("one"), *FAST, curve, replay)
     here("run", "kvr", "--runs", runs("lora"), "--stage", "stage1", *FAST, *LORA)
+    here("run", "kvr", "--runs", runs("lora-bf16"), "--stage", "stage1", *FAST, *LORA, "precision=bf16")
     here("run", "kvr", "--runs", runs("tied"), "--stage", "stage1", *FAST, *own)
     failed = in_two(
         [
@@ -115,6 +116,7 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
             case("stage2", runs("fsdp"), FSDP, *FAST, curve, replay),
             case("stage1", runs("ddp"), DDP, *FAST),
             case("stage1", runs("fsdp-lora"), FSDP, *FAST, *LORA),
+            case("stage1", runs("fsdp-lora-bf16"), FSDP, *FAST, *LORA, "precision=bf16"),
             case("stage1", runs("fsdp-tied"), FSDP, *FAST, *own),
             case("stage1", runs("refused"), FSDP, *FAST, plain=True),
         ],
@@ -143,6 +145,14 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
         assert losses(runs("fsdp-lora"), "stage1") == pytest.approx(losses(runs("lora"), "stage1"), abs=1e-5)
         assert difference(runs("fsdp-lora"), runs("lora"), "stage1") < 1e-5
         assert difference(runs("fsdp-lora"), runs("fsdp"), "stage1") > 1e-3  # it was merged
+    with subtests.test("LoRA in fp32 on frozen weights in bf16"):
+        two, one = (result(runs(name), "stage1") for name in ("fsdp-lora-bf16", "lora-bf16"))
+        assert (two["distributed"], two["held_in"], one["held_in"]) == (
+            "FSDP2",
+            *["trained in fp32, frozen in bf16"] * 2,
+        )
+        found = (losses(runs(name), "stage1") for name in ("fsdp-lora-bf16", "lora-bf16"))
+        assert next(found) == pytest.approx(next(found), abs=0.02)
     with subtests.test("tied embeddings, a resized vocabulary, bf16, activation checkpointing"):
         published = load_file(folder_of(runs("fsdp-tied"), "stage1") / "model.safetensors")
         assert {tensor.dtype for tensor in published.values()} == {torch.bfloat16}

@@ -283,10 +283,10 @@ GSM8K = ["stages.stage2.data.task=gsm8k", f"stages.stage1.{RANDOM}"]
 KEYS = [  # of November 2026; a change of code that moves one orphans the stages that were published under it
     ("kvr", "llama3-8b", ["stages.stage2.data.task=id"], "1ed31db0c84ae833 dd50c5e3356cca91"),
     ("kvr", "mistral-7b", GSM8K, "e410d57c6ffbe8de ec86d820ce3b8a34"),
-    ("kvr", "llama3-8b-24gb", WEBQA, "bb2e1db0ff02561b 7713711e829c4e24"),
+    ("kvr", "llama3-8b-24gb", WEBQA, "cd3b57329c535ed0 975fe3bc8ecacaec"),
     ("popqa", "llama3-8b", ["stages.stage2.data.task=ultrachat", "seed=1"], "2fe2cb69c415c386 0d4cb362e04e5fb3"),
     ("triviaqa", "llama3-8b", FAR, "740a3c22ea1a08b0 e99d2b923b12017d"),
-    ("three_stages", "llama3-8b", THREE, "43033acfd812e663 791220c840a98a76 1ece9c3ca667fef4"),
+    ("three_stages", "llama3-8b", THREE, "46ad1f5a3256a5d7 fa86ed677f43dfc1 f2bf535015426d96"),
     ("familiar_facts", "llama3-8b", ["stages.stage2.data.task=evolcode"], "df1e859dcad1536f"),
 ]
 

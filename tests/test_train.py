@@ -13,6 +13,7 @@ from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Stop
 from remix_toolkit.seals import MANIFEST
+from remix_toolkit.stage.adapter import merged, quantization
 from remix_toolkit.stage.callbacks import EndWithoutSave, StopBelow
 from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn
 from remix_toolkit.stage.train import Order, build_trainer, last_checkpoint, load_model, sft_config, tokens_by_step
@@ -26,7 +27,7 @@ FACTS = [
 def trainer_for(tiny_base: Path, tokenizer, folder: Path, *overrides: str, redrawn: Redrawn = NONE_REDRAWN):
     recipe = load_recipe("kvr", "tiny", ["global_batch_size=8", "train.num_train_epochs=2", *overrides])
     stage = recipe.stages["stage1"].model_copy(update={"train": recipe.train})
-    model = load_model(str(tiny_base), None, "fp32", {})
+    model = load_model(str(tiny_base), None, recipe.loaded_in, quantization(recipe))
     examples = [encoding.encode(tokenizer, fact) for fact in FACTS]
     return build_trainer(recipe, stage, model, tokenizer, examples, sft_config(recipe, stage, folder, 1), redrawn)
 
@@ -120,6 +121,34 @@ def test_too_large_a_device_batch_is_refused(tiny_base, tokenizer, tmp_path) -> 
 def test_an_adapter_that_lora_refuses(tiny_base, tokenizer, tmp_path) -> None:
     with pytest.raises(BadInput, match="LoraConfig refuses"):
         trainer_for(tiny_base, tokenizer, tmp_path, "adapter={rank: 8}")
+
+
+@pytest.mark.parametrize(
+    "precision", [["precision=bf16"], ["precision=pure_bf16", "quantization={load_in_4bit: true}"]]
+)
+def test_an_adapter_is_in_fp32_and_what_it_leaves_frozen_is_not(tiny_base, tokenizer, tmp_path, precision) -> None:
+    """Also after a resumption, which goes on bit by bit; what is published is the sum of both, rounded once."""
+    overrides = [*precision, "adapter={r: 4, target_modules: [up_proj]}", "train.learning_rate=1e-2"]
+
+    def train(resume: bool = False):
+        trainer = trainer_for(tiny_base, tokenizer, tmp_path, *overrides, "train.save_steps=3")
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3") if resume else None)
+        return trainer.model
+
+    model, resumed = train(), train(resume=True)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype in ([torch.float32] if "lora_" in name else [torch.bfloat16, torch.uint8])
+        assert parameter.requires_grad == ("lora_" in name)
+        again = resumed.get_parameter(name)
+        assert (again.dtype, torch.equal(again, parameter)) == (parameter.dtype, True)
+    base = load_model(str(tiny_base), None, "bf16", {})
+    name = "model.layers.1.mlp.up_proj"
+    before = base.get_submodule(name).weight.float()
+    layer = model.base_model.model.get_submodule(name)
+    added = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    assert added.abs().max() > 1e-3
+    published = merged(base, model, model.state_dict()).get_submodule(name).weight
+    assert torch.equal(published, (before + added).bfloat16())
 
 
 def test_a_model_that_lacks_a_tensor_is_refused(tiny_base, tmp_path) -> None:

@@ -66,7 +66,7 @@ def training(
     launch = launch_of(recipe)
     processes = launch.num_processes
     weights, trained = recipe.parameters or 0.0, memory.trained_weights(recipe)
-    each = 2.0 if recipe.precision == "pure_bf16" else 4.0  # bytes of a weight, its gradient and its moments
+    each = memory.BYTES[recipe.trained_in]  # of a weight, its gradient and each of its moments
     batches = max(1, recipe.global_batch_size // (processes * device_batch(recipe.stages[stage].train)))
     recomputed = 1 + 2 / passes(recipe) if checkpointing else 1
     products = flops * recomputed / steps / (processes * rates.tflops * 1e12 * rates.utilization)

@@ -30,6 +30,7 @@ from remix_toolkit.store import UNSEALED
 KEY = re.compile(r"[0-9a-f]{16}")  # a stage's
 
 TRAIN_VERSION = 1  # raise it when train.py gives other weights for the same declaration
+ADAPTER_VERSION = 2  # the same, of stages with an adapter
 FAMILIAR_VERSION = 2  # raise it when familiar.py gives other verdicts for the same declaration
 
 
@@ -50,6 +51,9 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
     Raises BadInput for an unknown stage and for local files that are not there.
     """
     names = list(recipe.stages)[: recipe.position(until) + 1 if until else None]
+    versions = {"train": TRAIN_VERSION, "tulu": encoding.VERSION, "overlap": mixing.VERSIONS["overlap"]}
+    if recipe.adapter and not _as_in_version_1(recipe):
+        versions["adapter"] = ADAPTER_VERSION
     start = {
         "base": base(recipe),
         "precision": recipe.precision,
@@ -57,7 +61,7 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
         **({"quantization": recipe.quantization} if recipe.quantization else {}),
         "global_batch_size": recipe.global_batch_size,
         "seed": recipe.seed,
-        "versions": {"train": TRAIN_VERSION, "tulu": encoding.VERSION, "overlap": mixing.VERSIONS["overlap"]},
+        "versions": versions,
     }
     nodes: list[Node] = []
     stages: list[dict[str, Any]] = []
@@ -67,6 +71,11 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
         ancestors = tuple(node.key for node in nodes)
         nodes.append(Node(name, position, short_hash(declaration), ancestors, declaration))
     return nodes
+
+
+def _as_in_version_1(recipe: Recipe) -> bool:
+    """Were the adapter and the base held in the same dtypes before there was one rule for them?"""
+    return recipe.precision != "bf16" and recipe.quantization is None
 
 
 def run_record(

@@ -1,8 +1,9 @@
 """Does a stage fit into a device's memory? An estimate from the base model's shape, before anything is loaded.
 
-Weights, gradients and optimizer state follow from the precision. Activations are what a Llama-like layer keeps for the
-backward pass with fused attention (no table of scores); tests/test_memory.py counts them on a real one. Not counted:
-the allocator's rounding and what the libraries take for themselves, for which a tenth of the device is left.
+Weights, gradients and optimizer state follow from the precision, by recipe/schema.py's rule for what is in fp32.
+Activations are what a Llama-like layer keeps for the backward pass with fused attention (no table of scores);
+tests/test_memory.py counts them on a real one. Not counted: the allocator's rounding and what the libraries take for
+themselves, for which a tenth of the device is left.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from remix_toolkit.recipe.sft_fields import device_batch
 
 GB = 1e9
 HEADROOM = 0.1  # of a device's memory
+BYTES = {"fp32": 4.0, "bf16": 2.0}
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     share = processes if sharded else 1
     base, trained = recipe.parameters, trained_weights(recipe)
     adapter = trained if recipe.adapter else 0.0
-    full = 2.0 if recipe.precision == "pure_bf16" else 4.0
-    weights = (_quantized(recipe.quantization) if recipe.quantization else full) * base
-    # The layer at work is whole on every device, in bf16; outside FSDP, autocast keeps a bf16 copy of all weights.
-    at_work = 2.0 * base / shape.layers if sharded else 2.0 * base if recipe.precision == "bf16" else 0.0
+    full = BYTES[recipe.trained_in]
+    weights = (_quantized(recipe.quantization) if recipe.quantization else BYTES[recipe.loaded_in]) * base
+    # The layer at work is whole on every device, in bf16; outside FSDP, autocast keeps a bf16 copy of what is trained.
+    at_work = 2.0 * base / shape.layers if sharded else 2.0 * trained if recipe.precision == "bf16" else 0.0
     moments = 2.0 if "8bit" in str(train.get("optim", "")) else 2.0 * full
     per_device = min(device_batch(train), max(1, recipe.global_batch_size // processes))
     tokens = per_device * length
@@ -62,7 +64,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     head = tokens * shape.vocabulary * (half + 4.0 + 4.0)  # logits, in fp32 for the loss, and their gradient
     kept = tokens * shape.hidden * half
     return Memory(
-        weights=(weights + (4.0 * adapter)) / share + at_work,
+        weights=(weights + full * adapter) / share + at_work,
         gradients=full * trained / share,
         optimizer=moments * trained / share,
         activations=shape.layers * layer + head,
@@ -75,6 +77,16 @@ def trained_weights(recipe: Recipe) -> float:
     if recipe.adapter and recipe.shape:
         return _adapter_weights(recipe.adapter, recipe.shape)
     return recipe.parameters or 0.0
+
+
+def held_in(recipe: Recipe) -> str:
+    """`trained in fp32, frozen in bf16`: the dtypes in which a stage's weights are held while it trains."""
+    if not recipe.adapter:
+        return f"trained in {recipe.trained_in}"
+    frozen: str = recipe.loaded_in
+    if recipe.quantization:
+        frozen = f"{'4' if recipe.quantization.get('load_in_4bit') else '8'} bits, the rest in {frozen}"
+    return f"trained in {recipe.trained_in}, frozen in {frozen}"
 
 
 def needs_checkpointing(memory: Memory | None, device_bytes: float) -> bool:

@@ -125,7 +125,7 @@ def _memory(job: Job) -> dict[str, Any] | None:
         "activation_checkpointing": checkpointing,
         "device_bytes": round(device_bytes),
         "fits": needed.total(checkpointing) <= (1 - memory.HEADROOM) * device_bytes,
-        "summary": memory.describe(needed, checkpointing),
+        "summary": f"{memory.describe(needed, checkpointing)}; {memory.held_in(recipe)}",
     }
 
 

@@ -279,6 +279,7 @@ class Stage(Strict):
 
 
 Precision = Literal["fp32", "bf16", "pure_bf16"]
+Dtype = Literal["fp32", "bf16"]
 
 
 class Shape(Strict):
@@ -301,7 +302,9 @@ class Setup(Strict):
     shape: Annotated[Shape | None, OUTSIDE_KEY] = Field(None, description="the base's sizes: for `remix plan`")
     device_gb: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="a device's memory: for `remix plan`")
     precision: Precision = Field(
-        "fp32", description="bf16: fp32 weights and optimizer state, products in bf16; pure_bf16: all of it in bf16"
+        "fp32",
+        description="bf16: fp32 weights and optimizer state, products in bf16; pure_bf16: all of it in bf16; in both, "
+        "the weights that an adapter leaves frozen are in bf16, and it and its optimizer state in fp32",
     )
     adapter: Adapter | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
     quantization: dict[str, Any] | None = Field(
@@ -310,6 +313,16 @@ class Setup(Strict):
     global_batch_size: Count = Field(32, description="examples of an optimizer step, on all devices together")
     accelerate_config: Annotated[str | None, OUTSIDE_KEY] = Field(None, description="launch stages under this file")
     train: Train = Field({}, description="SFTConfig fields for every stage")
+
+    @property
+    def trained_in(self) -> Dtype:
+        """The dtype of the weights that are trained, of their gradients and of the optimizer's state."""
+        return "bf16" if self.precision == "pure_bf16" and not self.adapter else "fp32"
+
+    @property
+    def loaded_in(self) -> Dtype:
+        """The dtype of the base model's weights while a stage trains; an adapter leaves them frozen."""
+        return "bf16" if self.adapter and self.precision != "fp32" else self.trained_in
 
 
 class Profile(Setup):

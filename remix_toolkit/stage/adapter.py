@@ -41,8 +41,15 @@ def quantization(recipe: Recipe) -> dict[str, Any]:
     return {"quantization_config": config}
 
 
+def train_in_fp32(model: Any) -> None:
+    """Hold in fp32 what is trained beside frozen weights; over a quantized base, TRL would have it in bf16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def merged(model: PreTrainedModel, trained: Any, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """The model with a trained adapter merged into its weights."""
+    """The model with a trained adapter merged into its weights: what is added is fp32, and each sum is rounded once."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     adapter_weights = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)

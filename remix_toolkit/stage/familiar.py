@@ -237,8 +237,9 @@ def load_base(recipe: Recipe, runs: Path) -> "tuple[PreTrainedModel, PreTrainedT
 
     source, revision = base_of(recipe, runs)
     trust = bool(recipe.train.get("trust_remote_code"))
-    precision = "fp32" if recipe.precision == "fp32" else "pure_bf16"
-    model = load_model(source, revision, precision, {"trust_remote_code": trust}).to(PartialState().device)
+    model = load_model(
+        source, revision, "fp32" if recipe.precision == "fp32" else "bf16", {"trust_remote_code": trust}
+    ).to(PartialState().device)
     return model, encoding.load_tokenizer(source, revision, trust)
 
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from remix_toolkit.disk import write_text
 from remix_toolkit.errors import RunFailed
-from remix_toolkit.graph.memory import Memory
+from remix_toolkit.graph.memory import Memory, held_in
 from remix_toolkit.graph.retrained import weights
 from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
@@ -121,6 +121,7 @@ def stage_record(
         processes=processes.num_processes,
         device=str(processes.device),
         precision=recipe.precision,
+        held_in=held_in(recipe),
         activation_checkpointing=checkpointing,
         memory_estimated=round(memory.total(checkpointing)) if memory else None,
         memory_peak=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,

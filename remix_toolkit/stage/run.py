@@ -123,7 +123,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
         **(stage.train.get("model_init_kwargs") or {}),
     }
     tokenizer = load_tokenizer(source, revision, init["trust_remote_code"])
-    load = partial(train.load_model, source, revision, recipe.precision)
+    load = partial(train.load_model, source, revision, recipe.loaded_in)
 
     # TRL's trainer of it, on the examples of D and D_M.
     estimate, checkpointing = _plan_memory(prepared)

@@ -8,7 +8,7 @@ stops below a loss; and each complete checkpoint is marked (the last two are in 
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -29,23 +29,26 @@ from remix_toolkit import store
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.disk import delete
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Match, Recipe, Stage
+from remix_toolkit.recipe.schema import Dtype, Match, Recipe, Stage
 from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api
 from remix_toolkit.stage.callbacks import EndWithoutSave, MarkComplete, Sharded, StopBelow
 from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn, StageData
 
+DTYPES: dict[Dtype | Literal["auto"], Any] = {"fp32": torch.float32, "bf16": torch.bfloat16, "auto": "auto"}
 
-def load_model(source: str, revision: str | None, precision: str, init: dict[str, Any]) -> PreTrainedModel:
-    """A causal language model in the recipe's precision (or "auto", as saved), every weight of it from the files.
+
+def load_model(
+    source: str, revision: str | None, dtype: Dtype | Literal["auto"], init: dict[str, Any]
+) -> PreTrainedModel:
+    """A causal language model in a dtype (or "auto", as saved), every weight of it from the files.
 
     transformers fills in a missing tensor with random numbers and a warning; here that is an error, and so is a
     published stage that is not as it was published. Raises BadInput.
     """
     store.verify_model(Path(source))
-    dtypes: dict[str, Any] = {"pure_bf16": torch.bfloat16, "auto": "auto"}
-    settings = {"dtype": dtypes.get(precision, torch.float32), **init}
+    settings = {"dtype": DTYPES[dtype], **init}
     model: PreTrainedModel
     loading: dict[str, Any]
     try:
@@ -247,6 +250,8 @@ def build_trainer(
         ValueError,
     ) as error:  # such as a tracker that is not installed
         raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
+    if recipe.adapter:
+        adapter.train_in_fp32(trainer.model)
     lengths = [len(example.input_ids) for example in examples]
     private_api.set_train_order(trainer, Order(trainer, lengths, recipe.global_batch_size, redrawn))
     trainer.remove_callback(PrinterCallback)
