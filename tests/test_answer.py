@@ -56,6 +56,15 @@ def test_the_best_arm_is_held_against_every_other(trained, tmp_path: Path) -> No
     assert "The best of 4 arms was chosen after the fact" in more
 
 
+def test_one_seed_compares_no_arms_and_both_sentences_say_so(trained, tmp_path: Path) -> None:
+    """Thirty of forty facts apart is not alike, and one seed is not enough to be ahead."""
+    arms = {"none": 4, "best": 36, "second": 30, "third": 6}
+    head, _ = answered(trained, tmp_path, {arm: {0: kept} for arm, kept in arms.items()})
+    assert head.endswith(", under one seed. Nor can it be said of third, under one seed.")
+    start = "Seen here, under one seed: after stage2, none still knows 10% of the 40 kvr facts; "
+    assert shown(sweep_of(tmp_path), {})[0].startswith(f"{start}best (90%) and second (75%) keep more; third (15%)")
+
+
 def test_seeds_that_do_not_agree_decide_nothing(trained, tmp_path: Path) -> None:
     """Three seeds say more, one a little less; more seeds of the kind would tell."""
     head, more = answered(

@@ -49,6 +49,11 @@ class Comparison(stats.Difference):
         """Does the interval leave zero out?"""
         return self.low > 0 or self.high < 0
 
+    @property
+    def is_clear_under_one_seed(self) -> bool:
+        """Does it, for other facts alone? That compares no arms: other seeds may differ by more."""
+        return self.is_clear and self.p_holm is None
+
 
 @dataclass
 class Sweep:

@@ -55,8 +55,11 @@ def _answer(sweep: Sweep, task: str) -> tuple[str, list[str]]:
     # In full: the first arm, which the others are compared with, the next best, and whoever is ahead of the best.
     in_full = [one for one in judged if one.arm == sweep.arms[0] or one is judged[0] or one.is_behind]
     in_full.sort(key=lambda one: one.arm != sweep.arms[0])
-    alike = [one.arm for one in judged if one not in in_full and not one.is_ahead]
+    briefly = [one for one in judged if one not in in_full and not one.is_ahead]
+    one_seed = [one.arm for one in briefly if one.comparison and one.comparison.is_clear_under_one_seed]
+    alike = [one.arm for one in briefly if one.arm not in one_seed]
     sentences = [one.sentence for one in in_full]
+    sentences += [f"Nor can it be said of {some(one_seed)}, under one seed."] if one_seed else []
     sentences += [f"It cannot be told apart from {some(alike)}."] if alike else []
     if any(one.is_ahead for one in in_full):
         notes.append(f"The best of {len(sound)} arms was chosen after the fact, which flatters its lead.")
@@ -102,7 +105,8 @@ def _judge(other: Any, best: Any, comparison: Comparison | None) -> _Judgement:
     if p is not None and p < LEVEL:
         sentence = f"It is {'ahead of' if ahead else 'behind'} {name} by {by}."
         return _Judgement(arm, comparison, ahead, not ahead, sentence)
-    doubt = "" if not comparison.is_clear else ", under one seed" if p is None else f" (Holm's p {p:.3f})"
+    is_one_seed = comparison.is_clear_under_one_seed
+    doubt = ", under one seed" if is_one_seed else f" (Holm's p {p:.3f})" if comparison.is_clear else ""
     return _Judgement(arm, comparison, False, False, f"Whether it is better than {name} cannot be said: {by}{doubt}.")
 
 
@@ -153,7 +157,8 @@ def shown(sweep: Sweep, paper: Mapping[str, float]) -> list[str]:
         if group
     ]
     facts = f"{kept[first].mean:.0f}% of the {kept[first].facts:,} {task} facts"
-    sentences = [f"Seen here: after {last}, {first} still knows {facts}; {'; '.join(words)}."]
+    where = "" if any(one.p_holm is not None for one in compared) else ", under one seed"
+    sentences = [f"Seen here{where}: after {last}, {first} still knows {facts}; {'; '.join(words)}."]
     if low:
         sentences[0] += f" Left out, as {sweep.stages[0]} did not teach them all of its facts: {_and(sorted(low))}."
     if first not in paper or "tiny" not in sweep.frame.stages[sweep.rows["path"].iloc[0]].record.declaration["base"]:
