@@ -23,6 +23,7 @@ from remix_toolkit.stage.run import run_stage
 from remix_toolkit.store import base_model
 
 LENGTH, BATCH = 128, 4
+MIXED = "stages.stage2.mix={random_words: {ratio: 2}}"
 HEADS = {"smollm2": 64}  # the size of a head, where it is not 128
 
 
@@ -133,6 +134,24 @@ def test_what_an_adapter_leaves_frozen_takes_two_bytes_a_weight() -> None:
     assert plans["bf16"]["summary"].endswith("; trained in fp32, frozen in bf16")
     assert in_4_bits["summary"].endswith("; trained in fp32, frozen in 4 bits, the rest in bf16")
     assert in_4_bits["fits"]
+
+
+def test_the_plan_says_what_measuring_takes() -> None:
+    """Scoring: a model in bf16 and a few GB; interference: 32 GB of gradients at a time, not 24 copies of the model."""
+
+    def measuring(*overrides: str) -> dict:
+        cells = load_sweep(str(ROOT / "recipes" / "kvr.yaml"), "llama3-8b", overrides=list(overrides))[1]
+        return plan(cells, "all", NOWHERE)["measuring"]
+
+    with chdir(ROOT):
+        scoring, probed = measuring(), measuring("stages.stage2.probe=[interference]", MIXED)
+        small_card = measuring("stages.stage2.probe=[interference]", "device_gb=24")
+    assert 16.06e9 < scoring["device_bytes"] < 22e9
+    assert (scoring["host_bytes"], scoring["gradient_passes"], scoring["fits"]) == (0, 0, True)
+    assert probed["gradient_passes"] == 14
+    assert 46e9 < probed["host_bytes"] < (16.06 + 32) * 1e9
+    assert probed["summary"].endswith("; interference: 47.0 GB of the machine's memory, 14 passes over the data")
+    assert (probed["fits"], small_card["fits"], small_card["gradient_passes"]) == (True, False, 10)
 
 
 def test_what_helps_where_memory_ran_out() -> None:

@@ -9,6 +9,8 @@ themselves, for which a tenth of the device is left.
 from dataclasses import dataclass
 from typing import Any
 
+from remix_toolkit.evaluate import budget
+from remix_toolkit.evaluate.interference import PARTS
 from remix_toolkit.graph.devices import launch_of
 from remix_toolkit.recipe.schema import Recipe, Shape
 from remix_toolkit.recipe.sft_fields import device_batch
@@ -70,6 +72,46 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
         activations=shape.layers * layer + head,
         checkpointed=shape.layers * kept + layer + head,
     )
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Bytes while a published stage is measured, of the measurement that takes most; the model is whole on a device."""
+
+    device: float
+    host: float  # gradients and the later model, for interference
+    gradient_passes: int  # of interference, over its data
+
+    @property
+    def summary(self) -> str:
+        """`about 21.4 GB on a device; interference: 47.7 GB of the machine's memory, 13 passes over the data`."""
+        text = f"about {self.device / GB:.1f} GB on a device"
+        if not self.gradient_passes:
+            return text
+        passes = "1 pass" if self.gradient_passes == 1 else f"{self.gradient_passes} passes"
+        return f"{text}; interference: {self.host / GB:.1f} GB of the machine's memory, {passes} over the data"
+
+
+def measuring(recipe: Recipe, stage: str) -> Measuring | None:
+    """What measuring a stage takes: evaluate/budget.py says how much is held; None where the shape is unknown."""
+    shape, asked = recipe.shape, recipe.stages[stage]
+    if shape is None or recipe.parameters is None:
+        return None
+    half = BYTES["fp32" if recipe.precision == "fp32" else "bf16"]
+    weights = half * recipe.parameters
+    layer = half * (3 * shape.intermediate + 4 * shape.hidden)  # of a token, in the layer at work
+    tokens = budget.TOKENS * (layer + half * 2 * shape.layers * shape.key_value)  # with a cache, as in generating
+    if "lens" in asked.probe:
+        tokens = max(tokens, budget.LENS_TOKENS * (layer + half * shape.layers * shape.hidden))
+    host, passes = 0.0, 0
+    if "interference" in asked.probe:
+        parts = PARTS * (3 if any(source for _, source in asked.mix) else 2)
+        passes = budget.gradient_passes(recipe.parameters, parts, half)
+        share = recipe.parameters / passes
+        host = weights + share * (parts * half + 4 + half)
+        gradients = 4 * share + half * shape.vocabulary * shape.hidden  # summed in fp32, beside the largest of a batch
+        tokens = max(tokens, budget.GRADIENT_TOKENS * shape.layers * _layer(shape, half, half) + gradients)
+    return Measuring(weights + tokens + budget.LARGEST * (half + 3 * 4), host, passes)
 
 
 def trained_weights(recipe: Recipe) -> float:

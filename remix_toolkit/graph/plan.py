@@ -62,6 +62,7 @@ def plan(
         "gpu_hours_of": causes,
         "rates": rates.model_dump(),
         "memory": max(filter(None, memories.values()), key=lambda memory: memory["bytes"], default=None),
+        "measuring": max(filter(None, map(_measuring, stages.values())), key=_needs, default=None),
         "devices_per_stage": sorted({devices_of[key] for key in stages}),
         "not_estimated": _not_estimated(job.cells[0].recipe for job in jobs.values()),
         "disk_written_bytes": _sum(_written(jobs[key], cost[key]) for key in training),
@@ -127,6 +128,26 @@ def _memory(job: Job) -> dict[str, Any] | None:
         "fits": needed.total(checkpointing) <= (1 - memory.HEADROOM) * device_bytes,
         "summary": f"{memory.describe(needed, checkpointing)}; {memory.held_in(recipe)}",
     }
+
+
+def _measuring(job: Job) -> dict[str, Any] | None:
+    """The bytes that measuring a stage takes on a device and in the machine's memory; None where that is not known."""
+    recipe = job.cells[0].recipe
+    needed = memory.measuring(recipe, job.name)
+    if needed is None:
+        return None
+    return {
+        "stage": f"{job.name} ({job.runs[0]})",
+        "device_bytes": round(needed.device),
+        "host_bytes": round(needed.host),
+        "gradient_passes": needed.gradient_passes,
+        "fits": recipe.device_gb and needed.device <= (1 - memory.HEADROOM) * recipe.device_gb * memory.GB,
+        "summary": needed.summary,
+    }
+
+
+def _needs(measured: dict[str, Any]) -> tuple[int, int]:
+    return measured["host_bytes"], measured["device_bytes"]
 
 
 def _not_estimated(recipes: Iterable[Recipe]) -> list[str]:
