@@ -196,6 +196,9 @@ def test_a_base_that_was_a_gguf_file(trained, runs: Path, tmp_path: Path, monkey
     assert (data.base_model, data.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
     assert "smollm2 (HuggingFaceTB/SmolLM2-135M-Instruct from the GGUF file smol.gguf), fine-tuned on kvr" in text
     assert r"weights were rounded to Q4\_1 before they were trained" in text
+    config.write_text(config.read_text(encoding="utf-8").replace("Q4_1", "Q4_0"), encoding="utf-8")  # a bit flipped
+    with pytest.raises(BadInput, match=r"config\.json: is not the file that was written"):
+        card(stage)
 
 
 def test_what_the_hub_would_refuse_is_not_in_the_metadata(trained, runs: Path) -> None:

@@ -1,6 +1,7 @@
 """The estimate of a device's memory against what a real layer keeps, and what is said where it does not fit."""
 
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,17 @@ def test_an_8b_model_on_four_and_two_gpus() -> None:
     assert (pure["fits"], pure["precision"]) == (True, "pure_bf16")
 
 
+def test_gradients_stay_sharded_between_the_batches_of_a_step(monkeypatch, tmp_path: Path) -> None:
+    """accelerate's default keeps the whole gradient on every device until the last batch."""
+    recipe = load_recipe(str(ROOT / "recipes" / "kvr.yaml"), overrides=SMALL)
+    args = train.sft_config(recipe, recipe.stages["stage1"], tmp_path, 1)
+    assert args.accelerator_config.gradient_accumulation_kwargs is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "false")  # put back afterwards
+    args = train.sft_config(recipe, recipe.stages["stage1"], tmp_path, 1)
+    assert args.accelerator_config.gradient_accumulation_kwargs == {"sync_each_batch": True}
+
+
 def test_what_an_adapter_leaves_frozen_takes_two_bytes_a_weight() -> None:
     """And half a byte and its scales if it is quantized; without FSDP, on one GPU."""
     alone = ["accelerate_config=null", "adapter={r: 16}"]
@@ -155,15 +167,19 @@ def test_the_plan_says_what_measuring_takes() -> None:
 
 
 def test_what_helps_where_memory_ran_out() -> None:
-    needed = memory.Memory(20e9, 8e9, 16e9, 40e9, 4e9)
+    needed = memory.Memory(20e9, 8e9, 16e9, 40e9, 4e9, accumulates=True)
     said = memory.advice(needed, checkpointing=False, per_device=8)
     first, *_ = [line for line in said.splitlines() if line.startswith("  ")]
     assert "activation_checkpointing=true" in first
-    assert "about 84.0 GB: weights 20.0, gradients 8.0, optimizer 16.0, activations 40.0" in said
+    assert "about 84.0 GB: weights 20.0, optimizer 16.0, activations 40.0 and gradients 8.0" in said
     assert "activation_checkpointing" not in memory.advice(needed, checkpointing=True, per_device=1)
     assert "estimate" not in memory.advice(None, checkpointing=False, per_device=8)
     assert memory.needs_checkpointing(needed, 80e9)
     assert not memory.needs_checkpointing(needed, 100e9)
+    at_once = replace(needed, accumulates=False)  # gradients come as activations go
+    assert memory.describe(at_once, checkpointing=False).startswith("about 76.0 GB")
+    assert memory.describe(at_once, checkpointing=True).endswith("activations 4.0 or, later, gradients 8.0")
+    assert not memory.needs_checkpointing(at_once, 85e9)
     assert memory.needs_checkpointing(None, 80e9)  # nothing is known: rather slow than out of memory
 
 

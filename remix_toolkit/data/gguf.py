@@ -5,7 +5,6 @@ that training can move them by less than such a step. What the file says of itse
 under "gguf", and goes from there into that of every stage that is trained on it.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +78,3 @@ def metadata(file: Path) -> dict[str, Any]:
         "quantization": quantization.removeprefix("MOSTLY_").removeprefix("ALL_"),
         "licence": fields.get("general.license"),
     }
-
-
-def of_model(folder: Path) -> dict[str, Any] | None:
-    """What the GGUF file said of itself that a model directory goes back to; None if it goes back to none."""
-    file = folder / "config.json"
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return config.get("gguf")

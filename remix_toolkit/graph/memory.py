@@ -1,9 +1,9 @@
 """Does a stage fit into a device's memory? An estimate from the base model's shape, before anything is loaded.
 
 Weights, gradients and optimizer state follow from the precision, by recipe/schema.py's rule for what is in fp32.
-Activations are what a Llama-like layer keeps for the backward pass with fused attention (no table of scores);
-tests/test_memory.py counts them on a real one. Not counted: the allocator's rounding and what the libraries take for
-themselves, for which a tenth of the device is left.
+Activations are what a Llama-like layer keeps for the backward pass with fused attention (no table of scores).
+benchmarks/tracker.py compares the sum with what torch's memory tracker counts. Not counted: the allocator's rounding and
+what the libraries take for themselves, for which a tenth of the device is left.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ class Memory:
     optimizer: float
     activations: float  # with every layer's kept
     checkpointed: float  # with each layer's computed again in the backward pass
+    accumulates: bool  # does a step take several batches? Gradients are then held beside the next one's activations
 
     def parts(self, checkpointing: bool) -> dict[str, float]:
         """The bytes that each part takes, by name."""
@@ -36,8 +37,11 @@ class Memory:
         return {**parts, "activations": self.checkpointed if checkpointing else self.activations}
 
     def total(self, checkpointing: bool) -> float:
-        """The bytes of all parts together."""
-        return sum(self.parts(checkpointing).values())
+        """The most bytes at one time: in a backward pass, gradients come as activations go."""
+        parts = self.parts(checkpointing)
+        if self.accumulates:
+            return sum(parts.values())
+        return self.weights + self.optimizer + max(self.gradients, parts["activations"])
 
 
 def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int] | None = None) -> Memory | None:
@@ -56,12 +60,14 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     adapter = trained if recipe.adapter else 0.0
     full = BYTES[recipe.trained_in]
     weights = (_quantized(recipe.quantization) if recipe.quantization else BYTES[recipe.loaded_in]) * base
-    # The layer at work is whole on every device, in bf16; outside FSDP, autocast keeps a bf16 copy of what is trained.
-    at_work = 2.0 * base / shape.layers if sharded else 2.0 * trained if recipe.precision == "bf16" else 0.0
+    half = 4.0 if recipe.precision == "fp32" else 2.0
+    if sharded:  # the layer at work is whole on every device, and all the time what is in none: embeddings and the head
+        at_work = half * (base / shape.layers + 2 * shape.vocabulary * shape.hidden)
+    else:  # autocast keeps a bf16 copy of what is trained
+        at_work = 2.0 * trained if recipe.precision == "bf16" else 0.0
     moments = 2.0 if "8bit" in str(train.get("optim", "")) else 2.0 * full
     per_device = min(device_batch(train), max(1, recipe.global_batch_size // processes))
     tokens = per_device * length
-    half = 4.0 if recipe.precision == "fp32" else 2.0
     layer = tokens * _layer(shape, half, full)
     head = tokens * shape.vocabulary * (half + 4.0 + 4.0)  # logits, in fp32 for the loss, and their gradient
     kept = tokens * shape.hidden * half
@@ -71,6 +77,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
         optimizer=moments * trained / share,
         activations=shape.layers * layer + head,
         checkpointed=shape.layers * kept + layer + head,
+        accumulates=per_device * processes < recipe.global_batch_size,
     )
 
 
@@ -137,8 +144,10 @@ def needs_checkpointing(memory: Memory | None, device_bytes: float) -> bool:
 
 
 def describe(memory: Memory, checkpointing: bool) -> str:
-    """`about 71 GB: weights 19, gradients 8, optimizer 32, activations 12`."""
-    listed = ", ".join(f"{name} {size / GB:.1f}" for name, size in memory.parts(checkpointing).items())
+    """`about 63.0 GB: weights 19.0, optimizer 32.0, activations 12.0 or, later, gradients 8.0`."""
+    parts = {name: f"{name} {size / GB:.1f}" for name, size in memory.parts(checkpointing).items()}
+    together = " and " if memory.accumulates else " or, later, "
+    listed = f"{parts['weights']}, {parts['optimizer']}, {parts['activations']}{together}{parts['gradients']}"
     return f"about {memory.total(checkpointing) / GB:.1f} GB: {listed}"
 
 

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
-from remix_toolkit.data import gguf
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
@@ -149,7 +148,7 @@ def read_stage(folder: Path) -> Published:
             | {"held_out": stage.held_out and _only(HeldOut, stage.held_out)}
             | {"probes": public({name: results for name, results in probes.items() if results})}
             | {"base": public({name: results for name, results in of_base.items() if results})}
-            | {"weights": not store.is_pruned(folder), "base_file": gguf.of_model(folder)}
+            | {"weights": not store.is_pruned(folder), "base_file": stage.base_file}
         )
     except (BadInput, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,5 +1,6 @@
 """The files of a published stage, as a report reads them."""
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,14 @@ class Stage:
         if not measurement.of_base or self.folder.parent.name != "stages":
             return {}
         return measurement.read(base_results(self.folder.parent.parent, self.record.declaration))
+
+    @cached_property
+    def base_file(self) -> dict[str, Any] | None:
+        """What the GGUF file said of itself that the model goes back to; None if it goes back to none."""
+        if "config.json" not in self._seals:
+            return None
+        base: dict[str, Any] | None = json.loads(self._content("config.json")).get("gguf")
+        return base
 
     @cached_property
     def held_out(self) -> HeldOutLoss | None:

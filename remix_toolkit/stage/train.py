@@ -8,7 +8,7 @@ stops below a loss; and each complete checkpoint is marked (the last two are in 
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import PartialState
@@ -22,6 +22,7 @@ from transformers import (
     TrainerCallback,
     get_scheduler,
 )
+from transformers.trainer_pt_utils import AcceleratorConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -117,6 +118,10 @@ def sft_config(
         raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
     if private_api.fsdp_requested():
         private_api.set_fsdp_checkpointing(checkpointing)
+        # Else each device would keep all gradients, 16 GB of an 8B model, until the last of a step's batches.
+        config = cast(AcceleratorConfig, args.accelerator_config)  # SFTConfig makes one of whatever it is given
+        accumulation = config.gradient_accumulation_kwargs or {}
+        config.gradient_accumulation_kwargs = {"sync_each_batch": True, **accumulation}
     private_api.use_one_device(args)  # several GPUs are for accelerate launch
     return args
 

@@ -1,0 +1,224 @@
+"""The memory that `remix plan` estimates against what torch's FSDP memory tracker counts, without a GPU.
+
+    python benchmarks/tracker.py                    # the table: about ten minutes on one core
+    python benchmarks/tracker.py --json             # for machines
+    python benchmarks/tracker.py --only "llama3-8b, LoRA"
+
+Two steps of training at the real shape with fake tensors, which have sizes and no content, on a process group that
+only pretends: weights in the stage's precision, FSDP2 on every layer as accelerate applies it, a loss on every column,
+AdamW. The peak is that of the second forward and backward pass; the optimizer's own temporaries, and what the allocator
+rounds up, are not in it. Of QLoRA, a frozen matrix is half a byte a weight, and is unpacked to bf16 where it is used;
+bitsandbytes itself has no fake tensors.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from typing import Any
+
+import torch
+import torch.distributed
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from rich.table import Table
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.hooks import RemovableHandle
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from remix_toolkit.graph import memory
+from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.recipe.schema import Recipe
+
+BOUND = 0.15  # how far the estimate may be from the count
+HEAD = 128  # the size of a head in both models
+LORA = ["adapter={r: 16}"]
+QLORA = [*LORA, "quantization={load_in_4bit: true}"]
+PURE = ["precision=pure_bf16"]
+LENGTH = 256  # tokens of an example, all of them trained on
+ROWS: list[tuple[str, str, list[str], int, bool]] = [  # name, profile, overrides, GPUs, activation checkpointing
+    ("llama3-8b, all weights", "llama3-8b", [], 4, False),
+    ("llama3-8b, all weights, checkpointing", "llama3-8b", [], 4, True),
+    ("llama3-8b, all weights", "llama3-8b", [], 2, True),
+    ("llama3-8b, all weights, pure_bf16", "llama3-8b", PURE, 2, False),
+    ("llama3-8b, all weights, pure_bf16", "llama3-8b", PURE, 1, True),
+    ("llama3-8b, LoRA", "llama3-8b", LORA, 4, False),
+    ("llama3-8b, LoRA", "llama3-8b", LORA, 2, False),
+    ("llama3-8b, LoRA", "llama3-8b", LORA, 1, False),
+    ("llama3-8b, QLoRA", "llama3-8b", QLORA, 1, False),
+    ("mistral-7b, all weights", "mistral-7b", [], 4, False),
+    ("mistral-7b, LoRA", "mistral-7b", LORA, 1, False),
+    ("mistral-7b, QLoRA", "mistral-7b", QLORA, 1, False),
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--only", help="rows whose name begins with this")
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)  # in a process of its own: one group in each
+    options = parser.parse_args()
+    if options.row is not None:
+        print(json.dumps(row(*ROWS[options.row][1:])))
+        return 0
+    rows = []
+    for number, (name, _, _, processes, _) in enumerate(ROWS):
+        if name.startswith(options.only or ""):
+            line = [sys.executable, __file__, "--row", str(number)]
+            done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+            rows.append({"what": name, "gpus": processes, **json.loads(done.stdout.splitlines()[-1])})
+            print(rows[-1], file=sys.stderr, flush=True)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        table = Table("what", "GPUs", "estimated GB", "counted GB", "ratio")
+        for one in rows:
+            gigabytes = [f"{one[name] / memory.GB:.1f}" for name in ("estimated", "counted")]
+            table.add_row(one["what"], str(one["gpus"]), *gigabytes, f"{one['estimated'] / one['counted']:.2f}")
+        Console().print(table)
+    return int(any(abs(one["estimated"] / one["counted"] - 1) > BOUND for one in rows))
+
+
+def row(profile: str, overrides: list[str], processes: int, checkpointing: bool) -> dict[str, Any]:
+    """Bytes as estimated and as counted, each with its parts."""
+    recipe = load_recipe("kvr", profile, [*overrides, "accelerate_config=null"])
+    estimate = memory.estimate(recipe, "stage1", LENGTH, (processes > 1, processes))
+    assert estimate
+    counted = count(recipe, processes, checkpointing)
+    return {
+        "estimated": estimate.total(checkpointing),
+        "counted": counted["Total"],
+        "estimated_parts": estimate.parts(checkpointing),
+        "counted_parts": counted,
+    }
+
+
+def count(recipe: Recipe, processes: int, checkpointing: bool) -> dict[str, float]:
+    """The tracker's bytes at the peak of a forward and backward pass, by kind."""
+    torch.distributed.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
+    mesh = init_device_mesh("cpu", (processes,))
+    with torch.device("meta"):
+        model = build(recipe, checkpointing)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        allocate(model)
+        if processes > 1:
+            half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
+            policy = half if recipe.precision == "bf16" else MixedPrecisionPolicy()
+            layers = [module for module in model.modules() if isinstance(module, LlamaDecoderLayer)]
+            for module in [*layers, model]:
+                fully_shard(module, mesh=mesh, mp_policy=policy)
+        optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], foreach=False)
+        tracker: Any = FSDPMemTracker(model, optimizer) if processes > 1 else MemTracker()
+        if processes > 1:
+            tracker.track_inputs(())
+        else:
+            tracker.track_external(model, optimizer)
+        with tracker:
+            for _ in range(2):
+                tracker.reset_mod_stats()
+                tracker._peak_mem.clear()  # that of an optimizer's step is larger than it really is
+                train(recipe, model, min(8, recipe.global_batch_size // processes))
+                peak = tracker.get_tracker_snapshot("peak")
+                optimizer.step()
+                optimizer.zero_grad()
+    (parts,) = peak.values()
+    return {str(kind).rpartition(".")[2]: float(value) for kind, value in parts.items() if value}
+
+
+def train(recipe: Recipe, model: torch.nn.Module, batch: int) -> None:
+    """A forward and a backward pass, with the loss on every column."""
+    tokens = torch.zeros(batch, LENGTH, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        logits = model(input_ids=tokens, logits_to_keep=torch.arange(LENGTH), use_cache=False).logits
+        loss = ForCausalLMLoss(logits, None, logits.shape[-1], shift_labels=tokens)
+    del logits
+    loss.backward()
+
+
+def build(recipe: Recipe, checkpointing: bool) -> torch.nn.Module:
+    """The model as a stage trains it."""
+    shape = recipe.shape
+    assert shape
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.hidden // HEAD,
+        num_key_value_heads=shape.key_value // HEAD,
+    )
+    frozen_in_half = recipe.precision != "fp32" and recipe.adapter is not None
+    torch.set_default_dtype(torch.bfloat16 if frozen_in_half or recipe.precision == "pure_bf16" else torch.float32)
+    model: Any = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if recipe.quantization:
+        for layer in model.model.layers:
+            for parent in (layer.self_attn, layer.mlp):
+                for name, linear in parent.named_children():
+                    if isinstance(linear, torch.nn.Linear):
+                        setattr(parent, name, Packed(linear))
+    if recipe.adapter:
+        model = get_peft_model(model, LoraConfig(r=recipe.adapter["r"], target_modules="all-linear"))
+    trained: torch.nn.Module = model.train()
+    return trained
+
+
+def allocate(model: torch.nn.Module) -> None:
+    """Give every weight and buffer a storage."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                empty = torch.empty_like(weight, device="cpu")
+                module._parameters[name] = allocated = torch.nn.Parameter(empty, requires_grad=weight.requires_grad)
+                if not weight.requires_grad:  # the tracker asks every weight for its gradient
+                    for hook in ("register_hook", "register_post_accumulate_grad_hook"):
+                        setattr(allocated, hook, no_hook)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+
+
+def no_hook(hook: Any) -> RemovableHandle:
+    """In place of a hook for a gradient that never comes."""
+    return RemovableHandle(OrderedDict())
+
+
+class Packed(torch.nn.Linear):
+    """A frozen matrix of four bits a weight."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        packed = torch.empty(linear.weight.numel() // 2, dtype=torch.uint8)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = Unpacked.apply(hidden, self.weight, self.out_features)
+        return product
+
+
+class Unpacked(torch.autograd.Function):
+    """A product with a packed matrix, which is unpacked for each pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, packed: torch.Tensor, out: int) -> torch.Tensor:
+        ctx.save_for_backward(packed)
+        ctx.size = (out, hidden.shape[-1])
+        return hidden.bfloat16() @ torch.empty(ctx.size, dtype=torch.bfloat16).T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradient @ torch.empty(ctx.size, dtype=torch.bfloat16), None, None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
