@@ -2,8 +2,8 @@
 
 Weights, gradients and optimizer state follow from the precision, by recipe/schema.py's rule for what is in fp32.
 Activations are what a Llama-like layer keeps for the backward pass with fused attention (no table of scores).
-benchmarks/tracker.py compares the sum with what torch's memory tracker counts. Not counted: the allocator's rounding and
-what the libraries take for themselves, for which a tenth of the device is left.
+benchmarks/tracker.py compares the sum with what torch's memory tracker counts. Not counted: the allocator's rounding
+and what the libraries take for themselves, for which a tenth of the device is left.
 """
 
 from dataclasses import dataclass
