@@ -25,6 +25,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -206,11 +207,20 @@ def is_whole(folder: Path, otherwise: str) -> bool:
 def seal(draft: Path) -> None:
     """Write the manifest of a directory, and see to it that all of it is on the disk."""
     files = sorted(f for f in draft.rglob("*") if f.is_file() and str(f.relative_to(draft)) not in UNSEALED)
-    seals = {f.relative_to(draft).as_posix(): FileSeal(bytes=f.stat().st_size, sha256=sha256(f)) for f in files}
+    with ThreadPoolExecutor() as threads:  # of large files, several are read at once
+        seals = dict(threads.map(partial(_seal_file, draft), files))
     Manifest(files=seals).write(draft / MANIFEST)
-    for file in [*files, draft / MANIFEST]:
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+    _sync(draft / MANIFEST)
+
+
+def _seal_file(folder: Path, file: Path) -> tuple[str, FileSeal]:
+    _sync(file)
+    return file.relative_to(folder).as_posix(), FileSeal(bytes=file.stat().st_size, sha256=sha256(file))
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def publish(runs: Path, draft: Path, name: str) -> Path:

@@ -22,7 +22,6 @@ REAL_DATA = ROOT.parent / "shared" / "data"  # real files in upstream formats; a
 # Eight facts, a batch of eight, a few steps: seconds, and every path of the real thing.
 SMALL = [
     "global_batch_size=8",
-    "train.save_steps=2",
     "stages.stage1.data.size=16",
     "stages.stage1.train.num_train_epochs=2",
     "stages.stage2.data.size=16",

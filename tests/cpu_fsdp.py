@@ -4,10 +4,12 @@
 
 A case is {"arguments": those of remix_toolkit.stage, "environment": what the launcher would have set}; the messages of
 failed ones go to cases.json.failed. accelerate itself turns FSDP on for accelerators only: on CPUs it would silently do
-DDP, as a case with {"plain": true} shows.
+DDP, as a case with {"plain": true} shows. {"dies_at": N} ends a case at an optimizer step; {"loaded": FOLDER} has what
+it resumes from written there again, once it is loaded.
 """
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,6 +17,10 @@ from typing import Any
 
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from remix_toolkit.errors import RunFailed
+from remix_toolkit.stage.callbacks import SaveByTime
 
 plain = AcceleratorState.__init__
 
@@ -30,16 +36,42 @@ def with_fsdp(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwa
         self.fsdp_plugin = plugin
 
 
+class Watch(TrainerCallback):
+    """What a case does besides training."""
+
+    def __init__(self, case: dict[str, Any], trainer: Trainer) -> None:
+        self.case, self.trainer = case, trainer
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if "loaded" in self.case:
+            self.trainer._save_optimizer_and_scheduler(self.case["loaded"])
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, SaveByTime) and not state.is_world_process_zero:
+                callback.seconds = math.inf  # by the clock of this process, no time passes
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == self.case.get("dies_at"):
+            raise RunFailed("as the case says")
+
+
 def main(file: Path) -> None:
     """Run the cases."""
     import typer
 
-    from remix_toolkit.errors import RunFailed
+    from remix_toolkit.stage import train
     from remix_toolkit.stage.command import stage
 
     app = typer.Typer()
     app.command()(stage)
     failed = []
+    build_trainer = train.build_trainer
+
+    def watched(*arguments: Any) -> train.StageTrainer:
+        trainer = build_trainer(*arguments)
+        trainer.add_callback(Watch(case, trainer))
+        return trainer
+
+    train.build_trainer = watched
     for case in json.loads(file.read_text(encoding="utf-8")):
         os.environ.update(case["environment"])
         AcceleratorState.__init__ = plain if case.get("plain") else with_fsdp  # type: ignore[method-assign]

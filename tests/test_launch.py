@@ -29,7 +29,8 @@ pytestmark = pytest.mark.slow
 WAIT_S = 300
 INTERRUPTED = "interrupted; the same command goes on where this one stopped"
 # 20 steps of stage1 and 18 of stage2, or more where an arm mixes something in; a checkpoint at every second one
-LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=10", "stages.stage2.train.num_train_epochs=9"]
+LONGER = [*SMALL, "train.save_steps=2"]
+LONGER += ["stages.stage1.train.num_train_epochs=10", "stages.stage2.train.num_train_epochs=9"]
 ARMS = {
     "none": "{}",
     "replay": "{stages.stage2.mix: {replay: {stage: stage1, ratio: 0.5}}}",

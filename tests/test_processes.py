@@ -2,19 +2,24 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from conftest import ROOT, SMALL
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.utils._pytree import keystr, tree_flatten_with_path
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from remix_toolkit import store
+from remix_toolkit.data.files import sha256
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.records import StageRecord
 
@@ -30,9 +35,9 @@ FSDP = {
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
 }
-FAST = [*SMALL, "train.save_strategy=no"]
 LORA = ["adapter={r: 4}", "train.learning_rate=1e-2", "stages.stage1.stop={loss_below: 100, times: 3}"]
-LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=10"]  # 20 steps, a checkpoint at every second one
+LONGER = [*SMALL, "global_batch_size=6", "stages.stage1.train.num_train_epochs=10", "train.save_steps=2"]  # 20 steps
+DROPOUT = [*SMALL, "adapter={r: 4, lora_dropout: 0.3}", "checkpoint_minutes=1e-9"]  # 4 steps, a checkpoint at each
 
 
 def case(stage: str, runs: Path, how: dict[str, str], *overrides: str, **more: object) -> dict:
@@ -40,19 +45,19 @@ def case(stage: str, runs: Path, how: dict[str, str], *overrides: str, **more: o
     return {"arguments": arguments, "environment": how, **more}
 
 
-def launch(cases: list[dict], folder: Path) -> subprocess.Popen:
-    """Two processes, at one case after the other."""
+def launch(cases: list[dict], folder: Path, processes: int = 2) -> subprocess.Popen:
+    """Processes, all at one case after the other."""
     (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
     line += ["tests/cpu_fsdp.py", str(folder / "cases.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     out = (folder / "out.txt").open("a", encoding="utf-8")
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
 
-def in_two(cases: list[dict], folder: Path) -> list[str]:
+def run(cases: list[dict], folder: Path, processes: int = 2) -> list[str]:
     """Run the cases; what the failed ones said."""
-    assert launch(cases, folder).wait(timeout=900) == 0, (folder / "out.txt").read_text(encoding="utf-8")
+    assert launch(cases, folder, processes).wait(timeout=900) == 0, (folder / "out.txt").read_text(encoding="utf-8")
     said: list[str] = json.loads((folder / "cases.json.failed").read_text(encoding="utf-8"))
     return said
 
@@ -106,19 +111,19 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
     curve = "stages.stage2.curve={epochs: 1}"
     replay = "stages.stage2.mix={replay: {stage: stage1, ratio: 0.5, redraw: true}}"
     own = [f"base={tied}", "precision=bf16", "train.activation_checkpointing=true"]
-    here("run", "kvr", "--runs", runs("one"), *FAST, curve, replay)
-    here("run", "kvr", "--runs", runs("lora"), "--stage", "stage1", *FAST, *LORA)
-    here("run", "kvr", "--runs", runs("lora-bf16"), "--stage", "stage1", *FAST, *LORA, "precision=bf16")
-    here("run", "kvr", "--runs", runs("tied"), "--stage", "stage1", *FAST, *own)
-    failed = in_two(
+    here("run", "kvr", "--runs", runs("one"), *SMALL, curve, replay)
+    here("run", "kvr", "--runs", runs("lora"), "--stage", "stage1", *SMALL, *LORA)
+    here("run", "kvr", "--runs", runs("lora-bf16"), "--stage", "stage1", *SMALL, *LORA, "precision=bf16")
+    here("run", "kvr", "--runs", runs("tied"), "--stage", "stage1", *SMALL, *own)
+    failed = run(
         [
-            case("stage1", runs("fsdp"), FSDP, *FAST),
-            case("stage2", runs("fsdp"), FSDP, *FAST, curve, replay),
-            case("stage1", runs("ddp"), DDP, *FAST),
-            case("stage1", runs("fsdp-lora"), FSDP, *FAST, *LORA),
-            case("stage1", runs("fsdp-lora-bf16"), FSDP, *FAST, *LORA, "precision=bf16"),
-            case("stage1", runs("fsdp-tied"), FSDP, *FAST, *own),
-            case("stage1", runs("refused"), FSDP, *FAST, plain=True),
+            case("stage1", runs("fsdp"), FSDP, *SMALL),
+            case("stage2", runs("fsdp"), FSDP, *SMALL, curve, replay),
+            case("stage1", runs("ddp"), DDP, *SMALL),
+            case("stage1", runs("fsdp-lora"), FSDP, *SMALL, *LORA),
+            case("stage1", runs("fsdp-lora-bf16"), FSDP, *SMALL, *LORA, "precision=bf16"),
+            case("stage1", runs("fsdp-tied"), FSDP, *SMALL, *own),
+            case("stage1", runs("refused"), FSDP, *SMALL, plain=True),
         ],
         tmp_path,
     )
@@ -178,23 +183,66 @@ def until_a_new_checkpoint(runs: Path, launcher: subprocess.Popen) -> list[psuti
     return psutil.Process(launcher.pid).children()
 
 
-def test_a_rank_and_a_launcher_are_killed_and_the_stage_goes_on(
-    here, runs: Path, tiny_base: Path, tmp_path: Path
-) -> None:
-    alone = tmp_path / "alone"
-    (alone / "bases").mkdir(parents=True)
-    (alone / "bases" / tiny_base.name).symlink_to(tiny_base)
-    here("run", "kvr", "--runs", alone, "--stage", "stage1", *LONGER)
-    cases = [case("stage1", runs, FSDP, *LONGER)]
-    for victim in ("a rank", "the launcher"):
-        launcher = launch(cases, tmp_path)
+def saved(checkpoint: Path) -> dict[str, Any]:
+    """The weights of a sharded checkpoint and its optimizer's state, put together: names and values."""
+    found: dict[str, Any] = {}
+    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+        dcp_to_torch_save(checkpoint / part, checkpoint / f"{part}.whole")
+        content = torch.load(checkpoint / f"{part}.whole", weights_only=True)
+        found |= {keystr(path): value for path, value in tree_flatten_with_path(content)[0]}
+    return found
+
+
+def test_killed_and_resumed(here, runs: Path, tmp_path: Path, subtests) -> None:
+    """Of three processes, the launcher is killed, then a rank of two: the stage goes on from shards to the same end."""
+
+    def copy(name: str) -> Path:
+        return shutil.copytree(runs, tmp_path / name)
+
+    def training(place: Path, *overrides: str, **more: object) -> dict:
+        return case("stage1", place, FSDP, "--only", "train", *overrides, **more)
+
+    def same_bits(*stores: Path) -> None:
+        assert result(stores[0], "stage1")["resumed_from"].startswith("checkpoint-")
+        for file in ("model.safetensors", "loss.csv"):
+            assert len({sha256(folder_of(place, "stage1") / file) for place in stores}) == 1
+
+    whole, lora, whole_lora = copy("whole"), copy("lora"), copy("whole-lora")
+    for processes in (3, 2):
+        launcher = launch([training(runs, *LONGER)], tmp_path, processes)
         ranks = until_a_new_checkpoint(runs, launcher)
-        assert len(ranks) == 2
-        (ranks[1] if victim == "a rank" else psutil.Process(launcher.pid)).kill()
+        assert len(ranks) == processes
+        (psutil.Process(launcher.pid) if processes == 3 else ranks[1]).kill()
         assert launcher.wait(timeout=120) != 0
         _, alive = psutil.wait_procs(ranks, timeout=30)
         assert not alive  # nobody is left behind on the devices
-    assert in_two(cases, tmp_path) == []
-    assert result(runs, "stage1")["resumed_from"].startswith("checkpoint-")
-    assert losses(runs, "stage1") == pytest.approx(losses(alone, "stage1"), abs=1e-5)
-    assert difference(runs, alone, "stage1") < 1e-5
+        if processes == 3:
+            once = copy("once")
+            kept = shutil.copytree(next(once.glob("work/*/checkpoints")), tmp_path / "kept")
+    with subtests.test("without FSDP"):
+        refused = here("run", "kvr", "--runs", once, "--stage", "stage1", *LONGER, check=False)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+        assert ": was written in shards, and this run is not under FSDP" in refused.stderr
+    said = run(
+        [
+            training(runs, *LONGER),
+            training(once, *LONGER, loaded=str(tmp_path / "loaded")),
+            training(whole, *LONGER),
+            training(lora, *DROPOUT, dies_at=3),
+            training(lora, *DROPOUT),
+            training(whole_lora, *DROPOUT, "train.save_strategy=no"),
+        ],
+        tmp_path,
+    )
+    assert said == ["as the case says"]
+    with subtests.test("a rank of two was killed: bit for bit what it would have been"):
+        same_bits(runs, once)
+    with subtests.test("LoRA, by time, with the random state of each process: as if it had not been interrupted"):
+        same_bits(lora, whole_lora)
+    with subtests.test("two processes load what three wrote"):
+        loaded, expected = saved(tmp_path / "loaded"), saved(kept / result(once, "stage1")["resumed_from"])
+        assert loaded.keys() == expected.keys()
+        for name, value in loaded.items():
+            assert torch.equal(value, expected[name]) if torch.is_tensor(value) else value == expected[name], name
+        assert losses(once, "stage1") == pytest.approx(losses(whole, "stage1"), abs=1e-5)
+        assert difference(once, whole, "stage1") < 1e-5

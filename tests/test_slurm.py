@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 WAIT_S = 400  # two jobs side by side import TRL; a loaded machine takes its time
 
-LONGER = [*SMALL, "stages.stage1.train.num_train_epochs=30"]  # 60 steps, a checkpoint at every second one
+# 60 steps, a checkpoint at every second one
+LONGER = [*SMALL, "train.save_steps=2", "stages.stage1.train.num_train_epochs=30"]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainerState
+from transformers import TrainerControl, TrainerState
 
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
@@ -14,7 +14,7 @@ from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.schema import Stop
 from remix_toolkit.seals import MANIFEST
 from remix_toolkit.stage.adapter import merged, quantization
-from remix_toolkit.stage.callbacks import EndWithoutSave, StopBelow
+from remix_toolkit.stage.callbacks import EndWithoutSave, SaveByTime, StopBelow
 from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn
 from remix_toolkit.stage.train import Order, build_trainer, last_checkpoint, load_model, sft_config, tokens_by_step
 
@@ -51,6 +51,7 @@ def test_micro_batches_and_padding_do_not_change_the_trajectory(tiny_base, token
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert len(losses[0]) == 4  # 22 examples: two whole batches an epoch, two epochs
+    assert not list(tmp_path.rglob("checkpoint-*"))  # it took less than `checkpoint_minutes`
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=2e-4, atol=2e-4)
 
 
@@ -194,9 +195,28 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
         EndWithoutSave().on_log(None, TrainerState(global_step=7), None, {"loss": float("nan")})
 
 
-def test_only_whole_checkpoints_are_used(tiny_base, tokenizer, tmp_path, capsys) -> None:
-    trainer = trainer_for(tiny_base, tokenizer, tmp_path, "train.save_steps=1", "train.save_total_limit=4")
+def test_a_checkpoint_once_minutes_have_passed(monkeypatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    callback, state, control = SaveByTime(1), TrainerState(), TrainerControl()
+    callback.on_train_begin(None, state, control)
+    written = []
+    for now in (159, 161, 229, 230):
+        callback.on_step_end(None, state, control)
+        written.append(control.should_save)
+        if control.should_save:
+            now += 9  # which is how long it takes to write
+            callback.on_save(None, state, control)
+    assert written == [False, True, False, True]
+
+
+def test_only_whole_checkpoints_are_used(tiny_base, tokenizer, tmp_path, capsys, monkeypatch) -> None:
+    trainer = trainer_for(tiny_base, tokenizer, tmp_path, "checkpoint_minutes=1e-9", "train.save_total_limit=4")
     trainer.train()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(BadInput, match="checkpoint-3: was written whole, and this run is under FSDP"):
+        last_checkpoint(tmp_path)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
     assert last_checkpoint(tmp_path).name == "checkpoint-3"  # of four steps: the last one writes none
     (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
     assert last_checkpoint(tmp_path).name == "checkpoint-2"

@@ -59,10 +59,8 @@ def hours(jobs: Iterable[tuple[Seconds, int]]) -> dict[str, float]:
     return totals
 
 
-def training(
-    recipe: Recipe, stage: str, rates: Rates, steps: int, flops: float, checkpointing: bool, written: float
-) -> Seconds:
-    """The seconds of training a stage, of `flops` in all its steps, that writes checkpoints of `written` bytes."""
+def training(recipe: Recipe, stage: str, rates: Rates, steps: int, flops: float, checkpointing: bool) -> Seconds:
+    """The seconds of training a stage, of `flops` in all its steps, but for its checkpoints."""
     launch = launch_of(recipe)
     processes = launch.num_processes
     weights, trained = recipe.parameters or 0.0, memory.trained_weights(recipe)
@@ -81,7 +79,6 @@ def training(
         computing=steps * computing,
         exchanging=steps * exchanging,
         starting=starting(recipe, rates),
-        checkpoints=written / (rates.write_gb_per_s * GB),
         publishing=published_bytes(recipe) / (rates.write_gb_per_s * GB),
     )
 

@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from remix_toolkit.graph import devices, memory
 from remix_toolkit.graph.cost import Cost, costs, pairs_of
-from remix_toolkit.graph.hours import Rates, Seconds, asking, hours, published_bytes
+from remix_toolkit.graph.hours import GB, Rates, Seconds, asking, hours, published_bytes
 from remix_toolkit.graph.hours import training as training_seconds
 from remix_toolkit.graph.jobs import Job, due, graph, loaders
 from remix_toolkit.graph.prune import has_children, is_kept
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.why import Published, published_declarations, why_new
 from remix_toolkit.recipe.schema import Factoid, Recipe
-from remix_toolkit.recipe.sft_fields import max_length
+from remix_toolkit.recipe.sft_fields import max_length, sets_saving
 from remix_toolkit.recipe.tiny_size import tiny_size
 
 LONGEST = 1.5  # the longest example of a task of facts, as a multiple of the mean
@@ -65,7 +65,7 @@ def plan(
         "measuring": max(filter(None, map(_measuring, stages.values())), key=_needs, default=None),
         "devices_per_stage": sorted({devices_of[key] for key in stages}),
         "not_estimated": _not_estimated(job.cells[0].recipe for job in jobs.values()),
-        "disk_written_bytes": _sum(_written(jobs[key], cost[key]) for key in training),
+        "disk_written_bytes": _sum(_written(seconds[key], rates) for key in training),
         "disk_peak_bytes": peak(jobs, todo, keep, at_once),
         "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
         "keep": keep,
@@ -170,8 +170,10 @@ def _seconds(job: Job, cost: Cost, needed: dict[str, Any] | None, rates: Rates) 
     if job.kind != "train":
         return asking(recipe, rates, cost.flops)
     checkpointing = needed is not None and needed["activation_checkpointing"]
-    checkpoints = _checkpoints(recipe, job.name, cost.steps or 1) * _checkpoint(recipe)
-    return training_seconds(recipe, job.name, rates, cost.steps or 1, cost.flops, checkpointing, checkpoints)
+    steps = cost.steps or 1
+    seconds = training_seconds(recipe, job.name, rates, steps, cost.flops, checkpointing)
+    written = _checkpoints(recipe, job.name, steps, seconds.computing + seconds.exchanging) * _checkpoint(recipe)
+    return replace(seconds, checkpoints=written / (rates.write_gb_per_s * GB))
 
 
 def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: int = 1) -> int | None:
@@ -207,21 +209,20 @@ def _checkpoint(recipe: Recipe) -> float:
     return 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
 
 
-def _checkpoints(recipe: Recipe, stage: str, steps: int) -> int:
-    """How many checkpoints a stage writes."""
+def _checkpoints(recipe: Recipe, stage: str, steps: int, seconds: float) -> int:
+    """How many checkpoints a stage writes whose steps take so many seconds."""
     train = recipe.stages[stage].train
+    if not sets_saving(train):
+        return int(seconds / 60 / recipe.checkpoint_minutes)
     if train.get("save_strategy", "steps") != "steps":
         return 0 if train["save_strategy"] == "no" else math.ceil(train.get("num_train_epochs", 3))
     every = float(train.get("save_steps", 500))
     return steps // math.ceil(every * steps if every < 1 else every)
 
 
-def _written(job: Job, cost: Cost) -> int | None:
-    """Bytes that training a stage writes: its checkpoints and its model. None: not declared."""
-    recipe = job.cells[0].recipe
-    if cost.steps is None or recipe.parameters is None:
-        return None
-    return int(_checkpoints(recipe, job.name, cost.steps) * _checkpoint(recipe) + published_bytes(recipe))
+def _written(seconds: Seconds | None, rates: Rates) -> int | None:
+    """Bytes that training a stage writes: its checkpoints and its model. None: not known."""
+    return None if seconds is None else round((seconds.checkpoints + seconds.publishing) * rates.write_gb_per_s * GB)
 
 
 def _working(recipe: Recipe, stage: str) -> int:

@@ -32,6 +32,7 @@ RowCount = Annotated[int, Field(gt=0, le=MOST_ROWS)]
 RowNumber = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Ratio = Annotated[float, Field(ge=0, le=1000)]
 Size = Annotated[float, Field(gt=0, le=10**15)]  # of a model or a device
+Minutes = Annotated[float, Field(gt=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=80)]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe.ranges import Adapter, Count, Ratio, RowCount, RowNumber, Seed, Size, StageName
+from remix_toolkit.recipe.ranges import Adapter, Count, Minutes, Ratio, RowCount, RowNumber, Seed, Size, StageName
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
 from remix_toolkit.recipe.tiny_size import tiny_size
@@ -312,6 +312,9 @@ class Setup(Strict):
     )
     global_batch_size: Count = Field(32, description="examples of an optimizer step, on all devices together")
     accelerate_config: Annotated[str | None, OUTSIDE_KEY] = Field(None, description="launch stages under this file")
+    checkpoint_minutes: Annotated[Minutes, OUTSIDE_KEY] = Field(
+        10, description="between two checkpoints; `train.save_steps` or `save_strategy`, where set, say when instead"
+    )
     train: Train = Field({}, description="SFTConfig fields for every stage")
 
     @property

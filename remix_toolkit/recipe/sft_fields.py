@@ -74,6 +74,11 @@ def device_batch(train: Mapping[str, Any]) -> int:
     return int(train.get("per_device_train_batch_size", DEVICE_BATCH))
 
 
+def sets_saving(train: Mapping[str, Any]) -> bool:
+    """Do these fields of `train:` set when a checkpoint is written? Otherwise, `checkpoint_minutes` does."""
+    return not {"save_steps", "save_strategy"}.isdisjoint(train)
+
+
 def field_type(name: str) -> str | None:
     """The type of an SFTConfig field, such as `float | None`; None where there is no such field."""
     listed = _listed()

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch.distributed.tensor import DTensor
@@ -76,6 +78,25 @@ class MarkComplete(TrainerCallback):
         PartialState().wait_for_everyone()  # each process writes its own random state
         if state.is_world_process_zero:
             store.seal(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+
+
+class SaveByTime(TrainerCallback):
+    """Have a checkpoint written once so many minutes have passed since the last one, or since training began.
+
+    All processes write it together, so the clock of the main one decides for all.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds = 60 * minutes
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.last = time.monotonic()
+
+    on_save = on_train_begin
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        due = time.monotonic() - self.last >= self.seconds
+        control.should_save = bool(broadcast(torch.tensor(due, device=PartialState().device)))
 
 
 class Progress(TrainerCallback):

@@ -6,9 +6,11 @@ some of these versions have a thing, the comment at it says so. `make test-versi
 
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from accelerate.state import AcceleratorState
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from torch.utils.data import Sampler
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -48,9 +50,18 @@ def fsdp_requested() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
-def set_fsdp_checkpointing(on: bool) -> None:
-    """Have FSDP recompute activations in the backward pass; accelerate's plugin reads this variable when it is made."""
-    os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(on).lower()
+def configure_fsdp(activation_checkpointing: bool) -> None:
+    """Have FSDP write checkpoints in shards, and recompute activations in the backward pass if asked to.
+
+    accelerate's plugin reads these variables when it is made; whatever the launcher's config says of them is replaced.
+    """
+    os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
+    os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(activation_checkpointing).lower()
+
+
+def in_shards(checkpoint: Path) -> bool:
+    """Was a checkpoint written in shards, under FSDP? accelerate puts each process's share of the weights here."""
+    return (checkpoint / f"{FSDP_MODEL_NAME}_0").is_dir()
 
 
 def attention_of(config: PreTrainedConfig) -> str:

@@ -41,8 +41,6 @@ def save_model(
     An adapter is merged into what `unmerged` loads: the model that the stage started from, not quantized, not sharded.
     Raises RunFailed where a tensor differs in the files.
     """
-    if trainer.is_fsdp_enabled:  # the other kind of state dict, SHARDED_STATE_DICT, would write nothing
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     tensors = trainer.accelerator.get_state_dict(trainer.model)  # whole on the main process
     model = trainer.accelerator.unwrap_model(trainer.model)
     if PartialState().is_main_process:

@@ -116,6 +116,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     prepared.work.mkdir(parents=True, exist_ok=True)
 
     # The model that it starts from.
+    checkpoint = train.last_checkpoint(prepared.work / "checkpoints")
     source, revision = starting_model(prepared)
     info(f"{name}: {data}; {data.counts.steps_per_epoch} steps an epoch; from {source}")
     init = {
@@ -141,7 +142,6 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
         trainer.add_callback(RetentionCurve(prepared, tokenizer, trackers))
 
     # Training, from the last checkpoint if there is one.
-    checkpoint = train.last_checkpoint(prepared.work / "checkpoints")
     if checkpoint:
         info(f"{name}: resumes from {checkpoint}")
     try:

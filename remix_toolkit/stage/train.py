@@ -31,10 +31,10 @@ from remix_toolkit.data.encoding import Example
 from remix_toolkit.disk import delete
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.schema import Dtype, Match, Recipe, Stage
-from remix_toolkit.recipe.sft_fields import device_batch
+from remix_toolkit.recipe.sft_fields import device_batch, sets_saving
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api
-from remix_toolkit.stage.callbacks import EndWithoutSave, MarkComplete, Sharded, StopBelow
+from remix_toolkit.stage.callbacks import EndWithoutSave, MarkComplete, SaveByTime, Sharded, StopBelow
 from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn, StageData
 
 DTYPES: dict[Dtype | Literal["auto"], Any] = {"fp32": torch.float32, "bf16": torch.bfloat16, "auto": "auto"}
@@ -88,7 +88,7 @@ def sft_config(
             f"per_device_train_batch_size {per_device} x {world_size} processes"
         )
     settings = {
-        "save_strategy": "steps",
+        "save_strategy": "steps" if sets_saving(stage.train) else "no",
         "report_to": "none",
         **stage.train,
         "output_dir": str(output_dir),
@@ -117,7 +117,7 @@ def sft_config(
     except (ImportError, OSError, ValueError, TypeError) as error:  # OSError: a file that a field names
         raise BadInput(f"{recipe.name}: train: SFTConfig refuses: {error}") from error
     if private_api.fsdp_requested():
-        private_api.set_fsdp_checkpointing(checkpointing)
+        private_api.configure_fsdp(checkpointing)
         # Else each device would keep all gradients, 16 GB of an 8B model, until the last of a step's batches.
         config = cast(AcceleratorConfig, args.accelerator_config)  # SFTConfig makes one of whatever it is given
         accumulation = config.gradient_accumulation_kwargs or {}
@@ -235,6 +235,8 @@ def build_trainer(
     peft_config = adapter.lora_config(recipe.adapter)
     callbacks: list[TrainerCallback] = [StopBelow(stage.stop)] if stage.stop else []
     callbacks += [EndWithoutSave(), MarkComplete()]
+    if not sets_saving(stage.train):
+        callbacks.append(SaveByTime(recipe.checkpoint_minutes))
     if private_api.fsdp_requested():
         callbacks.append(Sharded())
     try:
@@ -266,7 +268,8 @@ def build_trainer(
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; newer ones (a crash in the middle of writing, or damaged since) are deleted.
 
-    All processes call it together and get the same answer.
+    All processes call it together and get the same answer. Raises BadInput where it is sharded and this run is not, or
+    the other way round.
     """
 
     def newest() -> Path | None:
@@ -278,4 +281,11 @@ def last_checkpoint(folder: Path) -> Path | None:
         while (last := newest()) and not store.is_whole(last, "the stage goes on from the checkpoint before, or anew"):
             delete(last)
     state.wait_for_everyone()
-    return newest()
+    last = newest()
+    if last and private_api.in_shards(last) != private_api.fsdp_requested():
+        written, here = ("in shards", "is not") if private_api.in_shards(last) else ("whole", "is")
+        raise BadInput(
+            f"{last}: was written {written}, and this run {here} under FSDP, which shards it: go on with the "
+            f"accelerate_config that the stage was begun with, or delete {folder} to train it anew"
+        )
+    return last
