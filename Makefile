@@ -88,7 +88,7 @@ test-fast: $(VENV)/ready lint  ## of these, the ones that take seconds
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m 'not slow' tests $(ARGS)
 
 test-faults: $(VENV)/ready  ## the whole of tests/faults: kills at every moment, full disks, damage, random input
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m faults tests/faults $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -rP -m faults tests/faults $(ARGS)
 
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 -m cluster tests $(ARGS)
