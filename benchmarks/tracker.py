@@ -92,7 +92,7 @@ def row(profile: str, overrides: list[str], processes: int, checkpointing: bool)
     recipe = load_recipe("kvr", profile, [*overrides, "accelerate_config=null"])
     estimate = memory.estimate(recipe, "stage1", LENGTH, (processes > 1, processes))
     assert estimate
-    counted = count(recipe, processes, checkpointing)
+    counted = count(recipe, processes, checkpointing, estimate.accumulates)
     return {
         "estimated": estimate.total(checkpointing),
         "counted": counted["Total"],
@@ -101,8 +101,8 @@ def row(profile: str, overrides: list[str], processes: int, checkpointing: bool)
     }
 
 
-def count(recipe: Recipe, processes: int, checkpointing: bool) -> dict[str, float]:
-    """The tracker's bytes at the peak of a forward and backward pass, by kind."""
+def count(recipe: Recipe, processes: int, checkpointing: bool, accumulates: bool) -> dict[str, float]:
+    """The tracker's bytes at the peak of a step's forward and backward passes, by kind."""
     torch.distributed.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
     mesh = init_device_mesh("cpu", (processes,))
     with torch.device("meta"):
@@ -123,9 +123,10 @@ def count(recipe: Recipe, processes: int, checkpointing: bool) -> dict[str, floa
             tracker.track_external(model, optimizer)
         with tracker:
             for _ in range(2):
-                tracker.reset_mod_stats()
                 tracker._peak_mem.clear()  # that of an optimizer's step is larger than it really is
-                train(recipe, model, min(8, recipe.global_batch_size // processes))
+                for _ in range(2 if accumulates else 1):
+                    tracker.reset_mod_stats()
+                    train(recipe, model, min(8, recipe.global_batch_size // processes))
                 peak = tracker.get_tracker_snapshot("peak")
                 optimizer.step()
                 optimizer.zero_grad()

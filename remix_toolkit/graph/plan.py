@@ -71,12 +71,8 @@ def plan(
         "keep": keep,
         "order": [
             {
-                "key": key,
-                "kind": job.kind,
-                "name": job.name,
-                "task": job.name if job.task else job.cells[0].recipe.stages[job.name].data.task,
+                **_described(job),
                 "needs": sorted(job.needs, key=position.__getitem__),
-                "runs": job.runs,
                 "to_do": key in todo,
                 "why": _why(job, published) if job.kind == "train" and key in todo else None,
                 "steps": cost[key].steps,
@@ -87,6 +83,11 @@ def plan(
             for key, job in jobs.items()
         ],
     }
+
+
+def _described(job: Job) -> dict[str, Any]:
+    task = job.name if job.task else job.cells[0].recipe.stages[job.name].data.task
+    return {"key": job.key, "kind": job.kind, "name": job.name, "task": task, "runs": job.runs}
 
 
 def _why(job: Job, published: dict[int, Published]) -> str | None:

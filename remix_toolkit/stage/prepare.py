@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
+
 from remix_toolkit import store
 from remix_toolkit.console import silence_libraries
 from remix_toolkit.data.encoding import load_tokenizer
@@ -70,7 +72,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     """
     silence_libraries()
     trust = bool(recipe.train.get("trust_remote_code"))
-    tokenizer = load_tokenizer(*store.base_model(recipe, runs), trust_remote_code=trust)
+    tokenizer = load_tokenizer(*_base_model(recipe, runs), trust_remote_code=trust)
     keys = dict(zip(recipe.stages, [*nodes[-1].ancestors, nodes[-1].key], strict=False))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask, keys)
     prepared = [PreparedStage(recipe, node, data[node.stage], runs) for node in nodes]
@@ -85,6 +87,14 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
             train.sft_config(recipe, stage.stage, stage.work, 1, use_cpu=True)
         private_api.forget_devices()  # SFTConfig chose the CPU for the whole process
     return prepared
+
+
+def _base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
+    """As `store.base_model`. The main process of a launcher builds it: in the others, transformers saves nothing."""
+    if "LOCAL_RANK" not in os.environ:
+        return store.base_model(recipe, runs)
+    with PartialState().main_process_first():
+        return store.base_model(recipe, runs)
 
 
 def starting_model(prepared: PreparedStage) -> tuple[str, str | None]:
