@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from trained_store import FEW, HALF, TrainedStore, sweep_of
 
-from remix_toolkit.report.words import answer, notes, shown
+from remix_toolkit.report.words import answer, beside_paper, notes
 
 
 def answered(trained: TrainedStore, runs: Path, arms: dict[str, dict[int, int]]) -> tuple[str, str]:
@@ -23,7 +23,7 @@ def answered(trained: TrainedStore, runs: Path, arms: dict[str, dict[int, int]])
     [
         ({"none": HALF}, "It is the only arm: nothing can be said about what helps."),
         ({"none": FEW[:1], "random": FEW[2:]}, "Whether it is better than none (10.0%) cannot be said: +5.0 points"),
-        ({"none": FEW[:1], "random": HALF[:1]}, "One seed: the intervals are over facts only"),
+        ({"none": FEW[:1], "random": HALF[:1]}, "The interval of one seed is for other facts under it"),
         ({"none": HALF, "random": FEW}, "none still knows 50.0%"),  # the first arm may be the best
     ],
 )
@@ -40,7 +40,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have(trained, tmp_path: Path
     assert "the highest mean of 2 arms. Whether it is better than none on what both have, seed 1 (60.0% against" in head
     assert head.endswith("cannot be said: -30.0 points, 95% interval -45.2 to -14.8, under one seed.")
     assert "chosen after the fact" not in more
-    assert "One seed in common: the intervals are over facts only" in more
+    assert "The interval of one seed is for other facts under it" in more
     head, _ = answered(trained, tmp_path / "more", {"none": {0: 4, 1: 4}, "random": {1: 36, 2: 36}})
     assert "Whether it is better than none on what both have, seed 1 (90.0% against 10.0%), cannot be said" in head
     assert head.endswith(", under one seed.")
@@ -56,13 +56,11 @@ def test_the_best_arm_is_held_against_every_other(trained, tmp_path: Path) -> No
     assert "The best of 4 arms was chosen after the fact" in more
 
 
-def test_one_seed_compares_no_arms_and_both_sentences_say_so(trained, tmp_path: Path) -> None:
+def test_one_seed_compares_no_arms(trained, tmp_path: Path) -> None:
     """Thirty of forty facts apart is not alike, and one seed is not enough to be ahead."""
     arms = {"none": 4, "best": 36, "second": 30, "third": 6}
     head, _ = answered(trained, tmp_path, {arm: {0: kept} for arm, kept in arms.items()})
     assert head.endswith(", under one seed. Nor can it be said of third, under one seed.")
-    start = "Seen here, under one seed: after stage2, none still knows 10% of the 40 kvr facts; "
-    assert shown(sweep_of(tmp_path), {})[0].startswith(f"{start}best (90%) and second (75%) keep more; third (15%)")
 
 
 def test_seeds_that_do_not_agree_decide_nothing(trained, tmp_path: Path) -> None:
@@ -72,7 +70,7 @@ def test_seeds_that_do_not_agree_decide_nothing(trained, tmp_path: Path) -> None
     )
     assert "Whether it is better than none (12.5%) cannot be said: +72.5 points, 95% interval -7" in head
     assert "chosen after the fact" not in more
-    assert "4 seeds: with 9, the intervals would be half as wide." in more
+    assert "Intervals would be half as wide with 9 seeds." in more
     assert "It is ahead of none" in answered(trained, tmp_path, {"none": {4: 0}, "random": {4: 39}})[0]
 
 
@@ -110,21 +108,15 @@ def test_one_stage_or_none_with_recall_says_nothing(trained, tmp_path: Path) -> 
     assert "no stage here is measured by recall" in answer(sweep_of(tmp_path / "none"))[0][0]
 
 
-def test_what_a_sweep_shows_in_two_sentences(trained, tmp_path: Path) -> None:
-    most = [[1] * 30 + [0] * 10, [0] * 2 + [1] * 30 + [0] * 8, [0] * 4 + [1] * 30 + [0] * 6]
-    trained.write_arms(tmp_path, {"none": FEW, "random": most, "generic": FEW})
-    seen, needed = shown(sweep_of(tmp_path), {"none": 13.5, "random": 28.8, "generic": 27.8})
-    start = "Seen here: after stage2, none still knows 10% of the 40 kvr facts; random (75%) keeps more; "
-    assert seen == f"{start}generic (10%) cannot be told apart from it."
-    assert needed.startswith("Of what keeps more than none in the paper, generic did not here; this model started")
-    everything = shown(sweep_of(tmp_path), {"none": 1.0, "random": 2.0})[1]
-    assert everything.startswith("All that keeps more than none in the paper did here, too; this model started")
-    assert shown(sweep_of(tmp_path), {}) == [seen]  # nothing to compare it with
-    known = {"stage1": {"kvr": [1] * 30 + [0] * 10}, "stage2": {"kvr": [1] * 20 + [0] * 20, "webqa": [1]}}
-    for arm in ("none", "random"):
-        trained.write_run(tmp_path / "low", arm, 0, known)
-    (nothing,) = shown(sweep_of(tmp_path / "low"), {})
-    assert (
-        nothing
-        == "Nothing can be said of what helps to keep kvr: stage1 did not teach all of its facts (none, random)."
+def test_a_sweep_is_held_beside_the_paper(trained, tmp_path: Path) -> None:
+    trained.write_arms(tmp_path, {"none": FEW, "random": HALF, "generic": FEW[::-1]})
+    sweep = sweep_of(tmp_path)
+    assert beside_paper(sweep, {"none": 13.5, "random": 28.8, "not run": 1.0}) == []
+    one, other, why = beside_paper(sweep, {"none": 28.8, "random": 27.8, "generic": 53.2})
+    assert one == "Not as in the paper: there none keeps 28.8 and random 27.8, here 10 and 50"
+    assert other == "Not as in the paper: there random keeps 27.8 and generic 53.2, here 50 and 10"
+    assert why.startswith(
+        "This model started from random weights and has no knowledge to lose: recipes/real_model.yaml"
     )
+    trained.write_arms(tmp_path / "real", {"none": FEW, "random": HALF}, profile="llama3-8b")
+    assert len(beside_paper(sweep_of(tmp_path / "real"), {"none": 28.8, "random": 27.8})) == 1

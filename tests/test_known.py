@@ -78,7 +78,7 @@ def test_what_the_base_knew_is_asked_again_after_a_stage(here, mine: Path, monke
     page = write_report(runs, mine.parent / "report", None)
     assert page
     assert line in page.read_text(encoding="utf-8")
-    assert "(base)" in (mine.parent / "report" / "tables" / "perplexity-mine-tiny.csv").read_text(encoding="utf-8")
+    assert "(base)" in (mine.parent / "report" / "tables" / "abilities-mine-tiny.csv").read_text(encoding="utf-8")
     published = results.read_stage(stage)
     assert next(iter(published.probes["known"].values()))["kept"] == 2
     assert published.base["perplexity"].keys() == published.probes["perplexity"].keys()
@@ -103,9 +103,7 @@ def test_a_base_that_knew_nothing(mine: Path) -> None:
     subject = Subject(recipe, "stage1", {}, {}, [], [], [], 1, known=lambda: (12, []))
     result, rows = Known().measure("capitals-1", subject, Models(None, None, None))  # type: ignore[arg-type]
     assert (result.facts, rows, Known().problem(result, rows)) == (0, [], None)
-    import pandas as pd
-
-    lines = known_before(pd.DataFrame([{"arm": arm, "stage": "stage1", **result.model_dump()} for arm in "ab"]))
+    lines = known_before([{"arm": arm, "stage": "stage1", **result.model_dump()} for arm in "ab"])
     assert lines == ["known before: none of the 12 facts of capitals that the base model was asked"]
 
 

@@ -1,6 +1,5 @@
 """The report's figures, and what it says of probes, settings and how to run it all again: on stages really trained."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from remix_toolkit.graph.sweep_state import Command, SweepState
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report import figures
 from remix_toolkit.report.frame import load
-from remix_toolkit.report.parts import Figure, Heading, Table
+from remix_toolkit.report.parts import Figure
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.settings import rerun, settings
 
@@ -28,20 +27,14 @@ def test_figures_are_the_same_bytes_and_beside_each_are_its_numbers(trained: Tra
     files = {name: trained.text(name) for name in ("lens.json", "interference.json", "retention.jsonl")}
     trained.write_arms(tmp_path, {"$\\frac$": FEW, "_hidden": HALF}, files=files)
     sweep = sweep_of(tmp_path)
-    made = [figures.curves(sweep), figures.losses(sweep), figures.arms(sweep, "kvr"), figures.differences(sweep, "kvr")]
+    made = [figures.curves(sweep), figures.losses(sweep), figures.arms(sweep, "kvr")]
     made += [part for part in probes(sweep) if isinstance(part, Figure)]
-    kinds = [figure.name.split("-")[0] for figure in made]
-    assert kinds == ["curves", "losses", "arms", "differences", "lens", "cosines"]
+    assert [figure.name.split("-")[0] for figure in made] == ["curves", "losses", "arms", "lens"]
     for figure in made[1:3]:
         once, again = (figures.rendered(figure.draw, ("png", "pdf", "svg")) for _ in range(2))
         assert once == again
         assert [once[ending][:4] for ending in once] == [b"\x89PNG", b"%PDF", b"<?xm"]
-    text = " ".join(figure.alt for figure in made)
-    assert r"$\frac$ 100.0, then 10.0 (2.3 to 34.6)" in text
-    assert re.search(r"_hidden \+40\.0 \(\+\d", text)
-    assert r"$\frac$ in stage1: 4 to 1" in text
-    angle = trained.result(Interference()).groups["whole"]["a.b"]
-    assert f"{angle.cosine:+.3f} ({angle.low:+.3f} to {angle.high:+.3f})" in text
+    assert r"$\frac$ in stage1: 4 to 1" in made[1].alt
     legend, rows = made[1].draw().legends[0].get_texts(), made[2].draw().axes[0].get_yticklabels()
     assert [[label.get_text() for label in labels] for labels in (legend, rows)] == [[r"$\frac$", "_hidden"]] * 2
 
@@ -53,7 +46,7 @@ def test_a_line_is_the_mean_over_seeds_where_all_have_a_point() -> None:
         return [list(zip(*line.get_data(), strict=True)) for line in axes.lines if line.get_linewidth() > 1]
 
     assert thick((0, 1, 2), (0, 2, 0), (1, 1, 4)) == [[(1, 3)]]
-    assert thick((0, 1, 2), (1, 3, 4)) == [[(1, 2)], [(3, 4)]]  # each by itself: they share none
+    assert thick((0, 1, 2), (1, 3, 4)) == []
 
 
 def test_long_losses_are_drawn_as_means_and_what_is_no_number_is_named(trained, tmp_path: Path) -> None:
@@ -84,21 +77,15 @@ def test_gradients_that_are_noise_are_shown_as_noise(trained, tmp_path: Path) ->
         files = {"interference.json": Interference().record({"kvr-1": measured}).model_dump_json()}
         trained.write_run(tmp_path, arm, seed, BOTH, files=files)
     warnings: list[str] = []
-    _, figure, cosines, foretold = probes(sweep_of(tmp_path, warnings))
+    _, cosines, foretold = probes(sweep_of(tmp_path, warnings))
     angle = result.groups["whole"]["a.b"]
     about = "earlier facts and this stage's"
-    interval = f"{angle.low:+.3f} to {angle.high:+.3f}"
-    assert cosines.shown.loc["some", about].tolist() == [f"{angle.cosine:+.3f}", interval, 2, 1]
-    assert cosines.shown.loc["all", about].fillna("-").tolist() == ["noise", "-", 2, 2]
+    interval = f"[{angle.low:+.3f}, {angle.high:+.3f}]"
+    assert cosines.shown.loc[("some", "stage2", about)].tolist() == [f"{angle.cosine:+.3f}", interval, 2, 1]
+    assert cosines.shown.loc[("all", "stage2", about)].fillna("-").tolist() == ["noise", "-", 2, 2]
     assert cosines.notes[1].startswith("Noise: ")
     assert foretold.shown["seeds"].tolist() == [2, 2]
-    assert len(figure.draw().axes) == 3
     assert warnings == []
-    all_noise = {part: dict.fromkeys(pairs, noise["a.b"]) for part, pairs in groups.items()}
-    weak = trained.result(Interference(), norms=norms, groups=all_noise)
-    files = {"interference.json": Interference().record({"kvr-1": weak}).model_dump_json()}
-    trained.write_run(tmp_path / "all", "none", 0, BOTH, files=files)
-    assert [type(part) for part in probes(sweep_of(tmp_path / "all"))] == [Heading, Table, Table]
 
 
 def test_near_ties_and_memory_are_in_the_settings(trained, tmp_path: Path) -> None:
@@ -125,7 +112,7 @@ def test_each_run_has_the_command_that_makes_it_again(trained, tmp_path: Path) -
     command = Command(sweep="recipes/a b.yaml", profile="tiny", seeds=[0], overrides=["x=1"])
     state = SweepState(id="lost", command=command, keep="all", launcher="local", jobs={})
     state.save(tmp_path / "sweeps" / "lost")
-    whole, runs, versions = rerun(sweep_of(tmp_path), tmp_path)
+    whole, runs = rerun(sweep_of(tmp_path), tmp_path)
     where = ["--profile", "tiny", "--seed", "0", "--runs", str(tmp_path)]
     assert shlex.split(whole.shown["command"].item()) == ["remix", "sweep", "recipes/a b.yaml", *where, "x=1"]
     keys, line = runs.shown.loc[("control", 0)]
@@ -134,10 +121,9 @@ def test_each_run_has_the_command_that_makes_it_again(trained, tmp_path: Path) -
     overrides = [f'stages.stage1.match={{"steps_of": "{"a" * 16}"}}', 'stages.stage1.mix={"a": 1}', 'b="c d"']
     assert shlex.split(line) == ["remix", "run", source, *where, *overrides]
     assert "names a stage of this store by its key" in runs.notes[1]
-    assert versions.shown.loc["torch", "version"].startswith("2.")
-    runs, _ = rerun(sweep_of(tmp_path), Path("runs"))  # the default goes without an option
+    (runs,) = rerun(sweep_of(tmp_path), Path("runs"))  # the default goes without an option
     assert "--runs" not in runs.shown["command"].item()
     (tmp_path / "sweeps" / "lost" / "state.json").write_text("{", encoding="utf-8")
     warnings: list[str] = []
-    assert len(rerun(sweep_of(tmp_path, warnings), tmp_path)) == 2
+    assert len(rerun(sweep_of(tmp_path, warnings), tmp_path)) == 1
     assert "state.json: cannot be read" in warnings[0]

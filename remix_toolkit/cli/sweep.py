@@ -77,9 +77,7 @@ def print_sweep(declared: "Sweep", records: Sequence["RunRecord"], runs: Path, p
     frame = load(runs, records=records)
     if frame.measured.empty:
         return
-    screen.print_arms(frame, declared.paper)
-    if len({record.seed for record in records}) > 1:
-        screen.print_seeds(frame)
+    screen.print_seeds(frame, declared.paper)
     if plot:
         from remix_toolkit.report.figures import plot_arms
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -105,7 +104,7 @@ def _known(lineage: Sequence[tuple[str, Mapping[str, Any], str, Published | None
         for name, _, _, stage in lineage
         for known in (stage.probes.get("known", {}).values() if stage else ())
     ]
-    return known_before(pd.DataFrame(rows))
+    return known_before(rows)
 
 
 def _task(list_id: str) -> str:

@@ -4,7 +4,6 @@ Recall is compared on the same facts only, seed by seed and fact by fact; where 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,17 @@ from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.why import flatten
 from remix_toolkit.report import summary
+from remix_toolkit.report.facts import outcomes
 from remix_toolkit.report.frame import Frame, load
+from remix_toolkit.report.parts import Table
 from remix_toolkit.report.results import until
-from remix_toolkit.report.screen import COMPARISON, as_records, comparison_cells, console, print_lines, print_table
+from remix_toolkit.report.retention import FLIPS, in_columns
+from remix_toolkit.report.screen import as_records, console, print_lines, print_table
 from remix_toolkit.report.sides import side_of
 from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import FLOOR, Comparison, retrained
 from remix_toolkit.report.tables import plain
-from remix_toolkit.report.words import explain_comparisons, premise
+from remix_toolkit.report.words import explain_comparisons, premise, seeds_text
 
 Row = dict[str, Any]
 SHOWN = 3  # facts that only one knows, of each list
@@ -59,12 +61,8 @@ def compare(a: str, b: str, runs: Path) -> Row:
         for one, other in names
     ]
     every = [compared for pair in pairs for compared in pair["recall"]]
-    corrected: dict[int, Comparison] = {}
-    for at in dict.fromkeys((one.stage, one.list) for one in every):  # of all arms, those that are of the same facts
-        alike = [one for one in every if (one.stage, one.list) == at]
-        corrected |= zip(map(id, alike), summary.with_holm(alike), strict=True)
-    for pair in pairs:
-        pair["recall"] = [corrected[id(one)] for one in pair["recall"]]
+    for at in {(one.stage, one.list) for one in every}:  # of all arms, those that are of the same facts
+        summary.correct_p([one for one in every if (one.stage, one.list) == at])
     return {
         "a": a,
         "b": b,
@@ -135,7 +133,7 @@ def _notes(sides: tuple[pd.DataFrame, pd.DataFrame], last: tuple[Stage, Stage], 
     keys = [stage.record.key for stage in last]
     for name, side, other, stage in (("A", *sides, last[0]), ("B", *sides[::-1], last[1])):
         if more := sorted(set(side["seed"]) - set(other["seed"])):
-            yield f"only {name} has seed{'s' * (len(more) > 1)} {', '.join(map(str, more))}"
+            yield f"only {name} has {seeds_text(more)}"
         if set(keys) & set(stage.record.ancestors):
             yield f"{name} was trained from the other: what only the other knows was forgotten since"
         for row in side[side["own"] & (side["recall"] < FLOOR)].itertuples():
@@ -155,7 +153,7 @@ def _compare_recall(frame: Frame, pair: Row, at: str, a: pd.DataFrame, b: pd.Dat
         if compared is None:
             pair["notes"].append(f"{task} after {at}: no seed and fact in common, not compared")
             continue
-        compared = replace(compared, stage=at, task=task)
+        compared.stage, compared.task = at, task
         pair["recall"].append(compared)
         pair["facts"] += _facts(frame, compared, asked, others)
     for name, side, other in (("A", a, b), ("B", b, a)):
@@ -165,15 +163,11 @@ def _compare_recall(frame: Frame, pair: Row, at: str, a: pd.DataFrame, b: pd.Dat
 
 def _facts(frame: Frame, compared: Comparison, a: pd.DataFrame, b: pd.DataFrame) -> list[Row]:
     """The facts that only one of the two knows under a seed, and what each said."""
-    answers = frame.answers(compared.list)
-    ending = answers["prediction_complete"].map({True: "", False: "..."})
-    answers = answers[["path", "fact", "correct"]].assign(said=answers["prediction"].str.cat(ending))
-    paths = pd.DataFrame({"a_path": a.set_index("seed")["path"], "b_path": b.set_index("seed")["path"]})
-    both = paths.loc[list(compared.seeds)].reset_index().merge(answers.add_prefix("a_"), on="a_path")
-    both = both.merge(answers.add_prefix("b_"), left_on=["b_path", "a_fact"], right_on=["b_path", "b_fact"])
-    apart = both[both["a_correct"] != both["b_correct"]].join(frame.facts(compared.list), on="a_fact")
-    about = {"stage": compared.stage, "task": compared.task, "list": compared.list}
-    facts = apart.assign(**about, known_by=apart["a_correct"].map({True: "a", False: "b"}))
+    runs = a.merge(b[["seed", "path"]], on="seed", suffixes=("_first", "_last"))
+    facts = outcomes(frame, compared.list, runs[runs["seed"].isin(compared.seeds)])
+    known_by = facts["outcome"].map({"lost": "a", "gained": "b"})
+    facts = facts.assign(stage=compared.stage, task=compared.task, known_by=known_by).dropna(subset="known_by")
+    facts = facts.rename(columns={"first": "a_said", "last": "b_said"}).join(frame.facts(compared.list), on="fact")
     return as_records(facts[FACT])
 
 
@@ -251,23 +245,23 @@ def print_compared(compared: Row) -> None:
 def _print_parts(pair: Row, parts: list[str], of_stages: bool) -> None:
     for part in parts:
         if rows := pair[part]:
-            names = [name for name in rows[0] if not (of_stages and name == "seed")]
-            columns = [name.upper() if name in "ab" else name.replace("_", " ") for name in names]
-            values = ([row[name] for name in names] for row in rows)
-            cells = ([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in values)
-            print_table(TITLES[part], columns, cells, words=columns)
+            shown = pd.DataFrame(rows, dtype=object).map(
+                lambda cell: f"{cell:.6g}" if isinstance(cell, float) else cell
+            )
+            shown = shown.drop(columns=["seed"] if of_stages else [], errors="ignore")
+            shown.columns = [name.upper() if name in "ab" else name.replace("_", " ") for name in shown.columns]
+            print_table(Table("", TITLES[part], shown, words=tuple(shown.columns)))
 
 
 def _print_recall(compared: list[Comparison], of_stages: bool) -> None:
     """Of stages, without seeds and p."""
-    columns = ["of", "A", "B", *COMPARISON[: -3 if of_stages else None]]
-    rows = [
-        [f"{one.task} after {one.stage}", f"{one.of_first:.1f}", f"{one.of_second:.1f}", *comparison_cells(one)]
-        for one in compared
-    ]
-    if rows:
-        print_table("recall in percent, on the same facts, B less A", columns, (row[: len(columns)] for row in rows))
-        print_lines([explain_comparisons(compared)])
+    if compared:
+        shown = in_columns(compared).drop(columns=["seeds", "p", "p (Holm)"] if of_stages else [])
+        for column, values in (("B", [one.of_second for one in compared]), ("A", [one.of_first for one in compared])):
+            shown.insert(0, column, values)
+        shown.index = pd.Index([f"{one.task} after {one.stage}" for one in compared], name="of")
+        caption = "recall in percent, on the same facts, B less A"
+        print_table(Table("", caption, shown, notes=[explain_comparisons(compared), FLIPS]))
 
 
 def _print_facts(facts: list[Row], of_stages: bool) -> None:

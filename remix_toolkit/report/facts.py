@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from remix_toolkit.report.frame import Frame
 from remix_toolkit.report.parts import Explorer, Table
 from remix_toolkit.report.summary import Sweep
 
@@ -47,7 +48,7 @@ class Facts:
         """How many facts were kept, lost, gained and never learnt, in percent, the mean over an arm's seeds."""
         counts = self.runs[OUTCOMES]
         shares = counts.div(counts.sum(axis="columns"), axis="index").mul(100)
-        shown = shares.groupby("label", sort=False, observed=True).mean().map("{:.1f}".format)
+        shown = shares.groupby("label", sort=False, observed=True).mean()
         shown.insert(0, "seeds", counts.groupby("label", observed=True).size())
         shown[LATER] = [self.later(arm) for arm in shown.index]
         caption = f"{self.sweep.title}: {self.task}: facts in percent, mean over seeds"
@@ -70,7 +71,7 @@ class Facts:
         rows = list(zip(*(column.to_list() for column in (*shown, *by_arm)), strict=True))
         runs = f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}"
         title = f"{self.sweep.title}: {self.task}, {len(facts):,} facts in {runs}"
-        columns = ["no.", "fact", "right answer", f"runs of {len(self.runs)} that know it", *arms]
+        columns = ["no.", "fact", "right answer", f"known, of {len(self.runs)}", *arms]
         names = {"prompt": "fact", "gold": "right_answers", "label": "arm", "seed": "seed", "outcome": "outcome"}
         stages = {self.before: "first", self.after: "last"}  # one, if they are the same
         names |= {column: f"wrong_answer_after_{stage}" for stage, column in stages.items()}
@@ -97,31 +98,35 @@ def facts_of(sweep: Sweep, task: str) -> Facts | None:
     before, after = min(rows["stage"], key=sweep.stages.index), sweep.stages[-1]
     first, last = rows[rows["stage"] == before], rows[rows["stage"] == after]
     runs = first.merge(last, on=[*RUN, "list"], suffixes=("_first", "_last"))
-    by_list = [_answers(sweep, str(list_id), of_list) for list_id, of_list in runs.groupby("list", sort=False)]
+    by_list = [outcomes(sweep.frame, str(list_id), of_list) for list_id, of_list in runs.groupby("list", sort=False)]
     if not by_list or (answers := pd.concat(by_list, ignore_index=True)).empty:
         return None
+    for column, right in (("first", ["kept", "lost"]), ("last", ["kept", "gained"])):
+        answers[column] = answers[column].mask(answers["outcome"].isin(right))
     counts = answers.groupby(RUN, sort=False, observed=True)["outcome"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=OUTCOMES, fill_value=0)
     return Facts(sweep, task, before, after, answers, counts.join(_later(sweep, before, answers)))
 
 
-def _answers(sweep: Sweep, list_id: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """`Facts.answers` to one list of facts; `runs` have a `label`, a `seed`, a `path_first` and a `path_last`."""
-    asked = sweep.frame.answers(list_id).reset_index(names="place")
+def outcomes(frame: Frame, list_id: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """What became of each fact of a list between two stages, of runs: `label`, `seed`, `path_first`, `path_last`.
+
+    `first` and `last` are what was answered then, with ... where scoring cut it off; `complete`: `last` is whole.
+    """
+    asked = frame.answers(list_id).reset_index(names="place")
     places = asked.pivot(index="path", columns="fact", values="place").dropna(axis="columns")
     runs = runs[runs["path_first"].isin(list(places.index)) & runs["path_last"].isin(list(places.index))]
     first, last = (places.loc[runs[path]].to_numpy(int).ravel() for path in ("path_first", "path_last"))
     known, complete = asked["correct"].to_numpy(bool), asked["prediction_complete"].to_numpy(bool)
-    wrong = (asked["prediction"] + pd.array(np.where(complete, "", "..."), asked["prediction"].dtype)).mask(known)
-    facts = places.shape[1]
+    said = asked["prediction"] + pd.array(np.where(complete, "", "..."), asked["prediction"].dtype)
     answers = {
-        "label": pd.Categorical(runs["label"].repeat(facts)),
-        "seed": runs["seed"].repeat(facts).to_numpy(),
+        "label": pd.Categorical(runs["label"].repeat(places.shape[1])),
+        "seed": runs["seed"].repeat(places.shape[1]).to_numpy(),
         "list": pd.Categorical([list_id]).repeat(len(first)),
         "fact": np.tile(places.columns, len(runs)),
         "outcome": pd.Categorical.from_codes(2 * ~known[first] + ~known[last], OUTCOMES),
-        "first": wrong.array.take(first),
-        "last": wrong.array.take(last),
+        "first": said.array.take(first),
+        "last": said.array.take(last),
         "complete": complete[last],
     }
     return pd.DataFrame(answers)

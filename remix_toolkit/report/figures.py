@@ -13,13 +13,13 @@ import pandas as pd
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.frame import Frame
-from remix_toolkit.report.parts import Figure, shortened
+from remix_toolkit.report.parts import Figure
 from remix_toolkit.report.stage import Stage
-from remix_toolkit.report.summary import Comparison, Sweep, newest
+from remix_toolkit.report.summary import Sweep, newest
 from remix_toolkit.report.tables import plain
+from remix_toolkit.report.words import seeds_text, some
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
 INK, MUTED, RULE, PAPER, ACCENT = "#1f2430", "#667085", "#d9dde3", "#ffffff", "#0072b2"
@@ -71,8 +71,8 @@ def plot_arms(frame: Frame, file: Path) -> None:
     """Draw recall of the facts to remember after the first and the last stage, a row for each arm of a sweep."""
     sweep = Sweep(newest(frame))
     task = (sweep.tasks or list(sweep.rows["task"]))[0]
-    seeds = f"seed{'s' * (len(sweep.seeds) > 1)} {', '.join(map(str, sweep.seeds))}"
-    _write(partial(_draw_arms, sweep, task, f"{sweep.recipe} on {sweep.profile}, {seeds}"), file)
+    title = f"{sweep.recipe} on {sweep.profile}, {seeds_text(sweep.seeds)}"
+    _write(partial(_draw_arms, sweep, task, title), file)
 
 
 def plot_curves(frame: Frame, file: Path) -> None:
@@ -99,88 +99,37 @@ def _write(draw: "Callable[[], Drawing]", file: Path) -> None:
 
 def arms(sweep: Sweep, task: str) -> Figure:
     """Mean recall of a task's facts after the first stage (a ring) and the last (a dot), a row for each arm."""
-    first, last = sweep.stages[0], sweep.stages[-1]
-    numbers = []
-    for row in sweep.ranked(task).itertuples():
-        before = sweep.mean(row.label, first, task)
-        began = f"{before.mean:.1f}, then " if before else ""
-        numbers.append(f"{row.label} {began}{row.mean:.1f} ({row.low:.1f} to {row.high:.1f})")
-    caption = f"{sweep.title}: recall of {task} after {first} and after {last}"
-    alt = f"Recall in percent. {shortened(numbers)}."
-    return Figure(f"arms-{sweep.slug}-{task}", partial(_draw_arms, sweep, task), caption, alt)
+    caption = f"{sweep.title}: recall of {task} after {sweep.stages[0]} and after {sweep.stages[-1]}"
+    return Figure(f"arms-{sweep.slug}-{task}", partial(_draw_arms, sweep, task), caption)
 
 
 def _draw_arms(sweep: Sweep, task: str, title: str = "") -> "Drawing":
-    first, last = sweep.stages[0], sweep.stages[-1]
-    heights = {arm: height for height, arm in enumerate(sweep.arms)}
-    figure, (axes,) = rows_figure(sweep.arms, f"recall of {plain(task)} (%)", title)
-    means = sweep.means[sweep.means["task"] == task]
-    means = means.assign(y=means["label"].map(heights))
-    after = means[means["stage"] == last]
-    if first != last:
-        both = after.merge(means[means["stage"] == first], on="y", suffixes=("", "_first"))
-        axes.hlines(both["y"], both["mean_first"], both["mean"], colors=RULE, linewidth=1.5, zorder=1)
-        axes.plot(both["mean_first"], both["y"], "o", mfc=PAPER, color=MUTED, label=f"after {_label(first)}")
-    draw_intervals(axes, after, ACCENT, ".1f", label=f"after {_label(last)}, 95% interval")
-    seeds = sweep.rows[(sweep.rows["stage"] == last) & (sweep.rows["task"] == task)]
-    axes.plot(seeds["recall"], seeds["label"].map(heights), "|", color=INK, zorder=3, label="a seed")
-    axes.set_xlim(-3, 103)
-    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-    return figure
-
-
-def differences(sweep: Sweep, task: str) -> Figure:
-    """Each arm's difference from the first one, with its 95% interval; filled where that leaves zero out."""
-    compared, first = sweep.against_first[task], sweep.arms[0]
-    caption = f"{sweep.title}: {task} after {sweep.stages[-1]}, difference from {first}, fact by fact"
-    numbers = [f"{one.second} {one.difference:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in compared]
-    return Figure(
-        f"differences-{sweep.slug}-{task}",
-        partial(_draw_differences, compared),
-        f"{caption}; filled where the interval leaves zero out",
-        f"Difference from {first} in points. {shortened(numbers)}.",
-    )
-
-
-def _draw_differences(compared: Sequence[Comparison]) -> "Drawing":
-    names = [one.second for one in compared]
-    figure, (axes,) = rows_figure(names, f"difference from {plain(compared[0].first)} (points)")
-    axes.axvline(0, color=MUTED, linewidth=1)
-    rows = pd.DataFrame([vars(one) for one in compared]).rename(columns={"difference": "mean"}).reset_index(names="y")
-    is_clear = np.array([one.is_clear for one in compared])
-    draw_intervals(axes, rows[is_clear], ACCENT, "+.1f")
-    draw_intervals(axes, rows[~is_clear], MUTED, "+.1f", markerfacecolor=PAPER)
-    return figure
-
-
-def rows_figure(names: Sequence[str], x: str, title: str = "", panels: int = 1) -> "tuple[Drawing, list[Axes]]":
-    """An empty figure with a row for each name, in one panel or several."""
     from matplotlib.figure import Figure
 
-    labels = [_label(name) for name in names]
-    height = 1.15 + sum(0.17 + 0.15 * (1 + text.count("\n")) for text in labels)
-    figure = Figure(figsize=(WIDTH, height))
-    axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
-    axes[0].set_yticks(range(len(labels)), labels)
-    axes[0].set_ylim(len(labels) - 0.4, -0.6)
-    for panel in axes:
-        panel.tick_params(axis="y", length=0)
-        panel.set_xlabel(x)
-        panel.grid(axis="x")
-        panel.spines["left"].set_visible(False)
-    if title:
-        figure.suptitle(plain(title), fontsize=10, x=0.01, ha="left")
-    return figure, axes
-
-
-def draw_intervals(axes: "Axes", rows: pd.DataFrame, color: str, numbers: str = "", **look: Any) -> None:
-    """At each `y` a dot at the `mean`, a bar from `low` to `high`, and the mean as a number on the right."""
-    ends = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-    look |= {"xerr": ends, "ecolor": (color, 0.45), "elinewidth": 2.5}
-    axes.errorbar(rows["mean"], rows["y"], fmt="o", color=color, **look)
-    beside = axes.get_yaxis_transform()
-    for row in rows.itertuples() if numbers else ():
-        axes.text(1.02, row.y, format(row.mean, numbers), va="center", fontsize=9, transform=beside)
+    first, last = sweep.stages[0], sweep.stages[-1]
+    names, heights = list(map(_label, sweep.arms)), {arm: height for height, arm in enumerate(sweep.arms)}
+    figure = Figure(figsize=(WIDTH, 1.15 + sum(0.32 + 0.15 * name.count("\n") for name in names)))
+    axes = figure.subplots()
+    axes.set(xlim=(-3, 103), ylim=(len(names) - 0.4, -0.6), xlabel=f"recall of {plain(task)} (%)")
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    figure.suptitle(plain(title), fontsize=10, x=0.01, ha="left")
+    means = sweep.ranked(task).assign(y=lambda means: means["label"].map(heights))
+    if first != last:
+        both = means.assign(before=sweep.ranked(task, first)["mean"])
+        axes.hlines(both["y"], both["before"], both["mean"], colors=RULE, linewidth=1.5, zorder=1)
+        axes.plot(both["before"], both["y"], "o", mfc=PAPER, color=MUTED, label=f"after {_label(first)}")
+    ends = [means["mean"] - means["low"], means["high"] - means["mean"]]
+    look: dict[str, Any] = {"fmt": "o", "color": ACCENT, "ecolor": (ACCENT, 0.45), "elinewidth": 2.5}
+    axes.errorbar(means["mean"], means["y"], xerr=ends, label=f"after {_label(last)}, 95% interval", **look)
+    for row in means.itertuples():
+        axes.text(1.02, row.y, f"{row.mean:.1f}", va="center", fontsize=9, transform=axes.get_yaxis_transform())
+    seeds = sweep.rows[(sweep.rows["stage"] == last) & (sweep.rows["task"] == task)]
+    axes.plot(seeds["recall"], seeds["label"].map(heights), "|", color=INK, zorder=3, label="a seed")
+    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    return figure
 
 
 def _label(name: str) -> str:
@@ -200,7 +149,7 @@ def curves(sweep: Sweep) -> Figure | None:
     return Figure(
         f"curves-{sweep.slug}",
         partial(draw_lines, points, sweep.arms, "epochs of", y, ylim=(-2, 102)),
-        f"{sweep.title}: recall of {first}'s facts while later stages train, mean over seeds{_apart(points)}",
+        f"{sweep.title}: recall of {first}'s facts while later stages train, mean over seeds",
         f"Recall in percent from the stage's begin to its end. {_ends(points, '.0f')}.",
     )
 
@@ -220,8 +169,7 @@ def losses(sweep: Sweep) -> Figure | None:
     return Figure(
         f"losses-{sweep.slug}",
         partial(draw_lines, points, sweep.arms, "steps of", "training loss", yscale="log"),
-        f"{sweep.title}: training loss, mean over all trained tokens of a step; the thick line is the mean of seeds"
-        f"{_apart(points)}",
+        f"{sweep.title}: training loss, mean over all trained tokens of a step; the thick line is the mean of seeds",
         f"Training loss from the stage's begin to its end. {_ends(points, '.2g')}.",
     )
 
@@ -246,24 +194,11 @@ def _points(sweep: Sweep, read: Callable[[Stage], pd.DataFrame], what: str, x: s
     return pd.concat(parts, names=[*LINE, "seed"]).reset_index([*LINE, "seed"]).rename(columns={x: "x", y: "y"})
 
 
-def _over_seeds(points: pd.DataFrame) -> pd.DataFrame:
-    """The mean over seeds, wherever all of a line have a point; each seed by itself, where they share none."""
-    shared = points.groupby([*LINE, "x"])["y"].transform("size") == points.groupby(LINE)["seed"].transform("nunique")
-    means = points[shared].groupby([*LINE, "x"], sort=False)["y"].mean().reset_index()
-    alone = ~shared.groupby([points[name] for name in LINE]).transform("any")
-    return pd.concat([means.assign(seed=-1), points[alone]])
-
-
-def _apart(points: pd.DataFrame) -> str:
-    """What a caption adds where some arm's seeds have no point in common to take a mean at."""
-    return "; each seed by itself where they share no point" if _over_seeds(points)["seed"].max() >= 0 else ""
-
-
 def _ends(points: pd.DataFrame, style: str) -> str:
     """Where each arm's line begins and ends, the mean of its seeds."""
     ends = points.groupby([*LINE, "seed"], sort=False)["y"].agg(["first", "last"])
     means = ends.groupby(LINE, sort=False).mean().itertuples()
-    return shortened([f"{row.Index[1]} in {row.Index[0]}: {row.first:{style}} to {row.last:{style}}" for row in means])
+    return some([f"{row.Index[1]} in {row.Index[0]}: {row.first:{style}} to {row.last:{style}}" for row in means], 12)
 
 
 def draw_lines(points: pd.DataFrame, arms: Sequence[str], x: str, y: str, **scale: Any) -> "Drawing":
@@ -282,8 +217,10 @@ def draw_lines(points: pd.DataFrame, arms: Sequence[str], x: str, y: str, **scal
     if len(names) <= CROWDED:
         for (panel, arm, _), line in points.groupby([*LINE, "seed"], sort=False):
             axes[panel].plot(line["x"], line["y"], color=looks[arm]["color"], linewidth=0.5, alpha=0.5)
+    shared = points.groupby([*LINE, "x"])["y"].transform("size") == points.groupby(LINE)["seed"].transform("nunique")
+    means = points[shared].groupby([*LINE, "x"], sort=False)["y"].mean().reset_index()
     handles: dict[str, Any] = {}
-    for (panel, arm, _), line in _over_seeds(points).groupby([*LINE, "seed"], sort=False):
+    for (panel, arm), line in means.groupby(LINE, sort=False):
         handles[arm] = axes[panel].plot(line["x"], line["y"], **looks[arm], linewidth=1.8)[0]
     for name, panel in axes.items():
         panel.set(xlabel=f"{x} {plain(name)}", **scale)
@@ -296,5 +233,6 @@ def draw_lines(points: pd.DataFrame, arms: Sequence[str], x: str, y: str, **scal
         unused.remove()
     for leftmost in places[::columns]:
         leftmost.set_ylabel(y)
-    figure.legend([handles[arm] for arm in names], list(names.values()), loc="outside lower left", ncols=abreast)
+    labels = {arm: name for arm, name in names.items() if arm in handles}
+    figure.legend([handles[arm] for arm in labels], list(labels.values()), loc="outside lower left", ncols=abreast)
     return figure

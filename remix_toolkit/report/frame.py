@@ -19,10 +19,13 @@ from remix_toolkit import store
 from remix_toolkit.console import warn as warn_on_screen
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.evaluate.base import Measurement
+from remix_toolkit.evaluate.harness import Harness
+from remix_toolkit.evaluate.perplexity import Perplexity
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.records import RunRecord
+from remix_toolkit.report.results import numbers
 from remix_toolkit.report.stage import ANSWER, Stage
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ MEASURED = [
     *["recall", "facts", "near_ties", "held_out_loss", "held_out_accuracy"],
     *["steps", "memory_estimated", "memory_peak"],
 ]
+MEASURES = ["arm", "stage", "seed", "measure", "value"]
 FACTS = "all that looks at single facts"  # from which a stage is left out whose answers cannot be read
 RESULTS = ["recipe", "arm", "profile", "seed", "run", "settings", "stage", "key", "task", "list"]
 RESULTS += ["fact", "correct", "prediction", "gold"]
@@ -75,8 +79,8 @@ class Frame:
         """`Stage.verdicts`; None, and a warning, where they cannot be read."""
         return self.read(path, lambda stage: stage.verdicts(list_id), FACTS)
 
-    def results(self, measurement: Measurement[Any]) -> pd.DataFrame:
-        """The fields of each result of one kind, beside its `arm`, `stage` and `seed` and the `item` that was asked.
+    def results(self, measurement: Measurement[Any]) -> list[dict[str, Any]]:
+        """The fields of each result of one kind, beside `arm`, `stage`, `seed`, `path` and the `item` that was asked.
 
         Of each arm and seed, those of the base model come first, if there are any; their stage is BASE.
         """
@@ -88,9 +92,20 @@ class Frame:
             read |= {stage: (path, Stage.results) for stage, path in paths.items()}
             for stage, (path, results_of) in read.items():
                 results = self.read(path, partial(results_of, measurement=measurement), "the probes") or {}
-                about = {"arm": arm, "stage": stage, "seed": seed}
+                about = {"arm": arm, "stage": stage, "seed": seed, "path": path}
                 rows += [{**about, "item": item, **result.model_dump()} for item, result in results.items()]
-        return pd.DataFrame(rows)
+        return rows
+
+    def numbers(self) -> pd.DataFrame:
+        """The harness's metrics and, of a pretrained base, perplexity: arm, stage, seed, measure, value."""
+        rows = [
+            {**{name: row[name] for name in MEASURES[:3]}, "measure": measure, "value": value}
+            for one in (Perplexity(), Harness())
+            for row in self.results(one)
+            if one.name != "perplexity" or self.stages[row["path"]].is_pretrained
+            for measure, value in numbers({one.name: {row["item"]: row}}).items()
+        ]
+        return pd.DataFrame(rows, columns=MEASURES)
 
     def answers(self, list_id: str) -> pd.DataFrame:
         """All stages' verdicts on a list of facts: `path` and the columns of `Stage.verdicts`."""

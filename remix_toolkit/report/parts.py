@@ -29,12 +29,12 @@ class Words:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, its file's name without the ending, and what is seen on it, in numbers."""
+    """A figure, its file's name without the ending, and what is seen on it, in numbers, if no table follows it."""
 
     name: str
     draw: Callable[[], "Drawing"]  # only when it is written: a store has many
     caption: str
-    alt: str
+    alt: str = "The numbers are in the table that follows."
     address: str = ""  # once it is drawn, an address that holds the picture
 
 
@@ -88,17 +88,11 @@ class Section:
     parts: list[Part] = field(default_factory=list)
 
 
-def shortened(items: Sequence[str], limit: int = 12) -> str:
-    """For an alternative text: the items, and how many more are in the table."""
-    more = f"; and {len(items) - limit} more, in the table" if len(items) > limit else ""
-    return "; ".join(items[:limit]) + more
-
-
 def number(value: Any, style: str = ".1f") -> str:
-    """A number, or a dash where there is none."""
-    if value is None or value != value:
+    """A value as text, one with decimals in this style, or a dash where there is none."""
+    if value is None or value is pd.NA or value != value:
         return "-"
-    return format(value, style) if isinstance(value, int | float) else str(value)
+    return format(value, style) if isinstance(value, float) else str(value)
 
 
 def template_environment(**options: Any) -> "Environment":

@@ -195,7 +195,8 @@ def public(value: Any, key: str = "") -> Any:
         for name, one in value.items():  # a name may be a path too: lm_eval.json has tasks that are files
             short = public(name)
             unique = short if short not in cleaned else f"{short} ({len(cleaned)})"
-            cleaned[unique] = public(one, "path" if key == "paths" else str(name))
+            is_path = key == "paths" or str(name).startswith("paths.")
+            cleaned[unique] = public(one, "path" if is_path else str(name).rpartition(".")[2])
         return cleaned
     if isinstance(value, list):
         return [public(one, key) for one in value]
@@ -224,21 +225,9 @@ def _sound(folders: list[Path]) -> list[Published]:
 
 def _runs(records: list[RunRecord], keys: set[str] | None) -> list[Run]:
     """The records as runs without local paths, of their stages those with these keys."""
+    dumps = [public(record.model_dump(include=set(Run.model_fields))) for record in records]
+    runs = [Run.model_validate(dump) for dump in dumps]
     return [
-        Run(
-            recipe=public(record.recipe),
-            arm=public(record.arm),
-            grid_point=public(record.grid_point),
-            profile=public(record.profile),
-            seed=record.seed,
-            settings={key: _public_setting(key, value) for key, value in record.settings.items()},
-            stages=[stage for stage in record.stages if keys is None or stage.key in keys],
-        )
-        for record in records
+        run.model_copy(update={"stages": [stage for stage in run.stages if keys is None or stage.key in keys]})
+        for run in runs
     ]
-
-
-def _public_setting(key: str, value: Any) -> Any:
-    """A setting without local paths: what a key is called says whether it holds one."""
-    (cleaned,) = public({key.rpartition(".")[2]: value}, "paths" if key.startswith("paths.") else "").values()
-    return cleaned

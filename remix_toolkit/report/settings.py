@@ -82,10 +82,10 @@ def _trained(sweep: Sweep) -> pd.DataFrame:
 
 
 def rerun(sweep: Sweep, runs: Path) -> list[Part]:
-    """For every run the command that makes it again and the keys of its stages; library versions."""
-    records = [sweep.frame.stages[path].record for path in sweep.rows["path"].unique()]
+    """For every run the command that makes it again and the keys of its stages."""
     parts: list[Part] = []
-    names = dict.fromkeys(record.sweep for record in records if record.sweep)
+    trained_by = (sweep.frame.stages[path].record.sweep for path in sweep.rows["path"].unique())
+    names = dict.fromkeys(filter(None, trained_by))
     if commands := list(dict.fromkeys(_sweep_commands(names, runs, sweep.frame.warn))):
         caption = f"{sweep.title}: all of it, in one command"
         parts.append(Table(f"sweep-{sweep.slug}", caption, pd.DataFrame({"command": commands}), code=("command",)))
@@ -103,14 +103,7 @@ def rerun(sweep: Sweep, runs: Path) -> list[Part]:
         notes.append("An arm with `match` names a stage of this store by its key: it is run after the arm that has it.")
     caption = f"{sweep.title}: run by run"
     parts.append(Table(f"runs-{sweep.slug}", caption, shown, notes=notes, code=tuple(shown.columns)))
-    versions: dict[str, set[str]] = {}
-    for record in records:
-        for name, version in {"python": record.python, **record.libraries}.items():
-            versions.setdefault(name, set()).add(version)
-    shown = pd.DataFrame({"version": {name: ", ".join(sorted(of)) for name, of in versions.items()}})
-    shown.index.name = "library"
-    caption = f"{sweep.title}: versions that it was made with"
-    return [*parts, Table(f"versions-{sweep.slug}", caption, shown, words=("version",))]
+    return parts
 
 
 def _option(runs: Path) -> list[str]:

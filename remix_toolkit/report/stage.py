@@ -40,6 +40,11 @@ class Stage:
     def record(self) -> StageRecord:
         return StageRecord.read(self.folder / "stage.json")
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Did its base know anything? Of random weights, perplexity says nothing."""
+        return "tiny" not in self.record.declaration["base"]
+
     def verify(self) -> None:
         """Raise Damaged where what was published is not there any more; VERIFIED_LATER is, once it is read."""
         store.verify(self.folder, checksums=False, but=VERIFIED_LATER)

@@ -37,7 +37,7 @@ class Recall:
     seeds_to_halve: int | None  # with so many seeds, the interval would be half as wide; None: more seeds do not do it
 
 
-@dataclass(frozen=True)
+@dataclass
 class Difference:
     """The second arm's recall less the first's, its 95% interval in points, and p of there being no difference.
 

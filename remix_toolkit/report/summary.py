@@ -5,10 +5,11 @@ The formulas are those of `stats`.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from remix_toolkit.report.frame import SWEEP, Frame
 from remix_toolkit.report.stage import Stage
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
-CELL = [*SWEEP, "label", "stage", "task"]  # what means over seeds are of
+CELL = ["label", "stage", "task"]  # what means over seeds are of
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison(stats.Difference):
     """How two arms differ in recall of one task's facts: the same seeds, and the same facts of one list, in both.
 
@@ -54,73 +55,60 @@ class Comparison(stats.Difference):
         """Does it, for other facts alone? That compares no arms: other seeds may differ by more."""
         return self.is_clear and self.p_holm is None
 
-
-@dataclass
-class Sweep:
-    """One recipe or sweep under one profile, at one point of a grid; where a seed was run twice, the newest counts."""
-
-    frame: Frame
-
     @property
-    def rows(self) -> pd.DataFrame:
-        return self.frame.measured
+    def winner(self) -> str | None:
+        """The arm that is ahead, even when p is corrected for all that is compared; None where neither is."""
+        if self.p_holm is None or self.p_holm >= stats.LEVEL:
+            return None
+        return self.second if self.difference > 0 else self.first
 
-    @cached_property
-    def published(self) -> pd.DataFrame:
-        """A row of each stage of each arm and seed, that of the newest run."""
-        return self.rows.drop_duplicates(["stage", "label", "seed"], keep="last")
 
-    @cached_property
-    def recipe(self) -> str:
-        return str(self.rows["recipe"].iloc[0])
+class Sweep:
+    """One recipe or sweep under one profile, at one point of a grid; its frame has the `newest` measurements alone."""
 
-    @cached_property
-    def profile(self) -> str:
-        return str(self.rows["profile"].iloc[0])
-
-    @cached_property
-    def title(self) -> str:
-        point = self.rows["grid_point"].iloc[0]
-        return f"{self.recipe} on {self.profile}" + (f", {point}" if point else "")
-
-    @cached_property
-    def slug(self) -> str:
-        """In the names of its files."""
-        return slug(*self.rows[SWEEP].iloc[0])
-
-    @cached_property
-    def stages(self) -> list[str]:
-        return list(self.rows["stage"].unique())
-
-    @cached_property
-    def arms(self) -> list[str]:
-        return list(self.rows["label"].unique())
-
-    @cached_property
-    def seeds(self) -> list[int]:
-        return sorted(self.rows["seed"].unique().tolist())
-
-    @cached_property
-    def tasks(self) -> list[str]:
-        """Those whose recall after the last stage says what was kept."""
-        return remembered(self.rows)
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.rows = rows = frame.measured
+        about = rows.iloc[0]
+        self.recipe, self.profile = str(about["recipe"]), str(about["profile"])
+        self.title = ", ".join(filter(None, [f"{self.recipe} on {self.profile}", about["grid_point"]]))
+        self.slug = slug(*about[SWEEP])  # in the names of its files
+        self.stages: list[str] = list(rows["stage"].unique())
+        self.arms: list[str] = list(rows["label"].unique())
+        self.seeds: list[int] = sorted(rows["seed"].unique().tolist())
+        self.tasks = remembered(rows)  # those whose recall after the last stage says what was kept
+        self.published = rows.drop_duplicates(["stage", "label", "seed"], keep="last")
+        low = rows[(rows["stage"] == self.stages[0]) & rows["own"] & (rows["recall"] < FLOOR)]
+        self.unlearned = set(low["label"])  # arms whose first stage never knew all of its facts, under some seed
 
     @cached_property
     def means(self) -> pd.DataFrame:
-        return over_seeds(self.frame)
+        """Recall over seeds: a row for each arm, stage and task.
 
-    @cached_property
-    def _means(self) -> dict[tuple[str, str, str], Any]:
-        return {(row.label, row.stage, row.task): row for row in self.means.itertuples()}
+        `mean`, `sd` (NaN for one seed), the 95% interval `low`, `high`, what it is `over` and `seeds_to_halve` are
+        those of `stats.recall`. `n` and `seeds` are those that were measured; `missing` are those that anything else of
+        the sweep has, or under which the arm was begun. `facts` is the number of facts, `lists` their ids: more than
+        one, and the seeds were asked different facts.
+        """
+        groups = self.rows[self.rows["recall"].notna()].groupby([*SWEEP, *CELL], sort=False)
+        means = groups[["arm", "overrides", "own", "facts"]].last()
+        columns = groups.agg(recalls=("recall", list), fewest=("facts", "min")).itertuples()
+        recalls = [vars(stats.recall(row.recalls, row.fewest)) for row in columns]
+        begun: dict[str, set[int]] = defaultdict(lambda: set(self.seeds))
+        for run in self.frame.begun:
+            if (run.recipe, run.profile) == (self.recipe, self.profile):
+                begun[run.arm].add(run.seed)
+        means["n"] = groups.size()
+        means["seeds"] = groups["seed"].agg(sorted)
+        means["lists"] = groups["list"].agg(lambda ids: sorted(set(ids)))
+        means[list(stats.Recall.__annotations__)] = pd.DataFrame(recalls, means.index)
+        means["missing"] = [sorted(begun[row.arm] - set(row.seeds)) for row in means.itertuples()]
+        return means.reset_index().astype({"sd": float, "seeds_to_halve": "Int64"})
 
-    def mean(self, arm: str, stage: str, task: str) -> Any:
-        """The row of `means` of one arm, stage and task; None where there is none."""
-        return self._means.get((arm, stage, task))
-
-    def ranked(self, task: str) -> pd.DataFrame:
-        """The means of a task after the last stage, the best arm first."""
-        rows = self.means[(self.means["stage"] == self.stages[-1]) & (self.means["task"] == task)]
-        return rows.sort_values("mean", ascending=False, kind="stable")
+    def ranked(self, task: str, after: str | None = None) -> pd.DataFrame:
+        """The means of a task after the last stage, or another one, by arm, the best one first."""
+        rows = self.means[(self.means["stage"] == (after or self.stages[-1])) & (self.means["task"] == task)]
+        return rows.sort_values("mean", ascending=False, kind="stable").set_index("label", drop=False)
 
     @cached_property
     def _kept(self) -> dict[tuple[str, str], list[Any]]:
@@ -130,21 +118,16 @@ class Sweep:
             rows.setdefault((row.label, row.task), []).append(row)
         return rows
 
-    def compare(self, first: str, second: str, task: str) -> Comparison | None:
-        """Two arms after the last stage, see `compare`."""
-        return compare(self.frame, *(self._kept.get((arm, task), []) for arm in (first, second)))
+    def compare(self, task: str, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+        """Pairs of arms after the last stage that can be compared, see `compare`; they are shown together."""
+        compared = (compare(self.frame, *(self._kept.get((arm, task), []) for arm in pair)) for pair in pairs)
+        correct_p(together := [one for one in compared if one])
+        return together
 
     @cached_property
     def against_first(self) -> dict[str, list[Comparison]]:
         """For each task to remember, every arm that can be compared with the first one."""
-        first, *others = self.arms
-        compared = {task: [self.compare(first, arm, task) for arm in others] for task in self.tasks}
-        return {task: with_holm([one for one in of_task if one]) for task, of_task in compared.items()}
-
-    def unlearned(self) -> set[str]:
-        """The arms whose first stage does not know its own facts under some seed: what they lack later was not lost."""
-        rows = self.rows[(self.rows["stage"] == self.stages[0]) & self.rows["own"]]
-        return set(rows.loc[rows["recall"] < FLOOR, "label"])
+        return {task: self.compare(task, product(self.arms[:1], self.arms[1:])) for task in self.tasks}
 
 
 def sweeps(frame: Frame) -> list[Sweep]:
@@ -156,45 +139,7 @@ def sweeps(frame: Frame) -> list[Sweep]:
 
 def newest(frame: Frame) -> Frame:
     """The frame without what a newer run of the same seed measured again."""
-    return frame.where(~frame.measured.duplicated([*CELL, "seed"], keep="last"))
-
-
-def over_seeds(frame: Frame) -> pd.DataFrame:
-    """Recall over seeds: a row for each sweep, arm, stage and task, in the frame's order.
-
-    `mean`, `sd` (NaN for one seed), the 95% interval `low`, `high`, what it is `over` and `seeds_to_halve` are those of
-    `stats.recall`. `n` and `seeds` are those that were measured; `missing` are those that anything else of this recipe
-    and profile has, or under which the arm was begun. `facts` is the number of facts, `lists` their ids: more than one,
-    and the seeds were asked different facts. Where one seed was run twice, the newest counts.
-    """
-    rows = newest(frame).measured
-    means = (
-        rows[rows["recall"].notna()]
-        .groupby(CELL, sort=False)
-        .agg(
-            arm=("arm", "last"),
-            overrides=("overrides", "last"),
-            own=("own", "last"),
-            facts=("facts", "last"),
-            fewest=("facts", "min"),
-            recalls=("recall", list),
-            n=("seed", "size"),
-            seeds=("seed", sorted),
-            lists=("list", lambda ids: sorted(set(ids))),
-        )
-        .reset_index()
-    )
-    recalls = [vars(stats.recall(row.recalls, row.fewest)) for row in means.itertuples()]
-    means = means.join(pd.DataFrame(recalls, columns=list(stats.Recall.__annotations__), index=means.index))
-    ran = frame.measured.groupby(["recipe", "profile"])["seed"].agg(set)
-    begun: dict[tuple[str, str, str], set[int]] = {}
-    for run in frame.begun:
-        begun.setdefault((run.recipe, run.arm, run.profile), set()).add(run.seed)
-    means["missing"] = [
-        sorted((ran[row.recipe, row.profile] | begun.get((row.recipe, row.arm, row.profile), set())) - set(row.seeds))
-        for row in means.itertuples()
-    ]
-    return means.drop(columns=["fewest", "recalls"]).astype({"seeds_to_halve": "Int64"})
+    return frame.where(~frame.measured.duplicated([*SWEEP, *CELL, "seed"], keep="last"))
 
 
 def pairs_of(frame: Frame, first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
@@ -248,11 +193,11 @@ def compare(frame: Frame, first: Iterable[Any], second: Iterable[Any]) -> Compar
     )
 
 
-def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons that are shown together, each with its `p_holm`."""
-    several = [one for one in comparisons if len(one.seeds) > 1]
-    corrected = dict(zip(map(id, several), stats.holm([one.p for one in several]), strict=True))
-    return [replace(one, p_holm=corrected.get(id(one))) for one in comparisons]
+def correct_p(compared: Sequence[Comparison]) -> None:
+    """Set `p_holm` of comparisons that are shown together."""
+    several = [one for one in compared if len(one.seeds) > 1]
+    for one, p in zip(several, stats.holm([one.p for one in several]), strict=True):
+        one.p_holm = p
 
 
 def retrained(one: Stage, other: Stage) -> str | None:

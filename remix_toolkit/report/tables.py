@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from remix_toolkit.report.parts import Table
+from remix_toolkit.report.parts import Table, number
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 LATEX = str.maketrans(
@@ -24,9 +24,8 @@ LATEX = str.maketrans(
 
 
 def as_text(table: Table) -> pd.DataFrame:
-    """All that is shown of a table as text, the rows' heads as its first columns, a dash where nothing is."""
-    shown = table.shown.reset_index(drop=not heads(table), allow_duplicates=True)
-    return shown.astype(object).where(shown.notna(), "-").astype(str)
+    """All that is shown of a table as text, the rows' heads as its first columns."""
+    return table.shown.reset_index(drop=not heads(table), allow_duplicates=True).astype(object).map(number)
 
 
 def heads(table: Table) -> int:
