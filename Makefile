@@ -87,8 +87,8 @@ $(VERSIONS)/%/ready: pyproject.toml constraints-lowest.txt
 test-fast: $(VENV)/ready lint  ## of these, the ones that take seconds
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m 'not slow' tests $(ARGS)
 
-test-faults: $(VENV)/ready  ## the whole of tests/faults: kills at every moment, full disks, damage, random input
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -rP -m faults tests/faults $(ARGS)
+test-faults: $(VENV)/ready  ## every fault: kills at every moment, full disks, damage, random input
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -rP -m faults tests $(ARGS)
 
 test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
 	$(VENV)/bin/python -m pytest -n 2 -m cluster tests $(ARGS)

@@ -148,7 +148,7 @@ def test_a_sweep_shares_stages_and_measures_all_arms(remix, here, runs: Path, tm
     assert (steps["none"], steps["random"], steps["none+steps"]) == (4, 12, 12)  # the control is matched
     assert len(list((runs / "stages").iterdir())) == 3 + 6
     assert "[18/18]" in done.stdout
-    assert "Nothing can be said of what helps to keep kvr: stage1 did not teach all of its facts" in done.stdout
+    assert "Nothing can be said about what was retained of the 16 kvr facts that stage1 taught" in done.stdout
     assert f"remix report {runs} --open" in done.stdout
 
 

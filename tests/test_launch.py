@@ -133,7 +133,7 @@ def test_two_sweeps_on_one_store_train_each_stage_once(runs: Path, tmp_path: Pat
     for process in both:
         out, err = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, err
-        assert "invented_facts after" in out
+        assert "recall in percent after each stage" in out
     assert len(list(runs.glob("sweeps/*/state.json"))) == 2
     assert published(runs) == dict.fromkeys((folder.name for folder in (runs / "stages").iterdir()), 1)
 

@@ -193,6 +193,7 @@ def saved(checkpoint: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.faults
 def test_killed_and_resumed(here, runs: Path, tmp_path: Path, subtests) -> None:
     """Of three processes, the launcher is killed, then a rank of two: the stage goes on from shards to the same end."""
 
