@@ -80,6 +80,7 @@ def _stage_of(mark: Path) -> str | None:
     return {20: "stage1", 40: "stage1"}.get(steps, "stage2")
 
 
+@pytest.mark.faults
 def test_a_sweep_that_is_killed_goes_on_and_ends_the_same(here, runs: Path, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "none")
     whole = tmp_path / "whole"

@@ -59,6 +59,7 @@ def test_killed_at_one_moment_after_another(trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_stop_goes_on_counting_after_a_kill(here, runs: Path, tmp_path: Path) -> None:
     """The checkpoint that is being written when it comes is left aside, and the weights are bit for bit the same."""
     whole = tmp_path / "whole" / "runs"
