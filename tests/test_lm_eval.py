@@ -1,6 +1,7 @@
 """The real lm-evaluation-harness on a stage, with a task that a YAML file declares: nothing is downloaded."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ doc_to_choice: [red, green]
 doc_to_target: answer
 metric_list: [{{metric: acc}}]
 """
+
+
+def task_on(file: Path, rows: Sequence[tuple[str, int]]) -> str:
+    """The declaration of a task on questions and right answers, which are written to a file."""
+    lines = (json.dumps({"question": question, "answer": answer}) for question, answer in rows)
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return TASK.format(rows=file)
 
 
 def measured(base: Path, tokenizer, task: Path) -> dict[str, float]:
@@ -52,9 +60,8 @@ def test_a_group_reports_its_score_and_one_without_a_score_those_of_its_tasks(
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval")
     tasks = {}
     for name, gold in {"short": [0] * 2, "long": [0] * 3 + [1] * 3}.items():
-        rows = [{"question": "What colour is it?", "answer": answer} for answer in gold]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        tasks[name] = json.dumps(yaml.safe_load(TASK.format(rows=tmp_path / f"{name}.jsonl")) | {"task": name})
+        declared = task_on(tmp_path / f"{name}.jsonl", [("What colour is it?", answer) for answer in gold])
+        tasks[name] = json.dumps(yaml.safe_load(declared) | {"task": name})
     group, bare = tmp_path / "group.yaml", tmp_path / "bare.yaml"
     group.write_text(GROUP.format(**tasks), encoding="utf-8")
     bare.write_text("\n".join(GROUP.format(**tasks).splitlines()[:-1]), encoding="utf-8")
@@ -73,10 +80,9 @@ def test_a_task_of_a_file_is_measured_and_an_unknown_one_leaves_the_stage_publis
     tmp_path: Path, runs: Path, remix
 ) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval")
-    rows = [{"question": f"What colour is thing {number}?", "answer": number % 2} for number in range(6)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    rows = [(f"What colour is thing {number}?", number % 2) for number in range(6)]
     task = tmp_path / "colours.yaml"
-    task.write_text(TASK.format(rows=tmp_path / "rows.jsonl"), encoding="utf-8")
+    task.write_text(task_on(tmp_path / "rows.jsonl", rows), encoding="utf-8")
     line = ["run", "kvr", "--runs", runs, "--stage", "stage1", *SMALL, "evaluate.limit=4"]
     failed = remix(*line, f"evaluate.lm_eval=[{task}, no_such_task]", check=False)
     assert failed.returncode == 1

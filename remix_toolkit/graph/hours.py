@@ -12,12 +12,12 @@ from pydantic import Field
 
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.devices import launch_of
+from remix_toolkit.graph.memory import GB
 from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.recipe.strict import Strict
 
-GB = 1e9
 Rate = Annotated[float, Field(gt=0, le=1e9)]
 
 
@@ -104,7 +104,7 @@ def passes(recipe: Recipe) -> int:
 
 def published_bytes(recipe: Recipe) -> float:
     """Bytes of a published model's weights."""
-    return (recipe.parameters or 0.0) * (4 if recipe.precision == "fp32" else 2)
+    return (recipe.parameters or 0.0) * memory.BYTES[recipe.published_in]
 
 
 def rates_of(rates: Mapping[str, Any]) -> Rates:

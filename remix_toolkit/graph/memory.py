@@ -60,7 +60,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     adapter = trained if recipe.adapter else 0.0
     full = BYTES[recipe.trained_in]
     weights = (_quantized(recipe.quantization) if recipe.quantization else BYTES[recipe.loaded_in]) * base
-    half = 4.0 if recipe.precision == "fp32" else 2.0
+    half = BYTES[recipe.published_in]
     if sharded:  # the layer at work is whole on every device, and all the time what is in none: embeddings and the head
         at_work = half * (base / shape.layers + 2 * shape.vocabulary * shape.hidden)
     else:  # autocast keeps a bf16 copy of what is trained
@@ -104,7 +104,7 @@ def measuring(recipe: Recipe, stage: str) -> Measuring | None:
     shape, asked = recipe.shape, recipe.stages[stage]
     if shape is None or recipe.parameters is None:
         return None
-    half = BYTES["fp32" if recipe.precision == "fp32" else "bf16"]
+    half = BYTES[recipe.published_in]
     weights = half * recipe.parameters
     layer = half * (3 * shape.intermediate + 4 * shape.hidden)  # of a token, in the layer at work
     tokens = budget.TOKENS * (layer + half * 2 * shape.layers * shape.key_value)  # with a cache, as in generating

@@ -8,9 +8,10 @@ from typing import Any
 
 from remix_toolkit.graph import devices, memory
 from remix_toolkit.graph.cost import Cost, costs, pairs_of
-from remix_toolkit.graph.hours import GB, Rates, Seconds, asking, hours, published_bytes
+from remix_toolkit.graph.hours import Rates, Seconds, asking, hours, published_bytes
 from remix_toolkit.graph.hours import training as training_seconds
 from remix_toolkit.graph.jobs import Job, due, graph, loaders
+from remix_toolkit.graph.memory import GB
 from remix_toolkit.graph.prune import has_children, is_kept
 from remix_toolkit.graph.sweep import Cell, Keep
 from remix_toolkit.graph.why import Published, published_declarations, why_new
@@ -21,13 +22,7 @@ from remix_toolkit.recipe.tiny_size import tiny_size
 LONGEST = 1.5  # the longest example of a task of facts, as a multiple of the mean
 
 
-def plan(
-    cells: Sequence[Cell],
-    keep: Keep,
-    runs: Path,
-    at_once: int = 1,
-    rates: Rates | None = None,
-) -> dict[str, Any]:
+def plan(cells: Sequence[Cell], keep: Keep, runs: Path, at_once: int = 1, rates: Rates | None = None) -> dict[str, Any]:
     """The whole plan, as `remix plan --json` prints it; hours are at these `rates`."""
     rates = rates or Rates()
     jobs = graph(cells)
@@ -115,7 +110,7 @@ def _memory(job: Job) -> dict[str, Any] | None:
     needed = memory.estimate(recipe, job.name, length)
     if needed is None:
         return None
-    device_bytes = recipe.device_gb * memory.GB
+    device_bytes = recipe.device_gb * GB
     checkpointing = stage.train.get("activation_checkpointing")
     if checkpointing is None:
         checkpointing = memory.needs_checkpointing(needed, device_bytes)
@@ -142,7 +137,7 @@ def _measuring(job: Job) -> dict[str, Any] | None:
         "device_bytes": round(needed.device),
         "host_bytes": round(needed.host),
         "gradient_passes": needed.gradient_passes,
-        "fits": recipe.device_gb and needed.device <= (1 - memory.HEADROOM) * recipe.device_gb * memory.GB,
+        "fits": recipe.device_gb and needed.device <= (1 - memory.HEADROOM) * recipe.device_gb * GB,
         "summary": needed.summary,
     }
 

@@ -325,7 +325,12 @@ class Setup(Strict):
     @property
     def loaded_in(self) -> Dtype:
         """The dtype of the base model's weights while a stage trains; an adapter leaves them frozen."""
-        return "bf16" if self.adapter and self.precision != "fp32" else self.trained_in
+        return self.published_in if self.adapter else self.trained_in
+
+    @property
+    def published_in(self) -> Dtype:
+        """The dtype of published weights, and of matrix products."""
+        return "fp32" if self.precision == "fp32" else "bf16"
 
 
 class Profile(Setup):

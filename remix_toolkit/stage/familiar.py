@@ -237,10 +237,8 @@ def load_base(recipe: Recipe, runs: Path) -> "tuple[PreTrainedModel, PreTrainedT
 
     source, revision = base_of(recipe, runs)
     trust = bool(recipe.train.get("trust_remote_code"))
-    model = load_model(
-        source, revision, "fp32" if recipe.precision == "fp32" else "bf16", {"trust_remote_code": trust}
-    ).to(PartialState().device)
-    return model, encoding.load_tokenizer(source, revision, trust)
+    model = load_model(source, revision, recipe.published_in, {"trust_remote_code": trust})
+    return model.to(PartialState().device), encoding.load_tokenizer(source, revision, trust)
 
 
 def ask_until(recipe: Recipe, task: Factoid, rows: int | None, runs: Path) -> None:
