@@ -47,7 +47,7 @@ def save_model(
         if recipe.adapter:
             model = adapter.merged(unmerged(), model, tensors)
             tensors = model.state_dict()
-        dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
+        dtype = train.DTYPES[recipe.published_in]
         tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         shutil.rmtree(folder, ignore_errors=True)
         model.config.use_cache = True
