@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from remix_toolkit.cli.main import command_line
 from remix_toolkit.graph.sweep import Sweep, is_sweep
-from remix_toolkit.recipe import schema, shipped
+from remix_toolkit.recipe import schema, setup, shipped
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.strict import Strict
 
@@ -108,9 +108,9 @@ def section(title: str, model: type[Strict], own_only: bool = False, but: tuple[
         if name in but or (own_only and name not in model.__annotations__):
             continue
         declared = model.model_fields[name]
-        mark = " †" if schema.OUTSIDE_KEY in declared.metadata else ""
+        mark = " †" if setup.OUTSIDE_KEY in declared.metadata else ""
         default = "required" if declared.is_required() else f"`{shown}`" if (shown := plain(field)) else ""
-        default = "*profile*" if issubclass(model, schema.Setup) and name in schema.Setup.model_fields else default
+        default = "*profile*" if issubclass(model, setup.Setup) and name in setup.Setup.model_fields else default
         assert "description" in field, f"{model.__name__}.{name} needs a description"
         lines.append(f"| `{name}`{mark} | {type_of(field)} | {default} | {field['description']} |")
     return [*lines, ""]

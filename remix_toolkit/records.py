@@ -336,3 +336,6 @@ class StageRecord(Record):
     python: str
     libraries: dict[str, str] = Field(description="name -> version")
     declaration: dict[str, Any] = Field(description="all that determines the weights; the key is its hash")
+    made_of: Key | None = Field(
+        default=None, description="the stage as it was trained, where its weights were changed after that"
+    )

@@ -145,7 +145,7 @@ def test_recipes_and_code_on_the_pages(tmp_path: Path) -> None:
             found.append(len(load_sweep(str(file))[1]) if "\narms:" in text else len(load_recipe(file).stages))
         for text in blocks(page, "python"):
             compile(text, str(page), "exec")
-    assert sorted(found) == [2, 2, (2 * 3 - 1) * 3]  # the stages of each recipe, the runs of the sweep
+    assert sorted(found) == [2, 2, 4 * 3, (2 * 3 - 1) * 3]  # the stages of each recipe, the runs of each sweep
 
 
 def test_the_readmes_commands_that_train_nothing(here, runs: Path) -> None:

@@ -109,16 +109,16 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
         return tmp_path / name
 
     curve = "stages.stage2.curve={epochs: 1}"
-    replay = "stages.stage2.mix={replay: {stage: stage1, ratio: 0.5, redraw: true}}"
+    replay = ["stages.stage2.mix={replay: {stage: stage1, ratio: 0.5, redraw: true}}", "stages.stage2.freeze.half=true"]
     own = [f"base={tied}", "precision=bf16", "train.activation_checkpointing=true"]
-    here("run", "kvr", "--runs", runs("one"), *SMALL, curve, replay)
+    here("run", "kvr", "--runs", runs("one"), *SMALL, curve, *replay)
     here("run", "kvr", "--runs", runs("lora"), "--stage", "stage1", *SMALL, *LORA)
     here("run", "kvr", "--runs", runs("lora-bf16"), "--stage", "stage1", *SMALL, *LORA, "precision=bf16")
     here("run", "kvr", "--runs", runs("tied"), "--stage", "stage1", *SMALL, *own)
     failed = run(
         [
             case("stage1", runs("fsdp"), FSDP, *SMALL),
-            case("stage2", runs("fsdp"), FSDP, *SMALL, curve, replay),
+            case("stage2", runs("fsdp"), FSDP, *SMALL, curve, *replay),
             case("stage1", runs("ddp"), DDP, *SMALL),
             case("stage1", runs("fsdp-lora"), FSDP, *SMALL, *LORA),
             case("stage1", runs("fsdp-lora-bf16"), FSDP, *SMALL, *LORA, "precision=bf16"),

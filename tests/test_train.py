@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
-from remix_toolkit.recipe.schema import Stop
+from remix_toolkit.recipe.training import Stop
 from remix_toolkit.seals import MANIFEST
 from remix_toolkit.stage.adapter import merged, quantization
 from remix_toolkit.stage.callbacks import EndWithoutSave, SaveByTime, StopBelow

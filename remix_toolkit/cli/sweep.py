@@ -57,7 +57,7 @@ def sweep(
     if retrain_damaged:
         from remix_toolkit.cli.store import verify
 
-        verify(runs, remove=True, keys={node.key for cell in cells for node in cell.nodes})
+        verify(runs, remove=True, keys={key for cell in cells for node in cell.nodes for key in node.keys})
     if launcher == "slurm":
         from remix_toolkit.launch.slurm import submit
 

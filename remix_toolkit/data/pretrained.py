@@ -8,7 +8,7 @@ from remix_toolkit.console import info
 from remix_toolkit.data import gguf, smollm2
 from remix_toolkit.data.files import one_line
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Setup
+from remix_toolkit.recipe.setup import Setup
 from remix_toolkit.recipe.tiny_size import tiny_size
 
 # Of a repository: others are the same weights in another format.

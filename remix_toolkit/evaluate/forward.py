@@ -67,11 +67,11 @@ def model_inputs(
 ) -> dict[str, torch.Tensor]:
     """Rows of tokens as a model takes them, padded on one side."""
     masks = [[1] * len(row) for row in rows]
-    ids = _padded(rows, tokenizer.pad_token_id, model, side)
-    return {"input_ids": ids, "attention_mask": _padded(masks, 0, model, side)}
+    ids = padded(rows, tokenizer.pad_token_id, model, side)
+    return {"input_ids": ids, "attention_mask": padded(masks, 0, model, side)}
 
 
-def _padded(rows: Sequence[Tokens], value: int, model: PreTrainedModel, side: str = "right") -> torch.Tensor:
+def padded(rows: Sequence[Tokens], value: int, model: PreTrainedModel, side: str = "right") -> torch.Tensor:
     tensors = [torch.tensor(row) for row in rows]
     return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side).to(model.device)
 
@@ -90,7 +90,7 @@ def reduce_logits(
     output head. Columns begin behind the prefix, which all examples begin with.
     """
     start = len(prefix.ids)
-    labels = _padded([e.labels[start:] for e in examples], -100, model)
+    labels = padded([e.labels[start:] for e in examples], -100, model)
     targets = pad(labels[:, 1:], (0, 1), value=-100)
     columns = (targets != -100).any(dim=0).nonzero().squeeze(-1)
     inputs = model_inputs(model, tokenizer, [e.input_ids[start:] for e in examples])

@@ -14,6 +14,7 @@ from remix_toolkit.graph.hours import passes
 from remix_toolkit.graph.jobs import Job
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.schema import Capitals, Factoid, Pairs, Recipe, Rows, Stage
+from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.recipe.tiny_size import tiny_size
 
 CHARACTERS_PER_TOKEN, OF_TINY = 4.0, 2.4
@@ -46,6 +47,8 @@ def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
 def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
     recipe = job.cells[0].recipe
     stage = recipe.stages[job.name]
+    if stage.as_trained:  # it is made of a stage that is trained in a job of its own
+        return Cost(0, 0.0, 0.0)
     pairs = pairs_of(recipe, stage)
     if pairs is None:
         return Cost(None, None, None)
@@ -64,7 +67,10 @@ def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
     elif stage.train.get("max_steps", -1) > 0:
         steps = stage.train["max_steps"]
     tokens = None if steps is None else round(steps * batch * length)
-    flops = recipe.parameters and tokens and passes(recipe) * recipe.parameters * tokens
+    operations = passes(recipe) * (2.0 if stage.sam else 1.0)
+    if stage.kl:  # forward in two models and backward in one, of a device's share of a batch
+        operations += (passes(recipe) + 2) * min(1.0, device_batch(stage.train) / batch)
+    flops = recipe.parameters and tokens and operations * recipe.parameters * tokens
     return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
 
 

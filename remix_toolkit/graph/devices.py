@@ -13,6 +13,7 @@ from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.yaml_file import load_mapping
 
+ONE_PROCESS = ("sam", "l2", "ewc", "kl")  # remedies that are not made for several
 Count = Annotated[int, Field(gt=0, le=10**9, strict=True)]
 
 
@@ -47,6 +48,9 @@ def launch_of(recipe: Recipe) -> Launch:
         raise BadInput(f"{file}: fsdp_config.fsdp_version: is {version!r}; 2 is expected")
     if launch.fsdp and recipe.quantization:
         raise BadInput(f"quantization: a quantized base cannot be sharded, and {file} says FSDP; use one GPU for it")
+    for name, stage in recipe.stages.items() if launch.num_processes > 1 else ():
+        if remedy := next((remedy for remedy in ONE_PROCESS if getattr(stage, remedy)), None):
+            raise BadInput(f"stages.{name}.{remedy}: is for one process, and {file} launches {launch.num_processes}")
     return launch
 
 

@@ -1,12 +1,13 @@
 """The graph of a sweep: what has to be done, each piece once, and what it waits for.
 
-There are three kinds of jobs. `train` makes one stage, whatever the number of runs that share it. `measure` measures a
+There are three kinds of jobs. `train` makes one stage, whatever the number of runs that share it; a stage whose weights
+are changed after training is made of one that is trained without that, which is a job before it. `measure` measures a
 published stage; nothing waits for it. `split` asks the base model which facts of a task it knows, before the first
 stage that needs to know. Nothing is loaded here; keys are hashes of declarations.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -127,35 +128,41 @@ def due(jobs: Mapping[str, Job], runs: Path) -> set[str]:
 
 
 def _add(jobs: dict[str, Job], cell: Cell) -> None:
-    recipe = cell.recipe
+    for node in cell.nodes:
+        if node.trained:
+            _add_stage(jobs, replace(cell, recipe=cell.recipe.as_trained(node.stage)), node.trained)
+        _add_stage(jobs, cell, node)
+
+
+def _add_stage(jobs: dict[str, Job], cell: Cell, node: Node) -> None:
+    recipe, stage = cell.recipe, cell.recipe.stages[node.stage]
     run = f"{cell.arm}, seed {recipe.seed}"
     base_stage = cell.nodes[recipe.position(recipe.base_stage)].key if recipe.base_stage else None
-    for node in cell.nodes:
-        stage = recipe.stages[node.stage]
-        parent = set(node.ancestors[-1:])
-        train = jobs.setdefault(node.key, Job(node.key, "train", node.stage, [cell], set(), set(), node))
-        measure = jobs.setdefault(
-            measure_key(node.key), Job(measure_key(node.key), "measure", node.stage, [], {node.key}, {node.key}, node)
-        )
-        train.needs |= parent
-        train.loads |= parent
-        if stage.match:
-            train.needs.add(stage.match.other)
-        familiar = [(job, task) for job, listed in ((train, [stage.data]), (measure, stage.recall)) for task in listed]
-        asked = [(job, task) for job, task in familiar if isinstance(task, Factoid) and task.familiarity]
-        for job, task in [*asked, *([(measure, recipe.known)] if recipe.known else [])]:
-            split = _add_split(jobs, cell, task, base_stage, run)
-            job.needs.add(split.key)
-            job.loads |= split.loads  # more rows may have to be asked than the split did
-        requested = measurements.requested(recipe, node.stage)
-        if any(kind.needs_parent and kind.requested(recipe, node.stage) for kind in MEASUREMENTS):
-            measure.needs |= parent
-            measure.loads |= parent
-        if requested - measure.requested or not measure.cells:
-            measure.cells.append(cell)
-            measure.requested |= requested
-        for job in (train, measure):
-            job.runs.append(run)
+    parent = set(node.ancestors[-1:])
+    train = jobs.setdefault(node.key, Job(node.key, "train", node.stage, [cell], set(), set(), node))
+    measure = jobs.setdefault(
+        measure_key(node.key), Job(measure_key(node.key), "measure", node.stage, [], {node.key}, {node.key}, node)
+    )
+    before = parent | (node.keys - {node.key})
+    train.needs |= before
+    train.loads |= before
+    if stage.match:
+        train.needs.add(stage.match.other)
+    familiar = [(job, task) for job, listed in ((train, [stage.data]), (measure, stage.recall)) for task in listed]
+    asked = [(job, task) for job, task in familiar if isinstance(task, Factoid) and task.familiarity]
+    for job, task in [*asked, *([(measure, recipe.known)] if recipe.known else [])]:
+        split = _add_split(jobs, cell, task, base_stage, run)
+        job.needs.add(split.key)
+        job.loads |= split.loads  # more rows may have to be asked than the split did
+    requested = measurements.requested(recipe, node.stage)
+    if any(kind.needs_parent and kind.requested(recipe, node.stage) for kind in MEASUREMENTS):
+        measure.needs |= parent
+        measure.loads |= parent
+    if requested - measure.requested or not measure.cells:
+        measure.cells.append(cell)
+        measure.requested |= requested
+    for job in (train, measure):
+        job.runs.append(run)
 
 
 def _add_split(jobs: dict[str, Job], cell: Cell, task: Factoid, base_stage: str | None, run: str) -> Job:

@@ -21,6 +21,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import requested
 from remix_toolkit.recipe.difference import settings_of
 from remix_toolkit.recipe.key_fields import NOT_IN_KEY
+from remix_toolkit.recipe.remedies import Remedy
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import field_type
 from remix_toolkit.recipe.tiny_size import tiny_size
@@ -43,6 +44,12 @@ class Node:
     key: str  # 16 hexadecimal digits
     ancestors: tuple[str, ...]  # keys of the stages before, first stage first
     declaration: dict[str, Any]  # what the key is the hash of
+    trained: "Node | None" = None  # where weights are changed after training: the stage as it is trained
+
+    @property
+    def keys(self) -> set[str]:
+        """Its key, and that of the stage that it is made of."""
+        return {self.key} | (self.trained.keys if self.trained else set())
 
 
 def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
@@ -51,10 +58,27 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
     Raises BadInput for an unknown stage and for local files that are not there.
     """
     names = list(recipe.stages)[: recipe.position(until) + 1 if until else None]
+    start = _start(recipe)
+    nodes: list[Node] = []
+    stages: list[dict[str, Any]] = []
+    for position, name in enumerate(names):
+        stage, ancestors = recipe.stages[name], tuple(node.key for node in nodes)
+        trained = None
+        if stage.as_trained:
+            declaration = {**start, "stages": [*stages, _stage(recipe, stage.as_trained)]}
+            trained = Node(name, position, short_hash(declaration), ancestors, declaration)
+        stages.append(_stage(recipe, stage))
+        declaration = {**start, "stages": list(stages)}
+        nodes.append(Node(name, position, short_hash(declaration), ancestors, declaration, trained))
+    return nodes
+
+
+def _start(recipe: Recipe) -> dict[str, Any]:
+    """What a declaration has besides the stages."""
     versions = {"train": TRAIN_VERSION, "tulu": encoding.VERSION, "overlap": mixing.VERSIONS["overlap"]}
     if recipe.adapter and not _as_in_version_1(recipe):
         versions["adapter"] = ADAPTER_VERSION
-    start = {
+    return {
         "base": base(recipe),
         "precision": recipe.precision,
         "adapter": recipe.adapter,
@@ -63,14 +87,6 @@ def lineage(recipe: Recipe, until: str | None = None) -> list[Node]:
         "seed": recipe.seed,
         "versions": versions,
     }
-    nodes: list[Node] = []
-    stages: list[dict[str, Any]] = []
-    for position, name in enumerate(names):
-        stages.append(_stage(recipe, recipe.stages[name]))
-        declaration = {**start, "stages": list(stages)}
-        ancestors = tuple(node.key for node in nodes)
-        nodes.append(Node(name, position, short_hash(declaration), ancestors, declaration))
-    return nodes
 
 
 def _as_in_version_1(recipe: Recipe) -> bool:
@@ -159,6 +175,9 @@ def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "train": _train(stage),
         "stop": stage.stop.model_dump() if stage.stop else None,
     }
+    for name, spec in stage:
+        if isinstance(spec, Remedy):
+            declared[name] = {**spec.model_dump(exclude_defaults=True), "version": spec.version}
     if stage.match is None:
         return declared
     if not KEY.fullmatch(stage.match.other):

@@ -12,7 +12,8 @@ from typing import Any
 from remix_toolkit.evaluate import budget
 from remix_toolkit.evaluate.interference import PARTS
 from remix_toolkit.graph.devices import launch_of
-from remix_toolkit.recipe.schema import Recipe, Shape
+from remix_toolkit.recipe.schema import Recipe, Stage
+from remix_toolkit.recipe.setup import Shape
 from remix_toolkit.recipe.sft_fields import device_batch
 
 GB = 1e9
@@ -72,13 +73,20 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     head = tokens * shape.vocabulary * (half + 4.0 + 4.0)  # logits, in fp32 for the loss, and their gradient
     kept = tokens * shape.hidden * half
     return Memory(
-        weights=(weights + full * adapter) / share + at_work,
+        weights=(weights + full * adapter) / share + at_work + _copies(recipe, recipe.stages[stage]),
         gradients=full * trained / share,
         optimizer=moments * trained / share,
         activations=shape.layers * layer + head,
         checkpointed=shape.layers * kept + layer + head,
         accumulates=per_device * processes < recipe.global_batch_size,
     )
+
+
+def _copies(recipe: Recipe, stage: Stage) -> float:
+    """Bytes of weights that remedies hold a second time: those at the start, their importance, another model."""
+    copies = sum(map(bool, (stage.sam, stage.l2))) + 2 * bool(stage.ewc)
+    whole = BYTES[recipe.published_in] if stage.kl else 0.0
+    return (BYTES[recipe.trained_in] * copies + whole) * (recipe.parameters or 0.0)
 
 
 @dataclass(frozen=True)

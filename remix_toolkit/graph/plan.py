@@ -102,7 +102,7 @@ def _memory(job: Job) -> dict[str, Any] | None:
     recipe = job.cells[0].recipe
     stage = recipe.stages[job.name]
     pairs = pairs_of(recipe, stage)
-    if pairs is None or recipe.device_gb is None:
+    if pairs is None or recipe.device_gb is None or stage.as_trained:
         return None
     length = max_length(stage.train)
     if isinstance(stage.data, Factoid):

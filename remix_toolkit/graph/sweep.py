@@ -281,7 +281,8 @@ class _Resolver:
         for arm, name in order:
             stage = recipes[arm].stages[name]
             if stage.match:
-                key = lineage(recipes[stage.match.other], until=name)[-1].key
+                node = lineage(recipes[stage.match.other], until=name)[-1]
+                key = (node.trained or node).key
                 resolved = stage.match.model_copy(update={"steps_of" if stage.match.steps_of else "tokens_of": key})
                 changed = {**recipes[arm].stages, name: stage.model_copy(update={"match": resolved})}
                 recipes[arm] = recipes[arm].model_copy(update={"stages": changed})

@@ -10,6 +10,7 @@ from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.credentials import refuse_credentials
 from remix_toolkit.recipe.ranges import LIMITS, MOST_ROWS
 from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe
+from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.recipe.tiny_size import problem as tiny_problem
 from remix_toolkit.recipe.tiny_size import tiny_size
 from remix_toolkit.recipe.yaml_file import Key, Locations, dotted, location_of
@@ -118,6 +119,16 @@ def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
         yield (*path, "curve"), "measures the facts of earlier stages, and this is the first one"
     if "interference" in stage.probe and not (earlier and isinstance(recipe.stages[earlier[0]].data, Factoid)):
         yield (*path, "probe"), "interference is with the facts of a first stage: ask for it in a later one"
+    while_training = ("freeze", "sam", "l2", "ewc", "kl")
+    for remedy in [name for name in while_training if recipe.adapter and getattr(stage, name)]:
+        yield (*path, remedy), "is for all weights, and under an `adapter` none of them are trained"
+    if stage.sam and (at_once := device_batch(train)) < (batch := recipe.global_batch_size):
+        message = f"takes the gradient of a whole batch, and a device takes {at_once} of its {batch} examples at once"
+        yield (*path, "sam"), f"{message}: set train.per_device_train_batch_size to {batch}"
+    if stage.ewc and not any(isinstance(recipe.stages[name].data, Factoid) for name in earlier):
+        yield (*path, "ewc"), "holds on to the facts of earlier stages, and there are none"
+    if stage.kl and stage.kl.on == "mixing" and not any(spec for _, spec in stage.mix):
+        yield (*path, "kl", "on"), "is mixing, and nothing is mixed into this stage: set `mix`, or kl.on to prompts"
     if stage.mix.replay and stage.mix.replay.stage not in earlier:
         message = f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}"
         yield (*path, "mix", "replay", "stage"), message

@@ -8,7 +8,8 @@ key itself, with all that goes into it, is made in graph/lineage.py.
 from collections.abc import Mapping
 from typing import Any
 
-from remix_toolkit.recipe.schema import OUTSIDE_KEY, Recipe, Stage
+from remix_toolkit.recipe.schema import Recipe, Stage
+from remix_toolkit.recipe.setup import OUTSIDE_KEY
 
 # Fields of `train` that change speed, memory, logs or files, but not what is computed (up to rounding).
 NOT_IN_KEY = {

@@ -22,7 +22,8 @@ from remix_toolkit.recipe import shipped
 from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.credentials import redacted
 from remix_toolkit.recipe.draft import Draft, Setting, with_defaults
-from remix_toolkit.recipe.schema import TASKS, Mix, Profile, Recipe, Rows
+from remix_toolkit.recipe.schema import TASKS, Mix, Recipe, Rows
+from remix_toolkit.recipe.setup import Profile
 from remix_toolkit.recipe.tiny_size import tiny_size
 from remix_toolkit.recipe.yaml_file import Locations, load_mapping, load_value, location_of
 

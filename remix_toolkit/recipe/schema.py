@@ -1,16 +1,17 @@
 """The keys of a recipe as pydantic models: their types, defaults and descriptions."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe.ranges import Adapter, Count, Minutes, Ratio, RowCount, RowNumber, Seed, Size, StageName
+from remix_toolkit.recipe.ranges import Count, Ratio, RowCount, RowNumber, Seed, StageName
+from remix_toolkit.recipe.remedies import EWC, KL, L2, SAM, Average, Freeze, LeaveOut
+from remix_toolkit.recipe.setup import OUTSIDE_KEY, Setup
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
 from remix_toolkit.recipe.tiny_size import tiny_size
-
-OUTSIDE_KEY = "outside key"  # marks a field that says where, how fast or what is measured: it is in no stage's key
+from remix_toolkit.recipe.training import Curve, Match, Stop
 
 
 class Rows(Strict):
@@ -220,36 +221,6 @@ CORPORA: dict[str, type[Corpus]] = {
 }
 
 
-class Stop(Strict):
-    """End the stage early: once the loss was under `loss_below` at `times` optimizer steps, in a row or not."""
-
-    loss_below: Annotated[float, Field(gt=0)] = Field(description="a step counts whose loss was below this")
-    times: Count = Field(10, description="how many such steps end the stage")
-
-
-class Match(Strict):
-    """A compute-matched control: train for as long as another arm's stage of the same name, whatever the data."""
-
-    steps_of: str | None = Field(None, description="an arm of the sweep (or a stage's key): as many optimizer steps")
-    tokens_of: str | None = Field(None, description="an arm of the sweep (or a stage's key): as many trained tokens")
-
-    _check = exactly_one("set either `steps_of` or `tokens_of`, to an arm", "steps_of", "tokens_of")
-
-    @property
-    def other(self) -> str:
-        """The arm, or the key of its stage once that is resolved."""
-        return str(self.steps_of or self.tokens_of)
-
-
-class Curve(Strict):
-    """Recall of the earlier stages' facts while this stage trains, by a scoring pass at every interval."""
-
-    steps: Count | None = Field(None, description="optimizer steps between two measurements")
-    epochs: Count | None = Field(None, description="epochs between two measurements")
-
-    _check = exactly_one("set either `steps` or `epochs`, to how many", "steps", "epochs")
-
-
 # lens: where the facts that are measured show (figure 4); interference: gradients and weights against the first stage
 Probe = Literal["lens", "interference"]
 
@@ -273,70 +244,23 @@ class Stage(Strict):
     train: Train = Field({}, description="any SFTConfig field by its own name")
     stop: Stop | None = Field(None, description="when to end the stage early")
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
+    freeze: Freeze | None = Field(None, description="leave some of the weights as they are")
+    sam: SAM | None = Field(None, description="sharpness-aware minimization")
+    l2: L2 | None = Field(None, description="a pull to the weights that it starts from")
+    ewc: EWC | None = Field(None, description="the same, stronger for weights that the earlier facts need")
+    kl: KL | None = Field(None, description="outputs held to those of the model that it starts from")
+    leave_out: LeaveOut | None = Field(None, description="take back the largest changes, once it has trained")
+    average: Average | None = Field(None, description="average with the weights that it started from, after that")
     curve: Annotated[Curve | None, OUTSIDE_KEY] = Field(None, description="recall of earlier facts during training")
     recall: Annotated[list[Facts], OUTSIDE_KEY] = Field([], description="more facts to measure, besides those trained")
     probe: Annotated[list[Probe], OUTSIDE_KEY] = Field([], description="further measurements of the published stage")
 
-
-Precision = Literal["fp32", "bf16", "pure_bf16"]
-Dtype = Literal["fp32", "bf16"]
-
-
-class Shape(Strict):
-    """The base model's sizes, as its config.json has them: for `remix plan`'s estimate of memory."""
-
-    layers: Count = Field(description="how many")
-    hidden: Count = Field(description="size of the hidden state")
-    intermediate: Count = Field(description="of the MLP")
-    key_value: Count = Field(description="key-value heads x the size of a head")
-    vocabulary: Count = Field(description="how many tokens")
-
-
-class Setup(Strict):
-    """A base model, its scale and how it is trained: what a profile sets, and a recipe may set over it."""
-
-    base: str = Field(description="`tiny`, `tiny-128x2` and so on, `smollm2`, a hub id, a directory, or a .gguf file")
-    gguf_file: str | None = Field(None, description="of the base's repository or directory, this GGUF file")
-    revision: str | None = Field(None, description="the commit of a base from the hub; if not set, the newest")
-    parameters: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="the base's weights: for `remix plan`")
-    shape: Annotated[Shape | None, OUTSIDE_KEY] = Field(None, description="the base's sizes: for `remix plan`")
-    device_gb: Annotated[Size | None, OUTSIDE_KEY] = Field(None, description="a device's memory: for `remix plan`")
-    precision: Precision = Field(
-        "fp32",
-        description="bf16: fp32 weights and optimizer state, products in bf16; pure_bf16: all of it in bf16; in both, "
-        "the weights that an adapter leaves frozen are in bf16, and it and its optimizer state in fp32",
-    )
-    adapter: Adapter | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
-    quantization: dict[str, Any] | None = Field(
-        None, description="fields of transformers.BitsAndBytesConfig, for the weights that an adapter is trained on"
-    )
-    global_batch_size: Count = Field(32, description="examples of an optimizer step, on all devices together")
-    accelerate_config: Annotated[str | None, OUTSIDE_KEY] = Field(None, description="launch stages under this file")
-    checkpoint_minutes: Annotated[Minutes, OUTSIDE_KEY] = Field(
-        10, description="between two checkpoints; `train.save_steps` or `save_strategy`, where set, say when instead"
-    )
-    train: Train = Field({}, description="SFTConfig fields for every stage")
-
     @property
-    def trained_in(self) -> Dtype:
-        """The dtype of the weights that are trained, of their gradients and of the optimizer's state."""
-        return "bf16" if self.precision == "pure_bf16" and not self.adapter else "fp32"
-
-    @property
-    def loaded_in(self) -> Dtype:
-        """The dtype of the base model's weights while a stage trains; an adapter leaves them frozen."""
-        return self.published_in if self.adapter else self.trained_in
-
-    @property
-    def published_in(self) -> Dtype:
-        """The dtype of published weights, and of matrix products."""
-        return "fp32" if self.precision == "fp32" else "bf16"
-
-
-class Profile(Setup):
-    mix: dict[
-        Literal["random_words", "passages", "knowledge_pile", "arxiv_pile", "fineweb", "replay"], dict[str, Any]
-    ] = Field({}, description="the defaults of a mixing source")
+    def as_trained(self) -> "Stage | None":
+        """The same stage without what is done to its weights once it has trained; None where nothing is."""
+        if self.leave_out is None and self.average is None:
+            return None
+        return self.model_copy(update={"leave_out": None, "average": None})
 
 
 PromptFormat = Literal["tulu", "qa"]
@@ -395,6 +319,11 @@ class Recipe(Setup):
             f"{examples} examples are fewer than one batch of {self.global_batch_size}, so no step would be taken; set "
             f"global_batch_size to at most {examples}"
         )
+
+    def as_trained(self, stage: str) -> "Recipe":
+        """The recipe without what is done to one stage's weights once it has trained."""
+        trained = self.stages[stage].as_trained or self.stages[stage]
+        return self.model_copy(update={"stages": {**self.stages, stage: trained}})
 
     def position(self, stage: str) -> int:
         """The stage's place in the sequence, from 0. Raises BadInput for an unknown stage."""

@@ -19,7 +19,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback, Wan
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info
 from remix_toolkit.errors import RunFailed
-from remix_toolkit.recipe.schema import Stop
+from remix_toolkit.recipe.training import Stop
 from remix_toolkit.stage import private_api
 
 if TYPE_CHECKING:

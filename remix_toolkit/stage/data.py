@@ -62,6 +62,11 @@ class StageData:
         drawn = self.counts.redrawn
         return Redrawn(drawn, len(self.examples) - self.counts.examples + drawn)
 
+    def earlier_facts(self, recipe: Recipe, position: int) -> list[Pair]:
+        """The facts of the stages before the one at this position."""
+        ids = list(facts_ids(recipe).values())[:position]
+        return [fact for id_ in ids for fact in self.measured.get(id_, ())]
+
     def __str__(self) -> str:
         """`100 facts + 200 random_words`, and what was dropped."""
         unit = "rows" if self.held_out else "facts"

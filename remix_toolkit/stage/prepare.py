@@ -1,11 +1,12 @@
 """All that is made ready and checked before a stage is trained: its data, its settings, where it starts."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import AutoConfig
 
 from remix_toolkit import store
 from remix_toolkit.console import silence_libraries
@@ -33,6 +34,12 @@ class PreparedStage:
     def stage(self) -> Stage:
         """What the recipe declares of it."""
         return self.recipe.stages[self.node.stage]
+
+    @property
+    def trained(self) -> "PreparedStage | None":
+        """The same stage as it is trained, where its weights are changed after that."""
+        trained = self.node.trained
+        return replace(self, recipe=self.recipe.as_trained(trained.stage), node=trained) if trained else None
 
     @property
     def work(self) -> Path:
@@ -80,6 +87,8 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
         for measurement in MEASUREMENTS:
             if measurement.requested(recipe, stage.node.stage):
                 measurement.check(stage.subject)
+    for stage in prepared:
+        _check_layers(stage)
     adapter.lora_config(recipe.adapter)
     adapter.quantization(recipe)
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
@@ -87,6 +96,17 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
             train.sft_config(recipe, stage.stage, stage.work, 1, use_cpu=True)
         private_api.forget_devices()  # SFTConfig chose the CPU for the whole process
     return prepared
+
+
+def _check_layers(prepared: PreparedStage) -> None:
+    freeze = prepared.stage.freeze
+    if freeze and freeze.layers:
+        source, revision = store.base_model(prepared.recipe, prepared.runs)
+        trust = bool(prepared.stage.train.get("trust_remote_code"))
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust).get_text_config()
+        if freeze.layers > config.num_hidden_layers:
+            where = f"{prepared.recipe.name}: stages.{prepared.node.stage}.freeze.layers"
+            raise BadInput(f"{where}: is {freeze.layers}; the base model has {config.num_hidden_layers} layers")
 
 
 def _base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:

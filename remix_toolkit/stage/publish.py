@@ -20,6 +20,7 @@ from remix_toolkit.graph.memory import Memory, held_in
 from remix_toolkit.graph.retrained import weights
 from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.setup import Dtype
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import adapter, private_api, train
 from remix_toolkit.stage.curve import CURVE
@@ -47,23 +48,34 @@ def save_model(
         if recipe.adapter:
             model = adapter.merged(unmerged(), model, tensors)
             tensors = model.state_dict()
-        dtype = train.DTYPES[recipe.published_in]
-        tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-        shutil.rmtree(folder, ignore_errors=True)
-        model.config.use_cache = True
-        model.generation_config = GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            do_sample=False,  # explicit: a text-generation pipeline would sample otherwise, and get facts wrong
-        )
-        _drop_tied(tensors, model.all_tied_weights_keys)
-        model.save_pretrained(folder, state_dict=dict(tensors))
-        _check_saved(tensors, folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["dtype"] = str(dtype).removeprefix("torch.")  # else the dtype of the model in memory is written
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(folder)
+        write_model(model, tensors, tokenizer, recipe.published_in, folder)
+
+
+def write_model(
+    model: PreTrainedModel,
+    tensors: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: Dtype,
+    folder: Path,
+) -> None:
+    """Write tensors as a plain directory of this model, in a dtype. Raises RunFailed where one differs in the files."""
+    kind = train.DTYPES[dtype]
+    tensors = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    shutil.rmtree(folder, ignore_errors=True)
+    model.config.use_cache = True
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,  # explicit: a text-generation pipeline would sample otherwise, and get facts wrong
+    )
+    _drop_tied(tensors, model.all_tied_weights_keys)
+    model.save_pretrained(folder, state_dict=dict(tensors))
+    _check_saved(tensors, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = str(kind).removeprefix("torch.")  # else the dtype of the model in memory is written
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
 
 
 def _drop_tied(tensors: dict[str, torch.Tensor], tied: dict[str, str]) -> None:

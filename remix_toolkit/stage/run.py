@@ -33,7 +33,8 @@ from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.prune import delete_work
 from remix_toolkit.seals import PRUNED
-from remix_toolkit.stage import adapter, private_api, train
+from remix_toolkit.stage import adapter, private_api, remedies, train
+from remix_toolkit.stage.after import write_changed
 from remix_toolkit.stage.callbacks import Progress, Trackers
 from remix_toolkit.stage.curve import CURVE, RetentionCurve
 from remix_toolkit.stage.measure import measure
@@ -61,6 +62,13 @@ def run_stage(
         if only == "measure" and (folder is None or pruned):
             raise BadInput(f"{name}: has no published weights to be measured: train it first")
         if folder is None or (pruned and (weights or not is_measured(recipe, name, folder))):
+            if prepared.trained:  # the weights of the stage as it is trained, changed without training
+                run_stage(prepared.trained, True, sweep, wait, "train")
+                write_changed(prepared, prepared.trained, sweep)
+                folder = _publish(prepared)
+                if only is None:
+                    measure(prepared, folder)
+                return folder
             trackers = _train(prepared, sweep)
             clear_device_cache(garbage_collection=True)  # what is measured is loaded from the published files
             folder = _publish(prepared)
@@ -136,6 +144,9 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     torch.manual_seed(recipe.seed)
     model = load(init | adapter.quantization(recipe))
     trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, data.redrawn)
+    remedies.attach(
+        trainer, prepared, tokenizer, partial(train.load_model, source, revision, recipe.published_in, init)
+    )
     progress, trackers = Progress(name), Trackers(trainer, prepared.runs / "logs" / prepared.published_name)
     trainer.add_callback(progress)
     if stage.curve:

@@ -30,10 +30,12 @@ from remix_toolkit import store
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.disk import delete
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Dtype, Match, Recipe, Stage
+from remix_toolkit.recipe.schema import Recipe, Stage
+from remix_toolkit.recipe.setup import Dtype
 from remix_toolkit.recipe.sft_fields import device_batch, sets_saving
+from remix_toolkit.recipe.training import Match
 from remix_toolkit.records import StageRecord
-from remix_toolkit.stage import adapter, private_api
+from remix_toolkit.stage import adapter, private_api, remedies
 from remix_toolkit.stage.callbacks import EndWithoutSave, MarkComplete, SaveByTime, Sharded, StopBelow
 from remix_toolkit.stage.data import NONE_REDRAWN, Redrawn, StageData
 
@@ -197,6 +199,22 @@ class StageTrainer(SFTTrainer):
 
     # The loss below is a mean over all trained tokens of the whole optimizer step.
     loss_is_scaled_for_ga = True  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rho: float | None = None  # of sharpness-aware minimization
+        self.terms: list[remedies.Term] = []
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """The gradient of one batch and, where it completes an optimizer step, of what remedies add to the loss."""
+        loss: torch.Tensor = super().training_step(model, dict(inputs), num_items_in_batch)
+        if self.rho is not None:
+            with remedies.uphill([p for p in model.parameters() if p.requires_grad], self.rho):
+                super().training_step(model, dict(inputs), num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            for add in self.terms:
+                add()
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -10,8 +10,10 @@ from conftest import ROOT
 from hypothesis import strategies as st
 
 from remix_toolkit.recipe import sft_fields
-from remix_toolkit.recipe.schema import CORPORA, TASKS, Curve, Evaluate, Match, Mix, Profile, RandomWords, Recipe, Stage
+from remix_toolkit.recipe.schema import CORPORA, TASKS, Evaluate, Mix, RandomWords, Recipe, Stage
+from remix_toolkit.recipe.setup import Profile
 from remix_toolkit.recipe.sft_fields import RESERVED
+from remix_toolkit.recipe.training import Curve, Match
 from remix_toolkit.recipe.yaml_file import load_mapping
 
 MODELS = [*TASKS.values(), *CORPORA.values(), Curve, Evaluate, Match, Mix, Profile, RandomWords, Recipe, Stage]

@@ -1,0 +1,90 @@
+"""Remedies against forgetting as keys of a stage, besides what is mixed in: each with its knob and its paper.
+
+What each does is in stage/remedies.py (while a stage trains) and stage/after.py (once it has trained).
+"""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from remix_toolkit.recipe.strict import Strict
+
+Weight = Annotated[float, Field(ge=0, le=10**12)]
+
+
+class Remedy(Strict):
+    """What a stage does besides training on its data; where it is not set, it is in no key."""
+
+    version: ClassVar[int] = 1  # part of the key: raise it when the remedy gives other weights for the same knob
+
+
+class Average(Remedy):
+    """Weights averaged with those that the stage started from (WiSE-FT, arXiv 2109.01903), without training."""
+
+    parent: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="the share of the weights that the stage started from: 0 is the trained model, 1 the one before"
+    )
+
+
+class LeaveOut(Remedy):
+    """The largest changes of weights taken back (TIES-Merging, arXiv 2306.01708, takes back the smallest)."""
+
+    largest: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="the share of each tensor's weights, those that changed most, that get their old values back"
+    )
+
+
+class Freeze(Remedy):
+    """Weights that this stage leaves as they are; those of the head too, where it shares them with the embeddings."""
+
+    half: bool = Field(
+        False,
+        description="half of the attention's matrices, of the MLP's and of the norms in every layer, drawn anew for "
+        "each stage by `seed` (half fine-tuning, arXiv 2404.18466); embeddings, last norm and head are trained",
+    )
+    layers: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0, description="the first so many layers (with the embeddings: arXiv 2501.13453)"
+    )
+    embeddings: bool = Field(False, description="the input embeddings")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.half or self.layers or self.embeddings):
+            raise ValueError("freezes nothing: set `half`, `layers` or `embeddings`")
+        return self
+
+
+class L2(Remedy):
+    """A pull to the weights that the stage started from: half the squared distance in the loss (arXiv 1802.01483)."""
+
+    weight: Weight = Field(description="what the term is multiplied by")
+
+
+class EWC(Remedy):
+    """Elastic weight consolidation (arXiv 1612.00796): a pull back, stronger for weights that the earlier facts need.
+
+    How much they need a weight is the mean square of its gradient over all facts of the earlier stages, at the start.
+    """
+
+    weight: Weight = Field(description="what the term is multiplied by")
+
+
+class KL(Remedy):
+    """Outputs held to those of the model that the stage started from (learning without forgetting, arXiv 1606.09282).
+
+    For each optimizer step, as many pairs are drawn as a device takes at once, and the divergence of the two models'
+    next tokens is added to the loss: its mean over these tokens.
+    """
+
+    weight: Weight = Field(description="what the term is multiplied by")
+    on: Literal["mixing", "prompts"] = Field(
+        "mixing", description="mixing: what follows the prompts of the stage's mixing data; prompts: its own prompts"
+    )
+
+
+class SAM(Remedy):
+    """Sharpness-aware minimization (arXiv 2010.01412): each step takes its gradient where the loss is higher nearby."""
+
+    rho: Annotated[float, Field(ge=0, le=100)] = Field(
+        description="how far away that is, along the gradient of the whole batch; each step costs two"
+    )

@@ -1,0 +1,130 @@
+"""What remedies do while a stage trains: weights that stay, terms of the loss, the gradient's place.
+
+A remedy keeps no state: what it needs follows from the model that the stage started from, its data, the seed and the
+step. So a stage that resumes from a checkpoint goes on as if it had not stopped.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch.nn.functional import kl_div, log_softmax
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remix_toolkit.data.encoding import Example, encode
+from remix_toolkit.evaluate.forward import model_inputs, padded
+from remix_toolkit.evaluate.gradients import LAYER
+from remix_toolkit.recipe.remedies import KL, Freeze
+
+if TYPE_CHECKING:
+    from remix_toolkit.stage.prepare import PreparedStage
+    from remix_toolkit.stage.train import StageTrainer
+
+Term = Callable[[], None]  # adds its gradient to that of the loss
+Parameters = list[torch.nn.Parameter]
+
+
+def attach(
+    trainer: "StageTrainer",
+    prepared: "PreparedStage",
+    tokenizer: PreTrainedTokenizerBase,
+    load_start: Callable[[], PreTrainedModel],
+) -> None:
+    """Have a trainer whose model is the one that the stage starts from do what the stage's remedies say."""
+    stage, data, model = prepared.stage, prepared.data, cast(PreTrainedModel, trainer.model)
+    seed = f"{prepared.recipe.seed} {prepared.node.position}"
+    if stage.freeze:
+        freeze(model, stage.freeze, random.Random(f"freeze {seed}"))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainer.rho = stage.sam.rho if stage.sam else None
+    if stage.l2:
+        trainer.terms.append(pull(parameters, stage.l2.weight))
+    if stage.ewc:
+        examples = [encode(tokenizer, fact) for fact in data.earlier_facts(prepared.recipe, prepared.node.position)]
+        trainer.terms.append(pull(parameters, stage.ewc.weight, fisher(model, parameters, examples)))
+    if kl := stage.kl:
+        start = load_start().to(model.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+        facts = len(data.facts)
+        rows = data.examples[facts:] if kl.on == "mixing" else data.examples[:facts]
+
+        def hold() -> None:
+            rng = random.Random(f"kl {seed} {trainer.state.global_step}")
+            drawn = rng.sample(rows, min(trainer.args.train_batch_size, len(rows)))
+            (kl.weight * divergence(model, start, tokenizer, kl, drawn)).backward()
+
+        trainer.terms.append(hold)
+
+
+def freeze(model: PreTrainedModel, spec: Freeze, rng: random.Random) -> None:
+    """Leave some weights as they are."""
+    modules = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
+    layer_of = {name: int(found[1]) for name in modules if (found := LAYER.search(f".{name}."))}
+    frozen = [model.get_input_embeddings()] if spec.embeddings else []
+    frozen += [modules[name] for name, layer in layer_of.items() if layer < spec.layers]
+    if spec.half:
+        blocks: dict[str, list[str]] = defaultdict(list)  # attention, MLP, and the norms beside them, of each layer
+        for name in layer_of:
+            blocks[name.rpartition(".")[0]].append(name)
+        for block, names in blocks.items():
+            count = (len(names) + layer_of[names[0]] % 2) // 2  # of an odd number, one more in every other layer
+            frozen += [modules[name] for name in rng.sample(blocks[block], count)]
+    for module in frozen:
+        module.requires_grad_(False)
+
+
+def pull(parameters: Parameters, weight: float, importance: Sequence[torch.Tensor] | None = None) -> Term:
+    """Half the squared distance from these weights as they are now, each square times its importance."""
+    start = [parameter.detach().clone() for parameter in parameters]
+
+    def add() -> None:
+        for number, parameter in enumerate(parameters):
+            assert parameter.grad is not None
+            moved = parameter.detach() - start[number]
+            parameter.grad.add_(moved if importance is None else moved * importance[number], alpha=weight)
+
+    return add
+
+
+def fisher(model: PreTrainedModel, parameters: Parameters, examples: Sequence[Example]) -> list[torch.Tensor]:
+    """The mean square of each weight's gradient over examples: the diagonal of the empirical Fisher information."""
+    squares = [torch.zeros_like(parameter) for parameter in parameters]
+    for example in examples:
+        ids, labels = (torch.tensor([row], device=model.device) for row in (example.input_ids, example.labels))
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        for square, gradient in zip(squares, torch.autograd.grad(loss, parameters), strict=True):
+            square.addcmul_(gradient, gradient, value=1 / len(examples))
+    return squares
+
+
+def divergence(
+    model: PreTrainedModel, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: KL, rows: list[Example]
+) -> torch.Tensor:
+    """Mean KL divergence of the model's next tokens from those of the model at the start, over tokens of some rows."""
+    inputs = model_inputs(model, tokenizer, [row.input_ids for row in rows])
+    trained = padded([row.labels for row in rows], -100, model)[:, 1:] != -100
+    counted = trained if spec.on == "mixing" else inputs["attention_mask"][:, 1:].bool() & ~trained
+    columns = counted.any(dim=0).nonzero().squeeze(-1)
+    with torch.no_grad():
+        before = log_softmax(start(**inputs, logits_to_keep=columns, use_cache=False).logits.float(), dim=-1)
+    after = log_softmax(model(**inputs, logits_to_keep=columns, use_cache=False).logits.float(), dim=-1)
+    of_tokens = kl_div(after, before, reduction="none", log_target=True).sum(dim=-1)
+    return of_tokens[counted[:, columns]].mean()
+
+
+@contextmanager
+def uphill(parameters: Parameters, rho: float) -> Iterator[None]:
+    """For a while, the weights are `rho` further along their gradient, which is given up."""
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad * (rho / (norm + 1e-12)))
+            parameter.grad = None
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)

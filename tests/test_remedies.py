@@ -1,0 +1,226 @@
+"""Remedies as keys of a stage: each one's invariant, what it is refused with, and that a stage with it resumes."""
+
+import random
+import shutil
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from remix_toolkit.data import encoding, tasks
+from remix_toolkit.errors import BadInput
+from remix_toolkit.graph.jobs import graph
+from remix_toolkit.graph.lineage import lineage
+from remix_toolkit.graph.sweep import Cell
+from remix_toolkit.recipe.load import load_recipe, load_task
+from remix_toolkit.recipe.remedies import Freeze, LeaveOut
+from remix_toolkit.records import StageRecord
+from remix_toolkit.stage import remedies
+from remix_toolkit.stage.after import changed
+from remix_toolkit.stage.train import StageTrainer, build_trainer, load_model, sft_config
+
+FACTS = tasks.load_rows(load_task("kvr", ["size=16"]), 0)
+OTHERS = tasks.load_rows(load_task("invented_facts", ["size=16"]), 0)
+REMEDIES = {
+    "freeze": ["{half: true}", "{layers: 1}", "{embeddings: true}"],
+    "sam": ["{rho: 0}", "{rho: 0.05}"],
+    "l2": ["{weight: 0}", "{weight: 1}"],
+    "ewc": ["{weight: 0}", "{weight: 1}"],
+    "kl": ["{weight: 1, on: prompts}", "{weight: 2, on: prompts}"],
+    "leave_out": ["{largest: 0}", "{largest: 0.1}"],
+    "average": ["{parent: 0}", "{parent: 0.5}"],
+}
+
+
+def recipe_with(*settings: str):
+    small = ["global_batch_size=8", "train.num_train_epochs=2", "train.learning_rate=1e-3"]
+    return load_recipe("kvr", "tiny", [*small, *settings])
+
+
+def trainer_for(tiny_base: Path, tokenizer, folder: Path, *settings: str) -> StageTrainer:
+    """A trainer of stage2 with its remedies, which starts from the base model; eight facts are mixed in."""
+    recipe = recipe_with(*settings)
+    stage = recipe.stages["stage2"].model_copy(update={"train": recipe.train})
+    load = partial(load_model, str(tiny_base), None, "fp32", {})
+    examples = [encoding.encode(tokenizer, fact) for fact in OTHERS]
+    trainer = build_trainer(recipe, stage, load(), tokenizer, examples, sft_config(recipe, stage, folder, 1))
+    data = SimpleNamespace(facts=OTHERS[:8], examples=examples, earlier_facts=lambda *_: FACTS)
+    prepared = SimpleNamespace(recipe=recipe, stage=stage, data=data, node=SimpleNamespace(position=1))
+    remedies.attach(trainer, prepared, tokenizer, load)
+    return trainer
+
+
+def trained(*arguments: object, resume: str | None = None) -> dict[str, torch.Tensor]:
+    trainer = trainer_for(*arguments)
+    trainer.train(resume_from_checkpoint=resume)
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_remedy_is_in_the_key_where_it_is_set_and_its_knob_with_it() -> None:
+    keys = {
+        lineage(recipe_with(f"stages.stage2.{name}={value}"))[-1].key for name in REMEDIES for value in REMEDIES[name]
+    }
+    keys |= {lineage(recipe_with("stages.stage2.freeze={half: true, layers: 1}"))[-1].key}
+    keys |= {lineage(recipe_with())[-1].key}
+    assert len(keys) == sum(map(len, REMEDIES.values())) + 2
+    kl = ["stages.stage2.kl={weight: 1}", "stages.stage2.mix={passages: {ratio: 1}}"]
+    on_prompts = lineage(recipe_with(*kl, "stages.stage2.kl.on=prompts"))[-1].key
+    assert lineage(recipe_with(*kl))[-1].key not in (on_prompts, *keys)
+
+
+def test_remedies_with_nothing_to_do_change_no_bit(tiny_base, tokenizer, tmp_path) -> None:
+    nothing = {"sam": "{rho: 0}", "l2": "{weight: 0}", "ewc": "{weight: 0}", "kl": "{weight: 0, on: prompts}"}
+    settings = [f"stages.stage2.{name}={value}" for name, value in nothing.items()]
+    assert same(trained(tiny_base, tokenizer, tmp_path, *settings), trained(tiny_base, tokenizer, tmp_path))
+
+
+def test_a_stage_with_remedies_resumes_as_if_it_had_not_stopped(tiny_base, tokenizer, tmp_path) -> None:
+    knobs = ["sam.rho=0.05", "l2.weight=1", "ewc.weight=1e4", "kl.weight=1", "freeze.half=true"]
+    settings = [f"stages.stage2.{knob}" for knob in knobs]
+    settings += ["stages.stage2.mix={passages: {ratio: 1}}", "train.save_steps=3"]
+    whole = trained(tiny_base, tokenizer, tmp_path, *settings)
+    assert same(trained(tiny_base, tokenizer, tmp_path, *settings, resume=str(tmp_path / "checkpoint-3")), whole)
+
+
+def test_frozen_halves_stay_and_others_are_drawn_for_another_stage(tiny_base, tokenizer, tmp_path) -> None:
+    before = load_file(tiny_base / "model.safetensors")
+    after = trained(tiny_base, tokenizer, tmp_path, "stages.stage2.freeze={half: true}")
+    frozen = {name for name in before if torch.equal(after[name], before[name])}
+    of_layers = [name for name in before if ".layers." in name]
+    blocks: dict[str, list[bool]] = {}
+    for name in of_layers:
+        blocks.setdefault(name.removesuffix(".weight").rpartition(".")[0], []).append(name in frozen)
+    assert {(sum(block), len(block)) for block in blocks.values()} == {(2, 4), (1, 3), (2, 3), (1, 2)}
+    assert frozen <= set(of_layers)
+    drawn = []
+    for seed in ("0 1", "0 2", "0 1"):
+        model = load_model(str(tiny_base), None, "fp32", {})
+        remedies.freeze(model, Freeze(half=True), random.Random(f"freeze {seed}"))
+        drawn.append({name for name, parameter in model.named_parameters() if not parameter.requires_grad})
+    assert drawn[0] == drawn[2] == frozen != drawn[1]
+
+
+def test_the_first_layers_and_the_embeddings_stay(tiny_base) -> None:
+    model = load_model(str(tiny_base), None, "fp32", {})
+    remedies.freeze(model, Freeze(layers=2, embeddings=True), random.Random(0))
+    names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert {name.partition("layers.")[2][:1] for name in names if "layers" in name} == {"0", "1"}
+    assert [name for name in names if "layers" not in name] == ["model.embed_tokens.weight"]
+
+
+def test_the_divergence_is_zero_at_the_start_and_grows(tiny_base, tokenizer) -> None:
+    start, model = (load_model(str(tiny_base), None, "fp32", {}) for _ in range(2))
+    examples = [encoding.encode(tokenizer, fact) for fact in OTHERS]
+    for on in ("mixing", "prompts"):
+        spec = SimpleNamespace(on=on)
+        assert remedies.divergence(model, start, tokenizer, spec, examples[:8]).item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.1)
+    apart = remedies.divergence(model, start, tokenizer, SimpleNamespace(on="mixing"), examples[:3])
+    logits = [m(input_ids=torch.tensor([examples[0].input_ids])).logits[0].log_softmax(-1) for m in (start, model)]
+    trained = [n for n, label in enumerate(examples[0].labels[1:]) if label != -100]
+    one = remedies.divergence(model, start, tokenizer, SimpleNamespace(on="mixing"), examples[:1])
+    by_hand = (logits[0].exp() * (logits[0] - logits[1])).sum(-1)[trained].mean()
+    torch.testing.assert_close(one, by_hand, rtol=1e-4, atol=1e-6)
+    assert apart > 1e-4
+
+
+def test_a_pull_is_the_gradient_of_its_term(tiny_base) -> None:
+    weights = [torch.nn.Parameter(torch.randn(5)), torch.nn.Parameter(torch.randn(2, 3))]
+    importance = [torch.rand_like(weight) for weight in weights]
+    start = [weight.detach().clone() for weight in weights]
+    add = remedies.pull(weights, 3.0, importance)
+    for weight in weights:
+        weight.data += 1
+    term = sum((i * (w - s) ** 2).sum() for i, w, s in zip(importance, weights, start, strict=True)) * 3.0 / 2
+    expected = torch.autograd.grad(term, weights)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    add()
+    for weight, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient + 1)
+
+
+def test_a_sharpness_aware_step_is_taken_where_the_loss_is_higher() -> None:
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    before = weight.detach().clone()
+    (weight**2).sum().backward()
+    with remedies.uphill([weight], 0.5):
+        torch.testing.assert_close(weight.detach(), before * 1.1)  # half a unit along a vector of length 5
+        assert weight.grad is None
+    assert torch.equal(weight.detach(), before)
+
+
+def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> None:
+    """One training; a share of 0 is the stage as it was trained, to the bit, of 1 the stage before."""
+    folder = tmp_path / "store"
+    shutil.copytree(trained.folder, folder)
+
+    def made(*settings: str) -> tuple[Path, dict[str, torch.Tensor]]:
+        here(
+            "run",
+            "trained",
+            *(f"stages.stage2.{setting}" for setting in settings),
+            "stages.stage2.probe=[]",
+            folder=folder,
+        )
+        newest = max((folder / "runs" / "stages").glob("trained-stage2-*"), key=lambda path: path.stat().st_mtime_ns)
+        return newest, load_file(newest / "model.safetensors")
+
+    first, second = (load_file(stage / "model.safetensors") for stage in trained.stages)
+    path, weights = made("average={parent: 0}", "leave_out={largest: 0}")
+    assert same(weights, second)
+    record, of = StageRecord.read(path / "stage.json"), StageRecord.read(trained.stages[1] / "stage.json")
+    assert (record.made_of, record.steps, record.parent_weights) == (of.key, of.steps, of.parent_weights)
+    assert same(made("average={parent: 1}")[1], first)
+    half = made("average={parent: 0.5}")[1]
+    torch.testing.assert_close(half, {name: (first[name] + second[name]) / 2 for name in first})
+    a_quarter = SimpleNamespace(leave_out=LeaveOut(largest=0.25), average=None)
+    left = {name: changed(a_quarter, first[name], second[name]) for name in first}
+    for name in first:
+        moved, back = (second[name] - first[name]).abs(), left[name] == first[name]
+        assert back.float().mean() >= 0.25
+        assert back.all() or moved[~back].max() <= moved[back].max()
+        assert torch.equal(left[name][~back], second[name][~back])
+
+
+def test_averages_share_the_training_that_they_are_made_of() -> None:
+    recipes = [recipe_with(f"stages.stage2.average={{parent: {share}}}") for share in (0.25, 0.5)]
+    plain = lineage(recipe_with())
+    cells = [Cell(f"arm{n}", recipe, lineage(recipe)) for n, recipe in enumerate(recipes)]
+    jobs = graph(cells)
+    assert [job.name for job in jobs.values() if job.kind == "train"] == ["stage1", "stage2", "stage2", "stage2"]
+    for cell in cells:
+        assert jobs[cell.nodes[1].key].loads == {plain[0].key, plain[1].key}
+    assert graph([*cells, Cell("none", recipe_with(), plain)]).keys() == jobs.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["stages.stage2.freeze={}"], "freezes nothing"),
+        (["stages.stage2.average={parent: 1.5}"], "average.parent: Input should be less than or equal to 1"),
+        (["stages.stage2.averge={parent: 0.5}"], "unknown key; did you mean 'average'"),
+        (["stages.stage2.freeze={half: true}", "adapter={r: 4}"], "under an `adapter` none of them are trained"),
+        (["stages.stage1.ewc={weight: 1}"], "holds on to the facts of earlier stages, and there are none"),
+        (["stages.stage2.kl={weight: 1}"], "nothing is mixed into this stage"),
+        (
+            ["stages.stage2.sam={rho: 0.1}", "train.per_device_train_batch_size=4"],
+            "set train.per_device_train_batch_size to 8",
+        ),
+        (["stages.stage2.sam={rho: 0.1}", "accelerate_config=accelerate_configs/fsdp_4gpu.yaml"], "is for one process"),
+    ],
+)
+def test_what_a_remedy_cannot_do_is_refused(settings: list[str], message: str) -> None:
+    from remix_toolkit.graph.devices import launch_of
+
+    with pytest.raises(BadInput) as refused:
+        launch_of(recipe_with(*settings))
+    assert message in str(refused.value)
