@@ -149,6 +149,7 @@ def gallery() -> str:
     lines = ["# Gallery", "", "The recipes and sweeps that come with the package, and the command that runs each one."]
     lines += ["`remix recipes` prints this list, and `remix new NAME` copies one for you to edit.", ""]
     titles = {"": "Recipes", "ablations": "Ablations: one question each", "paper": "The paper's tables and figures"}
+    titles |= {"arena": "The arena: remedies against forgetting, each with three values of its knob"}
     for folder, title in titles.items():
         lines += [f"## {title}", "", "| command | what it shows |", "|---|---|"]
         for name, file in shipped.names().items():

@@ -8,22 +8,26 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput
+from remix_toolkit.graph import memory
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
-from remix_toolkit.graph.sweep import Cell
+from remix_toolkit.graph.sweep import Cell, load_sweep
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.remedies import Freeze, LeaveOut
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import remedies
 from remix_toolkit.stage.after import changed
+from remix_toolkit.stage.data import build_all
 from remix_toolkit.stage.train import StageTrainer, build_trainer, load_model, sft_config
 
 FACTS = tasks.load_rows(load_task("kvr", ["size=16"]), 0)
 OTHERS = tasks.load_rows(load_task("invented_facts", ["size=16"]), 0)
+ARENA = sorted((ROOT / "recipes" / "arena").glob("*.yaml"))
 REMEDIES = {
     "freeze": ["{half: true}", "{layers: 1}", "{embeddings: true}"],
     "sam": ["{rho: 0}", "{rho: 0.05}"],
@@ -64,15 +68,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_remedy_is_in_the_key_where_it_is_set_and_its_knob_with_it() -> None:
-    keys = {
-        lineage(recipe_with(f"stages.stage2.{name}={value}"))[-1].key for name in REMEDIES for value in REMEDIES[name]
-    }
-    keys |= {lineage(recipe_with("stages.stage2.freeze={half: true, layers: 1}"))[-1].key}
-    keys |= {lineage(recipe_with())[-1].key}
-    assert len(keys) == sum(map(len, REMEDIES.values())) + 2
-    kl = ["stages.stage2.kl={weight: 1}", "stages.stage2.mix={passages: {ratio: 1}}"]
-    on_prompts = lineage(recipe_with(*kl, "stages.stage2.kl.on=prompts"))[-1].key
-    assert lineage(recipe_with(*kl))[-1].key not in (on_prompts, *keys)
+    settings = [[f"stages.stage2.{name}={value}"] for name, values in REMEDIES.items() for value in values]
+    settings += [[], ["stages.stage2.freeze={half: true, layers: 1}"]]
+    mixed = "stages.stage2.mix={passages: {ratio: 1}}"
+    settings += [[mixed, f"stages.stage2.kl={{weight: 1, on: {on}}}"] for on in ("mixing", "prompts")]
+    settings += [[f"stages.stage2.mix.format_anchor={{stage: stage1, ratio: {ratio}}}"] for ratio in (1, 2)]
+    assert len({lineage(recipe_with(*setting))[-1].key for setting in settings}) == len(settings)
+    nothing = "stages.stage2.mix.format_anchor={stage: stage1, ratio: 0}"
+    assert lineage(recipe_with(nothing))[-1].key == lineage(recipe_with())[-1].key
 
 
 def test_remedies_with_nothing_to_do_change_no_bit(tiny_base, tokenizer, tmp_path) -> None:
@@ -158,6 +161,46 @@ def test_a_sharpness_aware_step_is_taken_where_the_loss_is_higher() -> None:
     assert torch.equal(weight.detach(), before)
 
 
+def test_a_format_anchor_has_the_earlier_form_and_none_of_its_facts(tokenizer, runs: Path) -> None:
+    anchor = "stages.stage2.mix.format_anchor={stage: stage1, ratio: 2}"
+    recipe = recipe_with("stages.stage1.data.size=100", "stages.stage2.data.size=50", anchor)
+    built = build_all(recipe, ["stage1", "stage2"], tokenizer, runs)
+    facts, anchors = built["stage1"].facts, built["stage2"].mixing
+    assert (len(facts), len(anchors)) == (100, 100)
+    assert {pair.prompt.partition(" key ")[0] for pair in anchors} == {"The value of"}
+    words = {word for pair in facts for word in (pair.subject, pair.response)}
+    assert not any(word in pair.text for word in words for pair in anchors)
+    popqa = "stages.stage1.data={task: capitals, size: 100}"  # of 188 rows, which all are to choose from
+    built = build_all(recipe_with(popqa, "stages.stage2.data.size=40", anchor), ["stage1", "stage2"], tokenizer, runs)
+    assert not {pair.prompt for pair in built["stage1"].facts} & {pair.prompt for pair in built["stage2"].mixing}
+    with pytest.raises(BadInput, match="format_anchor: 100 pairs requested, but 100 of those drawn contain a fact"):
+        build_all(recipe_with(popqa, "stages.stage2.data.size=50", anchor), ["stage2"], tokenizer, runs)
+
+
+def test_copies_of_weights_are_in_the_estimate_of_memory() -> None:
+    def weights(*remedies: str) -> float:
+        settings = ["accelerate_config=null", *(f"stages.stage2.{remedy}" for remedy in remedies)]
+        settings += ["train.per_device_train_batch_size=32"]
+        estimated = memory.estimate(load_recipe("kvr", "llama3-8b", settings), "stage2", 100)
+        assert estimated
+        return estimated.weights
+
+    plain, copy = weights(), 4 * 8.03e9
+    for remedy, copies in {"l2={weight: 1}": 1, "sam={rho: 1}": 1, "ewc={weight: 1}": 2}.items():
+        assert weights(remedy) - plain == pytest.approx(copies * copy, rel=1e-3)
+    assert weights("kl={weight: 1, on: prompts}") - plain == pytest.approx(copy / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("file", ARENA, ids=lambda file: file.stem)
+def test_a_sweep_of_the_arena_has_controls_and_pilot_seeds(file: Path) -> None:
+    declared, cells = load_sweep(str(file))
+    assert "none" in declared.arms
+    assert len({cell.nodes[-1].key for cell in cells}) == len(cells)
+    reported = {0, 1, 2}
+    assert set(declared.seeds) == reported if file.stem == "all" else not set(declared.seeds) & reported
+    assert {cell.recipe.base for cell in cells} == {"tiny-128x2"}
+
+
 def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> None:
     """One training; a share of 0 is the stage as it was trained, to the bit, of 1 the stage before."""
     folder = tmp_path / "store"
@@ -210,6 +253,7 @@ def test_averages_share_the_training_that_they_are_made_of() -> None:
         (["stages.stage2.averge={parent: 0.5}"], "unknown key; did you mean 'average'"),
         (["stages.stage2.freeze={half: true}", "adapter={r: 4}"], "under an `adapter` none of them are trained"),
         (["stages.stage1.ewc={weight: 1}"], "holds on to the facts of earlier stages, and there are none"),
+        (["stages.stage2.mix.format_anchor={stage: stage2, ratio: 1}"], "'stage2' is no earlier stage"),
         (["stages.stage2.kl={weight: 1}"], "nothing is mixed into this stage"),
         (
             ["stages.stage2.sam={rho: 0.1}", "train.per_device_train_batch_size=4"],

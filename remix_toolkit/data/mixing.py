@@ -31,25 +31,35 @@ NAMED = 10  # overlaps that a message names, at most
 
 
 def draw(
-    mix: Mix, facts: Sequence[Pair], earlier: Mapping[str, list[Pair]], seed: int, position: int
+    mix: Mix,
+    facts: Sequence[Pair],
+    earlier: Mapping[str, list[Pair]],
+    seed: int,
+    position: int,
+    others: Sequence[Pair] = (),
 ) -> tuple[list[Pair], Counter[str]]:
     """All pairs that a stage's `mix` adds to its `facts`, and how many were left out for an overlap, by source.
 
-    `earlier` has the facts of the stages before, by name. A ratio adds round(ratio x facts) pairs. Text that contains a
-    fact, of this stage or an earlier one, would be replay by another name: such words and documents are not drawn, and
-    in a text of the user's own they raise BadInput, which names them. So does a source that has too little. The facts
-    of a replay come last; all of them do where as many as the ratio says are drawn anew for each epoch.
+    `earlier` has the facts of the stages before, by name; `others` are the rows from which a format anchor is drawn.
+    A ratio adds round(ratio x facts) pairs. Text that contains a fact, of this stage or an earlier one, would be replay
+    by another name: such words and documents are not drawn, and in a text of the user's own they raise BadInput, which
+    names them. So does a source that has too little. The facts of a replay come last; all of them do where as many as
+    the ratio says are drawn anew for each epoch.
     """
     pairs: list[Pair] = []
     left_out: Counter[str] = Counter()
     index = FactIndex([*(fact for stage in earlier.values() for fact in stage), *facts])
     if words := mix.random_words:
         count, rng = round(words.ratio * len(facts)), random.Random(f"random_words {seed} {position}")
-        drawn = islice(random_words(words, rng), 11 * count)  # enough, unless most of them contain a fact
-        pairs += _without_facts(drawn, count, index, left_out)
+        sequences = islice(random_words(words, rng), 11 * count)  # enough, unless most of them contain a fact
+        pairs += _without_facts("random_words", sequences, count, index, left_out)
     for name, corpus in mix.corpora().items():
         count, rng = round(corpus.ratio * len(facts)), random.Random(f"{name} {seed} {position}")
-        pairs += _without_facts(passages(name, corpus, count, rng), count, index, left_out)
+        pairs += _without_facts(name, passages(name, corpus, count, rng), count, index, left_out)
+    if mix.format_anchor:
+        count, rng = round(mix.format_anchor.ratio * len(facts)), random.Random(f"format_anchor {seed} {position}")
+        drawn = (replace(pair, source="format_anchor") for pair in rng.sample(others, len(others)))
+        pairs += _without_facts("format_anchor", drawn, count, index, left_out)
     if mix.replay:
         facts_again, count = earlier[mix.replay.stage], replayed(mix.replay, earlier)
         rng = random.Random(f"replay {seed} {position}")
@@ -99,7 +109,9 @@ def passages(name: str, spec: Corpus, count: int, rng: random.Random) -> Iterato
     return (Pair(PROMPT + " ".join(words[: spec.words]), " ".join(words[spec.words :]), name) for words in drawn)
 
 
-def _without_facts(drawn: Iterable[Pair], count: int, index: FactIndex, left_out: Counter[str]) -> list[Pair]:
+def _without_facts(
+    source: str, drawn: Iterable[Pair], count: int, index: FactIndex, left_out: Counter[str]
+) -> list[Pair]:
     """The first `count` of the drawn pairs that contain no fact. Raises BadInput where there are not so many."""
     pairs: list[Pair] = []
     overlaps: list[str] = []
@@ -109,12 +121,12 @@ def _without_facts(drawn: Iterable[Pair], count: int, index: FactIndex, left_out
         if fact := index.first_fact_in(pair):
             text = pair.text.removeprefix(PROMPT)
             overlaps.append(f"\n  {fact.source} {fact.prompt!r} -> {fact.response!r}: in {text[:80]!r}...")
-            left_out[pair.source] += 1
+            left_out[source] += 1
         else:
             pairs.append(pair)
     if len(pairs) < count:
         raise BadInput(
-            f"{pair.source}: {count} pairs requested, but {len(overlaps)} of those drawn contain a fact:"
+            f"{source}: {count} pairs requested, but {len(overlaps)} of those drawn contain a fact:"
             + "".join(overlaps[:NAMED])
             + (f"\n  and {len(overlaps) - NAMED} more" if len(overlaps) > NAMED else "")
         )

@@ -149,6 +149,13 @@ def load_rows(task: Rows, data_seed: int) -> list[Pair]:
     return select_rows(task, read_task(task, data_seed).pairs)
 
 
+def other_rows(task: Rows, count: int, data_seed: int) -> list[Pair]:
+    """All rows of a task or, of generated facts, as many as `count` by another seed than a stage's own."""
+    if isinstance(task, KVR | InventedFacts):
+        return generated.generate_facts(task, count, f"{data_seed} of a format anchor")
+    return read_task(task, data_seed).pairs
+
+
 def describe(task: Rows) -> str:
     """The task as messages name it: `popqa (../popQA.tsv)`."""
     source = getattr(task, "path", None) or getattr(task, "hub", None)

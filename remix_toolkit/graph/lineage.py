@@ -207,10 +207,10 @@ def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
             spec["text"] = hashlib.sha256("\n".join(local_documents("pydoc")).encode()).hexdigest()
         elif text or path:
             spec["text" if text else "path"] = text if text == "nltk" else identity.hash_source(text or path)
-        if source == "replay":
+        if "stage" in spec:
             spec["stage"] = recipe.position(spec["stage"])  # stages are named freely; their place is what counts
-            if not spec["redraw"]:
-                del spec["redraw"]
+        if not spec.get("redraw", True):
+            del spec["redraw"]
         sources[source] = {**spec, "version": mixing.VERSIONS[source]}
     return sources
 

@@ -129,6 +129,13 @@ def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
         yield (*path, "ewc"), "holds on to the facts of earlier stages, and there are none"
     if stage.kl and stage.kl.on == "mixing" and not any(spec for _, spec in stage.mix):
         yield (*path, "kl", "on"), "is mixing, and nothing is mixed into this stage: set `mix`, or kl.on to prompts"
-    if stage.mix.replay and stage.mix.replay.stage not in earlier:
-        message = f"{stage.mix.replay.stage!r} is no earlier stage; {nearest(stage.mix.replay.stage, earlier)}"
-        yield (*path, "mix", "replay", "stage"), message
+    for source, spec in (("replay", stage.mix.replay), ("format_anchor", stage.mix.format_anchor)):
+        if spec and spec.stage not in earlier:
+            message = f"{spec.stage!r} is no earlier stage; {nearest(spec.stage, earlier)}"
+            yield (*path, "mix", source, "stage"), message
+    anchor = stage.mix.format_anchor
+    if anchor and anchor.stage in earlier:
+        data = recipe.stages[anchor.stage].data
+        if not isinstance(data, Factoid) or data.prompt != "plain":
+            message = f"{anchor.stage} trains on no facts under plain prompts, and the anchor is made of such"
+            yield (*path, "mix", "format_anchor", "stage"), message

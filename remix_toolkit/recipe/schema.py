@@ -199,6 +199,16 @@ class Replay(Strict):
     redraw: bool = Field(False, description="draw as many anew for each epoch; the paper's are the same in all")
 
 
+class FormatAnchor(Strict):
+    """Pairs of an earlier stage's form that are none of its facts: other keys, other rows of its task.
+
+    What they keep, if replay keeps no more, is how to answer in that form, not the facts.
+    """
+
+    stage: str = Field(description="the earlier stage")
+    ratio: Ratio = Field(description="pairs added per pair of the stage's own data")
+
+
 class Mix(Strict):
     """Mixing data by source: any number of sources, none by default."""
 
@@ -207,6 +217,7 @@ class Mix(Strict):
     knowledge_pile: KnowledgePile | None = None
     arxiv_pile: ArxivPile | None = None
     fineweb: FineWeb | None = None
+    format_anchor: FormatAnchor | None = None
     replay: Replay | None = None
 
     def corpora(self) -> dict[str, Corpus]:

@@ -66,5 +66,6 @@ class Setup(Strict):
 
 class Profile(Setup):
     mix: dict[
-        Literal["random_words", "passages", "knowledge_pile", "arxiv_pile", "fineweb", "replay"], dict[str, Any]
+        Literal["random_words", "passages", "knowledge_pile", "arxiv_pile", "fineweb", "format_anchor", "replay"],
+        dict[str, Any],
     ] = Field({}, description="the defaults of a mixing source")

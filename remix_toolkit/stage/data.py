@@ -136,7 +136,11 @@ class _Builder:
         rows, held_out, read = self.take(name)
         encoded, dropped = encoding.encode_all(self.tokenizer, rows, max_length(stage.train))
         facts = [pair for pair, example in zip(rows, encoded, strict=True) if example]
-        extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name))
+        others: list[Pair] = []
+        if anchor := stage.mix.format_anchor:
+            wanted = 2 * round(anchor.ratio * len(facts))  # some may contain a fact
+            others = tasks.other_rows(recipe.stages[anchor.stage].data, wanted, recipe.data_seed)
+        extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name), others)
         encoded_extra, dropped_extra = encoding.encode_all(self.tokenizer, extra, max_length(stage.train))
         examples = [example for example in (*encoded, *encoded_extra) if example]
         by_source, redrawn, epoch = mixing.count_by_source(extra), 0, examples
