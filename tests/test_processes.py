@@ -109,7 +109,7 @@ def test_two_processes_train_what_one_does(here, tiny_base: Path, tied: Path, tm
         return tmp_path / name
 
     curve = "stages.stage2.curve={epochs: 1}"
-    replay = ["stages.stage2.mix={replay: {stage: stage1, ratio: 0.5, redraw: true}}", "stages.stage2.freeze.half=true"]
+    replay = ["stages.stage2.mix={replay: {stage: stage1, ratio: 0.5, redraw: true}}"]
     own = [f"base={tied}", "precision=bf16", "train.activation_checkpointing=true"]
     here("run", "kvr", "--runs", runs("one"), *SMALL, curve, *replay)
     here("run", "kvr", "--runs", runs("lora"), "--stage", "stage1", *SMALL, *LORA)
