@@ -234,6 +234,22 @@ def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> Non
         assert torch.equal(left[name][~back], second[name][~back])
 
 
+def test_an_adapter_in_one_stage_alone(trained, here, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    shutil.copytree(trained.folder, folder)
+    adapter = "stages.stage2.adapter={r: 2, target_modules: [up_proj]}"
+    here("run", "trained", adapter, "stages.stage2.probe=[]", "stages.stage2.curve=null", folder=folder)
+    first, second = trained.stages  # the first is not trained again
+    (path,) = set((folder / "runs" / "stages").iterdir()) - {
+        folder / "runs" / "stages" / stage.name for stage in (first, second)
+    }
+    before, after = (load_file(stage / "model.safetensors") for stage in (first, path))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        n for n in before if "up_proj" in n
+    }
+    assert StageRecord.read(path / "stage.json").held_in == "trained in fp32, frozen in fp32"
+
+
 def test_averages_share_the_training_that_they_are_made_of() -> None:
     recipes = [recipe_with(f"stages.stage2.average={{parent: {share}}}") for share in (0.25, 0.5)]
     plain = lineage(recipe_with())

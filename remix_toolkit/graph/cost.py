@@ -45,7 +45,7 @@ def costs(jobs: dict[str, Job]) -> dict[str, Cost]:
 
 
 def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
-    recipe = job.cells[0].recipe
+    recipe = job.cells[0].recipe.of_stage(job.name)
     stage = recipe.stages[job.name]
     if stage.as_trained:  # it is made of a stage that is trained in a job of its own
         return Cost(0, 0.0, 0.0)

@@ -175,6 +175,8 @@ def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "train": _train(stage),
         "stop": stage.stop.model_dump() if stage.stop else None,
     }
+    if stage.adapter:
+        declared["adapter"] = {**stage.adapter, "version": ADAPTER_VERSION}
     for name, spec in stage:
         if isinstance(spec, Remedy):
             declared[name] = {**spec.model_dump(exclude_defaults=True), "version": spec.version}

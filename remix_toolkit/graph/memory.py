@@ -51,6 +51,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     `launched`: are the weights sharded, and over how many processes; where that is not known yet, as the recipe's
     accelerate_config says.
     """
+    recipe = recipe.of_stage(stage)
     shape, train = recipe.shape, recipe.stages[stage].train
     if shape is None or recipe.parameters is None:
         return None

@@ -122,7 +122,7 @@ def _memory(job: Job) -> dict[str, Any] | None:
         "activation_checkpointing": checkpointing,
         "device_bytes": round(device_bytes),
         "fits": needed.total(checkpointing) <= (1 - memory.HEADROOM) * device_bytes,
-        "summary": f"{memory.describe(needed, checkpointing)}; {memory.held_in(recipe)}",
+        "summary": f"{memory.describe(needed, checkpointing)}; {memory.held_in(recipe.of_stage(job.name))}",
     }
 
 
@@ -165,6 +165,7 @@ def _seconds(job: Job, cost: Cost, needed: dict[str, Any] | None, rates: Rates) 
         return None
     if job.kind != "train":
         return asking(recipe, rates, cost.flops)
+    recipe = recipe.of_stage(job.name)
     checkpointing = needed is not None and needed["activation_checkpointing"]
     steps = cost.steps or 1
     seconds = training_seconds(recipe, job.name, rates, steps, cost.flops, checkpointing)
@@ -183,7 +184,7 @@ def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: in
         if recipe.parameters is None:
             return None
         if job.kind == "train":
-            working = _working(recipe, job.name)
+            working = _working(recipe.of_stage(job.name), job.name)
             most = max(most, held + working)
             largest = max(largest, working)
             trained[key] = _weights(recipe)

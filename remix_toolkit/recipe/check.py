@@ -68,7 +68,7 @@ def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         yield from _stage_mistakes(recipe, name)
     if problem := tiny_problem(recipe.base):
         yield ("base",), problem
-    if recipe.quantization and not recipe.adapter:
+    if recipe.quantization and not all(recipe.of_stage(name).adapter for name in recipe.stages):
         yield ("quantization",), "trains nothing without an `adapter`: quantized weights do not change"
     if recipe.gguf_file and (recipe.base == "smollm2" or tiny_size(recipe.base) or recipe.base.endswith(".gguf")):
         yield ("gguf_file",), f"is of a directory or of a repository on the hub, not of base {recipe.base!r}"
@@ -120,8 +120,9 @@ def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
     if "interference" in stage.probe and not (earlier and isinstance(recipe.stages[earlier[0]].data, Factoid)):
         yield (*path, "probe"), "interference is with the facts of a first stage: ask for it in a later one"
     while_training = ("freeze", "sam", "l2", "ewc", "kl")
-    for remedy in [name for name in while_training if recipe.adapter and getattr(stage, name)]:
-        yield (*path, remedy), "is for all weights, and under an `adapter` none of them are trained"
+    for remedy in while_training if recipe.of_stage(name).adapter else ():
+        if getattr(stage, remedy):
+            yield (*path, remedy), "is for all weights, and under an `adapter` none of them are trained"
     if stage.sam and (at_once := device_batch(train)) < (batch := recipe.global_batch_size):
         message = f"takes the gradient of a whole batch, and a device takes {at_once} of its {batch} examples at once"
         yield (*path, "sam"), f"{message}: set train.per_device_train_batch_size to {batch}"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
-from remix_toolkit.recipe.ranges import Count, Ratio, RowCount, RowNumber, Seed, StageName
+from remix_toolkit.recipe.ranges import Adapter, Count, Ratio, RowCount, RowNumber, Seed, StageName
 from remix_toolkit.recipe.remedies import EWC, KL, L2, SAM, Average, Freeze, LeaveOut
 from remix_toolkit.recipe.setup import OUTSIDE_KEY, Setup
 from remix_toolkit.recipe.sft_fields import Train
@@ -255,6 +255,7 @@ class Stage(Strict):
     train: Train = Field({}, description="any SFTConfig field by its own name")
     stop: Stop | None = Field(None, description="when to end the stage early")
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
+    adapter: Adapter | None = Field(None, description="as the recipe's own, in this stage alone; merged after it")
     freeze: Freeze | None = Field(None, description="leave some of the weights as they are")
     sam: SAM | None = Field(None, description="sharpness-aware minimization")
     l2: L2 | None = Field(None, description="a pull to the weights that it starts from")
@@ -330,6 +331,11 @@ class Recipe(Setup):
             f"{examples} examples are fewer than one batch of {self.global_batch_size}, so no step would be taken; set "
             f"global_batch_size to at most {examples}"
         )
+
+    def of_stage(self, stage: str) -> "Recipe":
+        """The recipe with the adapter that one stage is trained with."""
+        adapter = self.stages[stage].adapter
+        return self if adapter is None else self.model_copy(update={"adapter": adapter})
 
     def as_trained(self, stage: str) -> "Recipe":
         """The recipe without what is done to one stage's weights once it has trained."""

@@ -131,7 +131,7 @@ def stage_record(
         processes=processes.num_processes,
         device=str(processes.device),
         precision=recipe.precision,
-        held_in=held_in(recipe),
+        held_in=held_in(recipe.of_stage(node.stage)),
         activation_checkpointing=checkpointing,
         memory_estimated=round(memory.total(checkpointing)) if memory else None,
         memory_peak=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,

@@ -90,6 +90,7 @@ def pull(parameters: Parameters, weight: float, importance: Sequence[torch.Tenso
 
 def fisher(model: PreTrainedModel, parameters: Parameters, examples: Sequence[Example]) -> list[torch.Tensor]:
     """The mean square of each weight's gradient over examples: the diagonal of the empirical Fisher information."""
+    model.eval()  # training goes on in train mode
     squares = [torch.zeros_like(parameter) for parameter in parameters]
     for example in examples:
         ids, labels = (torch.tensor([row], device=model.device) for row in (example.input_ids, example.labels))

@@ -120,7 +120,8 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
 
     Raises RunFailed where the loss is not finite, a device's memory runs out, or the model is not written as it is.
     """
-    recipe, stage, data, name = prepared.recipe, prepared.stage, prepared.data, prepared.node.stage
+    stage, data, name = prepared.stage, prepared.data, prepared.node.stage
+    recipe = prepared.recipe.of_stage(name)
     prepared.work.mkdir(parents=True, exist_ok=True)
 
     # The model that it starts from.
