@@ -38,7 +38,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) $(TORCH))
-	$(PIP) -c constraints.txt -e '.[dev]'
+	$(PIP) --no-compile -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; what is no Python of this version stays
 	touch $@
 
 base: $(VENV)/ready  ## download PROFILE's base model, unless it is here (PROFILE=smollm2: 93 to 270 MB)

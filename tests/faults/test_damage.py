@@ -284,13 +284,13 @@ def test_a_sample_of_damages_is_named_and_mended(damaged: Store) -> None:
     damaged.reset()
     before = read(damaged, list(READING))
     every = [(kind, file) for kind in DAMAGES for file in cases(damaged, kind)]
-    sample = draw.sample(every, 24)
+    sample = draw.sample(every, 12)
     quick = {name: shown for name, shown in before.items() if name != "report"}
     looked_at = [(kind, file, before if number < 2 else quick) for number, (kind, file) in enumerate(sample)]
     wrong = [problem for kind, file, seen in looked_at for problem in problems(damaged, kind, file, seen)]
     assert not wrong, "\n".join(wrong)
     light = [(kind, file) for kind, file in every if is_quick(file)]
-    assert mended_all(damaged, draw.sample(light, 8))
+    assert mended_all(damaged, draw.sample(light, 4))
 
 
 @pytest.mark.faults
