@@ -5,7 +5,8 @@
 A case is {"arguments": those of remix_toolkit.stage, "environment": what the launcher would have set}; the messages of
 failed ones go to cases.json.failed. accelerate itself turns FSDP on for accelerators only: on CPUs it would silently do
 DDP, as a case with {"plain": true} shows. {"dies_at": N} ends a case at an optimizer step; {"loaded": FOLDER} has what
-it resumes from written there again, once it is loaded.
+it resumes from written there again, once it is loaded; {"sums": FILE} has each process write the sum of the weights
+that it loaded.
 """
 
 import json
@@ -20,9 +21,10 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from remix_toolkit.errors import RunFailed
+from remix_toolkit.stage import private_api
 from remix_toolkit.stage.callbacks import SaveByTime
 
-plain = AcceleratorState.__init__
+plain, sharded_on = AcceleratorState.__init__, private_api.sharded_on
 
 
 def with_fsdp(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
@@ -67,6 +69,9 @@ def main(file: Path) -> None:
     build_trainer = train.build_trainer
 
     def watched(*arguments: Any) -> train.StageTrainer:
+        if "sums" in case:
+            total = sum(float(weight.abs().sum()) for weight in arguments[2].parameters())
+            Path(f"{case['sums']}-{os.environ['RANK']}").write_text(str(total), encoding="utf-8")
         trainer = build_trainer(*arguments)
         trainer.add_callback(Watch(case, trainer))
         return trainer
@@ -75,6 +80,7 @@ def main(file: Path) -> None:
     for case in json.loads(file.read_text(encoding="utf-8")):
         os.environ.update(case["environment"])
         AcceleratorState.__init__ = plain if case.get("plain") else with_fsdp  # type: ignore[method-assign]
+        private_api.sharded_on = sharded_on if case.get("plain") else lambda _: True
         AcceleratorState._reset_state(reset_partial_state=True)
         try:
             app(case["arguments"], standalone_mode=False)

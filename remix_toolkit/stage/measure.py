@@ -20,6 +20,7 @@ from remix_toolkit.graph.retrained import weights
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import familiar
 from remix_toolkit.stage.prepare import PreparedStage, starting_model
+from remix_toolkit.stage.ranks import main_process_first
 from remix_toolkit.stage.train import load_model
 
 
@@ -30,11 +31,12 @@ def measure(prepared: PreparedStage, folder: Path) -> None:
     raised at the end; a full disk ends everything at once.
     """
     state, name = PartialState(), prepared.node.stage
-    failures = _measure_base(prepared) if state.is_main_process else []
-    missing = {measurement: measurement.missing(prepared.recipe, name, folder) for measurement in MEASUREMENTS}
-    if any(missing.values()):
-        if state.is_main_process and any(items for kind, items in missing.items() if kind.name == Known.name):
+    with main_process_first() as first:
+        failures = _measure_base(prepared) if first else []
+        missing = {measurement: measurement.missing(prepared.recipe, name, folder) for measurement in MEASUREMENTS}
+        if first and any(items for kind, items in missing.items() if kind.name == Known.name):
             familiar.known_facts(prepared.recipe, prepared.runs)  # asked here, if need be: the others read the answers
+    if any(missing.values()):
         state.wait_for_everyone()  # nothing is written before all processes know what is missing
         to_run = {kind: items for kind, items in missing.items() if kind.shared or state.is_main_process}
         failures += _run(to_run, prepared, _load_models(prepared, folder), folder, name)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from accelerate import PartialState
 from transformers import AutoConfig
 
 from remix_toolkit import store
@@ -19,6 +18,7 @@ from remix_toolkit.recipe.schema import Recipe, Stage
 from remix_toolkit.recipe.sft_fields import max_length
 from remix_toolkit.stage import adapter, familiar, private_api, train
 from remix_toolkit.stage.data import StageData, build_all
+from remix_toolkit.stage.ranks import main_process_first
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     """
     silence_libraries()
     trust = bool(recipe.train.get("trust_remote_code"))
-    tokenizer = load_tokenizer(*_base_model(recipe, runs), trust_remote_code=trust)
+    with main_process_first():  # which builds it: in the others, transformers saves nothing
+        source, revision = store.base_model(recipe, runs)
+    tokenizer = load_tokenizer(source, revision, trust_remote_code=trust)
     keys = dict(zip(recipe.stages, [*nodes[-1].ancestors, nodes[-1].key], strict=False))
     data = build_all(recipe, [node.stage for node in nodes], tokenizer, runs, ask, keys)
     prepared = [PreparedStage(recipe, node, data[node.stage], runs) for node in nodes]
@@ -109,15 +111,7 @@ def _check_layers(prepared: PreparedStage) -> None:
             raise BadInput(f"{where}: is {freeze.layers}; the base model has {config.num_hidden_layers} layers")
 
 
-def _base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
-    """As `store.base_model`. The main process of a launcher builds it: in the others, transformers saves nothing."""
-    if "LOCAL_RANK" not in os.environ:
-        return store.base_model(recipe, runs)
-    with PartialState().main_process_first():
-        return store.base_model(recipe, runs)
-
-
-def starting_model(prepared: PreparedStage) -> tuple[str, str | None]:
+def starting_model(prepared: PreparedStage, verify: bool = True) -> tuple[str, str | None]:
     """The directory of the stage before, checked against its manifest, or the base model and its revision.
 
     Raises BadInput where the stage before is not published, has no weights or is damaged.
@@ -130,5 +124,6 @@ def starting_model(prepared: PreparedStage) -> tuple[str, str | None]:
         raise BadInput(f"{recipe.name}: {node.stage} starts from a stage that is not published yet: run that first")
     if store.is_pruned(parent):
         raise BadInput(f"{recipe.name}: {node.stage} starts from {parent}, whose weights were deleted: run that again")
-    store.verify(parent)
+    if verify:
+        store.verify(parent)
     return str(parent), None

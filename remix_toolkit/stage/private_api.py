@@ -9,10 +9,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import AcceleratorState
+import torch
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils.constants import FSDP_MODEL_NAME
+from torch.distributed import Store
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.utils.data import Sampler
 from transformers import PreTrainedConfig, TrainingArguments
+from transformers.distributed.utils import is_local_dist_rank_0
+from transformers.integrations import is_fsdp_enabled
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -57,6 +62,26 @@ def configure_fsdp(activation_checkpointing: bool) -> None:
     """
     os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"
     os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = str(activation_checkpointing).lower()
+
+
+def is_given_weights() -> bool:
+    """Does FSDP give this process the weights that the first one of its machine loads? It needs none itself then.
+
+    transformers goes by the same where it loads a model, and gives such a process the buffers that it needs. On CPUs,
+    accelerate does not do FSDP.
+    """
+    return sharded_on(PartialState().device) and bool(is_fsdp_enabled()) and not is_local_dist_rank_0()
+
+
+def sharded_on(device: torch.device) -> bool:
+    """Does accelerate do FSDP on such devices, where it is asked to?"""
+    return device.type != "cpu"
+
+
+def rendezvous() -> Store:
+    """Where the processes of a launcher found each other: what one sets there, all can read."""
+    store: Store = _get_default_store()
+    return store
 
 
 def in_shards(checkpoint: Path) -> bool:

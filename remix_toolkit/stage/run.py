@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
-from filelock import Timeout
+from filelock import BaseFileLock, Timeout
 
 from remix_toolkit import store
 from remix_toolkit.console import format_duration, info
@@ -40,6 +40,7 @@ from remix_toolkit.stage.curve import CURVE, RetentionCurve
 from remix_toolkit.stage.measure import measure
 from remix_toolkit.stage.prepare import PreparedStage, starting_model
 from remix_toolkit.stage.publish import save_model, stage_record, write_files
+from remix_toolkit.stage.ranks import main_process_first
 
 Part = Literal["train", "measure"]
 
@@ -74,7 +75,9 @@ def run_stage(
             folder = _publish(prepared)
             _measure_trained(prepared, folder, trackers, only)
             return folder
-        store.verify(folder)
+        with main_process_first() as first:
+            if first:
+                store.verify(folder)
         info(f"{name}: already published, reused: {folder}")
         if PartialState().is_main_process and not pruned:
             delete_work(prepared.runs, prepared.work)  # a run that was killed may not have come to it
@@ -99,20 +102,24 @@ def _lock(prepared: PreparedStage, wait: bool) -> Iterator[None]:
             "is there a GPU for each?"
         )
     lock = file_lock(store.lock_file(prepared.runs, prepared.node.key))
-    if state.is_main_process:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise Busy(f"{name}: another run is at this stage") from None
-            info(f"{name}: another run is at this stage; waiting for it to be published")
-            lock.acquire()
     try:
-        state.wait_for_everyone()
+        with main_process_first() as first:
+            if first:
+                _acquire(lock, name, wait)
         yield
     finally:
         if state.is_main_process:
             lock.release()
+
+
+def _acquire(lock: BaseFileLock, name: str, wait: bool) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise Busy(f"{name}: another run is at this stage") from None
+        info(f"{name}: another run is at this stage; waiting for it to be published")
+        lock.acquire()
 
 
 def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
@@ -126,7 +133,8 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
 
     # The model that it starts from.
     checkpoint = train.last_checkpoint(prepared.work / "checkpoints")
-    source, revision = starting_model(prepared)
+    with main_process_first() as first:
+        source, revision = starting_model(prepared, verify=first)
     info(f"{name}: {data}; {data.counts.steps_per_epoch} steps an epoch; from {source}")
     init = {
         "trust_remote_code": bool(stage.train.get("trust_remote_code")),
@@ -143,7 +151,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     if stage.match:
         args.max_steps = train.matched_steps(recipe, stage.match, data, prepared.runs)
     torch.manual_seed(recipe.seed)
-    model = load(init | adapter.quantization(recipe))
+    model = train.load_start(source, revision, recipe.loaded_in, init | adapter.quantization(recipe))
     trainer = train.build_trainer(recipe, stage, model, tokenizer, data.examples, args, data.redrawn)
     remedies.attach(
         trainer, prepared, tokenizer, partial(train.load_model, source, revision, recipe.published_in, init)

@@ -30,6 +30,7 @@ from remix_toolkit import store
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.disk import delete
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.base import is_main_process
 from remix_toolkit.recipe.schema import Recipe, Stage
 from remix_toolkit.recipe.setup import Dtype
 from remix_toolkit.recipe.sft_fields import device_batch, sets_saving
@@ -50,7 +51,8 @@ def load_model(
     transformers fills in a missing tensor with random numbers and a warning; here that is an error, and so is a
     published stage that is not as it was published. Raises BadInput.
     """
-    store.verify_model(Path(source))
+    if is_main_process():  # whose failure ends the others
+        store.verify_model(Path(source))
     settings = {"dtype": DTYPES[dtype], **init}
     model: PreTrainedModel
     loading: dict[str, Any]
@@ -63,6 +65,23 @@ def load_model(
     lacking = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if lacking:
         raise BadInput(f"model {source!r} is incomplete: its files lack {len(lacking)} tensors, such as {lacking[0]}")
+    return model
+
+
+def load_start(source: str, revision: str | None, dtype: Dtype, init: dict[str, Any]) -> PreTrainedModel:
+    """The model that a stage starts from, as `load_model` loads it.
+
+    Under FSDP, only the first process of a machine reads the weights. The others get theirs when the model is sharded;
+    until then they have addresses for them, by which accelerate tells them apart, and no memory behind.
+    """
+    if "quantization_config" in init or not private_api.is_given_weights():
+        return load_model(source, revision, dtype, init)
+    model = load_model(source, revision, dtype, init | {"device_map": "meta"})
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.to_empty(device="cpu")
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    model.tie_weights()
     return model
 
 
