@@ -140,7 +140,7 @@ def test_two_processes_train_what_one_does(here, stores, tiny_base: Path, tmp_pa
             record = result(stores(how), stage)
             assert (record["processes"], record["distributed"]) == (2, distributed)
             assert losses(stores(how), stage) == pytest.approx(losses(stores("one"), stage), abs=1e-5)
-            assert difference(stores(how), stores("one"), stage) < 2e-5
+            assert difference(stores(how), stores("one"), stage) < 1e-5
             measured = [recalls(stores(name), stage) for name in (how, "one")]
             for one in [*measured[0].values(), *measured[1].values()]:
                 del one["settled_by"]  # rounding, which differs, decides what is a near tie
