@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput
+from remix_toolkit.evaluate.forward import divergence
+from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.evaluate.robustness import Drift, Noise, Relearn, noisy
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
@@ -121,18 +124,17 @@ def test_the_first_layers_and_the_embeddings_stay(tiny_base) -> None:
 def test_the_divergence_is_zero_at_the_start_and_grows(tiny_base, tokenizer) -> None:
     start, model = (load_model(str(tiny_base), None, "fp32", {}) for _ in range(2))
     examples = [encoding.encode(tokenizer, fact) for fact in OTHERS]
-    for on in ("mixing", "prompts"):
-        spec = SimpleNamespace(on=on)
-        assert remedies.divergence(model, start, tokenizer, spec, examples[:8]).item() == pytest.approx(0, abs=1e-6)
+    for of_prompts in (False, True):
+        apart = divergence(model, start, tokenizer, examples[:8], of_prompts)
+        counted = [len(e.input_ids) - 1 - e.trained_tokens if of_prompts else e.trained_tokens for e in examples[:8]]
+        assert (len(apart), apart.mean().item()) == (sum(counted), pytest.approx(0, abs=1e-6))
     with torch.no_grad():
         model.lm_head.weight.mul_(1.1)
-    apart = remedies.divergence(model, start, tokenizer, SimpleNamespace(on="mixing"), examples[:3])
     logits = [m(input_ids=torch.tensor([examples[0].input_ids])).logits[0].log_softmax(-1) for m in (start, model)]
     trained = [n for n, label in enumerate(examples[0].labels[1:]) if label != -100]
-    one = remedies.divergence(model, start, tokenizer, SimpleNamespace(on="mixing"), examples[:1])
-    by_hand = (logits[0].exp() * (logits[0] - logits[1])).sum(-1)[trained].mean()
-    torch.testing.assert_close(one, by_hand, rtol=1e-4, atol=1e-6)
-    assert apart > 1e-4
+    by_hand = (logits[0].exp() * (logits[0] - logits[1])).sum(-1)[trained]
+    torch.testing.assert_close(divergence(model, start, tokenizer, examples[:1]), by_hand, rtol=1e-3, atol=1e-6)
+    assert by_hand.max() > 1e-5
 
 
 def test_a_pull_is_the_gradient_of_its_term(tiny_base) -> None:
@@ -207,13 +209,7 @@ def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> Non
     shutil.copytree(trained.folder, folder)
 
     def made(*settings: str) -> tuple[Path, dict[str, torch.Tensor]]:
-        here(
-            "run",
-            "trained",
-            *(f"stages.stage2.{setting}" for setting in settings),
-            "stages.stage2.probe=[]",
-            folder=folder,
-        )
+        here("run", "trained", *(f"stages.stage2.{setting}" for setting in ("probe=[]", *settings)), folder=folder)
         newest = max((folder / "runs" / "stages").glob("trained-stage2-*"), key=lambda path: path.stat().st_mtime_ns)
         return newest, load_file(newest / "model.safetensors")
 
@@ -222,7 +218,13 @@ def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> Non
     assert same(weights, second)
     record, of = StageRecord.read(path / "stage.json"), StageRecord.read(trained.stages[1] / "stage.json")
     assert (record.made_of, record.steps, record.parent_weights) == (of.key, of.steps, of.parent_weights)
-    assert same(made("average={parent: 1}")[1], first)
+    probed, weights = made("average={parent: 1}", "probe=[noise, relearn, drift]")
+    assert same(weights, first)
+    assert {drift.divergence for drift in Drift().verify(probed).values()} == {0}
+    relearned = Relearn().verify(probed)
+    of_lists = [(one.trained, one.asked) for one in relearned.values()]
+    assert of_lists == [(4, 36), (1, 3)]  # stage1's facts, and those of `recall`
+    assert Noise().verify(probed).keys() == Recall().verify(probed).keys() == relearned.keys()
     half = made("average={parent: 0.5}")[1]
     torch.testing.assert_close(half, {name: (first[name] + second[name]) / 2 for name in first})
     a_quarter = SimpleNamespace(leave_out=LeaveOut(largest=0.25), average=None)
@@ -250,6 +252,19 @@ def test_an_adapter_in_one_stage_alone(trained, here, tmp_path: Path) -> None:
     assert StageRecord.read(path / "stage.json").held_in == "trained in fp32, frozen in fp32"
 
 
+def test_noise_is_the_same_each_time_and_goes(tiny_base) -> None:
+    model = load_model(str(tiny_base), None, "fp32", {})
+    before, noisy_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}, []
+    for _ in range(2):
+        with noisy(model, 0.1):
+            noisy_weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        assert same(before, model.state_dict())
+    assert same(*noisy_weights)
+    for name in before:
+        moved = noisy_weights[0][name] - before[name]
+        torch.testing.assert_close(moved.norm() / before[name].norm(), torch.tensor(0.1), rtol=0.2, atol=0)
+
+
 def test_averages_share_the_training_that_they_are_made_of() -> None:
     recipes = [recipe_with(f"stages.stage2.average={{parent: {share}}}") for share in (0.25, 0.5)]
     plain = lineage(recipe_with())
@@ -268,6 +283,7 @@ def test_averages_share_the_training_that_they_are_made_of() -> None:
         (["stages.stage2.average={parent: 1.5}"], "average.parent: Input should be less than or equal to 1"),
         (["stages.stage2.averge={parent: 0.5}"], "unknown key; did you mean 'average'"),
         (["stages.stage2.freeze={half: true}", "adapter={r: 4}"], "under an `adapter` none of them are trained"),
+        (["stages.stage1.probe=[relearn]"], "relearn is of earlier stages' facts"),
         (["stages.stage1.ewc={weight: 1}"], "holds on to the facts of earlier stages, and there are none"),
         (["stages.stage2.mix.format_anchor={stage: stage2, ratio: 1}"], "'stage2' is no earlier stage"),
         (["stages.stage2.kl={weight: 1}"], "nothing is mixed into this stage"),

@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
@@ -124,6 +124,27 @@ def reduce_logits(
     if not reduced:  # a few architectures do not go through get_decoder(): they are run again for each chunk
         reduced = [reduce(run(chunk), targets[:, chunk]) for chunk in chunks]
     return torch.cat(reduced, dim=1), targets[:, columns]
+
+
+def divergence(
+    model: PreTrainedModel,
+    start: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Example],
+    of_prompts: bool = False,
+) -> torch.Tensor:
+    """KL divergence of a model's next tokens from those of another one, for each trained token of some rows, (tokens,).
+
+    `of_prompts`: for the tokens of the prompts instead. Gradients are the model's alone.
+    """
+    inputs = model_inputs(model, tokenizer, [row.input_ids for row in rows])
+    trained = padded([row.labels for row in rows], -100, model)[:, 1:] != -100
+    counted = inputs["attention_mask"][:, 1:].bool() & ~trained if of_prompts else trained
+    columns = counted.any(dim=0).nonzero().squeeze(-1)
+    with torch.no_grad():
+        before = log_softmax(start(**inputs, logits_to_keep=columns, use_cache=False).logits.float(), dim=-1)
+    after = log_softmax(model(**inputs, logits_to_keep=columns, use_cache=False).logits.float(), dim=-1)
+    return kl_div(after, before, reduction="none", log_target=True).sum(dim=-1)[counted[:, columns]]
 
 
 def vocabulary(model: PreTrainedModel) -> int:

@@ -17,13 +17,14 @@ from remix_toolkit.evaluate.known import Known
 from remix_toolkit.evaluate.lens import Lens
 from remix_toolkit.evaluate.perplexity import Perplexity
 from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.evaluate.robustness import Drift, Noise, Relearn
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.tiny_size import tiny_size
 
 # In the order in which they run. Interference comes last: it moves the published model off its device.
 MEASUREMENTS: tuple[Measurement[Any], ...] = (
     *(Recall(), HeldOut(), Known(), Perplexity(), Lens(), Harness()),
-    Interference(),
+    *(Noise(), Relearn(), Drift(), Interference()),
 )
 FILES = frozenset(f"{measurement.name}.{suffix}" for measurement in MEASUREMENTS for suffix in ("json", "jsonl"))
 

@@ -132,8 +132,9 @@ class _Run:
         self.running: dict[str, tuple[BaseProcess, list[str]]] = {}  # job -> its process, and the devices that it has
         self.not_before: dict[str, float] = {}  # jobs that another run is doing -> when to look again
         todo = [key for key, job in state.jobs.items() if job.status == "waiting"]
-        work = costs(jobs)
-        self.screen = Screen(state, folder, {key: work[key].flops or work[key].tokens or 1.0 for key in todo})
+        parts = {key: (cost.flops, cost.tokens, 1.0) for key, cost in costs(jobs).items()}
+        work = {key: next(part for part in parts[key] if part is not None) for key in todo}
+        self.screen = Screen(state, folder, work)
 
     def finish(self) -> None:
         """Do everything that can be done. Whatever runs is ended if this is interrupted."""

@@ -119,6 +119,8 @@ def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
         yield (*path, "curve"), "measures the facts of earlier stages, and this is the first one"
     if "interference" in stage.probe and not (earlier and isinstance(recipe.stages[earlier[0]].data, Factoid)):
         yield (*path, "probe"), "interference is with the facts of a first stage: ask for it in a later one"
+    if asked := [name for name in ("relearn", "drift") if name in stage.probe and not (earlier or stage.recall)]:
+        yield (*path, "probe"), f"{asked[0]} is of earlier stages' facts, or of `recall`'s: ask for it in a later one"
     while_training = ("freeze", "sam", "l2", "ewc", "kl")
     for remedy in while_training if recipe.of_stage(name).adapter else ():
         if getattr(stage, remedy):

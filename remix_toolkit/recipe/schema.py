@@ -11,7 +11,7 @@ from remix_toolkit.recipe.setup import OUTSIDE_KEY, Setup
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
 from remix_toolkit.recipe.tiny_size import tiny_size
-from remix_toolkit.recipe.training import Curve, Match, Stop
+from remix_toolkit.recipe.training import Curve, Match, Probe, Stop
 
 
 class Rows(Strict):
@@ -230,10 +230,6 @@ CORPORA: dict[str, type[Corpus]] = {
     for name, field in Mix.model_fields.items()
     if issubclass(model := get_args(field.annotation)[0], Corpus)
 }
-
-
-# lens: where the facts that are measured show (figure 4); interference: gradients and weights against the first stage
-Probe = Literal["lens", "interference"]
 
 
 class Evaluate(Strict):

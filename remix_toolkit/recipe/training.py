@@ -1,6 +1,6 @@
-"""When a stage ends, and what is measured while it trains, as keys of a stage."""
+"""When a stage ends, and what is measured while it trains and after it, as keys of a stage."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -36,3 +36,8 @@ class Curve(Strict):
     epochs: Count | None = Field(None, description="epochs between two measurements")
 
     _check = exactly_one("set either `steps` or `epochs`, to how many", "steps", "epochs")
+
+
+# lens: where the facts that are measured show (figure 4); interference: gradients and weights against the first stage;
+# noise, relearn, drift: how firmly facts are held (evaluate/robustness.py)
+Probe = Literal["lens", "interference", "noise", "relearn", "drift"]

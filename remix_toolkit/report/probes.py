@@ -6,6 +6,7 @@ import pandas as pd
 
 from remix_toolkit.evaluate.interference import Interference
 from remix_toolkit.evaluate.lens import Lens
+from remix_toolkit.evaluate.robustness import Drift, Noise, Relearn
 from remix_toolkit.report.figures import occurrence
 from remix_toolkit.report.parts import Figure, Heading, Part, Table
 from remix_toolkit.report.summary import Sweep
@@ -22,12 +23,26 @@ LENS = {
     "never": "never seen, %",
 }
 LOSSES = {"loss_before": "loss before", "loss_after": "loss after", "predicted": "foretold by gradients"}
+ROBUSTNESS: dict[type[Noise | Relearn | Drift], tuple[dict[str, str], str]] = {
+    Noise: (
+        {"at_1": "noise of 1%", "at_3": "3%", "at_10": "10%"},
+        "recall in percent with noise on every weight, in percent of the root mean square of its tensor",
+    ),
+    Relearn: (
+        {"before": "before", "after": "after"},
+        "recall in percent of nine tenths of the facts, before and after a few steps on the other tenth",
+    ),
+    Drift: (
+        {"divergence": "nats a token"},
+        "divergence of the answers' tokens from those of the model that the stage started from",
+    ),
+}
 AT = ["arm", "stage", "seed"]
 
 
 def probes(sweep: Sweep) -> list[Part]:
     """Tables and figures of all that was measured besides recall and held-out loss."""
-    parts = [*_lens(sweep), *_interference(sweep)]
+    parts = [*_lens(sweep), *_interference(sweep), *_robustness(sweep)]
     numbers = sweep.frame.numbers()
     if len(numbers):
         means = numbers.groupby(["arm", "stage", "measure"], sort=False)["value"].mean().map("{:.4g}".format)
@@ -79,6 +94,19 @@ def _interference(sweep: Sweep) -> list[Part]:
         caption = f"{sweep.title}: loss on the earlier facts, before and after the stage, and its change as foretold"
         parts.append(Table(f"foretold-{sweep.slug}", caption, shown, losses[[*AT, "facts of", *LOSSES]]))
     return parts
+
+
+def _robustness(sweep: Sweep) -> list[Part]:
+    """How firmly facts are held: a table for each kind of measurement, of each list of facts."""
+    parts: list[Part] = []
+    for one, (values, caption) in ROBUSTNESS.items():
+        results = pd.DataFrame(sweep.frame.results(one()))
+        if len(results):
+            results["facts of"] = results["item"].str.rpartition("-")[0]
+            shown = _over_seeds(results, ["arm", "stage", "facts of"], values, ".4g")
+            name = f"{one.name}-{sweep.slug}"
+            parts.append(Table(name, f"{sweep.title}: {caption}", shown, results[[*AT, "facts of", "item", *values]]))
+    return [Heading("How firmly are the facts held?"), *parts] if parts else []
 
 
 def _cosines(sweep: Sweep, results: pd.DataFrame) -> Table:

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remix_toolkit.data.encoding import Example, encode
-from remix_toolkit.evaluate.forward import model_inputs, padded
+from remix_toolkit.evaluate.forward import divergence
 from remix_toolkit.evaluate.gradients import LAYER
-from remix_toolkit.recipe.remedies import KL, Freeze
+from remix_toolkit.recipe.remedies import Freeze
 
 if TYPE_CHECKING:
     from remix_toolkit.stage.prepare import PreparedStage
@@ -53,7 +52,7 @@ def attach(
         def hold() -> None:
             rng = random.Random(f"kl {seed} {trainer.state.global_step}")
             drawn = rng.sample(rows, min(trainer.args.train_batch_size, len(rows)))
-            (kl.weight * divergence(model, start, tokenizer, kl, drawn)).backward()
+            (kl.weight * divergence(model, start, tokenizer, drawn, kl.on == "prompts").mean()).backward()
 
         trainer.terms.append(hold)
 
@@ -98,21 +97,6 @@ def fisher(model: PreTrainedModel, parameters: Parameters, examples: Sequence[Ex
         for square, gradient in zip(squares, torch.autograd.grad(loss, parameters), strict=True):
             square.addcmul_(gradient, gradient, value=1 / len(examples))
     return squares
-
-
-def divergence(
-    model: PreTrainedModel, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: KL, rows: list[Example]
-) -> torch.Tensor:
-    """Mean KL divergence of the model's next tokens from those of the model at the start, over tokens of some rows."""
-    inputs = model_inputs(model, tokenizer, [row.input_ids for row in rows])
-    trained = padded([row.labels for row in rows], -100, model)[:, 1:] != -100
-    counted = trained if spec.on == "mixing" else inputs["attention_mask"][:, 1:].bool() & ~trained
-    columns = counted.any(dim=0).nonzero().squeeze(-1)
-    with torch.no_grad():
-        before = log_softmax(start(**inputs, logits_to_keep=columns, use_cache=False).logits.float(), dim=-1)
-    after = log_softmax(model(**inputs, logits_to_keep=columns, use_cache=False).logits.float(), dim=-1)
-    of_tokens = kl_div(after, before, reduction="none", log_target=True).sum(dim=-1)
-    return of_tokens[counted[:, columns]].mean()
 
 
 @contextmanager
