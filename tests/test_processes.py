@@ -177,6 +177,7 @@ def test_two_processes_in_bf16(here, stores, tied: Path, tmp_path: Path, subtest
     """Of an adapter and of all weights: as one process trains, to bf16's rounding."""
     lora = [*SMALL, *LORA, "precision=bf16"]
     full = [*SMALL, f"base={tied}", "precision=bf16", "train.activation_checkpointing=true"]
+    full += ["stages.stage1.freeze.half=true"]
     here("run", "kvr", "--runs", stores("lora"), "--stage", "stage1", *lora)
     here("run", "kvr", "--runs", stores("tied"), "--stage", "stage1", *full)
     cases = [
@@ -196,6 +197,12 @@ def test_two_processes_in_bf16(here, stores, tied: Path, tmp_path: Path, subtest
         assert "lm_head.weight" not in published
         assert published["model.embed_tokens.weight"].shape[0] == 1030
         assert losses(stores("fsdp-tied"), "stage1") == pytest.approx(losses(stores("tied"), "stage1"), abs=0.02)
+    with subtests.test("half of the matrices, which are frozen"):
+        base, one = (load_file(folder / "model.safetensors") for folder in (tied, folder_of(stores("tied"), "stage1")))
+        matrices = {name: base[name].bfloat16() for name in base if "_proj" in name}
+        stay = [{name for name in matrices if torch.equal(after[name], matrices[name])} for after in (published, one)]
+        assert stay[0] == stay[1]
+        assert 0.4 * len(matrices) < len(stay[0]) < 0.6 * len(matrices)
 
 
 @pytest.mark.faults
