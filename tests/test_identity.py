@@ -95,8 +95,8 @@ def test_a_field_is_in_the_key_unless_it_is_marked(full: Path) -> None:
         # The fields of `train` are below, a GGUF file counts by its content, and the other two cannot be set.
         if name in ("train", "gguf_file", "profile", "source"):
             continue
-        # These are not for an adapter, or for few-shot prompts: tests/test_remedies.py
-        if name in ("freeze", "sam", "l2", "ewc", "kl", "format_anchor"):
+        # These are not for an adapter, few-shot prompts or other tasks: tests/test_remedies.py
+        if name in ("freeze", "sam", "l2", "ewc", "kl", "format_anchor", "paraphrases"):
             continue
         beside = [(BESIDE[field], None)] if field in BESIDE else []
         changed = key_of(full, *beside, (field, another(name, annotation, value)))

@@ -23,6 +23,10 @@ from remix_toolkit.graph.sweep import Cell, load_sweep
 from remix_toolkit.recipe.load import load_recipe, load_task
 from remix_toolkit.recipe.remedies import Freeze, LeaveOut
 from remix_toolkit.records import StageRecord
+from remix_toolkit.report.frame import load
+from remix_toolkit.report.parts import Table
+from remix_toolkit.report.probes import probes
+from remix_toolkit.report.summary import sweeps
 from remix_toolkit.stage import remedies
 from remix_toolkit.stage.after import changed
 from remix_toolkit.stage.data import build_all
@@ -179,6 +183,22 @@ def test_a_format_anchor_has_the_earlier_form_and_none_of_its_facts(tokenizer, r
         build_all(recipe_with(popqa, "stages.stage2.data.size=50", anchor), ["stage2"], tokenizer, runs)
 
 
+def test_facts_are_asked_in_the_words_of_another_column_too(tokenizer, runs: Path, tmp_path: Path) -> None:
+    rows = [f"What is {n}?,Tell me {n}.,v{n}" for n in range(20)]
+    (tmp_path / "facts.csv").write_text("\n".join(["a,b,c", *rows]))
+    task = f"task: pairs, path: {tmp_path / 'facts.csv'}, prompt_column: a, response_column: c, size: 10"
+    data = f"stages.stage1.data={{{task}}}"
+    recipe = recipe_with(data, "stages.stage1.mix.paraphrases.column=b")
+    built = build_all(recipe, ["stage1"], tokenizer, runs)["stage1"]
+    assert [(pair.prompt, pair.response) for pair in built.mixing] == [(f"Tell me {n}.", f"v{n}") for n in range(10)]
+    assert (str(built), len(built.examples)) == ("10 facts + 10 paraphrases", 20)
+    assert lineage(recipe)[0].key != lineage(recipe_with(data))[0].key
+    with pytest.raises(BadInput, match=r"mix\.paraphrases: is a column of your own facts"):
+        recipe_with("stages.stage1.mix.paraphrases.column=b")
+    with pytest.raises(BadInput, match=r"facts\.csv.*'d'"):
+        build_all(recipe_with(data, "stages.stage1.mix.paraphrases.column=d"), ["stage1"], tokenizer, runs)
+
+
 def test_copies_of_weights_are_in_the_estimate_of_memory() -> None:
     def weights(*remedies: str) -> float:
         settings = ["accelerate_config=null", *(f"stages.stage2.{remedy}" for remedy in remedies)]
@@ -225,6 +245,9 @@ def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> Non
     of_lists = [(one.trained, one.asked) for one in relearned.values()]
     assert of_lists == [(4, 36), (1, 3)]  # stage1's facts, and those of `recall`
     assert Noise().verify(probed).keys() == Recall().verify(probed).keys() == relearned.keys()
+    (reported,) = sweeps(load(folder / "runs"))
+    names = {part.name.partition("-")[0] for part in probes(reported) if isinstance(part, Table)}
+    assert names >= {"noise", "relearn", "drift"}
     half = made("average={parent: 0.5}")[1]
     torch.testing.assert_close(half, {name: (first[name] + second[name]) / 2 for name in first})
     a_quarter = SimpleNamespace(leave_out=LeaveOut(largest=0.25), average=None)

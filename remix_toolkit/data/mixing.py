@@ -37,10 +37,12 @@ def draw(
     seed: int,
     position: int,
     others: Sequence[Pair] = (),
+    paraphrases: Sequence[Pair] = (),
 ) -> tuple[list[Pair], Counter[str]]:
     """All pairs that a stage's `mix` adds to its `facts`, and how many were left out for an overlap, by source.
 
-    `earlier` has the facts of the stages before, by name; `others` are the rows from which a format anchor is drawn.
+    `earlier` has the facts of the stages before, by name; `others` are the rows from which a format anchor is drawn,
+    `paraphrases` the facts in other words.
     A ratio adds round(ratio x facts) pairs. Text that contains a fact, of this stage or an earlier one, would be replay
     by another name: such words and documents are not drawn, and in a text of the user's own they raise BadInput, which
     names them. So does a source that has too little. The facts of a replay come last; all of them do where as many as
@@ -56,6 +58,7 @@ def draw(
     for name, corpus in mix.corpora().items():
         count, rng = round(corpus.ratio * len(facts)), random.Random(f"{name} {seed} {position}")
         pairs += _without_facts(name, passages(name, corpus, count, rng), count, index, left_out)
+    pairs += [replace(pair, source="paraphrases") for pair in paraphrases]
     if mix.format_anchor:
         count, rng = round(mix.format_anchor.ratio * len(facts)), random.Random(f"format_anchor {seed} {position}")
         drawn = (replace(pair, source="format_anchor") for pair in rng.sample(others, len(others)))

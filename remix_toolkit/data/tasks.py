@@ -149,6 +149,14 @@ def load_rows(task: Rows, data_seed: int) -> list[Pair]:
     return select_rows(task, read_task(task, data_seed).pairs)
 
 
+def paraphrases(task: Pairs, facts: Sequence[Pair], column: str) -> list[Pair]:
+    """Some facts of the user's own under the prompts of another column. Raises BadInput where that lacks one."""
+    rows, others = read_task(task, 0), read_task(task.model_copy(update={"prompt_column": column}), 0)
+    places = {pair.prompt: place for pair, place in zip(rows.pairs, rows.places, strict=True)}
+    at = dict(zip(others.places, others.pairs, strict=True))
+    return [at[place] for fact in facts if (place := places[fact.prompt]) in at]  # of equal ones, the first is there
+
+
 def other_rows(task: Rows, count: int, data_seed: int) -> list[Pair]:
     """All rows of a task or, of generated facts, as many as `count` by another seed than a stage's own."""
     if isinstance(task, KVR | InventedFacts):

@@ -97,6 +97,8 @@ def pairs_of(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | N
     if words := stage.mix.random_words:  # the words of a vocabulary are longer than those of its text
         halves.insert(0, (words.ratio, words.words * WORD.get(words.text, 8.0)))
     pairs += [(round(ratio * size), *_tokens(recipe, INSTRUCTION + half, half)) for ratio, half in halves]
+    if stage.mix.paraphrases:
+        pairs.append(pairs[0])
     if anchor := stage.mix.format_anchor:
         pairs.append((round(anchor.ratio * size), *_lengths(recipe, recipe.stages[anchor.stage].data)))
     if stage.mix.replay:

@@ -199,7 +199,7 @@ def _train(stage: Stage) -> dict[str, Any]:
 def _mix(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     for source, spec in stage.mix.model_dump(exclude_none=True).items():
-        if spec["ratio"] == 0:  # nothing is drawn: the same as no mixing
+        if spec.get("ratio") == 0:  # nothing is drawn: the same as no mixing
             continue
         text = spec.pop("text", None)
         path = spec.pop("path", None)

@@ -9,7 +9,7 @@ from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.credentials import refuse_credentials
 from remix_toolkit.recipe.ranges import LIMITS, MOST_ROWS
-from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Recipe
+from remix_toolkit.recipe.schema import CORPORA, TASKS, Factoid, Pairs, Recipe
 from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.recipe.tiny_size import problem as tiny_problem
 from remix_toolkit.recipe.tiny_size import tiny_size
@@ -107,7 +107,7 @@ def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
             if train.get(field):
                 yield (*path, "train", field), "is for processes that load data: set dataloader_num_workers, too"
     for source, spec in stage.mix:
-        if spec and source != "replay" and spec.ratio * (stage.data.size or 0) > MOST_ROWS:
+        if spec and source not in ("replay", "paraphrases") and spec.ratio * (stage.data.size or 0) > MOST_ROWS:
             yield (
                 (*path, "mix", source, "ratio"),
                 f"times {stage.data.size:,} facts is over {MOST_ROWS:,}: {LIMITS[MOST_ROWS]}",
@@ -136,6 +136,11 @@ def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
         if spec and spec.stage not in earlier:
             message = f"{spec.stage!r} is no earlier stage; {nearest(spec.stage, earlier)}"
             yield (*path, "mix", source, "stage"), message
+    if stage.mix.paraphrases and not isinstance(stage.data, Pairs):
+        yield (
+            (*path, "mix", "paraphrases"),
+            f"is a column of your own facts, of task pairs, and not of {stage.data.task}",
+        )
     anchor = stage.mix.format_anchor
     if anchor and anchor.stage in earlier:
         data = recipe.stages[anchor.stage].data

@@ -177,7 +177,7 @@ def load_mix(source: str, profile: str) -> Mix:
     """One mixing source by its name, or with options (`passages={words: 20}`), at a ratio of 1 unless that is given."""
     defaults = load_profile(profile)[0]["mix"]
     name, options, origin = parse_override(source) if "=" in source else (source, {}, f"mix {source!r}")
-    if name not in (alone := Mix.model_fields.keys() - {"replay", "format_anchor"}):  # which are of an earlier stage
+    if name not in (alone := Mix.model_fields.keys() - {"replay", "format_anchor", "paraphrases"}):  # of a stage
         raise BadInput(f"no mixing source {name!r}; {nearest(name, alone)}")
     if not isinstance(options, dict):
         raise BadInput(f"{origin}: options in braces are expected, such as {name}={{words: 20}}")

@@ -200,13 +200,16 @@ class Replay(Strict):
 
 
 class FormatAnchor(Strict):
-    """Pairs of an earlier stage's form that are none of its facts: other keys, other rows of its task.
-
-    What they keep, if replay keeps no more, is how to answer in that form, not the facts.
-    """
+    """Pairs of an earlier stage's form that are none of its facts: other keys, other rows of its task."""
 
     stage: str = Field(description="the earlier stage")
     ratio: Ratio = Field(description="pairs added per pair of the stage's own data")
+
+
+class Paraphrases(Strict):
+    """The stage's own facts asked in other words, as another column of your file has them: one pair for each fact."""
+
+    column: str = Field(description="the column of the other prompts")
 
 
 class Mix(Strict):
@@ -217,6 +220,7 @@ class Mix(Strict):
     knowledge_pile: KnowledgePile | None = None
     arxiv_pile: ArxivPile | None = None
     fineweb: FineWeb | None = None
+    paraphrases: Paraphrases | None = None
     format_anchor: FormatAnchor | None = None
     replay: Replay | None = None
 

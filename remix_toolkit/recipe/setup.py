@@ -66,6 +66,15 @@ class Setup(Strict):
 
 class Profile(Setup):
     mix: dict[
-        Literal["random_words", "passages", "knowledge_pile", "arxiv_pile", "fineweb", "format_anchor", "replay"],
+        Literal[
+            "random_words",
+            "passages",
+            "knowledge_pile",
+            "arxiv_pile",
+            "fineweb",
+            "paraphrases",
+            "format_anchor",
+            "replay",
+        ],
         dict[str, Any],
     ] = Field({}, description="the defaults of a mixing source")

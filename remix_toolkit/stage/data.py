@@ -23,7 +23,7 @@ from remix_toolkit.data.overlap import FactIndex
 from remix_toolkit.data.pair import Pair, fingerprint, read_pairs, write_pairs
 from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput
-from remix_toolkit.recipe.schema import Factoid, Instruction, Recipe, Source, Stage
+from remix_toolkit.recipe.schema import Factoid, Instruction, Pairs, Recipe, Source, Stage
 from remix_toolkit.recipe.sft_fields import device_batch, max_length
 from remix_toolkit.records import DataRecord, Fingerprints, OverlapCounts, RowCounts, StageCounts
 from remix_toolkit.stage.take_rows import take_rows
@@ -140,7 +140,11 @@ class _Builder:
         if anchor := stage.mix.format_anchor:
             wanted = 2 * round(anchor.ratio * len(facts))  # some may contain a fact
             others = tasks.other_rows(recipe.stages[anchor.stage].data, wanted, recipe.data_seed)
-        extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, recipe.seed, recipe.position(name), others)
+        again: list[Pair] = []
+        if stage.mix.paraphrases and isinstance(stage.data, Pairs):
+            again = tasks.paraphrases(stage.data, facts, stage.mix.paraphrases.column)
+        place = recipe.seed, recipe.position(name)
+        extra, left_out = mixing.draw(stage.mix, facts, earlier_facts, *place, others, again)
         encoded_extra, dropped_extra = encoding.encode_all(self.tokenizer, extra, max_length(stage.train))
         examples = [example for example in (*encoded, *encoded_extra) if example]
         by_source, redrawn, epoch = mixing.count_by_source(extra), 0, examples
