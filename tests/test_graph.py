@@ -342,6 +342,7 @@ def test_the_peak_falls_as_less_is_kept(trained, shared) -> None:
     assert peak("none") == peak(["stage1"]) == weights + working
     assert peak("all", last) == peak("none", last) == working
     assert peak("all", ()) == 0
+    assert peak_bytes(shared, last, "all", 1, dict.fromkeys(last, 0.0)) == weights  # too short for a checkpoint
     assert peak("none", at_once=3) == peak("none") + 2 * working
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from remix_toolkit.graph import devices, memory
@@ -38,6 +39,7 @@ def plan(cells: Sequence[Cell], keep: Keep, runs: Path, at_once: int = 1, rates:
     seconds = {key: _seconds(jobs[key], cost[key], memories.get(key), rates) for key in jobs if key in todo}
     known = {key: taken for key, taken in seconds.items() if taken is not None}
     causes = hours((taken, devices_of[key]) for key, taken in known.items()) if on_gpus and known == seconds else None
+    checkpoints = {key: taken.checkpoints * rates.write_gb_per_s * GB for key, taken in known.items()}
     published = published_declarations(runs)
     return {
         "name": cells[0].recipe.name,
@@ -61,8 +63,8 @@ def plan(cells: Sequence[Cell], keep: Keep, runs: Path, at_once: int = 1, rates:
         "devices_per_stage": sorted({devices_of[key] for key in stages}),
         "not_estimated": _not_estimated(job.cells[0].recipe for job in jobs.values()),
         "disk_written_bytes": _sum(_written(seconds[key], rates) for key in training),
-        "disk_peak_bytes": peak(jobs, todo, keep, at_once),
-        "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once),
+        "disk_peak_bytes": peak(jobs, todo, keep, at_once, checkpoints),
+        "disk_peak_bytes_keep_all": peak(jobs, todo, "all", at_once, checkpoints),
         "keep": keep,
         "order": [
             {
@@ -173,8 +175,17 @@ def _seconds(job: Job, cost: Cost, needed: dict[str, Any] | None, rates: Rates) 
     return replace(seconds, checkpoints=written / (rates.write_gb_per_s * GB))
 
 
-def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: int = 1) -> int | None:
-    """The most bytes that the jobs to do hold at one time, in the graph's order; None if a base's size is unknown."""
+def peak(
+    jobs: Mapping[str, Job],
+    todo: Collection[str],
+    keep: Keep,
+    at_once: int = 1,
+    checkpoints: Mapping[str, float] = MappingProxyType({}),
+) -> int | None:
+    """The most bytes that the jobs to do hold at one time, in the graph's order; None if a base's size is unknown.
+
+    `checkpoints` are the bytes of those that a stage writes, where that is known: it does not hold more.
+    """
     loading = loaders(jobs)
     waiting = {key: sum(job in todo for job in by) for key, by in loading.items()}  # jobs still to load it
     trained: dict[str, int] = {}  # bytes of weights, by stage
@@ -184,7 +195,7 @@ def peak(jobs: Mapping[str, Job], todo: Collection[str], keep: Keep, at_once: in
         if recipe.parameters is None:
             return None
         if job.kind == "train":
-            working = _working(recipe.of_stage(job.name), job.name)
+            working = _working(recipe.of_stage(job.name), job.name, checkpoints.get(key, math.inf))
             most = max(most, held + working)
             largest = max(largest, working)
             trained[key] = _weights(recipe)
@@ -222,8 +233,8 @@ def _written(seconds: Seconds | None, rates: Rates) -> int | None:
     return None if seconds is None else round((seconds.checkpoints + seconds.publishing) * rates.write_gb_per_s * GB)
 
 
-def _working(recipe: Recipe, stage: str) -> int:
-    """Bytes on disk while a stage trains: checkpoints and the draft of its model."""
+def _working(recipe: Recipe, stage: str, written: float) -> int:
+    """Bytes on disk while a stage trains that writes so many bytes of checkpoints: these and the draft of its model."""
     train = recipe.stages[stage].train
     kept = 0 if train.get("save_strategy") == "no" else 1 + (train.get("save_total_limit") or 1)
-    return int(kept * _checkpoint(recipe)) + _weights(recipe)
+    return int(min(kept * _checkpoint(recipe), written)) + _weights(recipe)
