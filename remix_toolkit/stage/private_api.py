@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils.constants import FSDP_MODEL_NAME
-from torch.distributed import Store
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import Store, _get_default_store
 from torch.utils.data import Sampler
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.distributed.utils import is_local_dist_rank_0
-from transformers.integrations import is_fsdp_enabled
+from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
