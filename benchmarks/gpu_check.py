@@ -4,18 +4,17 @@
     python benchmarks/gpu_check.py --json
     python benchmarks/gpu_check.py --shape tiny      # tried out on any machine
 
-Correctness first, on the tiny model on this device: without padding as with it, FSDP2 on one rank as without, QLoRA
-merged onto the base that is not quantized. Then KVR with passages at 1:2, global batch 32, pure bf16: real tokens a
-second, model FLOPs utilization on real tokens, peak memory. Passages are cut so that an example has as many of the tiny
-tokenizer's tokens as it has of Llama's. Last, recall of facts a second against plain generation, of a model that knows
-none of them. A variant that cannot run here is named with the reason, and not counted.
+Correctness first, on the tiny model on this device (gpu_correctness.py). Then KVR with passages at 1:2, global batch 32,
+pure bf16: real tokens a second, model FLOPs utilization on real tokens, peak memory. Passages are cut so that an example
+has as many of the tiny tokenizer's tokens as it has of Llama's. Last, recall of facts a second against plain generation,
+of a model that knows none of them. A variant that cannot run here is named with the reason, and not counted. The rates
+that were reached are printed as `remix plan` takes them.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +27,11 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
+from gpu_correctness import correctness
 from recall import BATCH as TOGETHER
 from recall import LIMIT, plain_generation
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 from step import Clock
 from transformers import AutoModelForCausalLM, LlamaConfig
 from trl.trainer.sft_config import SFTConfig
@@ -52,10 +51,6 @@ from remix_toolkit.store import base_model
 BATCH, STEPS, WARM = 32, 12, 4
 WORDS = 20  # 40 words are about as many tokens of the tiny vocabulary as 100 words are of Llama's
 SHAPES = {"llama3-8b": (32, 4096, 14336, 32, 8, 128256), "tiny": (4, 256, 896, 8, 2, 1024)}
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-FSDP |= {"FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
-SMALL = ["kvr", "--stage", "stage1", "global_batch_size=8", "stages.stage1.data.size=32", "train.save_strategy=no"]
-SMALL += ["stages.stage1.train.num_train_epochs=2"]
 
 
 def main() -> int:
@@ -69,7 +64,8 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # stdout is for the figures
         checks = correctness(Path(folder))
-        rows, rates = speed(options.shape, Path(folder))
+        rows, recalled, model = speed(options.shape, Path(folder))
+        rates = reached(rows, model, Path(folder))
     wrong = [
         name
         for name, outcome in checks.items()
@@ -79,7 +75,15 @@ def main() -> int:
     if options.json:
         print(
             json.dumps(
-                {"device": device, "shape": options.shape, "checks": checks, "rows": rows, "recall": rates}, indent=1
+                {
+                    "device": device,
+                    "shape": options.shape,
+                    "checks": checks,
+                    "rows": rows,
+                    "recall": recalled,
+                    "rates": rates,
+                },
+                indent=1,
             )
         )
         return int(bool(wrong))
@@ -99,57 +103,18 @@ def main() -> int:
         table.add_row(name, f"{row['ms']:.0f}", *tokens, used, peak, f"{row['ratio_to_trl']:.2f}")
     console.print(table)
     console.print(
-        f"recall: {rates['facts_per_s']:.1f} facts a second ({rates['near_ties']} of {rates['facts']} near ties); "
-        f"plain generation of up to {LIMIT:,} tokens: {rates['facts_per_s_generate']:.1f}"
+        f"recall: {recalled['facts_per_s']:.1f} facts a second ({recalled['near_ties']} of {recalled['facts']} near "
+        f"ties); plain generation of up to {LIMIT:,} tokens: {recalled['facts_per_s_generate']:.1f}"
     )
+    console.print(f"remix plan ... {' '.join(f'--rate {name}={rate:.3g}' for name, rate in rates.items())}")
     return int(bool(wrong))
-
-
-# --- correctness -------------------------------------------------------------------------------------------------
-
-
-def correctness(folder: Path) -> dict[str, str]:
-    """Each check on the tiny model, and how it came out."""
-    plain = stage(folder / "plain")
-    checks = {"no padding as with padding": close(plain, stage(folder / "free", "train.padding_free=true"))}
-    if torch.cuda.is_available():
-        line = ["-m", "torch.distributed.run", "--nproc_per_node", "1", "--standalone", "-m", "remix_toolkit.stage"]
-        checks["FSDP2 on one rank as none"] = close(plain, stage(folder / "fsdp", line=line, environment=FSDP))
-    else:
-        checks["FSDP2 on one rank as none"] = "not here: accelerate shards on GPUs only; tests/test_processes.py does"
-    quantized = ["adapter={r: 4}", "quantization={load_in_4bit: true}", "train.learning_rate=1e-2"]
-    base = load_file(next((folder / "plain").glob("bases/*/*.safetensors")))
-    merged = stage(folder / "qlora", *quantized)
-    ranks = {
-        int(torch.linalg.matrix_rank(merged[name].float() - base[name], rtol=1e-3)) for name in base if "_proj" in name
-    }
-    checks["QLoRA merged onto the unquantized base"] = (
-        "as expected" if 0 < max(ranks) <= 4 else f"ranks {sorted(ranks)}"
-    )
-    return checks
-
-
-def stage(runs: Path, *overrides: str, line: list[str] | None = None, environment: dict[str, str] | None = None) -> Any:
-    """The weights that one stage publishes."""
-    command = line or ["-m", "remix_toolkit.stage"]
-    arguments = [*SMALL, *overrides, "--runs", str(runs)]
-    subprocess.run(
-        [sys.executable, *command, *arguments], check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})}
-    )
-    return load_file(next(runs.glob("stages/*/model.safetensors")))
-
-
-def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], bound: float = 1e-4) -> str:
-    """`equal`, or by how much the weights differ: in fp32, only the order of sums may."""
-    apart = max((one[name] - other[name]).abs().max().item() for name in one)
-    return "equal" if apart < bound else f"weights differ by {apart:.1e}"
 
 
 # --- speed -------------------------------------------------------------------------------------------------------
 
 
-def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Steps of every variant, with TRL's defaults as the baseline; and recall."""
+def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any], Any]:
+    """Steps of every variant, with TRL's defaults as the baseline; recall; and the model as it was asked."""
     overrides = ["precision=pure_bf16", f"global_batch_size={BATCH}", "stages.stage1.data.size=320"]
     overrides += [f"stages.stage1.mix={{passages: {{ratio: 2, words: {WORDS}}}}}", f"train.max_steps={STEPS}"]
     overrides += ["train.save_strategy=no", "train.per_device_train_batch_size=8", "train.learning_rate=1e-5"]
@@ -218,7 +183,31 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
     if flash is None:
         rows["ours, no padding, FlashAttention"] = {"why": "neither flash_attn nor kernels is installed"}
     clear_device_cache(garbage_collection=True)
-    return rows, recall_rates(model("sdpa"), tokenizer)
+    asked = model("sdpa")
+    return rows, recall_rates(asked, tokenizer), asked
+
+
+def reached(rows: dict[str, dict[str, Any]], model: Any, folder: Path) -> dict[str, float]:
+    """The rates of this machine that the plan takes: utilization by our fastest steps, its memory, its disk."""
+    rates = {}
+    if used := [row["utilization"] for name, row in rows.items() if name.startswith("ours") and row.get("utilization")]:
+        rates["utilization"] = max(used)
+        block = torch.empty(2 * 10**9, dtype=torch.uint8, device=model.device)
+        copy = torch.empty_like(block)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        copy.copy_(block)
+        start.record()
+        for _ in range(10):
+            copy.copy_(block)
+        end.record()
+        torch.cuda.synchronize()
+        rates["memory_gb_per_s"] = 10 * 2 * block.nbytes / 1e9 / (start.elapsed_time(end) / 1000)  # read and written
+    started = time.perf_counter()
+    model.save_pretrained(folder / "saved")
+    os.sync()
+    written = sum(file.stat().st_size for file in (folder / "saved").glob("*.safetensors"))
+    rates["write_gb_per_s"] = written / 1e9 / (time.perf_counter() - started)
+    return rates
 
 
 @torch.no_grad()

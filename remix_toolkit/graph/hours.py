@@ -22,7 +22,7 @@ Rate = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Rates(Strict):
-    """What a machine reaches. The defaults are for an H100; `make gpu-check` measures `utilization` on a machine."""
+    """What a machine reaches. The defaults are for an H100; `make gpu-check` prints what it measures of them."""
 
     tflops: Rate = Field(default=989.0, description="a GPU's dense bf16 peak, in 10^12 operations a second")
     utilization: Annotated[float, Field(gt=0, le=1)] = Field(default=0.4, description="share of it that is reached")
