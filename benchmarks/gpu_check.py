@@ -4,11 +4,11 @@
     python benchmarks/gpu_check.py --json
     python benchmarks/gpu_check.py --shape tiny      # tried out on any machine
 
-Correctness first, on the tiny model on this device (gpu_correctness.py). Then KVR with passages at 1:2, global batch 32,
-pure bf16: real tokens a second, model FLOPs utilization on real tokens, peak memory. Passages are cut so that an example
-has as many of the tiny tokenizer's tokens as it has of Llama's. Last, recall of facts a second against plain generation,
-of a model that knows none of them. A variant that cannot run here is named with the reason, and not counted. The rates
-that were reached are printed as `remix plan` takes them.
+Correctness first, on the tiny model on this device (gpu_correctness.py). Then KVR with passages at 1:2, global batch
+32, pure bf16: real tokens a second, model FLOPs utilization on real tokens, peak memory. Passages are cut so that an
+example has as many of the tiny tokenizer's tokens as it has of Llama's. Last, recall of facts a second against plain
+generation, of a model that knows none of them. A variant that cannot run here is named with the reason, and not
+counted. The rates that were reached are printed as `remix plan` takes them.
 """
 
 import argparse
