@@ -22,7 +22,7 @@ CHANGES: dict[str, Any] = {  # other values of fields that are not set, or not s
     "accelerate_config": "here.yaml", "base_stage": "kvr", "paths": {"lama": "P"}, "stop": {"loss_below": 0.1},
     "match": {"steps_of": "b" * 16}, "steps_of": "b" * 16, "tokens_of": "b" * 16, "curve": {"epochs": 1},
     "recall": [{"task": "kvr", "size": 3}], "probe": ["lens"], "lm_eval": ["arc"], "limit": 3, "stage": "webqa",
-    "average": {"parent": 0.5}, "leave_out": {"largest": 0.1},
+    "average": {"parent": 0.5}, "finch": {"kappa": 0.1}, "leave_out": {"largest": 0.1},
     "familiarity": "familiar", "format": "qa", "known": {"task": "kvr", "size": 3},
 }  # fmt: skip
 BESIDE = {  # what has to go where a field is set

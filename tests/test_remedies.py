@@ -37,6 +37,7 @@ OTHERS = tasks.load_rows(load_task("invented_facts", ["size=16"]), 0)
 ARENA = sorted((ROOT / "recipes" / "arena").glob("*.yaml"))
 REMEDIES = {
     "freeze": ["{half: true}", "{layers: 1}", "{embeddings: true}"],
+    "finch": ["{kappa: 1e-4}", "{kappa: 1e-4, most: 1e-3}"],
     "sam": ["{rho: 0}", "{rho: 0.05}"],
     "l2": ["{weight: 0}", "{weight: 1}"],
     "ewc": ["{weight: 0}", "{weight: 1}"],
@@ -92,11 +93,25 @@ def test_remedies_with_nothing_to_do_change_no_bit(tiny_base, tokenizer, tmp_pat
 
 
 def test_a_stage_with_remedies_resumes_as_if_it_had_not_stopped(tiny_base, tokenizer, tmp_path) -> None:
-    knobs = ["sam.rho=0.05", "l2.weight=1", "ewc.weight=1e4", "kl.weight=1", "freeze.half=true"]
+    knobs = ["finch={kappa: 2e-3, most: 1e-2}", "sam.rho=0.05", "l2.weight=1", "ewc.weight=1e4", "kl.weight=1"]
+    knobs += ["freeze.half=true"]
     settings = [f"stages.stage2.{knob}" for knob in knobs]
     settings += ["stages.stage2.mix={passages: {ratio: 1}}", "train.save_steps=3"]
     whole = trained(tiny_base, tokenizer, tmp_path, *settings)
     assert same(trained(tiny_base, tokenizer, tmp_path, *settings, resume=str(tmp_path / "checkpoint-3")), whole)
+
+
+def test_the_rate_follows_the_smoothed_loss(tiny_base, tokenizer, tmp_path) -> None:
+    settings = ["stages.stage2.finch={kappa: 2e-3, most: 7.6e-4}", "train.per_device_train_batch_size=4"]
+    trainer = trainer_for(tiny_base, tokenizer, tmp_path, *settings)
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    smoothed, expected = steps[0]["loss"], []
+    for step in steps:
+        smoothed = 0.9 * smoothed + 0.1 * step["loss"]
+        expected.append(min(7.6e-4, 2e-3 / smoothed**0.5))
+    assert [step["learning_rate"] for step in steps] == pytest.approx(expected, rel=1e-5)
+    assert expected[0] < 7.6e-4 == expected[-1]
 
 
 def test_frozen_halves_stay_and_others_are_drawn_for_another_stage(tiny_base, tokenizer, tmp_path) -> None:

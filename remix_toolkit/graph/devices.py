@@ -13,7 +13,7 @@ from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.yaml_file import load_mapping
 
-ONE_PROCESS = ("sam", "l2", "ewc", "kl")  # remedies that are not made for several
+ONE_PROCESS = ("finch", "sam", "l2", "ewc", "kl")  # remedies that are not made for several
 Count = Annotated[int, Field(gt=0, le=10**9, strict=True)]
 
 

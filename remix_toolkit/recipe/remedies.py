@@ -88,3 +88,13 @@ class SAM(Remedy):
     rho: Annotated[float, Field(ge=0, le=100)] = Field(
         description="how far away that is, along the gradient of the whole batch; each step costs two"
     )
+
+
+class Finch(Remedy):
+    """A learning rate that falls with the root of the loss (FINCH, arXiv 2605.20005), in place of the schedule.
+
+    Each step's rate is kappa / sqrt(loss), the loss smoothed over steps (0.9 of it is that of the steps before).
+    """
+
+    kappa: Annotated[float, Field(gt=0, le=10)] = Field(description="the rate at a loss of 1")
+    most: Annotated[float, Field(gt=0, le=10)] = Field(5e-5, description="the highest rate, however low the loss")

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.ranges import Adapter, Count, Ratio, RowCount, RowNumber, Seed, StageName
-from remix_toolkit.recipe.remedies import EWC, KL, L2, SAM, Average, Freeze, LeaveOut
+from remix_toolkit.recipe.remedies import EWC, KL, L2, SAM, Average, Finch, Freeze, LeaveOut
 from remix_toolkit.recipe.setup import OUTSIDE_KEY, Setup
 from remix_toolkit.recipe.sft_fields import Train
 from remix_toolkit.recipe.strict import Strict, exactly_one
@@ -257,6 +257,7 @@ class Stage(Strict):
     match: Match | None = Field(None, description="as many steps or trained tokens as another arm's stage")
     adapter: Adapter | None = Field(None, description="as the recipe's own, in this stage alone; merged after it")
     freeze: Freeze | None = Field(None, description="leave some of the weights as they are")
+    finch: Finch | None = Field(None, description="a rate that falls with the loss, in place of train.learning_rate")
     sam: SAM | None = Field(None, description="sharpness-aware minimization")
     l2: L2 | None = Field(None, description="a pull to the weights that it starts from")
     ewc: EWC | None = Field(None, description="the same, stronger for weights that the earlier facts need")

@@ -8,15 +8,15 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from remix_toolkit.data.encoding import Example, encode
 from remix_toolkit.evaluate.forward import divergence
 from remix_toolkit.evaluate.gradients import LAYER
-from remix_toolkit.recipe.remedies import Freeze
+from remix_toolkit.recipe.remedies import Finch, Freeze
 
 if TYPE_CHECKING:
     from remix_toolkit.stage.prepare import PreparedStage
@@ -39,6 +39,10 @@ def attach(
         freeze(model, stage.freeze, random.Random(f"freeze {seed}"))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     trainer.rho = stage.sam.rho if stage.sam else None
+    if stage.finch:
+        follow = FollowLoss(trainer, stage.finch)
+        trainer.add_callback(follow)
+        trainer.terms.append(follow.set_rate)
     if stage.l2:
         trainer.terms.append(pull(parameters, stage.l2.weight))
     if stage.ewc:
@@ -113,3 +117,34 @@ def uphill(parameters: Parameters, rho: float) -> Iterator[None]:
     with torch.no_grad():
         for parameter, value in zip(parameters, before, strict=True):
             parameter.copy_(value)
+
+
+class FollowLoss(TrainerCallback):
+    """FINCH's rate for each optimizer step; the loss of the steps before is the trainer's own log, which resumes."""
+
+    SMOOTHING = 0.9
+
+    def __init__(self, trainer: "StageTrainer", spec: Finch) -> None:
+        self.trainer, self.spec, self.rate = trainer, spec, 0.0
+        self.smoothed: float | None = None
+
+    def smooth(self, loss: float) -> float:
+        """The smoothed loss after a step with this loss."""
+        return loss if self.smoothed is None else self.SMOOTHING * self.smoothed + (1 - self.SMOOTHING) * loss
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        for entry in state.log_history:
+            self.smoothed = self.smooth(entry["loss"]) if "loss" in entry else self.smoothed
+
+    def set_rate(self) -> None:
+        """Set the rate of this step, from its own loss and those before."""
+        loss = self.smooth(float(sum(self.trainer.losses)))
+        self.rate = min(self.spec.most, self.spec.kappa / max(loss, 1e-12) ** 0.5)
+        assert self.trainer.optimizer
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] = self.rate
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        if "loss" in (logs or {}):
+            self.smoothed = self.smooth(logs["loss"])
+            state.log_history[-1]["learning_rate"] = self.rate  # the scheduler's, which is not used, was noted

@@ -223,6 +223,7 @@ class StageTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.rho: float | None = None  # of sharpness-aware minimization
         self.terms: list[remedies.Term] = []
+        self.losses: list[torch.Tensor] = []  # of the batches of this optimizer step
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """The gradient of one batch and, where it completes an optimizer step, of what remedies add to the loss."""
@@ -230,9 +231,11 @@ class StageTrainer(SFTTrainer):
         if self.rho is not None:
             with remedies.uphill([p for p in model.parameters() if p.requires_grad], self.rho):
                 super().training_step(model, dict(inputs), num_items_in_batch)
+        self.losses.append(loss)
         if self.accelerator.sync_gradients:
             for add in self.terms:
                 add()
+            self.losses.clear()
         return loss
 
     def compute_loss(

@@ -16,6 +16,8 @@ INTERRUPTED = "interrupted; the same command goes on where this one stopped"
 
 RESUME = [*SMALL, "train.save_steps=2", "stages.stage1.train.num_train_epochs=12", "train.lr_scheduler_type=cosine"]
 RESUME += ["stages.stage1.stop={loss_below: 100, times: 20}"]  # fires at step 20 of 24, if its count survives
+RESUME += ["stages.stage1.freeze.half=true", "stages.stage1.sam.rho=0.02", "stages.stage1.l2.weight=0.1"]
+RESUME += ["stages.stage1.kl={weight: 0.1, on: prompts}"]
 
 # Each in a file or folder of a stage: when it is about to be written, renamed or deleted.
 QUICK = [
