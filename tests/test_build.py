@@ -1,6 +1,7 @@
 """What a stage trains on, once its recipe is resolved: second stages by one key, overlap between stages, counts."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -304,6 +305,7 @@ def test_looking_at_data_asks_no_model(here, runs: Path) -> None:
     assert any(
         line.split() == ["read.familiarity_unknown", "100"] for line in unasked.splitlines()
     )  # of the taught ones, too
+    assert not re.search(r" 0\s*$|answers: ", unasked, re.M), "no line for nothing, nor for the response again"
     task = here("data", "gsm8k", f"path={real(LOCAL['gsm8k'])}", "size=20", "--json", "--runs", runs).stdout
     counts = json.loads(task)["counts"]
     assert (counts["read"]["usable"], counts["facts"], counts["held_out"]) == (3000, 20, 100)

@@ -90,7 +90,9 @@ def test_pairs_in_every_format_are_the_same_facts(tmp_path: Path) -> None:
     [
         ("a.csv", "prompt,response\nx,1\nx,2\n", "row 3.*has the response '2' here and '1' at .*row 2"),
         ("a.csv", "prompt,respons\nx,1\n", "no column 'response'; did you mean 'respons'"),
-        ("a.csv", "prompt,response\nx,  \n", "row 2.*: empty response"),
+        ("a.csv", "prompt,response\nx,  \n", "row 2.*: empty response; correct the row, or delete it"),
+        ("a.csv", "prompt;response\nx;1\n", r"a.csv:1: has one column, .*separated by ';', where ',' is expected"),
+        ("a.csv", "prompt\tresponse\nx\t1\n", r"separated by '\\t', where ','"),
         ("a.csv", 'prompt,response\nx,"1\ny,2\n', "line 3: unexpected end of data"),
         ("a.jsonl", '{"prompt": "x", "response": ' + "1" * 5000 + "}", "a.jsonl:1: not valid JSON"),
         ("a.jsonl", '{"prompt": "x", "response": "1"}\n{"prompt": \n', r"a.jsonl:2: not valid JSON"),

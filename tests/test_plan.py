@@ -287,3 +287,7 @@ def test_a_plan_on_the_screen_says_what_it_costs(here) -> None:
         assert [name, f"{value}"] in [[*map(str.strip, line)] for line in lines]
     assert "data/EntityQuestions" in out or (ROOT / "data" / "EntityQuestions").exists()
     assert re.search(r"^gpu_hours +\d", out, re.M)
+    assert "GPU minutes" in out
+    on_a_laptop = here("plan", "kvr", "--runs", NOWHERE).stdout
+    assert "rates" not in on_a_laptop, "of a GPU: they count for nothing here"
+    assert not re.search(r"^[a-z_.]+ +-\s*$", on_a_laptop, re.M), "what there is not is no line"

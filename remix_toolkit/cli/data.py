@@ -53,9 +53,16 @@ def _print_data(shown: dict[str, Any]) -> None:
     for part in shown.get("stages", [shown]):
         title = f"{part['stage']}: {part['task']}" if "stage" in part else part["task"]
         typer.secho(f"{title}, under profile {shown['profile']}", bold=True)
-        print_record(part["counts"])
+        print_record(_nonzero(part["counts"]))
         for pair in part["pairs"]:
-            typer.echo("".join(f"\n  {name}: {value!r}" for name, value in pair.items()))
+            repeats = {"answers"} if pair.get("answers") == (pair["response"],) else set()
+            typer.echo("".join(f"\n  {name}: {value!r}" for name, value in pair.items() if name not in repeats))
+
+
+def _nonzero(counts: dict[str, Any]) -> dict[str, Any]:
+    """What there is of the counts: nothing dropped, redrawn or held out is no line."""
+    nested = {name: _nonzero(value) if isinstance(value, dict) else value for name, value in counts.items()}
+    return {name: value for name, value in nested.items() if value}
 
 
 @commands.command("list")

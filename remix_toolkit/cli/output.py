@@ -27,10 +27,11 @@ def emit(record: R, as_json: bool, show: Callable[[R], object], **options: Any) 
 
 
 def print_record(record: Mapping[str, Any]) -> None:
-    """A line for each value, under its name in the JSON: `tokens_per_epoch.with_padding  3,200`."""
+    """A line for each value that is there, under its name in the JSON: `tokens_per_epoch.with_padding  3,200`."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _values(record):
-        table.add_row(name, _text(name, value))
+        if value not in (None, []):
+            table.add_row(name, _text(name, value))
     _console().print(table)
 
 

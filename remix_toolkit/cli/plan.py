@@ -40,10 +40,14 @@ def plan(
 
 def print_plan(planned: dict[str, Any]) -> None:
     """A plan's numbers, and the first jobs of its order."""
-    print_record({name: value for name, value in planned.items() if name != "order"})
+    left_out = {"order"} if planned["gpu_hours"] else {"order", "rates"}
+    print_record({name: value for name, value in planned.items() if name not in left_out})
     todo = [job for job in planned["order"] if job["to_do"] and job["kind"] != "measure"]
-    rows = [{**job, "runs": len(job["runs"]), "first run": job["runs"][0]} for job in todo[:SHOWN]]
-    timed = ("minutes",) if planned["gpu_hours"] else ()
+    rows = [
+        {**job, "runs": len(job["runs"]), "first run": job["runs"][0], "GPU minutes": job["minutes"]}
+        for job in todo[:SHOWN]
+    ]
+    timed = ("GPU minutes",) if planned["gpu_hours"] else ()
     print_table(rows, ("kind", "name", "task", "steps", *timed, "runs", "first run", "why"))
     if len(todo) > SHOWN:
         typer.echo(f"... and {len(todo) - SHOWN:,} more, in the order in which they run")

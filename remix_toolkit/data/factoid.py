@@ -141,5 +141,5 @@ def pairs(row: Row, prompt_column: str = "prompt", response_column: str = "respo
     try:
         prompt, response = row.text(prompt_column), row.text(response_column)
     except UnusableRow as reason:
-        raise BadInput(f"{row.place}: {reason}") from None
+        raise BadInput(f"{row.place}: {reason}; correct the row, or delete it") from None
     return Pair(prompt, response, "pairs", (response,))

@@ -110,6 +110,11 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Row]:
         header = next(reader, None)
         if not header or not any(header):
             raise BadInput(f"{path}:1: is empty; a header row is expected")
+        if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+            raise BadInput(
+                f"{path}:1: has one column, {header[0]!r}: its cells are separated by {other[0]!r}, where "
+                f"{delimiter!r} is expected; save it with that"
+            )
         if repeated := [name for name in header if header.count(name) > 1]:
             raise BadInput(f"{path}:1: the header has the column {repeated[0]!r} twice")
         for number, cells in enumerate(reader, start=2):
