@@ -164,12 +164,7 @@ def disk_problem(error: Exception, runs: Path) -> str | None:
     Libraries that write in C++ or Rust raise what they like. So where the error and its causes have no errno, the disk
     of the store is asked.
     """
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for cause in causes:
+    for cause in causes(error):
         number = cause.errno if isinstance(cause, OSError) else _errno_in(str(cause))
         if number in DISK_ERRORS:
             file = cause.filename if isinstance(cause, OSError) else None
@@ -178,6 +173,15 @@ def disk_problem(error: Exception, runs: Path) -> str | None:
     if (number := _ask_disk(runs)) in LATER:
         return f"{runs}: {os.strerror(number)}; {DISK_ERRORS[number]} ({type(error).__name__}: {error})"
     return None
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """The error, what it was raised from, and so on."""
+    chain: list[BaseException] = []
+    while error and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
 
 
 def _errno_in(text: str) -> int | None:

@@ -39,6 +39,7 @@ from remix_toolkit.errors import LATER, BadInput
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.tiny_size import tiny_size
+from remix_toolkit.recipe.yaml_file import load_mapping
 from remix_toolkit.records import FileSeal, Manifest, Pruned, Record, RunRecord, StageRecord
 from remix_toolkit.seals import MANIFEST, PRUNED, WEIGHTS, find_damage, leads_out, sealed_files
 
@@ -125,14 +126,19 @@ def published_bases(runs: Path) -> list[Path]:
 def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
     """The recipe's base model, as a path or hub id, and its revision.
 
-    The tiny one and those of GGUF files are built once, and verified each time. Raises BadInput.
+    The tiny one and those of GGUF files are built once, and verified each time. Of one from the hub, the revision is
+    its commit. Raises BadInput, also where a published stage started from another commit of it.
     """
     if size := tiny_size(recipe.base):
         name, build = tiny.folder_name(recipe.base), partial(tiny.build, size)
     else:
         model = pretrained.locate(recipe)
+        if model.gguf is None and os.path.exists(model.source):
+            return model.source, None
         if model.gguf is None:
-            return model.source, model.revision
+            sha = pretrained.commit(model.source, model.revision)
+            _check_commit(recipe, sha, runs)
+            return model.source, sha
         name, build = gguf.folder_name(model.gguf), partial(gguf.build, model.gguf)
     folder = runs / "bases" / name
     with file_lock(folder.with_name(f"{folder.name}.lock")):
@@ -144,6 +150,21 @@ def base_model(recipe: Recipe, runs: Path) -> tuple[str, str | None]:
             draft.rename(folder)
     verify(folder)
     return str(folder), None
+
+
+def _check_commit(recipe: Recipe, sha: str, runs: Path) -> None:
+    """Raise BadInput where stages are published that started from another commit of the same base and revision."""
+    for folder in [] if recipe.revision == sha else published_stages(runs).values():
+        record = StageRecord.read(folder / "stage.json")
+        former = record.started_from_commit or sha
+        if record.started_from == recipe.base and former != sha:
+            declared = load_mapping(folder / "recipe.yaml")[0].get("revision")
+            if declared == recipe.revision:
+                raise BadInput(
+                    f"base {recipe.base}: it is at commit {sha[:12]} now, and {folder.name} started from "
+                    f"{former[:12]}: their results would not compare. Start all runs from one commit, by "
+                    f"`revision: {former}` in the profile or recipe, or use another store: --runs"
+                )
 
 
 def is_pruned(folder: Path) -> bool:

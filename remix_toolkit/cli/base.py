@@ -31,5 +31,5 @@ def base(
         pretrained.fetch(recipe)
         path, revision = store.base_model(recipe, store.open_store(runs))
         load_tokenizer(path, revision, bool(recipe.train.get("trust_remote_code")))
-        ready: dict[str, Any] = {"base": recipe.base, **lineage.base(recipe), "path": path}
+        ready: dict[str, Any] = {"base": recipe.base, **lineage.base(recipe), "path": path, "commit": revision}
     emit(ready, as_json, print_record)

@@ -10,12 +10,14 @@ BOS and EOS are the only special tokens that a text gets here. Where the data it
 tokenizer has, in a prompt, a response or a document, it is encoded as the ordinary text that it is.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from remix_toolkit.data import hub_problem
 from remix_toolkit.data.files import one_line
 from remix_toolkit.data.pair import Pair
 from remix_toolkit.errors import BadInput
@@ -143,7 +145,10 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"base {source!r}: its tokenizer cannot be loaded: {one_line(error)}") from error
+        what = f"base {source!r}: its tokenizer cannot be loaded"
+        if os.path.exists(source):
+            raise BadInput(f"{what}: {one_line(error)}") from error
+        raise hub_problem.failure(what, error, "model", source) from error
     if tokenizer.eos_token_id is None:
         raise BadInput(f"base {source!r}: its tokenizer has no EOS token, so no response would have an end")
     if tokenizer.pad_token_id is None:

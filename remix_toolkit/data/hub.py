@@ -11,9 +11,11 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from remix_toolkit.console import info
+from remix_toolkit.data import hub_problem
 from remix_toolkit.data.files import Row, one_line
 from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput, RunFailed
@@ -87,8 +89,8 @@ def newer_commit(selection: Selection) -> str | None:
 def fetch(selection: Selection) -> Path:
     """The file with the rows. If it is not there, one process downloads it, and others wait for that.
 
-    Raises BadInput where the dataset cannot be had (no such name, no access, no network), and RunFailed where its
-    stream breaks off.
+    Raises BadInput where the dataset cannot be had (no such name, no access, no network), and RunFailed where the hub
+    is busy or in trouble, or the stream breaks off.
     """
     if file := cached_file(selection):
         return file
@@ -104,14 +106,12 @@ def _download(selection: Selection) -> Path:
     from datasets import load_dataset
 
     try:
-        commit = _current_commit(selection)
+        commit = hub_problem.ask(partial(_current_commit, selection))
         options = {"data_dir": selection.data_dir, "split": selection.split, "revision": commit}
-        stream = load_dataset(selection.hub, selection.config, streaming=True, **options)
+        stream = hub_problem.ask(partial(load_dataset, selection.hub, selection.config, streaming=True, **options))
     except Exception as error:
-        raise BadInput(
-            f"hub dataset {selection.name}: cannot be loaded: {one_line(error)} (Is the name right, is there a "
-            f"network? A private or gated dataset needs `hf auth login`.) {selection.local_alternative}"
-        ) from error
+        what = f"hub dataset {selection.name}: cannot be loaded"
+        raise hub_problem.failure(what, error, "dataset", selection.hub, selection.local_alternative) from error
     draft, count = selection.folder / "rows.partial", 0
     try:
         with draft.open("wb") as out:

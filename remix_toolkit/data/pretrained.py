@@ -1,18 +1,22 @@
 """Where the weights of a recipe's base model are: on the hub, in a directory, or in a GGUF file."""
 
 import os
+import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from remix_toolkit.console import info
-from remix_toolkit.data import gguf, smollm2
-from remix_toolkit.data.files import one_line
+from remix_toolkit.data import gguf, hub_problem, smollm2
 from remix_toolkit.errors import BadInput
 from remix_toolkit.recipe.setup import Setup
 from remix_toolkit.recipe.tiny_size import tiny_size
 
 # Of a repository: others are the same weights in another format.
 MODEL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+OTHER_FORMATS = ["consolidated*", "original/*"]
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def locate(setup: Setup) -> Pretrained:
 def fetch(setup: Setup) -> None:
     """Download the base model of a recipe or profile from the hub, unless it is here or is none of the hub's.
 
-    Raises BadInput where it cannot be had.
+    Raises BadInput where it cannot be had, RunFailed where the hub is busy or in trouble.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
@@ -59,18 +63,42 @@ def fetch(setup: Setup) -> None:
         return
     if tiny_size(setup.base) or setup.gguf_file or setup.base.endswith(gguf.ENDING) or os.path.exists(setup.base):
         return
+    sha = commit(setup.base, setup.revision)
     try:
-        about = HfApi().model_info(setup.base, revision=setup.revision, files_metadata=True, timeout=20)
-        files = filter_repo_objects(about.siblings or [], allow_patterns=MODEL_FILES, key=lambda file: file.rfilename)
-        size = sum(file.size or 0 for file in files) / 1e9
+        about = hub_problem.ask(partial(HfApi().model_info, setup.base, revision=sha, files_metadata=True, timeout=20))
+        sizes = {file.rfilename: file.size or 0 for file in about.siblings or []}
+        files = list(filter_repo_objects(sizes, allow_patterns=MODEL_FILES, ignore_patterns=OTHER_FORMATS))
+        size = sum(sizes[name] for name in files) / 1e9
         licence = about.card_data.get("license") if about.card_data else None
-        info(f"{setup.base}: {size:,.1f} GB from the hub, commit {about.sha}, licence {licence or 'not said'}")
-        snapshot_download(setup.base, revision=setup.revision, allow_patterns=MODEL_FILES)
+        info(f"{setup.base}: {size:,.1f} GB from the hub, commit {sha}, licence {licence or 'not said'}")
+        snapshot_download(setup.base, revision=sha, allow_patterns=files)
     except Exception as error:  # no network, no such repository, no access: each raises another kind
-        raise BadInput(
-            f"base {setup.base}: cannot be downloaded: {one_line(error)} (Is the name right, is there a network? A "
-            "gated model needs `hf auth login`.)"
-        ) from error
+        raise _failure(setup.base, error) from error
+    if not any(name.endswith(".safetensors") for name in files):
+        raise BadInput(f"base {setup.base}: commit {sha[:12]} has no weights in files that end in .safetensors")
+
+
+def commit(hub: str, revision: str | None) -> str:
+    """The commit of a model of the hub: the one that is on this machine, else the hub's today.
+
+    Whatever is read of the model is then of this commit, and what is here needs no network. Raises BadInput, or
+    RunFailed where the hub is busy or in trouble.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if COMMIT.fullmatch(revision or ""):
+        return str(revision)
+    file = try_to_load_from_cache(hub, "config.json", revision=revision)
+    if not isinstance(file, str):
+        try:
+            file = hf_hub_download(hub, "config.json", revision=revision)
+        except Exception as error:  # no network, no such repository, no access: each raises another kind
+            raise _failure(hub, error) from error
+    return Path(file).parent.name
+
+
+def _failure(hub: str, error: Exception) -> Exception:
+    return hub_problem.failure(f"base {hub}: cannot be downloaded", error, "model", hub)
 
 
 def _download(hub: str, name: str, revision: str | None) -> Path:
@@ -80,4 +108,4 @@ def _download(hub: str, name: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(hub, name, revision=revision))
     except Exception as error:  # no network, no such file, no access: each raises another kind
-        raise BadInput(f"base {hub}: its {name} cannot be downloaded: {one_line(error)}") from error
+        raise hub_problem.failure(f"base {hub}: its {name} cannot be downloaded", error, "model", hub) from error

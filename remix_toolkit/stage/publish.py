@@ -98,23 +98,26 @@ def _check_saved(tensors: dict[str, torch.Tensor], folder: Path) -> None:
 def stage_record(
     prepared: PreparedStage,
     trainer: train.StageTrainer,
-    source: str,
+    start: tuple[str, str | None],
     seconds: float,
     checkpoint: Path | None,
     memory: Memory | None,
     checkpointing: bool,
     sweep: str | None,
 ) -> StageRecord:
-    """The content of stage.json: how training went from the model at `source`, or on from a checkpoint."""
+    """The content of stage.json: how training went from the model at `start`, or on from a checkpoint.
+
+    `start` is a directory, or a hub id and a commit.
+    """
     recipe, node, data = prepared.recipe, prepared.node, prepared.data
     processes, ended, config = PartialState(), trainer.state, trainer.accelerator.unwrap_model(trainer.model).config
     return StageRecord(
         stage=node.stage,
         key=node.key,
         ancestors=list(node.ancestors),
-        started_from=source,
-        parent_weights=weights(Path(source)) if node.ancestors else None,
-        started_from_commit=getattr(config, "_commit_hash", None),
+        started_from=start[0],
+        parent_weights=weights(Path(start[0])) if node.ancestors else None,
+        started_from_commit=start[1],
         counts=data.counts,
         fingerprints=data.fingerprints,
         steps=ended.global_step,

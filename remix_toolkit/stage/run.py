@@ -175,7 +175,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
 
     # The model that comes out, and how it came about, beside the checkpoints.
     save_model(recipe, trainer, tokenizer, prepared.draft, unmerged=partial(load, init))
-    record = stage_record(prepared, trainer, source, seconds, checkpoint, estimate, checkpointing, sweep)
+    record = stage_record(prepared, trainer, (source, revision), seconds, checkpoint, estimate, checkpointing, sweep)
     if PartialState().is_main_process:
         write_files(prepared, trainer, record)
     stopped = ", the stop fired" if record.stop_fired else ""

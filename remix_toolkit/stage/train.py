@@ -27,6 +27,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from remix_toolkit import store
+from remix_toolkit.data import hub_problem
 from remix_toolkit.data.encoding import Example
 from remix_toolkit.disk import delete
 from remix_toolkit.errors import BadInput
@@ -61,7 +62,10 @@ def load_model(
             source, revision=revision, output_loading_info=True, **settings
         )
     except Exception as error:  # a missing file, a cut-off shard and an unknown architecture each raise another kind
-        raise BadInput(f"model {source!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        what = f"model {source!r} cannot be loaded"
+        if Path(source).exists():
+            raise BadInput(f"{what}: {type(error).__name__}: {error}") from error
+        raise hub_problem.failure(what, error, "model", source) from error
     lacking = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if lacking:
         raise BadInput(f"model {source!r} is incomplete: its files lack {len(lacking)} tensors, such as {lacking[0]}")
