@@ -101,6 +101,14 @@ def test_the_answer_stands_first_with_its_uncertainty(made: Path) -> None:
     assert (made / "mine.txt").read_text() == "mine"
 
 
+def test_a_run_of_which_nothing_can_be_said_yet_does_not_stand_first(trained, tmp_path: Path, capsys) -> None:
+    trained.write_run(tmp_path, "a", 0, {"stage1": {"kvr": [1] * 4}}, recipe="first")
+    trained.write_run(tmp_path, "b", 0, BOTH, recipe="second")
+    page = Page(write_report(tmp_path, tmp_path / "out", None))
+    assert ["still knows" in answer for answer in page.text["p.answer"]] == [True, False]
+    assert capsys.readouterr().out.startswith("second on tiny: After stage2")
+
+
 def test_the_page_needs_nothing_else_and_its_pictures_say_what_is_seen(made: Path) -> None:
     page = Page(made / "index.html")
     assert page.runs == ["script"]

@@ -239,9 +239,9 @@ def results(runs: str | Path = "runs") -> pd.DataFrame:
     it: the same list and index are the same fact in every row; correct (bool); `prediction`, the model's answer; and
     `gold`, the list of right answers.
 
-    Recall in percent is `100 * frame.groupby(["arm", "seed", "stage", "task"]).correct.mean()`. Instruction tasks have
-    no recall and so no rows. A stage that several runs share has its rows under each of them. A damaged stage is left
-    out with a warning.
+    Recall in percent is `100 * frame.groupby(["arm", "seed", "run", "stage", "task"]).correct.mean()`. Instruction
+    tasks have no recall and so no rows. A stage that several runs share has its rows under each of them. A damaged
+    stage is left out with a warning.
     """
     if not Path(runs).is_dir():
         return pd.DataFrame(columns=RESULTS)

@@ -45,7 +45,7 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     if frame.measured.empty:
         return None
     warnings += unmeasured(frame)
-    all_sweeps = sweeps(frame)
+    all_sweeps = sorted(sweeps(frame), key=lambda sweep: len(sweep.stages) == 1)  # of one stage, little can be said
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
