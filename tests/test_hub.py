@@ -1,5 +1,6 @@
 """Datasets of the hub: downloaded once and whole, then read without a network; and why where they cannot be."""
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,19 @@ def test_no_access_says_why(monkeypatch: Patch, behind: str, kind: str) -> None:
     with pytest.raises(BadInput, match=message) as raised:
         read("apps")
     assert "hf_secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("no/such/directory", "base no/such/directory: no such directory, and no id of a model on the hub either"),
+        ("org/model", r"base org/model: cannot be downloaded: .*HF_HUB_OFFLINE"),
+    ],
+)
+def test_a_base_that_is_neither_here_nor_on_the_hub(here, runs: Path, base: str, message: str) -> None:
+    done = here("data", "recipes/kvr.yaml", f"base={base}", "--runs", runs, check=False)
+    assert done.returncode == 2
+    assert re.search(message, done.stderr)
 
 
 @pytest.mark.parametrize("name", [n for n, e in catalog().items() if e.hub and n not in ("pairs", "passages")])

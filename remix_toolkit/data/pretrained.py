@@ -85,15 +85,18 @@ def commit(hub: str, revision: str | None) -> str:
     RunFailed where the hub is busy or in trouble.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     if COMMIT.fullmatch(revision or ""):
         return str(revision)
-    file = try_to_load_from_cache(hub, "config.json", revision=revision)
-    if not isinstance(file, str):
-        try:
+    try:
+        file = try_to_load_from_cache(hub, "config.json", revision=revision)
+        if not isinstance(file, str):
             file = hf_hub_download(hub, "config.json", revision=revision)
-        except Exception as error:  # no network, no such repository, no access: each raises another kind
-            raise _failure(hub, error) from error
+    except HFValidationError:
+        raise BadInput(f"base {hub}: no such directory, and no id of a model on the hub either") from None
+    except Exception as error:  # no network, no such repository, no access: each raises another kind
+        raise _failure(hub, error) from error
     return Path(file).parent.name
 
 
