@@ -81,7 +81,7 @@ def exit_on_error(command: Callable[[], object], runs: Path | None = None, inter
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # asked again, while everything is taken down: end at once
         if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
+            sys.stderr.write("interrupted; the same command goes on from what is published and the last checkpoint\n")
         raise SystemExit(130) from None
     except Exception as error:
         bad = isinstance(error, BadInput)

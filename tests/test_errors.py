@@ -50,7 +50,7 @@ def test_a_signal_in_the_first_moment_ends_with_a_line(name: str) -> None:
         done = python(AT_IMPORT.format(what=what, module=module, function=function, arguments=arguments))
         assert (done.returncode, done.stderr) == (
             130,
-            "interrupted; the same command goes on where this one stopped\n",
+            "interrupted; the same command goes on from what is published and the last checkpoint\n",
         )
 
 

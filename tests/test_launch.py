@@ -27,7 +27,7 @@ from remix_toolkit.records import StageRecord
 pytestmark = pytest.mark.slow
 
 WAIT_S = 300
-INTERRUPTED = "interrupted; the same command goes on where this one stopped"
+INTERRUPTED = "interrupted; the same command goes on from what is published and the last checkpoint"
 # 20 steps of stage1 and 18 of stage2, or more where an arm mixes something in; a checkpoint at every second one
 LONGER = [*SMALL, "train.save_steps=2"]
 LONGER += ["stages.stage1.train.num_train_epochs=10", "stages.stage2.train.num_train_epochs=9"]

@@ -12,7 +12,7 @@ from stores import assert_undisturbed, contents, fresh_store, some, wipe
 from remix_toolkit.records import StageRecord
 
 ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130, signal.SIGINT: 130}
-INTERRUPTED = "interrupted; the same command goes on where this one stopped"
+INTERRUPTED = "interrupted; the same command goes on from what is published and the last checkpoint"
 
 RESUME = [*SMALL, "train.save_steps=2", "stages.stage1.train.num_train_epochs=12", "train.lr_scheduler_type=cosine"]
 RESUME += ["stages.stage1.stop={loss_below: 100, times: 20}"]  # fires at step 20 of 24, if its count survives
