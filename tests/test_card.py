@@ -274,7 +274,7 @@ def test_what_is_not_known_is_said(trained, runs: Path, tmp_path: Path) -> None:
     alone = shutil.copytree(folder, tmp_path / folder.name)
     text = card(alone)
     assert "What was known after stage1 is missing" in text
-    assert tables(text.split("---\n", 2)[2])[1][1][5:] == ["-", "-", "-"]
+    assert tables(text.split("---\n", 2)[2])[1][1][6:] == ["-", "-", "-"]
     (folder / "recipe.yaml").unlink()
     with pytest.raises(BadInput, match=r"recipe\.yaml: cannot be read"):
         card(folder)

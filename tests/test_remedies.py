@@ -21,7 +21,7 @@ from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_sweep
 from remix_toolkit.recipe.load import load_recipe, load_task
-from remix_toolkit.recipe.remedies import Freeze, LeaveOut
+from remix_toolkit.recipe.remedies import REMEDIES, Freeze, LeaveOut
 from remix_toolkit.records import StageRecord
 from remix_toolkit.report.frame import load
 from remix_toolkit.report.parts import Table
@@ -35,7 +35,7 @@ from remix_toolkit.stage.train import StageTrainer, build_trainer, load_model, s
 FACTS = tasks.load_rows(load_task("kvr", ["size=16"]), 0)
 OTHERS = tasks.load_rows(load_task("invented_facts", ["size=16"]), 0)
 ARENA = sorted((ROOT / "recipes" / "arena").glob("*.yaml"))
-REMEDIES = {
+KNOBS = {
     "freeze": ["{half: true}", "{layers: 1}", "{embeddings: true}"],
     "finch": ["{kappa: 1e-4}", "{kappa: 1e-4, most: 1e-3}"],
     "sam": ["{rho: 0}", "{rho: 0.05}"],
@@ -76,11 +76,12 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_remedy_is_in_the_key_where_it_is_set_and_its_knob_with_it() -> None:
-    settings = [[f"stages.stage2.{name}={value}"] for name, values in REMEDIES.items() for value in values]
+    settings = [[f"stages.stage2.{name}={value}"] for name, values in KNOBS.items() for value in values]
     settings += [[], ["stages.stage2.freeze={half: true, layers: 1}"]]
     mixed = "stages.stage2.mix={passages: {ratio: 1}}"
     settings += [[mixed, f"stages.stage2.kl={{weight: 1, on: {on}}}"] for on in ("mixing", "prompts")]
     settings += [[f"stages.stage2.mix.format_anchor={{stage: stage1, ratio: {ratio}}}"] for ratio in (1, 2)]
+    assert KNOBS.keys() == set(REMEDIES)
     assert len({lineage(recipe_with(*setting))[-1].key for setting in settings}) == len(settings)
     nothing = "stages.stage2.mix.format_anchor={stage: stage1, ratio: 0}"
     assert lineage(recipe_with(nothing))[-1].key == lineage(recipe_with())[-1].key
@@ -272,6 +273,20 @@ def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> Non
         assert back.float().mean() >= 0.25
         assert back.all() or moved[~back].max() <= moved[back].max()
         assert torch.equal(left[name][~back], second[name][~back])
+
+
+def test_a_card_names_remedies(trained, here, tmp_path: Path) -> None:
+    facts = "{task: pairs, path: recipes/my_facts.csv, prompt_column: question, response_column: answer, size: 20}"
+    settings = [f"stages.stage1.data={facts}", "stages.stage1.mix={paraphrases: {column: question}}"]
+    settings += ["stages.stage2.mix={format_anchor: {stage: stage1, ratio: 0.5}}", "stages.stage2.adapter={r: 4}"]
+    settings += ["stages.stage2.leave_out={largest: 0}", "stages.stage2.average={parent: 0.5}"]
+    card = here("card", trained.run(tmp_path / "runs", *settings)[1]).stdout
+    for shown in (
+        "paraphrases 1 to 1 | none |",
+        r"format\_anchor 0.5 to 1 | adapter (r 4), leave\_out, average (parent 0.5) |",
+    ):
+        assert shown in card
+    assert "| other rows of stage1 | that stage's |" in card
 
 
 def test_an_adapter_in_one_stage_alone(trained, here, tmp_path: Path) -> None:

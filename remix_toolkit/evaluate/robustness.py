@@ -73,9 +73,7 @@ class Relearn(Measurement[RelearnResult]):
     name, result = "relearn", RelearnResult
 
     def requested(self, recipe: Recipe, stage: str) -> list[str]:
-        own = facts_ids(recipe)[stage]
-        wanted = Recall().requested(recipe, stage) if "relearn" in recipe.stages[stage].probe else []
-        return [id_ for id_ in wanted if id_ != own]
+        return _others(recipe, stage) if "relearn" in recipe.stages[stage].probe else []
 
     def measure(self, item: str, subject: Subject, models: Models) -> tuple[RelearnResult, tuple[()]]:
         facts = subject.facts[item]
@@ -103,9 +101,7 @@ class Drift(Measurement[DriftResult]):
     name, result, needs_parent = "drift", DriftResult, True
 
     def requested(self, recipe: Recipe, stage: str) -> list[str]:
-        own = facts_ids(recipe)[stage]
-        wanted = Recall().requested(recipe, stage) if "drift" in recipe.stages[stage].probe else []
-        return [id_ for id_ in wanted if id_ != own]
+        return _others(recipe, stage) if "drift" in recipe.stages[stage].probe else []
 
     def measure(self, item: str, subject: Subject, models: Models) -> tuple[DriftResult, tuple[()]]:
         import torch
@@ -123,6 +119,12 @@ class Drift(Measurement[DriftResult]):
         mean = max(0.0, total / tokens)  # of two equal models, rounding may leave less than nothing
         info(f"{subject.stage}: divergence from its parent on {item}: {mean:.4g} nats a token")
         return DriftResult(facts=len(examples), divergence=mean), ()
+
+
+def _others(recipe: Recipe, stage: str) -> list[str]:
+    """The lists whose recall is measured after a stage, but for its own facts."""
+    own = facts_ids(recipe)[stage]
+    return [id_ for id_ in Recall().requested(recipe, stage) if id_ != own]
 
 
 @contextmanager

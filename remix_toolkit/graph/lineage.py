@@ -21,7 +21,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import requested
 from remix_toolkit.recipe.difference import settings_of
 from remix_toolkit.recipe.key_fields import NOT_IN_KEY
-from remix_toolkit.recipe.remedies import Remedy
+from remix_toolkit.recipe.remedies import REMEDIES
 from remix_toolkit.recipe.schema import Factoid, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import field_type
 from remix_toolkit.recipe.tiny_size import tiny_size
@@ -177,8 +177,8 @@ def _stage(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     }
     if stage.adapter:
         declared["adapter"] = {**stage.adapter, "version": ADAPTER_VERSION}
-    for name, spec in stage:
-        if isinstance(spec, Remedy):
+    for name in REMEDIES:
+        if spec := getattr(stage, name):
             declared[name] = {**spec.model_dump(exclude_defaults=True), "version": spec.version}
     if stage.match is None:
         return declared

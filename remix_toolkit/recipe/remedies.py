@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from remix_toolkit.recipe.strict import Strict
 
+REMEDIES = ("freeze", "finch", "sam", "l2", "ewc", "kl", "leave_out", "average")  # the keys of a stage
 Weight = Annotated[float, Field(ge=0, le=10**12)]
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from remix_toolkit.data import smollm2
 from remix_toolkit.data.gguf import ENDING
 from remix_toolkit.recipe.catalog import catalog
+from remix_toolkit.recipe.remedies import REMEDIES
 from remix_toolkit.report.parts import number, template_environment
 from remix_toolkit.report.results import Published, Results, numbers, of_stage, until
 from remix_toolkit.report.stage import Stage
@@ -65,6 +66,7 @@ def card(folder: Path) -> str:
         sources=sources,
         lists=lists,
         known=_known(lineage),
+        remedies=_remedies,
         harness=numbers({"lm_eval": last.probes.get("lm_eval", {})}),
         of_base=numbers({"lm_eval": last.base.get("lm_eval", {})}),
         example=_example(last, folder),
@@ -105,6 +107,15 @@ def _known(lineage: Sequence[tuple[str, Mapping[str, Any], str, Published | None
         for known in (stage.probes.get("known", {}).values() if stage else ())
     ]
     return known_before(rows)
+
+
+def _remedies(declared: Mapping[str, Any]) -> str:
+    """`kl (weight 10, on prompts)`: what a stage does against forgetting besides mixing."""
+    named = {name: declared[name] for name in ("adapter", *REMEDIES) if declared.get(name)}
+    knobs = {
+        name: ", ".join(f"{knob} {value}" for knob, value in spec.items() if value) for name, spec in named.items()
+    }
+    return ", ".join(f"{name} ({values})" if values else name for name, values in knobs.items()) or "none"
 
 
 def _task(list_id: str) -> str:
@@ -166,7 +177,7 @@ def _sources(lineage: Sequence[tuple[str, Mapping[str, Any], str, Published | No
         data = declared["data"]
         used = [(data["task"], data, built.get("facts", data.get("size", "all")))]
         for name, spec in declared["mix"].items():
-            used.append((name, spec, built.get("mixing", {}).get(name, f"{spec['ratio']:g} per pair")))
+            used.append((name, spec, built.get("mixing", {}).get(name, f"{spec.get('ratio', 1):g} per pair")))
         used += [(spec["task"], spec, f"{spec.get('size', 'all')}, only asked") for spec in declared["recall"]]
         for name, spec, rows in used:
             commit = built.get("commits", {}).get(name) or spec.get("revision")
