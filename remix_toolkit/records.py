@@ -19,6 +19,7 @@ from pydantic_core import from_json
 
 from remix_toolkit.disk import Damaged, OtherVersion, read_file, write_text
 
+CANONICAL = json.JSONEncoder(sort_keys=True)  # made once: a store has thousands of sealed files
 P = TypeVar("P", bound="Part")
 R = TypeVar("R", bound="Record")
 S = TypeVar("S", bound="SealedRecord")
@@ -90,14 +91,17 @@ class SealedRecord(Record):
     def read(cls: type[S], file: Path) -> S:
         """As of any record. Raises Damaged where the content is not what was written, too."""
         record = super().read(file)
-        if record.checksum != record.sealed().checksum and not (cls.older_unsealed and not record.checksum):
+        if record.checksum != record._sum() and not (cls.older_unsealed and not record.checksum):
             raise Damaged(file, "is not the file that was written (its checksum differs)")
         return record
 
     def sealed(self) -> Self:
         """The record with its checksum."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"checksum"}), sort_keys=True)
-        return self.model_copy(update={"checksum": hashlib.sha256(content.encode()).hexdigest()})
+        return self.model_copy(update={"checksum": self._sum()})
+
+    def _sum(self) -> str:
+        content = CANONICAL.encode(self.model_dump(mode="json", exclude={"checksum"}))
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def write(self, file: Path) -> None:
         """As of any record, with its checksum."""

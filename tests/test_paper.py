@@ -45,11 +45,11 @@ def frame_of(chosen: Iterable[Cell], recall: Callable[[Cell], float], seeds: Ite
                 own = id_ == stage.trained
                 row |= {"list": id_, "own": own, "recall": 100.0 if own else recall(cell)}
                 rows += [{**row, "seed": seed} for seed in seeds]
-    measured = pd.DataFrame(rows, columns=MEASURED)
+    measured = pd.DataFrame(rows, columns=list(MEASURED))
     stages = {key: Stage(Path(key)) for key in measured["path"]}
     for key, stage in stages.items():
         vars(stage)["record"] = SimpleNamespace(key=key, ancestors=[])
-    return Frame(measured, [], stages, [].append, measured[:0])
+    return Frame(measured, [], stages, [].append)
 
 
 def tables(frame: Frame) -> dict[str, Table]:

@@ -185,15 +185,16 @@ def test_a_fact_is_kept_lost_gained_or_never_learnt(trained, tmp_path: Path) -> 
     assert facts
     assert facts.table().shown.loc["a"].tolist() == [2, 37.5, 12.5, 25.0, 25.0, "0.0"]
     explorer = facts.explorer()
+    answers = explorer.answers()
     assert [list(row[3:]) for row in explorer.rows] == [
         [2, "kept 2 of 2"],
         [1, f"kept 1 of 2; lost 1 of 2: {'x' * 300}…"],
         [2, "gained 2 of 2"],
         [0, f"never learnt 2 of 2: {'x' * 300}…, wrong 3..."],
     ]
-    assert explorer.answers.iloc[1].tolist()[:5] == ["The value of key 1 is?", "v1", "a", 0, "lost"]
-    assert explorer.answers.iloc[1].tolist()[6] == "x" * 400 + "1..."
-    assert explorer.answers["wrong_answer_after_stage1"].isna().tolist() == [True, True, False, False] * 2
+    assert answers.iloc[1].tolist()[:5] == ["The value of key 1 is?", "v1", "a", 0, "lost"]
+    assert answers.iloc[1].tolist()[6] == "x" * 400 + "1..."
+    assert answers["wrong_answer_after_stage1"].isna().tolist() == [True, True, False, False] * 2
 
 
 def test_the_share_of_wrong_answers_that_are_answers_of_later_facts(trained, tmp_path: Path) -> None:

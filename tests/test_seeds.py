@@ -77,8 +77,8 @@ def test_arms_are_compared_with_the_first_fact_by_fact(trained, runs: Path, here
     arms = {"none": [none] * 3, "worse": [[0] * 40] * 3, "better": [better] * 3, "alone": [first(20)]}
     trained.write_arms(runs, arms)
     worse, best, alone = shown(here, runs)["paired"]
-    assert max(Counter(read).values()) <= 2  # once, and one of each list for its prompts
-    assert sum("stage1" in folder.name for folder in read) == 1  # for the prompts: what it answered is not compared
+    assert set(Counter(read).values()) == {1}
+    assert not any("stage1" in folder.name for folder in read)  # what it answered is not compared
     assert (best["first"], best["second"], best["task"], best["stage"]) == ("none", "better", "kvr", "stage2")
     assert (best["of_first"], best["of_second"], best["difference"]) == (25.0, 70.0, 45.0)
     assert (best["one_to_zero"], best["zero_to_one"], best["seeds"], best["facts"]) == (6, 60, [0, 1, 2], 40)
@@ -93,11 +93,14 @@ def test_arms_are_compared_with_the_first_fact_by_fact(trained, runs: Path, here
 
 
 def test_only_what_both_were_asked_is_compared(trained, runs: Path, here) -> None:
-    """Other facts are none to compare, and where a recipe was edited between seeds, most of them count."""
+    """Other facts are none to compare, and where a recipe was edited between seeds, most of them count.
 
-    def ran(arm: str, seed: int, known: list[int]) -> None:
+    Under one id, models have other facts where the model decides on them, as with `familiarity`.
+    """
+
+    def ran(arm: str, seed: int, known: list[int], **more: list[str]) -> None:
         stages = {"stage1": {"kvr": [1] * len(known)}, "stage2": {"kvr": known, "webqa": [1]}}
-        trained.write_run(runs, arm, seed, stages)
+        trained.write_run(runs, arm, seed, stages, **more)
 
     for seed in (0, 1, 2):
         ran("none", seed, [0, 1])
@@ -106,10 +109,11 @@ def test_only_what_both_were_asked_is_compared(trained, runs: Path, here) -> Non
         ran("random", seed, [1, 1])
     ran("random", 3, [1, 1, 1])
     ran("apart", 0, [1, 1, 1])
+    ran("familiar", 0, [1, 1], asked=["What does this model know?", "And what else?"])
     (pair,) = shown(here, runs)["paired"]
     assert (pair["second"], pair["seeds"], pair["facts"], pair["zero_to_one"]) == ("random", [1, 2], 2, 2)
     out = here("show", "--runs", runs).stdout
-    assert "Not compared, no seed and fact in common with none: apart.\n" in out
+    assert "Not compared, no seed and fact in common with none: apart, familiar.\n" in out
     assert "random: seed 0 missing (kvr after stage1, kvr after stage2, webqa after stage2)" in out
 
 

@@ -199,4 +199,4 @@ def _example(last: Published, folder: Path) -> Mapping[str, Any]:
     """The first fact that the stage was trained on, unless its facts are the user's."""
     task = last.recipe["stages"][last.stage]["data"]["task"]
     trained = [id_ for id_ in last.recall if _task(id_) == task != "pairs"]
-    return Stage(folder).facts(trained[0]).slice(0, 1).to_pylist()[0] if trained else {"prompt": "...", "gold": []}
+    return Stage(folder).verdicts(trained[0]).slice(0, 1).to_pylist()[0] if trained else {"prompt": "...", "gold": []}

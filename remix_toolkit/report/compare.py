@@ -101,7 +101,7 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame, stages: Mapping[str, Stage], of_stag
     two knows.
     """
     rows = pd.concat([a, b])
-    frame = Frame(rows, [], stages, warn, rows, strict=True)
+    frame = Frame(rows, [], stages, warn, strict=True)
     names = [list(side["stage"].unique()) for side in (a, b)]
     same = [(name, name) for name in names[0] if name in names[1]]
     pair: Row = {name: [] for name in ("recall", "facts", "held_out", "losses", "curves", "notes")}
@@ -163,12 +163,15 @@ def _compare_recall(frame: Frame, pair: Row, at: str, a: pd.DataFrame, b: pd.Dat
 
 def _facts(frame: Frame, compared: Comparison, a: pd.DataFrame, b: pd.DataFrame) -> list[Row]:
     """The facts that only one of the two knows under a seed, and what each said."""
-    runs = a.merge(b[["seed", "path"]], on="seed", suffixes=("_first", "_last"))
-    facts = outcomes(frame, compared.list, runs[runs["seed"].isin(compared.seeds)])
-    known_by = facts["outcome"].map({"lost": "a", "gained": "b"})
-    facts = facts.assign(stage=compared.stage, task=compared.task, known_by=known_by).dropna(subset="known_by")
-    facts = facts.rename(columns={"first": "a_said", "last": "b_said"}).join(frame.facts(compared.list), on="fact")
-    return as_records(facts[FACT])
+    paths, facts = ({row.seed: row.path for row in side.itertuples()} for side in (a, b)), []
+    for seed, *both in zip(compared.seeds, *([of[seed] for seed in compared.seeds] for of in paths), strict=True):
+        verdicts = [frame.stages[path].verdicts(compared.list) for path in both]
+        about = {"seed": seed, "prompt": verdicts[0]["prompt"], "gold": verdicts[0]["gold"].to_pylist()}
+        facts.append(outcomes(*verdicts).assign(**about))
+    every = pd.concat(facts).rename(columns={"first": "a_said", "last": "b_said"})
+    known_by = every["outcome"].map({"lost": "a", "gained": "b"})
+    every = every.assign(stage=compared.stage, task=compared.task, list=compared.list, known_by=known_by)
+    return as_records(every.dropna(subset="known_by")[FACT])
 
 
 def _held_out(at: Row, a: Stage, b: Stage) -> list[Row]:

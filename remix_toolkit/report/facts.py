@@ -1,16 +1,18 @@
 """Facts kept, lost, gained and never learnt, and how many wrong answers are right ones of facts trained later."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from remix_toolkit.report.frame import Frame
 from remix_toolkit.report.parts import Explorer, Table
 from remix_toolkit.report.summary import Sweep
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RUN, FACT = ["label", "seed"], ["list", "fact"]
 OUTCOMES = ["kept", "lost", "gained", "never learnt"]  # known before and after, only before, only after, in neither
@@ -26,17 +28,19 @@ LATER_NOTE = (
 class Facts:
     """One task's facts under the runs of a sweep, between the stages `before` and `after` (the same, if only one).
 
-    `answers` has a row for each run and fact: `label`, `seed`, `list`, `fact`, `outcome`, and `first` and `last`, the
-    wrong answers after the two stages, null where the answer was right; `complete` where `last` was not cut off. `runs`
-    has a row for each run: the number of facts of each outcome, and `later_at_least` and `later_at_most`, which share
-    of its wrong answers after the last stage are answers of facts that later stages trained, in percent; NaN where
-    there are no such facts or no wrong answers.
+    `facts` has `prompt` and `gold` of each, by the number of the list and the place in it. `answers` has a row for each
+    run and fact: `label`, `seed`, `list`, `fact`, `outcome`, and `first` and `last`, the wrong answers after the two
+    stages, null where the answer was right; `complete` where `last` was not cut off. `runs` has a row for each run: the
+    number of facts of each outcome, and `later_at_least` and `later_at_most`, which share of its wrong answers after
+    the last stage are answers of facts that later stages trained, in percent; NaN where there are no such facts or no
+    wrong answers.
     """
 
     sweep: Sweep
     task: str
     before: str
     after: str
+    facts: pd.DataFrame
     answers: pd.DataFrame
     runs: pd.DataFrame
 
@@ -48,8 +52,8 @@ class Facts:
         """How many facts were kept, lost, gained and never learnt, in percent, the mean over an arm's seeds."""
         counts = self.runs[OUTCOMES]
         shares = counts.div(counts.sum(axis="columns"), axis="index").mul(100)
-        shown = shares.groupby("label", sort=False, observed=True).mean()
-        shown.insert(0, "seeds", counts.groupby("label", observed=True).size())
+        shown = shares.groupby("label", sort=False).mean()
+        shown.insert(0, "seeds", counts.groupby("label").size())
         shown[LATER] = [self.later(arm) for arm in shown.index]
         caption = f"{self.sweep.title}: {self.task}: facts in percent, mean over seeds"
         numbers = self.runs.reset_index(names=["arm", "seed"])
@@ -62,31 +66,33 @@ class Facts:
 
     def explorer(self) -> Explorer:
         """Every fact, with what became of it in each arm; the CSV has every answer."""
-        frame, arms = self.sweep.frame, list(self.answers["label"].unique())
-        facts = pd.concat({list_id: frame.facts(list_id) for list_id in self.answers["list"].unique()}, names=FACT)
+        facts, arms = self.facts, list(self.answers["label"].unique())
         is_known = self.answers["outcome"].isin(["kept", "gained"])
-        known = is_known.groupby([self.answers[name] for name in FACT], observed=True).sum().reindex(facts.index)
+        known = is_known.groupby([self.answers[name] for name in FACT]).sum().reindex(facts.index)
         shown = [facts.index.get_level_values("fact"), facts["prompt"], facts["gold"].map(_gold), known]
         by_arm = [self._cells(arm).reindex(facts.index, fill_value="-") for arm in arms]
         rows = list(zip(*(column.to_list() for column in (*shown, *by_arm)), strict=True))
         runs = f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}"
         title = f"{self.sweep.title}: {self.task}, {len(facts):,} facts in {runs}"
         columns = ["no.", "fact", "right answer", f"known, of {len(self.runs)}", *arms]
+        return Explorer(f"{self.name}-all", title, columns, rows, self.every_answer)
+
+    def every_answer(self) -> pd.DataFrame:
+        """A row for each run and fact, with the wrong answers."""
         names = {"prompt": "fact", "gold": "right_answers", "label": "arm", "seed": "seed", "outcome": "outcome"}
         stages = {self.before: "first", self.after: "last"}  # one, if they are the same
         names |= {column: f"wrong_answer_after_{stage}" for stage, column in stages.items()}
-        answers = self.answers.join(facts.assign(gold=facts["gold"].map("; ".join)), on=FACT)
-        answers = answers[list(names)].set_axis(list(names.values()), axis="columns")
-        return Explorer(f"{self.name}-all", title, columns, rows, answers)
+        facts = self.facts.assign(gold=self.facts["gold"].map("; ".join))
+        return self.answers.join(facts, on=FACT)[list(names)].set_axis(list(names.values()), axis="columns")
 
     def _cells(self, arm: str) -> "pd.Series[str]":
         """What became of each fact under an arm's seeds, and what was answered where it is not known."""
-        by_fact: dict[tuple[str, int], dict[str, list[str | None]]] = {}
+        by_fact: dict[tuple[int, int], list[tuple[str, str | None]]] = {}
         rows = self.answers[self.answers["label"] == arm]
-        columns = (rows[name].to_numpy(object, na_value=None) for name in (*FACT, "outcome", "last"))
-        for list_id, fact, outcome, answer in zip(*columns, strict=True):
-            by_fact.setdefault((list_id, fact), {}).setdefault(outcome, []).append(answer)
-        return pd.Series({at: _cell(answers) for at, answers in by_fact.items()})
+        columns = (rows[name].to_numpy(object, na_value=None).tolist() for name in (*FACT, "outcome", "last"))
+        for list_number, fact, outcome, answer in zip(*columns, strict=True):
+            by_fact.setdefault((list_number, fact), []).append((outcome, answer))
+        return pd.Series({at: _cell(tuple(answers)) for at, answers in by_fact.items()})
 
 
 def facts_of(sweep: Sweep, task: str) -> Facts | None:
@@ -97,62 +103,73 @@ def facts_of(sweep: Sweep, task: str) -> Facts | None:
     rows = sweep.rows[(sweep.rows["task"] == task) & sweep.rows["recall"].notna()]
     before, after = min(rows["stage"], key=sweep.stages.index), sweep.stages[-1]
     first, last = rows[rows["stage"] == before], rows[rows["stage"] == after]
-    runs = first.merge(last, on=[*RUN, "list"], suffixes=("_first", "_last"))
-    by_list = [outcomes(sweep.frame, str(list_id), of_list) for list_id, of_list in runs.groupby("list", sort=False)]
-    if not by_list or (answers := pd.concat(by_list, ignore_index=True)).empty:
+    lists: list[pa.Table] = []  # the facts of each list; of one id, models may have others (`familiarity`)
+    answers = []
+    for run in first.merge(last, on=[*RUN, "list"], suffixes=("_first", "_last")).itertuples():
+        read = [sweep.frame.verdicts(path, run.list) for path in (run.path_first, run.path_last)]
+        if read[0] is None or read[1] is None:
+            continue
+        if (facts := read[0].select(["prompt", "gold"])) not in lists:
+            lists.append(facts)
+        answers.append(outcomes(*read).assign(label=run.label, seed=run.seed, list=lists.index(facts)))
+    if not answers:
         return None
+    whole = pd.concat(answers, ignore_index=True)
     for column, right in (("first", ["kept", "lost"]), ("last", ["kept", "gained"])):
-        answers[column] = answers[column].mask(answers["outcome"].isin(right))
-    counts = answers.groupby(RUN, sort=False, observed=True)["outcome"].value_counts().unstack(fill_value=0)
+        whole[column] = whole[column].mask(whole["outcome"].isin(right))
+    counts = whole.groupby(RUN, sort=False)["outcome"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=OUTCOMES, fill_value=0)
-    return Facts(sweep, task, before, after, answers, counts.join(_later(sweep, before, answers)))
+    facts = pd.concat([one.to_pandas() for one in lists], keys=range(len(lists)), names=FACT)
+    return Facts(sweep, task, before, after, facts, whole, counts.join(_later(sweep, before, task, whole)))
 
 
-def outcomes(frame: Frame, list_id: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """What became of each fact of a list between two stages, of runs: `label`, `seed`, `path_first`, `path_last`.
+def outcomes(first: "pa.Table", last: "pa.Table") -> pd.DataFrame:
+    """What became of each fact of a list between two stages; a row for each, from the verdicts of both.
 
     `first` and `last` are what was answered then, with ... where scoring cut it off; `complete`: `last` is whole.
     """
-    asked = frame.answers(list_id).reset_index(names="place")
-    places = asked.pivot(index="path", columns="fact", values="place").dropna(axis="columns")
-    runs = runs[runs["path_first"].isin(list(places.index)) & runs["path_last"].isin(list(places.index))]
-    first, last = (places.loc[runs[path]].to_numpy(int).ravel() for path in ("path_first", "path_last"))
-    known, complete = asked["correct"].to_numpy(bool), asked["prediction_complete"].to_numpy(bool)
-    said = asked["prediction"] + pd.array(np.where(complete, "", "..."), asked["prediction"].dtype)
-    answers = {
-        "label": pd.Categorical(runs["label"].repeat(places.shape[1])),
-        "seed": runs["seed"].repeat(places.shape[1]).to_numpy(),
-        "list": pd.Categorical([list_id]).repeat(len(first)),
-        "fact": np.tile(places.columns, len(runs)),
-        "outcome": pd.Categorical.from_codes(2 * ~known[first] + ~known[last], OUTCOMES),
-        "first": said.array.take(first),
-        "last": said.array.take(last),
-        "complete": complete[last],
-    }
-    return pd.DataFrame(answers)
+    import pyarrow.compute as pc
+
+    known = [rows["correct"].to_numpy() for rows in (first, last)]
+    dots = [pc.if_else(rows["prediction_complete"], "", "...") for rows in (first, last)]
+    answers = [
+        pc.binary_join_element_wise(rows["prediction"], end, "").to_pandas()
+        for rows, end in zip((first, last), dots, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "fact": range(len(first)),
+            "outcome": pd.Categorical.from_codes(2 * ~known[0] + ~known[1], OUTCOMES),
+            "first": answers[0],
+            "last": answers[1],
+            "complete": last["prediction_complete"].to_numpy(),
+        }
+    )
 
 
-def _later(sweep: Sweep, since: str, answers: pd.DataFrame) -> pd.DataFrame:
+def _later(sweep: Sweep, since: str, task: str, answers: pd.DataFrame) -> pd.DataFrame:
     """`later_at_least` and `later_at_most` of each run that has them, see `Facts`."""
     stages = sweep.stages[sweep.stages.index(since) :]
     rows = sweep.rows[sweep.rows["stage"].isin(stages) & sweep.rows["own"] & sweep.rows["recall"].notna()]
-    rows = rows[~rows["list"].isin(list(answers["list"].unique()))]
-
-    @cache
-    def right(lists: tuple[str, ...]) -> list[str]:
-        gold = [answers for list_id in lists for answers in sweep.frame.facts(list_id)["gold"]]
-        return sorted({answer.strip().lower() for answers in gold for answer in answers})
-
-    trained = {run: tuple(of_run["list"].unique()) for run, of_run in rows.groupby(RUN)}
-    trained = {run: lists for run, lists in trained.items() if right(lists)}  # they may be unreadable
-    shares = {}
-    for run, of_run in answers[answers["last"].notna()].groupby(RUN, sort=False, observed=True):
-        if run in trained:
-            texts = zip(of_run["last"].tolist(), of_run["complete"], strict=True)
-            matching = [complete for text, complete in texts if _begins_one(text, complete, right(trained[run]))]
+    gold: dict[tuple[str, int], list[pa.ChunkedArray]] = {}
+    for row in rows[rows["task"] != task].itertuples():
+        if (trained := sweep.frame.verdicts(row.path, row.list)) is not None:  # it may be unreadable
+            gold.setdefault((row.label, row.seed), []).append(trained["gold"])
+    shares, former, texts = {}, None, []
+    for run, of_run in answers[answers["last"].notna()].groupby(RUN, sort=False):
+        if run in gold:
+            if gold[run] != former:  # most runs have the same
+                former, texts = gold[run], _right_answers(gold[run])
+            wrong = zip(of_run["last"].tolist(), of_run["complete"].tolist(), strict=True)
+            matching = [complete for text, complete in wrong if _begins_one(text, complete, texts)]
             shares[run] = [100 * sum(matching) / len(of_run), 100 * len(matching) / len(of_run)]
     index = pd.MultiIndex.from_tuples(shares, names=RUN) if shares else pd.MultiIndex.from_arrays([[], []], names=RUN)
     return pd.DataFrame(list(shares.values()), index, ["later_at_least", "later_at_most"], dtype=float)
+
+
+def _right_answers(gold: "Sequence[pa.ChunkedArray]") -> list[str]:
+    """All of the right answers to some lists of facts, as they are compared, sorted."""
+    return sorted({answer.strip().lower() for of in gold for answers in of.to_pylist() for answer in answers})
 
 
 def _begins_one(answer: str, complete: bool, texts: Sequence[str]) -> bool:
@@ -162,14 +179,14 @@ def _begins_one(answer: str, complete: bool, texts: Sequence[str]) -> bool:
     return at < len(texts) and (texts[at] == text if complete else texts[at].startswith(text))
 
 
-def _cell(answers: Mapping[str, Sequence[str | None]]) -> str:
-    """What became of a fact, from the answers of each outcome: `kept 2 of 3; lost 1 of 3: Leeds`."""
-    runs = sum(map(len, answers.values()))
+@lru_cache  # most facts are kept under every seed
+def _cell(answers: tuple[tuple[str, str | None], ...]) -> str:
+    """What became of a fact under some seeds, and wrong answers: `kept 2 of 3; lost 1 of 3: Leeds`."""
     parts = []
     for outcome in OUTCOMES:
-        if outcome in answers:
-            count = f" {len(answers[outcome])} of {runs}" if runs > 1 else ""
-            wrong = dict.fromkeys(_short(answer or "(nothing)") for answer in answers[outcome] if answer is not None)
+        if of_outcome := [answer for one, answer in answers if one == outcome]:
+            count = f" {len(of_outcome)} of {len(answers)}" if len(answers) > 1 else ""
+            wrong = dict.fromkeys(_short(answer or "(nothing)") for answer in of_outcome if answer is not None)
             parts.append(f"{outcome}{count}{': ' * bool(wrong)}{', '.join(wrong)}")
     return "; ".join(parts)
 

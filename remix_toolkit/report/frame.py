@@ -1,15 +1,15 @@
 """A store as pandas frames: everything that is shown, compared, exported or drawn is made from these.
 
 Frame.measured     a row for each list of facts, or held-out loss, of each stage of each run
-Frame.answers()    a row for each fact of one list, as one stage answered it
+Frame.verdicts()   a row for each fact of one list, as one stage answered it
 results()          both in one: a row for each fact, list, stage, arm, seed and run
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +26,7 @@ from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report.results import numbers
-from remix_toolkit.report.stage import ANSWER, Stage
+from remix_toolkit.report.stage import Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,11 +37,12 @@ Part = TypeVar("Part")
 BASE = "(base)"  # in place of a stage's name
 SWEEP = ["recipe", "profile", "grid_point"]  # arms are compared with one another where these agree
 RUN = ["recipe", "arm", "grid_point", "profile", "seed", "run"]
-MEASURED = [
-    *[*RUN, "label", "source", "settings", "overrides", "stage", "key", "path", "task", "list", "own"],
-    *["recall", "facts", "near_ties", "held_out_loss", "held_out_accuracy"],
-    *["steps", "memory_estimated", "memory_peak"],
-]
+MEASURED: dict[str, type] = {  # texts as Python's: they are looked at one by one, of which Arrow's are slow
+    **dict.fromkeys([*RUN, "label", "source", "settings", "overrides", "stage", "key", "path", "task", "list"], object),
+    **{"seed": int, "own": bool, "recall": float, "facts": int, "near_ties": int},
+    **{"held_out_loss": float, "held_out_accuracy": float},
+    **{"steps": int, "memory_estimated": float, "memory_peak": float},
+}
 MEASURES = ["arm", "stage", "seed", "measure", "value"]
 FACTS = "all that looks at single facts"  # from which a stage is left out whose answers cannot be read
 RESULTS = ["recipe", "arm", "profile", "seed", "run", "settings", "stage", "key", "task", "list"]
@@ -56,13 +57,10 @@ class Frame:
     begun: list[RunRecord]  # every run, measured yet or not
     stages: Mapping[str, Stage]  # by `path`
     warn: Warn
-    whole: pd.DataFrame  # what `measured` is a part of
     strict: bool = False  # raise BadInput where anything is damaged
-    _answers: dict[str, pd.DataFrame] = field(default_factory=dict)
-    _facts: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def where(self, rows: "pd.Series[bool]") -> "Frame":
-        """The frame with these rows of `measured` only. Answers are read once for all parts of a frame."""
+        """The frame with these rows of `measured` only."""
         return replace(self, measured=self.measured[rows])
 
     def read(self, path: str, read: Callable[[Stage], Part], what: str) -> Part | None:
@@ -86,9 +84,11 @@ class Frame:
         """
         rows: list[dict[str, Any]] = []
         published = self.measured.drop_duplicates(["stage", "label", "seed"], keep="last")
-        for (arm, seed), stages in published.groupby(["label", "seed"], sort=False):
-            paths = dict(zip(stages["stage"], stages["path"], strict=True))
-            read = {BASE: (stages["path"].iloc[0], Stage.base_results)}
+        runs: dict[tuple[str, int], dict[str, str]] = {}
+        for arm, seed, stage, path in published[["label", "seed", "stage", "path"]].to_numpy():
+            runs.setdefault((arm, seed), {})[stage] = path
+        for (arm, seed), paths in runs.items():
+            read = {BASE: (next(iter(paths.values())), Stage.base_results)} if measurement.of_base else {}
             read |= {stage: (path, Stage.results) for stage, path in paths.items()}
             for stage, (path, results_of) in read.items():
                 results = self.read(path, partial(results_of, measurement=measurement), "the probes") or {}
@@ -106,41 +106,6 @@ class Frame:
             for measure, value in numbers({one.name: {row["item"]: row}}).items()
         ]
         return pd.DataFrame(rows, columns=MEASURES)
-
-    def answers(self, list_id: str) -> pd.DataFrame:
-        """All stages' verdicts on a list of facts: `path` and the columns of `Stage.verdicts`."""
-        import pyarrow as pa
-
-        if list_id not in self._answers:
-            tables = []
-            for path in self._asked(list_id):
-                if (rows := self.verdicts(path, list_id)) is not None:
-                    about = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), [path])
-                    tables.append(rows.append_column("path", about))
-            self._answers[list_id] = _to_pandas(tables, ["path", "fact", *ANSWER])
-        return self._answers[list_id]
-
-    def facts(self, list_id: str) -> pd.DataFrame:
-        """The facts of a list, by their index in it: `prompt` and `gold`, the right answers."""
-        if list_id not in self._facts:
-            read = (self.read(path, lambda stage: stage.facts(list_id), FACTS) for path in self._asked(list_id))
-            facts = _to_pandas(islice((rows for rows in read if rows is not None), 1), ["fact", "prompt", "gold"])
-            facts = facts.assign(prompt=facts["prompt"].astype(str), gold=facts["gold"].to_list())
-            self._facts[list_id] = facts.set_index("fact")
-        return self._facts[list_id]
-
-    def _asked(self, list_id: str) -> list[str]:
-        return list(self.whole.loc[self.whole["list"] == list_id, "path"].unique())
-
-
-def _to_pandas(tables: "Iterable[pa.Table]", columns: list[str]) -> pd.DataFrame:
-    """Some columns of Arrow's tables, texts still Arrow's: they take a fifth of the memory of Python's."""
-    import pyarrow as pa
-
-    if not (parts := [table.select(columns) for table in tables]):
-        return pd.DataFrame(columns=columns)
-    texts = {kind: pd.ArrowDtype(kind) for kind in (pa.string(), pa.list_(pa.string()))}
-    return pa.concat_tables(parts).unify_dictionaries().to_pandas(types_mapper=texts.get)
 
 
 def load(
@@ -166,7 +131,7 @@ def load(
         records = [record for record in records if record.recipe == recipe]
     stages = {path_text(folder): Stage(folder) for folder in store.published_stages(runs).values()}
     measured = _measured(records, stages, warn_once)
-    return Frame(measured, records, stages, warn_once, measured)
+    return Frame(measured, records, stages, warn_once)
 
 
 def path_text(path: Path) -> str:
@@ -200,7 +165,7 @@ def _measured(records: Sequence[RunRecord], stages: Mapping[str, Stage], warn: W
                 elif row["list"] in names:
                     own = {"task": names[row["list"]], "own": row["list"] == stage.trained}
                     rows.append({**about, **row, "stage": stage.stage, **own})
-    frame = pd.DataFrame(rows, columns=MEASURED)
+    frame = pd.DataFrame(rows, columns=list(MEASURED), dtype=object).astype(MEASURED)
     of_arms = (arms for _, arms in frame.groupby([*SWEEP, "arm"], sort=False))
     labels = {row: label for arms in of_arms for row, label in zip(arms.index, _labels(arms), strict=True)}
     frame["label"] = pd.Series(labels, dtype=frame["arm"].dtype)
@@ -247,8 +212,9 @@ def results(runs: str | Path = "runs") -> pd.DataFrame:
         return pd.DataFrame(columns=RESULTS)
     frame = load(Path(runs))
     parts = []
-    for list_id, rows in frame.measured[frame.measured["recall"].notna()].groupby("list", sort=False):
-        settings = [json.dumps(settings, sort_keys=True) for settings in rows["settings"]]
-        answers = frame.answers(str(list_id)).join(frame.facts(str(list_id)), on="fact")
-        parts.append(rows.assign(settings=settings).merge(answers, on="path"))
+    for row in frame.measured[frame.measured["recall"].notna()].to_dict("records"):
+        if (rows := frame.verdicts(row["path"], row["list"])) is not None:
+            about = {name: row[name] for name in RESULTS if name in row}
+            about |= {"settings": json.dumps(row["settings"], sort_keys=True), "fact": range(len(rows))}
+            parts.append(rows.to_pandas().assign(**about))
     return pd.concat(parts, ignore_index=True)[RESULTS] if parts else pd.DataFrame(columns=RESULTS)

@@ -127,14 +127,17 @@ def _written(section: Section, out: Path) -> Section:
             for ending, write in (("csv", as_csv), ("md", as_markdown), ("tex", as_latex)):
                 _save(out / "tables" / f"{part.name}.{ending}", write(part).encode())
         if isinstance(part, Explorer):
-            csv.write_csv(pa.Table.from_pandas(part.answers, preserve_index=False), lines := pa.BufferOutputStream())
-            _save(out / "tables" / f"{part.name}.csv", lines.getvalue())
+            _save(out / "tables" / f"{part.name}.csv", pa.Table.from_pandas(part.answers(), preserve_index=False))
         parts.append(part)
     return replace(section, parts=parts)
 
 
-def _save(file: Path, content: bytes) -> None:
-    """In one step: a reader sees the old file or the new one."""
+def _save(file: Path, content: bytes | pa.Table) -> None:
+    """Write bytes, or a table as CSV, in one step: a reader sees the old file or the new one."""
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(content)
+    with partial.open("wb") as stream:
+        if isinstance(content, bytes):
+            stream.write(content)
+        else:
+            csv.write_csv(content, stream)
     partial.replace(file)

@@ -73,7 +73,7 @@ class Explorer:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | int]]
-    answers: pd.DataFrame
+    answers: Callable[[], pd.DataFrame]
 
 
 Part = Heading | Words | Figure | Listing | Table | Explorer

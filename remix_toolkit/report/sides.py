@@ -100,8 +100,8 @@ def _stage(folder: Path) -> Side:
     stage = Stage(folder)
     stage.verify()
     lists = measured_lists(stage) or [{"key": stage.record.key, "path": path_text(folder), "list": None}]
-    rows = pd.DataFrame(lists, columns=MEASURED).assign(seed=0, stage=stage.record.stage, label=folder.name)
+    rows = pd.DataFrame(lists, columns=list(MEASURED)).assign(seed=0, stage=stage.record.stage, label=folder.name)
     data, recalls = [declared["data"] for declared in stage.record.declaration["stages"]], stage.results(Recall())
     rows["own"] = rows["list"].isna() | (rows["list"] == trained_list(data))
     rows["task"] = [recalls[id_].label if id_ in recalls else data[-1]["task"] for id_ in rows["list"]]
-    return Side("a stage", Frame(rows, [], {path_text(folder): stage}, warn, rows), {folder.name: rows})
+    return Side("a stage", Frame(rows, [], {path_text(folder): stage}, warn), {folder.name: rows})

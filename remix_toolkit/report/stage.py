@@ -2,6 +2,7 @@
 
 import json
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERIFIED_LATER = {"recipe.yaml", "loss.csv", "retention.jsonl"}  # each once it is read: it costs its own part only
-ANSWER = ["correct", "prediction", "prediction_complete"]
+VERDICT = ["prompt", "gold", "correct", "prediction", "prediction_complete"]
 
 
 class Stage:
@@ -127,22 +128,23 @@ class Stage:
         return pd.DataFrame([row.model_dump(include=set(columns)) for row in rows], columns=columns)
 
     def verdicts(self, list_id: str) -> "pa.Table":
-        """The stage's answers to a list of facts, in order: the columns `fact` and ANSWER.
+        """The facts of a list, in order, and the stage's answers to them: the columns VERDICT.
 
         Where scoring settled a wrong answer, `prediction` ends at the first wrong token and is not complete.
         """
-        if list_id not in self._answers:
+        if list_id not in self._verdicts:
             raise BadInput(f"{self.folder / 'recall.jsonl'}: has no answers to the facts {list_id}")
-        return self._answers[list_id]
+        return self._verdicts[list_id]
 
     @cached_property
-    def _answers(self) -> "dict[str, pa.Table]":
-        rows = self._rows().select(["list", "fact", *ANSWER])  # a report holds all of these: without what stages share
-        return {list_id: _of_list(rows, list_id) for list_id in rows["list"].unique().to_pylist()}
+    def _verdicts(self) -> "dict[str, pa.Table]":
+        import pyarrow.compute as pc
 
-    def facts(self, list_id: str) -> "pa.Table":
-        """The facts of a list that was asked, in order: `fact`, the index in it, `prompt` and `gold`, right answers."""
-        return _of_list(self._rows().select(["list", "fact", "prompt", "gold"]), list_id)
+        rows = self._rows()
+        lists = pc.run_end_encode(rows["list"].combine_chunks())  # each was asked in one go
+        ends, verdicts = [0, *lists.run_ends.to_pylist()], rows.select(VERDICT)
+        slices = zip(lists.values.to_pylist(), pairwise(ends), strict=True)
+        return {list_id: verdicts.slice(start, end - start) for list_id, (start, end) in slices}
 
     def _rows(self) -> "pa.Table":
         """The rows of recall.jsonl."""
@@ -166,9 +168,3 @@ class Stage:
         if any(column.null_count for column in table.columns):
             raise BadInput(f"{file}: cannot be read (a row lacks a field)")
         return table
-
-
-def _of_list(rows: "pa.Table", list_id: str) -> "pa.Table":
-    import pyarrow.compute as pc
-
-    return rows.filter(pc.equal(rows["list"], list_id)).drop_columns("list")

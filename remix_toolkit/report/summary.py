@@ -8,8 +8,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from itertools import product
+from functools import cached_property
+from itertools import compress, product
 from typing import Any
 
 import numpy as np
@@ -156,26 +156,23 @@ def compare(frame: Frame, first: Iterable[Any], second: Iterable[Any]) -> Compar
     """How the second arm differs from the first; rows of `frame.measured` of one stage and task for each seed.
 
     They are compared over the pairs of `pairs_of`, on the list that most of these were asked (a recipe may have been
-    edited between seeds). Seeds whose answers cannot be read are left out. None if no seed or fact is left.
+    edited between seeds). Seeds whose answers cannot be read are left out. None if no seed is left.
     """
     pairs = pairs_of(frame, first, second)
     lists = Counter(row.list for row, _ in pairs)
     list_id = max(lists, key=lists.__getitem__, default="")
     pairs = sorted((pair for pair in pairs if pair[0].list == list_id), key=lambda pair: pair[0].seed)
-    paths = [row.path for pair in pairs for row in pair]
-    read = {path: rows for path in paths if (rows := frame.verdicts(path, list_id)) is not None}
-    pairs = [pair for pair in pairs if all(row.path in read for row in pair)]
-    if not pairs:
+    asked = [[frame.verdicts(row.path, list_id) for row in pair] for pair in pairs]
+    read = [rows for pair in asked for rows in pair if rows is not None]
+    # A list of facts that a model decides on (`familiarity`) is another one under another model.
+    same = [all(rows is not None and rows["prompt"].equals(read[0]["prompt"]) for rows in pair) for pair in asked]
+    if not any(same):
         return None
-    asked = [read[row.path] for side in zip(*pairs, strict=True) for row in side]
-    numbers, known = ([rows[name].to_numpy() for rows in asked] for name in ("fact", "correct"))
-    facts = reduce(np.intersect1d, numbers)
-    if not len(facts):
-        return None
-    a, b = np.split(np.stack([one[np.isin(fact, facts)] for fact, one in zip(numbers, known, strict=True)]), 2)
+    pairs, sides = list(compress(pairs, same)), zip(*compress(asked, same), strict=True)
+    a, b = (np.stack([rows["correct"].to_numpy() for rows in side]) for side in sides)
     lost, gained = stats.flips(a, b)
     apart = (lost > 0) | (gained > 0)
-    prompts = frame.facts(list_id)["prompt"].reindex(facts[apart])
+    prompts = read[0]["prompt"].filter(apart).to_pylist()
     flips = {"prompt": prompts, "one_to_zero": lost[apart], "zero_to_one": gained[apart]}
     one, other = pairs[0]
     return Comparison(
@@ -186,7 +183,7 @@ def compare(frame: Frame, first: Iterable[Any], second: Iterable[Any]) -> Compar
         task=other.task,
         list=list_id,
         seeds=[row.seed for row, _ in pairs],
-        facts=len(facts),
+        facts=len(lost),
         of_first=100.0 * float(a.mean()),
         of_second=100.0 * float(b.mean()),
         flips=pd.DataFrame(flips),
