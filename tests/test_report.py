@@ -23,8 +23,7 @@ from remix_toolkit.evaluate.recall import Recall, VerdictRow
 from remix_toolkit.records import RunRecord, read_rows, write_rows
 from remix_toolkit.report.facts import LATER, facts_of
 from remix_toolkit.report.page import write_report
-from remix_toolkit.report.parts import Table
-from remix_toolkit.report.tables import as_csv, as_latex, as_markdown
+from remix_toolkit.report.parts import Table, as_csv, as_latex, as_markdown
 
 NASTY = [
     "</script><script>document.title = 'run'</script>",

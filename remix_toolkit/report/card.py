@@ -20,11 +20,10 @@ from remix_toolkit.data import smollm2
 from remix_toolkit.data.gguf import ENDING
 from remix_toolkit.recipe.catalog import catalog
 from remix_toolkit.recipe.remedies import REMEDIES
-from remix_toolkit.report.parts import number, template_environment
+from remix_toolkit.report.parts import escape_markdown, number, template_environment
 from remix_toolkit.report.results import Published, Results, numbers, of_stage, until
 from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import FLOOR
-from remix_toolkit.report.tables import escape_markdown
 from remix_toolkit.report.words import known_before, premise
 
 LICENCES = {  # of the profiles' bases

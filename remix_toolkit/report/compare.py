@@ -16,14 +16,13 @@ from remix_toolkit.graph.why import flatten
 from remix_toolkit.report import summary
 from remix_toolkit.report.facts import outcomes
 from remix_toolkit.report.frame import Frame, load
-from remix_toolkit.report.parts import Table
+from remix_toolkit.report.parts import Table, plain
 from remix_toolkit.report.results import until
 from remix_toolkit.report.retention import FLIPS, in_columns
 from remix_toolkit.report.screen import as_records, console, print_lines, print_table
 from remix_toolkit.report.sides import side_of
 from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import FLOOR, Comparison, retrained
-from remix_toolkit.report.tables import plain
 from remix_toolkit.report.words import explain_comparisons, premise, seeds_text
 
 Row = dict[str, Any]
@@ -100,8 +99,7 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame, stages: Mapping[str, Stage], of_stag
     Compared are stages of the same name or, where there is none, the last ones. `facts` are those that only one of the
     two knows.
     """
-    rows = pd.concat([a, b])
-    frame = Frame(rows, [], stages, warn, strict=True)
+    frame = Frame(pd.concat([a, b]), [], stages, warn, strict=True)
     names = [list(side["stage"].unique()) for side in (a, b)]
     same = [(name, name) for name in names[0] if name in names[1]]
     pair: Row = {name: [] for name in ("recall", "facts", "held_out", "losses", "curves", "notes")}
@@ -115,17 +113,15 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame, stages: Mapping[str, Stage], of_stag
         _compare_recall(frame, pair, at, left, right)
         both = left.drop_duplicates("seed").merge(right.drop_duplicates("seed"), on="seed", suffixes=("_a", "_b"))
         pair["notes"] += [f"{at}: no seed in common, so nothing is compared"] * both.empty
-        for seed, *paths in both[["seed", "path_a", "path_b"]].itertuples(index=False):
-            last = stages[paths[0]], stages[paths[1]]
-            about = {"stage": at, "seed": seed}
-            pair["held_out"] += _held_out(about, *last)
-            pair["losses"] += _losses(about, *last)
-            pair["curves"] += _curves(about, *last)
+        for row in both.itertuples():
+            last = stages[row.path_a], stages[row.path_b]
+            for part, rows in _measured({"stage": at, "seed": row.seed}, *last).items():
+                pair[part] += rows
             if why := retrained(*last):
-                pair["notes"].append(f"{at}, seed {seed}: facts are not compared: {why}")
+                pair["notes"].append(f"{at}, seed {row.seed}: facts are not compared: {why}")
     pair["notes"] += _notes((a, b), last, of_stages)
-    made_with = _differences(last[0].record.model_dump(include=MADE_WITH), last[1].record.model_dump(include=MADE_WITH))
-    return {"settings": _settings(*last), "made_with": made_with, **pair}
+    one, other = (stage.record.model_dump(include=MADE_WITH) for stage in last)
+    return {"settings": _settings(*last), "made_with": _differences(one, other), **pair}
 
 
 def _notes(sides: tuple[pd.DataFrame, pd.DataFrame], last: tuple[Stage, Stage], of_stages: bool) -> Iterator[str]:
@@ -174,33 +170,33 @@ def _facts(frame: Frame, compared: Comparison, a: pd.DataFrame, b: pd.DataFrame)
     return as_records(every.dropna(subset="known_by")[FACT])
 
 
-def _held_out(at: Row, a: Stage, b: Stage) -> list[Row]:
-    if a.held_out is None or b.held_out is None:
-        return []
-    values = [(what, getattr(a.held_out, what), getattr(b.held_out, what)) for what in ("loss", "accuracy")]
-    about = {**at, "rows": a.held_out.rows}
-    return [{**about, "what": what, "a": one, "b": other} for what, one, other in values if None not in (one, other)]
+def _measured(at: Row, a: Stage, b: Stage) -> dict[str, list[Row]]:
+    """What else both have: losses on held-out rows, training losses, retention curves; and where these are apart."""
+    held_out = []
+    if a.held_out and b.held_out:
+        for what in ("loss", "accuracy"):
+            row = {**at, "rows": a.held_out.rows, "what": what, "a": getattr(a.held_out, what)}
+            held_out.append({**row, "b": getattr(b.held_out, what)})
+    held_out = [row for row in held_out if None not in (row["a"], row["b"])]
+    losses = a.losses.merge(b.losses, on="step", suffixes=("_a", "_b")).set_index("step")
+    apart = (losses["loss_a"] - losses["loss_b"]).abs() > LOSS_APART * losses.max(axis="columns")
+    ends = {"a": a.record.last_loss, "b": b.record.last_loss, "same_stage": a.record.key == b.record.key}
+    ends |= {"steps_a": a.record.steps, "steps_b": b.record.steps, "parts_at_step": _first(apart)}
+    curves = []
+    both = a.curves.merge(b.curves, on=["list", "epoch"], how="outer", suffixes=("_a", "_b"))
+    for list_id, of_list in both.groupby("list", sort=False):
+        points = of_list.set_index("epoch")[["recall_a", "recall_b"]]
+        if points.notna().any().all():
+            row = {**at, "list": list_id, "a": points["recall_a"].dropna().iloc[-1]}
+            row |= {"b": points["recall_b"].dropna().iloc[-1]}
+            parts = _first((points["recall_a"] - points["recall_b"]).abs() >= RECALL_APART)
+            curves.append({**row, "parts_at_epoch": parts})
+    return {"held_out": held_out, "losses": [{**at, **ends}], "curves": curves}
 
 
-def _losses(at: Row, a: Stage, b: Stage) -> list[Row]:
-    """The losses of the last steps, and the first step at which they are apart."""
-    both = a.losses.merge(b.losses, on="step", suffixes=("_a", "_b"))
-    apart = (both["loss_a"] - both["loss_b"]).abs() > LOSS_APART * both[["loss_a", "loss_b"]].max(axis="columns")
-    row = {**at, "a": a.record.last_loss, "b": b.record.last_loss, "same_stage": a.record.key == b.record.key}
-    row |= {"steps_a": a.record.steps, "steps_b": b.record.steps}
-    return [{**row, "parts_at_step": next(iter(both.loc[apart, "step"].tolist()), None)}]
-
-
-def _curves(at: Row, a: Stage, b: Stage) -> list[Row]:
-    """Recall at the end of training, and the first epoch at which it is apart."""
-    rows = []
-    for list_id, first in a.curves.groupby("list", sort=False):
-        second = b.curves[b.curves["list"] == list_id]
-        both = first.merge(second, on="epoch", suffixes=("_a", "_b"))
-        apart = both.loc[(both["recall_a"] - both["recall_b"]).abs() >= RECALL_APART, "epoch"].tolist()
-        ends = {"a": first["recall"].iloc[-1], "b": second["recall"].iloc[-1]} if len(second) else {}
-        rows += [{**at, "list": list_id, **ends, "parts_at_epoch": next(iter(apart), None)}] if ends else []
-    return rows
+def _first(apart: "pd.Series[bool]") -> Any:
+    """The first moment of those that are true, None where none is."""
+    return next(iter(apart[apart].index.tolist()), None)
 
 
 def _settings(a: Stage, b: Stage) -> list[Row]:
@@ -248,10 +244,8 @@ def print_compared(compared: Row) -> None:
 def _print_parts(pair: Row, parts: list[str], of_stages: bool) -> None:
     for part in parts:
         if rows := pair[part]:
-            shown = pd.DataFrame(rows, dtype=object).map(
-                lambda cell: f"{cell:.6g}" if isinstance(cell, float) else cell
-            )
-            shown = shown.drop(columns=["seed"] if of_stages else [], errors="ignore")
+            shown = pd.DataFrame(rows, dtype=object).drop(columns=["seed"] if of_stages else [], errors="ignore")
+            shown = shown.map(lambda cell: f"{cell:.6g}" if isinstance(cell, float) else cell)
             shown.columns = [name.upper() if name in "ab" else name.replace("_", " ") for name in shown.columns]
             print_table(Table("", TITLES[part], shown, words=tuple(shown.columns)))
 
@@ -260,8 +254,8 @@ def _print_recall(compared: list[Comparison], of_stages: bool) -> None:
     """Of stages, without seeds and p."""
     if compared:
         shown = in_columns(compared).drop(columns=["seeds", "p", "p (Holm)"] if of_stages else [])
-        for column, values in (("B", [one.of_second for one in compared]), ("A", [one.of_first for one in compared])):
-            shown.insert(0, column, values)
+        shown.insert(0, "A", [one.of_first for one in compared])
+        shown.insert(1, "B", [one.of_second for one in compared])
         shown.index = pd.Index([f"{one.task} after {one.stage}" for one in compared], name="of")
         caption = "recall in percent, on the same facts, B less A"
         print_table(Table("", caption, shown, notes=[explain_comparisons(compared), FLIPS]))

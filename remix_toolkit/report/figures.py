@@ -13,10 +13,9 @@ import pandas as pd
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.report.frame import Frame
-from remix_toolkit.report.parts import Figure
+from remix_toolkit.report.parts import Figure, plain
 from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import Sweep, newest
-from remix_toolkit.report.tables import plain
 from remix_toolkit.report.words import seeds_text, some
 
 if TYPE_CHECKING:

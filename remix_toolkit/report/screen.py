@@ -11,9 +11,8 @@ from rich.table import Table as Grid
 from remix_toolkit.evaluate.known import Known
 from remix_toolkit.report import retention
 from remix_toolkit.report.frame import BASE, SWEEP, Frame
-from remix_toolkit.report.parts import Table
+from remix_toolkit.report.parts import Table, as_text, kinds, plain
 from remix_toolkit.report.summary import sweeps
-from remix_toolkit.report.tables import as_text, kinds, plain
 from remix_toolkit.report.words import (
     answer,
     beside_paper,
