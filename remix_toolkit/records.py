@@ -91,15 +91,16 @@ class SealedRecord(Record):
     def read(cls: type[S], file: Path) -> S:
         """As of any record. Raises Damaged where the content is not what was written, too."""
         record = super().read(file)
-        if record.checksum != record._sum() and not (cls.older_unsealed and not record.checksum):
+        if record.checksum != record.sum_of_content() and not (cls.older_unsealed and not record.checksum):
             raise Damaged(file, "is not the file that was written (its checksum differs)")
         return record
 
     def sealed(self) -> Self:
         """The record with its checksum."""
-        return self.model_copy(update={"checksum": self._sum()})
+        return self.model_copy(update={"checksum": self.sum_of_content()})
 
-    def _sum(self) -> str:
+    def sum_of_content(self) -> str:
+        """SHA-256 over the other fields."""
         content = CANONICAL.encode(self.model_dump(mode="json", exclude={"checksum"}))
         return hashlib.sha256(content.encode()).hexdigest()
 

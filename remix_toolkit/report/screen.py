@@ -71,16 +71,13 @@ def print_matrices(frame: Frame) -> None:
         of_arm = f", arm {arm}" if arm != recipe else ""
         title = " ".join([f"{recipe}{of_arm} on {profile}, seed {seed}", *overrides])
         part = frame.where(frame.measured.index.isin(rows.index))
-        lines: dict[str, dict[str, str]] = {stage: {} for stage in [BASE, *rows["stage"]]}
-        for row in rows.itertuples():
-            recall = held_out_text(row) if pd.isna(row.recall) else f"{row.recall:.1f}"
-            lines[row.stage] |= {row.task: recall, "model": row.path}
-        others = part.numbers()
-        for row in others.itertuples():
-            lines[row.stage][row.measure] = f"{row.value:.4g}"
-        columns = [*rows["task"].unique(), *others["measure"].unique(), "model"]
-        stages = pd.Index([stage for stage in lines if lines[stage]], name="after")
-        shown = pd.DataFrame([lines[stage] for stage in stages], stages, columns)
+        texts = [held_out_text(row) if pd.isna(row.recall) else f"{row.recall:.1f}" for row in rows.itertuples()]
+        recall = rows[["stage", "task"]].assign(text=texts).pivot_table("text", "stage", "task", "last", sort=False)
+        numbers = part.numbers()
+        others = numbers.pivot_table("value", "stage", "measure", "last", sort=False).map("{:.4g}".format)
+        shown = others.join(recall, how="outer")[[*recall.columns, *others.columns]]
+        shown = shown.assign(model=rows.groupby("stage")["path"].last()).reindex([BASE, *rows["stage"].unique()])
+        shown = shown.dropna(how="all").rename_axis("after")
         print_table(Table("", f"{title}: recall in percent after each stage", shown, words=("model",)))
         print_lines([*unlearned(rows), *known_before(part.results(Known())), *ties_and_memory(rows)])
 

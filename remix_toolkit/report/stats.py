@@ -10,7 +10,7 @@ Arrays are of recall or right answers, with seeds and then facts as their last a
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -177,20 +177,17 @@ def paired_variance(delta: Array) -> Variance:
 def p_value(mean: float, variance: Variance, seeds: int) -> float:
     """The level a at which the half-width with quantiles t(a), z(a) is the difference itself.
 
-    With several seeds by bisection of the angle whose tangent is t / sqrt(S - 1), see `t_tails`.
+    With several seeds by bisection.
     """
     if seeds == 1:
         return math.erfc(abs(mean) / math.sqrt(2 * float(variance.floor)))
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
+
+    def is_within(angle: float) -> bool:
         level = max(t_tails(angle, seeds - 1), sys.float_info.min)
-        t = math.tan(angle) * math.sqrt(seeds - 1)
-        if variance.half_width(t, normal_quantile(level)) < abs(mean):
-            low = angle
-        else:
-            high = angle
-    return max(t_tails(low, seeds - 1), 0.0)
+        half = variance.half_width(math.tan(angle) * math.sqrt(seeds - 1), normal_quantile(level))
+        return bool(half < abs(mean))
+
+    return max(t_tails(_bisect(is_within), seeds - 1), 0.0)
 
 
 def flips(first: Array, second: Array) -> tuple[Array, Array]:
@@ -242,14 +239,16 @@ def normal_quantile(level: float) -> float:
 @lru_cache(maxsize=4096)
 def t_quantile(level: float, df: int) -> float:
     """t with P(|T| > t) = level, for Student's t with a whole number of degrees of freedom; by bisection."""
-    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(df)
+    return math.tan(_bisect(lambda angle: t_tails(angle, df) > level)) * math.sqrt(df)
+
+
+def _bisect(is_low: Callable[[float], bool]) -> float:
+    """The angle, from 0 to a right one, up to which `is_low` is true: its tangent is t / sqrt(df), see `t_tails`."""
+    low, high = 0.0, math.pi / 2
     for _ in range(60):
         angle = (low + high) / 2
-        if t_tails(angle, df) > level:
-            low = angle
-        else:
-            high = angle
-    return math.tan(high) * math.sqrt(df)
+        low, high = (angle, high) if is_low(angle) else (low, angle)
+    return low
 
 
 def t_tails(angle: float, df: int) -> float:
