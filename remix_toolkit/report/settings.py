@@ -100,7 +100,7 @@ def rerun(sweep: Sweep, runs: Path) -> list[Part]:
     shown.index = pd.MultiIndex.from_tuples(cells, names=["arm", "seed"])
     notes = ["A stage's results are in RUNS/stages, in the folder whose name ends in its key."]
     if any(".match" in key for settings in sweep.rows["settings"] for key in settings):
-        notes.append("An arm with `match` names a stage of this store by its key: it is run after the arm that has it.")
+        notes.append("An arm with a match names a stage of this store by its key: it is run after the arm that has it.")
     caption = f"{sweep.title}: run by run"
     parts.append(Table(f"runs-{sweep.slug}", caption, shown, notes=notes, code=tuple(shown.columns)))
     return parts
