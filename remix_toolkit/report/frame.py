@@ -201,7 +201,7 @@ def results(runs: str | Path = "runs") -> pd.DataFrame:
 
     recipe, arm, profile, seed; `run`, the key of the run's last stage; `settings`, JSON of the dotted keys in which the
     run differs from its recipe file; stage, key, task; `list`, the id of the list of facts, and `fact`, the index in
-    it: the same list and index are the same fact in every row; correct (bool); `prediction`, the model's answer; and
+    it: the same list and index are the same fact, unless a model chose them (`familiarity`); correct (bool); `prediction`, the model's answer; and
     `gold`, the list of right answers.
 
     Recall in percent is `100 * frame.groupby(["arm", "seed", "run", "stage", "task"]).correct.mean()`. Instruction
