@@ -201,8 +201,8 @@ def results(runs: str | Path = "runs") -> pd.DataFrame:
 
     recipe, arm, profile, seed; `run`, the key of the run's last stage; `settings`, JSON of the dotted keys in which the
     run differs from its recipe file; stage, key, task; `list`, the id of the list of facts, and `fact`, the index in
-    it: the same list and index are the same fact, unless a model chose them (`familiarity`); correct (bool); `prediction`, the model's answer; and
-    `gold`, the list of right answers.
+    it: the same list and index are the same fact, unless a model chose them (`familiarity`); correct (bool);
+    `prediction`, the model's answer; and `gold`, the list of right answers.
 
     Recall in percent is `100 * frame.groupby(["arm", "seed", "run", "stage", "task"]).correct.mean()`. Instruction
     tasks have no recall and so no rows. A stage that several runs share has its rows under each of them. A damaged
