@@ -13,6 +13,7 @@ VENV    := .venv
 LONGEST := $(addprefix tests/test_,slurm.py wheel.py launch.py recipes.py processes.py cli.py familiar.py recall.py probes.py)  # these first, or the end is slow
 # Processes of the tests, of one thread each: two more than cores, because some of them wait.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count(), 4) + 2)')
+SLURM   := slurmctld slurmd slurm-client munge
 REMIX   := $(VENV)/bin/remix
 INSTALL := bin/python -m pip install --quiet --disable-pip-version-check
 PIP     := $(VENV)/$(INSTALL)
@@ -91,12 +92,13 @@ test-fast: $(VENV)/ready lint  ## of these, the ones that take seconds
 test-faults: $(VENV)/ready  ## every fault: kills at every moment, full disks, damage, random input
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -rP -m faults tests $(ARGS)
 
-test-slurm: $(VENV)/ready slurm  ## of these, those on a real one-node SLURM
-	$(VENV)/bin/python -m pytest -n 2 -m cluster tests $(ARGS)
+test-slurm: SLURM += slurmdbd mariadb-server-core
+test-slurm: $(VENV)/ready slurm  ## sweeps on a real SLURM: time limits, preemption, lost nodes, submit limits, two machines
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m 'cluster or faults' tests/test_slurm.py $(ARGS)
 
 slurm:  ## install SLURM from Debian's packages, where that can be done, for its tests
-	@command -v slurmctld >/dev/null || { apt-get update -qq && \
-	  apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; } || \
+	@dpkg --status $(SLURM) >/dev/null 2>&1 || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends $(SLURM); } || \
 	  echo 'SLURM cannot be installed here: its tests are skipped' >&2
 
 browser:  ## install Chromium from Debian's packages, where that can be done, for the report's tests

@@ -112,7 +112,7 @@ def test_a_mistake_that_is_inherited_is_named_where_it_stands(cells, write_sweep
         (["plan", "kvr", "accelerate_config=none.yaml"], "none.yaml: no such file"),
         (["plan", "kvr", "stages.stage1.data.size='100'", "stages.stage2.data.task=id"], "id means the rows after"),
         (["sweep", "demo", "--slurm", "cluster.yaml"], "--slurm needs --launcher slurm"),
-        (["sweep", "demo", "--launcher", "slurm", "--jobs", "2"], "--jobs and --plot are for --launcher local"),
+        (["sweep", "demo", "--launcher", "slurm", "--plot", "demo.png"], "--plot is for --launcher local"),
         (["sweep", "demo", "--keep", "leafs"], "'leaves'"),
     ],
 )

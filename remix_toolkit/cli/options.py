@@ -15,5 +15,8 @@ SweepArg = Annotated[str, typer.Argument(help="a sweep or recipe: a file, or the
 SweepProfile = Annotated[str | None, typer.Option(help="another profile than the sweep's")]
 Seeds = Annotated[list[int] | None, typer.Option(help="a seed; again for more [default: the sweep's]")]
 JobsAtOnce = Annotated[
-    int | None, typer.Option(min=1, help="stages at once [default: one a GPU; tiny ones, one a core]")
+    int | None,
+    typer.Option(
+        min=1, help="stages at once [default: one a GPU; tiny ones, one a core; with SLURM, all that it takes]"
+    ),
 ]

@@ -39,8 +39,8 @@ def sweep(
     """Run a recipe under every arm and seed of a sweep; a stage that runs share is trained once."""
     if slurm and launcher != "slurm":
         raise BadInput("--slurm needs --launcher slurm: its file says how jobs are handed to a cluster")
-    if launcher == "slurm" and (jobs or plot):
-        raise BadInput("--jobs and --plot are for --launcher local, which draws what a cluster has published, too")
+    if launcher == "slurm" and plot:
+        raise BadInput("--plot is for --launcher local, which draws what a cluster has published, too")
     check_plot_file(plot, "--plot")
     from remix_toolkit.graph.sweep_state import Command
 
@@ -61,8 +61,13 @@ def sweep(
     if launcher == "slurm":
         from remix_toolkit.launch.slurm import submit
 
-        queued = sum(bool(job.job_id) for job in submit(command, cells, declared.keep, runs, slurm).jobs.values())
-        return typer.echo(f"{queued} jobs are with SLURM; the same command with --status says how far they are")
+        state = submit(command, cells, declared.keep, runs, slurm, jobs)
+        queued = sum(job.is_queued for job in state.jobs.values())
+        waiting = state.count()["waiting"] + state.count()["running"] - queued
+        typer.echo(
+            f"{queued} jobs are with SLURM, {waiting} wait for them; the same command with --status says how far"
+        )
+        return
     state = run_sweep(command, cells, declared.keep, runs, jobs)
     print_sweep(declared, records, runs, plot)
     if failed := failures(state):

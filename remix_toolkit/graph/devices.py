@@ -1,6 +1,7 @@
 """A recipe's accelerate config: what it launches, whether it fits the recipe, and the command line that starts it."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,11 +63,19 @@ def count(recipe: Recipe) -> int:
 
 def command(recipe: Recipe, arguments: Sequence[str]) -> list[str]:
     """The command line that starts `remix_toolkit.stage` under the recipe's launcher; it ends with this process."""
-    config = str(recipe.accelerate_config)
-    if launch_of(recipe).num_machines > 1:
-        raise BadInput(
-            f"{config}: spans several machines; start accelerate on each of them by hand (its first lines say how)"
-        )
+    config, machines = str(recipe.accelerate_config), launch_of(recipe).num_machines
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
-    launcher += ["--main_process_port", "0"]  # two stages may start side by side
-    return [*launcher, "-m", "remix_toolkit.stage", *arguments, "--parent", str(os.getpid())]
+    stage = ["-m", "remix_toolkit.stage", *arguments]
+    if machines == 1:  # port 0: two stages may start side by side
+        return [*launcher, "--main_process_port", "0", *stage, "--parent", str(os.getpid())]
+    if os.environ.get("SLURM_JOB_NUM_NODES") != str(machines):
+        raise BadInput(
+            f"{config}: spans {machines} machines: `remix sweep ... --launcher slurm` starts it on them, or "
+            "start accelerate on each of them by hand (its first lines say how)"
+        )
+    # srun starts a launcher on each machine. Which one that is, and where the first one is, is known only there.
+    port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000
+    place = f"--machine_rank $SLURM_NODEID --main_process_ip $SLURM_LAUNCH_NODE_IPADDR --main_process_port {port}"
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK", "")  # srun takes no notice of what the job was given
+    srun = ["srun", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else [])]
+    return [*srun, "bash", "-c", f"exec {shlex.join(launcher)} {place} {shlex.join(stage)}"]

@@ -46,13 +46,29 @@ class JobState(BaseModel):
     loads: Keys
     status: Status = "waiting"
     message: str = ""  # what came out, or why it failed
-    job_id: str = ""  # of a cluster's scheduler
+    job_id: str = ""  # of the scheduler's job that does it or did
+    resources: list[str] = []  # what it asks a scheduler for, as its options
 
     @property
     def title(self) -> str:
         """`stage1 (random, seed 0, and 8 more runs)`, `measure stage1 (...)`."""
         more = f", and {len(self.runs) - 1} more runs" if len(self.runs) > 1 else ""
         return f"{'' if self.kind == 'train' else self.kind + ' '}{self.name} ({self.runs[0]}{more})"
+
+    @property
+    def is_queued(self) -> bool:
+        """Is it in a scheduler's queue, or running from there?"""
+        return bool(self.job_id) and self.status in ("waiting", "running")
+
+
+class Batch(BaseModel):
+    """How a sweep's jobs are handed to a scheduler."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    flags: list[str]  # the scheduler's options
+    setup: str  # lines of shell before the program
+    at_once: int | None = None  # how many jobs may be in the queue; None: as many as it takes
 
 
 class SweepState(SealedRecord):
@@ -68,12 +84,19 @@ class SweepState(SealedRecord):
     launcher: str
     pid: int = 0
     host: str = ""
+    batch: Batch | None = None
     jobs: dict[str, JobState]
 
     def count(self) -> dict[Status, int]:
         """How many jobs run, wait, ..."""
         statuses: list[Status] = ["running", "waiting", "done", "failed", "left out"]
         return {status: sum(job.status == status for job in self.jobs.values()) for status in statuses}
+
+    def ready(self) -> list[str]:
+        """The jobs that can start and that no scheduler's job has, in the graph's order."""
+        done = {key for key, job in self.jobs.items() if job.status == "done"}
+        waiting = {key: job for key, job in self.jobs.items() if job.status == "waiting" and not job.job_id}
+        return [key for key, job in waiting.items() if job.needs <= done]
 
     def interrupt(self) -> None:
         """Let the jobs that ran wait again."""

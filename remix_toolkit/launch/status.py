@@ -66,6 +66,10 @@ def show_status(command: Command, runs: Path) -> None:
         for key, job in state.jobs.items():
             if job.status in ("running", "failed"):
                 info(f"  {job.status}: {job.title}: {job.message or last_line(folder, key)}")
+        waiting = [job for job in state.jobs.values() if job.status == "waiting"]
+        if state.launcher == "slurm" and waiting and not any(job.is_queued for job in state.jobs.values()):
+            reason = next((f" ({job.message})" for job in waiting if job.message), "")
+            info(f"  none of its jobs is with SLURM{reason}: the same command without --status goes on")
 
 
 def stop(command: Command, runs: Path) -> None:
@@ -74,7 +78,7 @@ def stop(command: Command, runs: Path) -> None:
         if state.launcher == "slurm":
             from remix_toolkit.launch.slurm import cancel
 
-            info(f"{folder.name}: {cancel(folder, state)} jobs taken off SLURM's queue")
+            info(f"{folder.name}: {cancel(folder)} jobs taken off SLURM's queue")
         elif not is_alive(folder):
             info(f"{folder.name}: does not run")
         elif state.host != socket.gethostname():
