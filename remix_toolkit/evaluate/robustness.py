@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 NOISE = {"at_1": 0.01, "at_3": 0.03, "at_10": 0.1}  # standard deviations, to the root mean square of each tensor
 SHARE = 10  # one fact in ten is trained on again
 STEPS = 10
+RATE = 1 / 3  # of the stage's own: ten steps of Adam at the whole of it forget some of the other facts
 
 
 class NoiseResult(Part):
@@ -78,7 +79,7 @@ class Relearn(Measurement[RelearnResult]):
     def measure(self, item: str, subject: Subject, models: Models) -> tuple[RelearnResult, tuple[()]]:
         facts = subject.facts[item]
         again, others = facts[::SHARE], [fact for number, fact in enumerate(facts) if number % SHARE]
-        rate = subject.recipe.stages[subject.stage].train.get("learning_rate", 2e-5)  # SFTConfig's default
+        rate = RATE * subject.recipe.stages[subject.stage].train.get("learning_rate", 2e-5)  # SFTConfig's default
         model = deepcopy(models.model).float()  # training would move the one that others measure
         before = percent(recall(model, models.tokenizer, others))
         train_on(model, models.tokenizer, [encode(models.tokenizer, fact) for fact in again], rate)
