@@ -25,6 +25,7 @@ ROOMS = (
     "report",
     "launch",
     "api",
+    "advise",
     "cli",
 )
 

@@ -21,7 +21,7 @@ def command_line() -> "typer.Typer":
     """All commands."""
     import typer  # here: Ctrl-C ends the command from its first moment on
 
-    from remix_toolkit.cli import base, data, plan, probe, recipes, report, run, store, sweep
+    from remix_toolkit.cli import advise, base, data, plan, probe, recipes, report, run, store, sweep
 
     app = typer.Typer(
         no_args_is_help=True,
@@ -29,7 +29,7 @@ def command_line() -> "typer.Typer":
         pretty_exceptions_enable=False,
         help="Teach a model facts that stay.",
     )
-    for module in (run, base, plan, sweep, recipes, report, probe):
+    for module in (run, base, plan, sweep, advise, recipes, report, probe):
         app.add_typer(module.commands)
     app.add_typer(data.commands, name="data")
     app.add_typer(store.commands, name="store")

@@ -1,0 +1,78 @@
+"""`remix advise`: the pilot's rounds, what it leaves out and why, and what it ends with."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from remix_toolkit import advise, store
+from remix_toolkit.errors import BadInput
+from remix_toolkit.graph.sweep import load_sweep
+from remix_toolkit.recipe.load import load_recipe
+
+FAST = ["base=tiny-128x2", "global_batch_size=8", "train.learning_rate=4e-3"]
+FAST += ["stages.stage1.train.num_train_epochs=60", "stages.stage2.train.max_steps=60"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve facts in a file, then as many others."""
+    monkeypatch.chdir(tmp_path)
+    with Path("facts.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("q", "a"), *((f"Code of room {n}?", f"{7919 * n % 1000:03d}") for n in range(12))])
+    data = {"task": "pairs", "path": "facts.csv", "prompt_column": "q", "response_column": "a"}
+    stages = {"stage1": {"data": data}, "stage2": {"data": {"task": "invented_facts", "size": 12}}}
+    stages["stage1"]["mix"] = {"passages": {"ratio": 1}}
+    Path("rooms.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    return tmp_path / "rooms.yaml"
+
+
+def test_remedies_that_the_situation_rules_out_are_left_out(recipe: Path, tmp_path: Path) -> None:
+    def allowed(redo_first: bool, old_data: bool, *more: str) -> tuple[dict, dict]:
+        loaded = load_recipe(str(recipe), "tiny", [*FAST, *more])
+        pilot = advise.Pilot(str(recipe), "tiny", [*FAST, *more], store.open_store(tmp_path / "runs"))
+        return advise._allowed(pilot, loaded, redo_first, old_data)
+
+    every, why = allowed(True, True)
+    assert list(every)[:2] == ["none", "the recipe as it is"]
+    assert every["none"] == {"stages.stage1.mix": {}, "stages.stage2.mix": {}}
+    assert why.keys() == {"format anchor"}, why  # all rows of the file are facts of stage1
+    fewer, why = allowed(False, False)
+    assert fewer.keys() == {"none", "the recipe as it is", "text", "half frozen", "outputs held", "averaged"}
+    assert why["random words"] == "the first stage stays as it is"
+    assert why["replay 10%"] == "the first stage's facts will not be at hand"
+    _, why = allowed(True, True, "adapter={r: 4}")
+    assert "freeze" in why["half frozen"]
+
+
+def test_advice_needs_facts_that_something_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text("stages: {only: {data: {task: kvr, size: 8}}}", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"one\.yaml: .* a first stage that another one comes after"):
+        advise.advise("one.yaml")
+
+
+@pytest.mark.slow
+def test_a_pilot_halves_its_arms_and_names_the_best(
+    here, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    runs = recipe.parent / "runs"
+    monkeypatch.setattr(advise, "ROUNDS", (1, 2))
+    kept = {name: advise.remedies("stage1")[name] for name in ("averaged", "replay 10%", "text")}
+    monkeypatch.setattr(advise, "remedies", lambda first: kept)
+    advice = advise.advise(str(recipe), "tiny", FAST, runs)
+    shown = capsys.readouterr()
+    assert "12 facts are few: an interval for a share of them is some 28 points to each side" in shown.out + shown.err
+    rounds = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(runs.glob("advice/rooms/round*/*"))]
+    assert rounds[0]["arms"].keys() == {"none", "the recipe as it is", *kept}
+    assert "none" in rounds[1]["arms"].keys() < rounds[0]["arms"].keys()
+    assert [each["seeds"] for each in rounds] == [[0], [1]]
+    assert advice.page.is_file()
+    shares = {run["arm"]: run for run in json.loads(here("show", "--runs", runs, "--json").stdout) if run["seed"] == 0}
+    assert shares.keys() == {"none", "the recipe as it is", "averaged", "replay 10%", "text"}
+    if advice.arm:  # then its file names one arm, whose stages are there already
+        (cell,) = load_sweep(str(advice.sweep))[1]
+        assert cell.arm == advice.arm
+        assert all(store.find_stage(runs, node.key) for node in cell.nodes)
