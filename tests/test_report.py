@@ -24,6 +24,7 @@ from remix_toolkit.records import RunRecord, read_rows, write_rows
 from remix_toolkit.report.facts import LATER, facts_of
 from remix_toolkit.report.page import write_report
 from remix_toolkit.report.parts import Table, as_csv, as_latex, as_markdown
+from remix_toolkit.report.settings import settings
 
 NASTY = [
     "</script><script>document.title = 'run'</script>",
@@ -227,6 +228,7 @@ def test_the_share_of_wrong_answers_that_are_answers_of_later_facts(trained, tmp
 
 
 def test_near_ties_and_memory_are_shown(trained, tmp_path: Path, here) -> None:
+    """By `remix show`, in its JSON and in the table of settings, which says too that weights are gone."""
     memory = {"memory_estimated": 71_234_000_000, "memory_peak": 68_500_000_000}
     folder = trained.write_run(tmp_path, "none", 0, BOTH, **memory)["stage2"]
     results = {
@@ -234,6 +236,7 @@ def test_near_ties_and_memory_are_shown(trained, tmp_path: Path, here) -> None:
         for list_id, result in Recall().read(folder).items()
     }
     Recall().record(results).write(folder / "recall.json")
+    store.delete_weights(folder)
     lines = [
         "stage1: 71.2 GB of memory estimated, 68.5 GB of memory at the peak",
         "stage2: 3 of 3 answers were near ties, 71.2 GB of memory estimated, 68.5 GB of memory at the peak",
@@ -243,6 +246,11 @@ def test_near_ties_and_memory_are_shown(trained, tmp_path: Path, here) -> None:
         assert [line for line in shown if "of memory" in line] == lines
     entries = json.loads(here("show", "--runs", tmp_path, "--json").stdout)
     assert [entry["near_ties"] for entry in entries] == [0, 2, 1]
+    warnings: list[str] = []
+    trained_with, recipe = settings(sweep_of(tmp_path, warnings))
+    columns = trained_with.shown[["near ties", "GB estimated", "GB at the peak"]]
+    assert columns.to_numpy().tolist() == [["0", "71.2", "68.5"], ["3", "71.2", "68.5"]]
+    assert ("name: sizes" in recipe.text, warnings) == (True, ["weights deleted, results kept: stage2 of none"])
 
 
 def test_perplexity_is_beside_recall_where_the_base_was_pretrained(trained, tmp_path: Path, here) -> None:

@@ -7,17 +7,15 @@ import pandas as pd
 import pytest
 from trained_store import FEW, HALF, TrainedStore, sweep_of
 
-from remix_toolkit import store
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.interference import Angle, GradientNorm, Interference
-from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph.sweep_state import Command, SweepState
 from remix_toolkit.records import RunRecord
 from remix_toolkit.report import figures
 from remix_toolkit.report.frame import load
 from remix_toolkit.report.parts import Figure
 from remix_toolkit.report.probes import probes
-from remix_toolkit.report.settings import rerun, settings
+from remix_toolkit.report.settings import rerun
 
 BOTH = {"stage1": {"kvr": [1, 1]}, "stage2": {"kvr": [1, 0], "webqa": [1]}}
 
@@ -86,23 +84,6 @@ def test_gradients_that_are_noise_are_shown_as_noise(trained, tmp_path: Path) ->
     assert cosines.notes[1].startswith("Noise: ")
     assert foretold.shown["seeds"].tolist() == [2, 2]
     assert warnings == []
-
-
-def test_near_ties_and_memory_are_in_the_settings(trained, tmp_path: Path) -> None:
-    memory = {"memory_estimated": 71_234_000_000, "memory_peak": 68_500_000_000}
-    folder = trained.write_run(tmp_path, "none", 0, BOTH, **memory)["stage2"]
-    results = {
-        id_: result.model_copy(update={"settled_by": {"generation, near tie": result.facts}})
-        for id_, result in Recall().read(folder).items()
-    }
-    Recall().record(results).write(folder / "recall.json")
-    store.delete_weights(folder)
-    warnings: list[str] = []
-    table, recipe = settings(sweep_of(tmp_path, warnings))
-    shown = table.shown[["near ties", "GB estimated", "GB at the peak"]]
-    assert shown.to_numpy().tolist() == [["0", "71.2", "68.5"], ["3", "71.2", "68.5"]]
-    assert "name: sizes" in recipe.text
-    assert warnings == ["weights deleted, results kept: stage2 of none"]
 
 
 def test_each_run_has_the_command_that_makes_it_again(trained, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -66,12 +65,12 @@ class Facts:
 
     def explorer(self) -> Explorer:
         """Every fact, with what became of it in each arm; the CSV has every answer."""
-        facts, arms = self.facts, list(self.answers["label"].unique())
+        facts = self.facts
         is_known = self.answers["outcome"].isin(["kept", "gained"])
         known = is_known.groupby([self.answers[name] for name in FACT]).sum().reindex(facts.index)
         shown = [facts.index.get_level_values("fact"), facts["prompt"], facts["gold"].map(_gold), known]
-        by_arm = [self._cells(arm).reindex(facts.index, fill_value="-") for arm in arms]
-        rows = list(zip(*(column.to_list() for column in (*shown, *by_arm)), strict=True))
+        arms = {str(arm): self._cells(rows) for arm, rows in self.answers.groupby("label", sort=False)}
+        rows = list(zip(*(column.to_list() for column in (*shown, *arms.values())), strict=True))
         runs = f"{len(self.runs)} run{'s' * (len(self.runs) > 1)}"
         title = f"{self.sweep.title}: {self.task}, {len(facts):,} facts in {runs}"
         columns = ["no.", "fact", "right answer", f"known, of {len(self.runs)}", *arms]
@@ -85,14 +84,15 @@ class Facts:
         facts = self.facts.assign(gold=self.facts["gold"].map("; ".join))
         return self.answers.join(facts, on=FACT)[list(names)].set_axis(list(names.values()), axis="columns")
 
-    def _cells(self, arm: str) -> "pd.Series[str]":
+    def _cells(self, answers: pd.DataFrame) -> "pd.Series[str]":
         """What became of each fact under an arm's seeds, and what was answered where it is not known."""
-        by_fact: dict[tuple[int, int], list[tuple[str, str | None]]] = {}
-        rows = self.answers[self.answers["label"] == arm]
-        columns = (rows[name].to_numpy(object, na_value=None).tolist() for name in (*FACT, "outcome", "last"))
-        for list_number, fact, outcome, answer in zip(*columns, strict=True):
-            by_fact.setdefault((list_number, fact), []).append((outcome, answer))
-        return pd.Series({at: _cell(tuple(answers)) for at, answers in by_fact.items()})
+        cells = []
+        for number, rows in answers.groupby("list"):
+            facts = self.facts.loc[[number]].index
+            columns = (rows["outcome"].cat.codes.to_numpy(), rows["last"].to_numpy(object, na_value=None))
+            outcomes, wrong = (column.reshape(-1, len(facts)).T.tolist() for column in columns)  # a list for each fact
+            cells.append(pd.Series(list(map(_cell, outcomes, wrong)), facts))
+        return pd.concat(cells).reindex(self.facts.index, fill_value="-")
 
 
 def facts_of(sweep: Sweep, task: str) -> Facts | None:
@@ -179,15 +179,14 @@ def _begins_one(answer: str, complete: bool, texts: Sequence[str]) -> bool:
     return at < len(texts) and (texts[at] == text if complete else texts[at].startswith(text))
 
 
-@lru_cache  # most facts are kept under every seed
-def _cell(answers: tuple[tuple[str, str | None], ...]) -> str:
-    """What became of a fact under some seeds, and wrong answers: `kept 2 of 3; lost 1 of 3: Leeds`."""
+def _cell(outcomes: Sequence[int], answers: Sequence[str | None]) -> str:
+    """What became of a fact, and the wrong answers, of a model for each seed: `kept 2 of 3; lost 1 of 3: Leeds`."""
     parts = []
-    for outcome in OUTCOMES:
-        if of_outcome := [answer for one, answer in answers if one == outcome]:
-            count = f" {len(of_outcome)} of {len(answers)}" if len(answers) > 1 else ""
-            wrong = dict.fromkeys(_short(answer or "(nothing)") for answer in of_outcome if answer is not None)
-            parts.append(f"{outcome}{count}{': ' * bool(wrong)}{', '.join(wrong)}")
+    for outcome in sorted(set(outcomes)):
+        count = f" {outcomes.count(outcome)} of {len(outcomes)}" if len(outcomes) > 1 else ""
+        of_outcome = [answer for one, answer in zip(outcomes, answers, strict=True) if one == outcome]
+        wrong = dict.fromkeys(_short(answer or "(nothing)") for answer in of_outcome if answer is not None)
+        parts.append(f"{OUTCOMES[outcome]}{count}{': ' * bool(wrong)}{', '.join(wrong)}")
     return "; ".join(parts)
 
 
