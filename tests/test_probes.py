@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -247,7 +246,7 @@ def test_any_model_is_probed_from_the_command_line(here, trained, tmp_path: Path
     assert (tmp_path / "lens.svg").read_text().startswith("<?xml")
     assert json.loads(lens)[0]["top10"] == pytest.approx(trained.result(Lens()).top10)
     shown = here("probe", "interference", stage, "--a", "kvr size=16", "--b", "invented_facts size=16", "--parts", 4)
-    assert re.search(r"^loss_after +-", shown.stdout, re.M)  # nothing was trained after it
+    assert "loss_after" not in shown.stdout  # nothing was trained after it
 
 
 def test_a_measurement_that_fails_stops_no_stage_and_is_tried_again(here, runs, tmp_path, monkeypatch) -> None:
