@@ -148,8 +148,8 @@ def _sbatch(job: JobState, name: str, batch: Batch, folder: Path) -> str:
 
 def _call(*line: str, script: str | None = None) -> "subprocess.CompletedProcess[str]":
     """Run one of SLURM's commands, as from the login node. Raises RunFailed where it does not answer."""
-    own = ("SLURM_", "SRUN_", "CUDA_VISIBLE_DEVICES")  # a batch job's, which sbatch would hand on to the next one
-    env = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith(own)}
+    of_job = ("SLURM_", "SRUN_", "CUDA_VISIBLE_DEVICES")  # a batch job's, which sbatch would hand on to the next one
+    env = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith(of_job)}
     try:
         return subprocess.run(line, input=script, env=env, capture_output=True, text=True, timeout=ANSWER_S)
     except FileNotFoundError:
