@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from remix_toolkit import api
-from remix_toolkit.console import info
+from remix_toolkit.console import info, warn
 from remix_toolkit.disk import write_text
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph.sweep import load_sweep
@@ -147,11 +147,6 @@ def advise(
         left_out |= unmatched
         ranked = [arm for arm in _ranked(sweep) if arm in arms and arm not in (NONE, *unmatched)]
         arms = [NONE, *ranked[: max(1, ceil(len(ranked) / 2))]] if number < len(ROUNDS) else [NONE, *ranked]
-    facts = int(sweep.means["facts"].iloc[0])
-    if facts < FEWEST_FACTS:
-        info(
-            f"{facts} facts are few: an interval for a share of them is some {98 / sqrt(facts):.0f} points to each side"
-        )
     compared = {one.second: one for one in sweep.compare(sweep.tasks[0], [(NONE, arm) for arm in arms[1:]])}
     return _advice(pilot, allowed, sweep, compared, left_out)
 
@@ -162,16 +157,20 @@ def _allowed(
     """The settings of each arm that can be tried, and why the others cannot. Raises BadInput where none can."""
     from remix_toolkit.stage.prepare import prepare
 
-    def check(arm: str, settings: dict[str, Any]) -> None:
+    def check(arm: str, settings: dict[str, Any]) -> int:
         (cell,) = load_sweep(str(pilot.write("checked", {arm: settings})))[1]
-        prepare(cell.recipe, cell.nodes, pilot.runs, ask=False)
+        prepared = prepare(cell.recipe, cell.nodes, pilot.runs, ask=False)
         allowed[arm] = settings
+        return len(prepared[0].data.facts)
 
     first, *later = recipe.stages
     allowed: dict[str, dict[str, Any]] = {}
     left_out = {}
     plain: dict[str, Any] = {f"stages.{stage}.mix": {} for stage in recipe.stages}
-    check(NONE, plain)
+    facts = check(NONE, plain)
+    if facts < FEWEST_FACTS:
+        wide = 98 / sqrt(facts)  # 1.96 standard errors of a share of a half, in points
+        warn(f"{facts} facts are few: an interval for a share of them is some {wide:.0f} points to each side")
     if any(stage.mix != Mix() for stage in recipe.stages.values()):
         check(AS_IT_IS, {})
     for arm, remedy in remedies(first).items():
