@@ -35,7 +35,7 @@ NONE, AS_IT_IS = "none", "the recipe as it is"
 
 
 @dataclass(frozen=True)
-class Remedy:
+class Arm:
     """An arm of the pilot: settings of the first stage and of every later one, both without mixing but for these."""
 
     first: Mapping[str, Any]
@@ -43,19 +43,19 @@ class Remedy:
     old_data: bool = False  # does a later stage need the first one's facts?
 
 
-def remedies(first: str) -> dict[str, Remedy]:
+def remedies(first: str) -> dict[str, Arm]:
     """All arms; `first` is the name of the first stage."""
     words, text = {"mix.random_words": {"ratio": 2}}, {"mix.passages": {"ratio": 2}}
     return {
-        "random words": Remedy(words, {}),
-        "text": Remedy({}, text),
-        "random words, text": Remedy(words, text),
-        "format anchor": Remedy({}, {"mix.format_anchor": {"stage": first, "ratio": 0.5}}),
-        "half frozen": Remedy({}, {"freeze": {"half": True}}),
-        "outputs held": Remedy({}, {"kl": {"weight": 10, "on": "prompts"}}),
-        "averaged": Remedy({}, {"average": {"parent": 0.25}}),
-        "replay 10%": Remedy({}, {"mix.replay": {"stage": first, "ratio": 0.1, "redraw": True}}, old_data=True),
-        "replay 10%, random words": Remedy(
+        "random words": Arm(words, {}),
+        "text": Arm({}, text),
+        "random words, text": Arm(words, text),
+        "format anchor": Arm({}, {"mix.format_anchor": {"stage": first, "ratio": 0.5}}),
+        "half frozen": Arm({}, {"freeze": {"half": True}}),
+        "outputs held": Arm({}, {"kl": {"weight": 10, "on": "prompts"}}),
+        "averaged": Arm({}, {"average": {"parent": 0.25}}),
+        "replay 10%": Arm({}, {"mix.replay": {"stage": first, "ratio": 0.1, "redraw": True}}, old_data=True),
+        "replay 10%, random words": Arm(
             words, {"mix.replay": {"stage": first, "ratio": 0.1, "redraw": True}}, old_data=True
         ),
     }
@@ -231,22 +231,18 @@ def _advice(
     page = write_report(pilot.runs, pilot.folder / "report", f"{pilot.folder.name}-advice")
     assert page
     kept = sweep.ranked(sweep.tasks[0])["mean"]
-    better = [arm for arm in kept.index if arm in compared and compared[arm].winner == arm]
-    about = {"left_out": left_out, "page": page, "kept_without": float(kept[NONE])}
-    if not better:
-        most = max((len(one.seeds) for one in compared.values()), default=1)
-        return Advice(None, {}, None, gain=None, seeds=most, compute=None, sweep=None, **about)  # type: ignore[arg-type]
-    arm = better[0]
-    one = compared[arm]
+    arm = next((arm for arm in kept.index if arm in compared and compared[arm].winner == arm), None)
+    one = compared[arm] if arm else None
     steps = sweep.rows.drop_duplicates(["arm", "seed", "stage"]).groupby("arm")["steps"].mean()
-    file = pilot.write("advised", {arm: allowed[arm]})
     return Advice(
         arm=arm,
-        settings=allowed[arm],
-        kept=float(kept[arm]),
-        gain=(one.low, one.high),
-        seeds=len(one.seeds),
-        compute=float(steps[arm] / steps[NONE]),
-        sweep=file,
-        **about,  # type: ignore[arg-type]
+        settings=allowed[arm] if arm else {},
+        kept=float(kept[arm]) if arm else None,
+        kept_without=float(kept[NONE]),
+        gain=(one.low, one.high) if one else None,
+        seeds=len(one.seeds) if one else max((len(other.seeds) for other in compared.values()), default=1),
+        compute=float(steps[arm] / steps[NONE]) if arm else None,
+        left_out=left_out,
+        sweep=pilot.write("advised", {arm: allowed[arm]}) if arm else None,
+        page=page,
     )

@@ -124,8 +124,8 @@ class Drift(Measurement[DriftResult]):
 
 def _others(recipe: Recipe, stage: str) -> list[str]:
     """The lists whose recall is measured after a stage, but for its own facts."""
-    own = facts_ids(recipe)[stage]
-    return [id_ for id_ in Recall().requested(recipe, stage) if id_ != own]
+    trained = facts_ids(recipe)[stage]
+    return [id_ for id_ in Recall().requested(recipe, stage) if id_ != trained]
 
 
 @contextmanager
