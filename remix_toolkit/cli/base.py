@@ -24,12 +24,13 @@ def base(
     from remix_toolkit.data.encoding import load_tokenizer
     from remix_toolkit.graph import lineage
     from remix_toolkit.recipe.load import load_base
+    from remix_toolkit.recipe.sft_fields import trusts_code
 
     silence_libraries()
     with keep_stdout_for_json(as_json):
         recipe = load_base(profile)
         pretrained.fetch(recipe)
         path, revision = store.base_model(recipe, store.open_store(runs))
-        load_tokenizer(path, revision, bool(recipe.train.get("trust_remote_code")))
+        load_tokenizer(path, revision, trusts_code(recipe.train))
         ready: dict[str, Any] = {"base": recipe.base, **lineage.base(recipe), "path": path, "commit": revision}
     emit(ready, as_json, print_record)

@@ -74,6 +74,11 @@ def device_batch(train: Mapping[str, Any]) -> int:
     return int(train.get("per_device_train_batch_size", DEVICE_BATCH))
 
 
+def trusts_code(train: Mapping[str, Any]) -> bool:
+    """Do these fields of `train:` let the code that comes with a model run?"""
+    return bool(train.get("trust_remote_code"))
+
+
 def sets_saving(train: Mapping[str, Any]) -> bool:
     """Do these fields of `train:` set when a checkpoint is written? Otherwise, `checkpoint_minutes` does."""
     return not {"save_steps", "save_strategy"}.isdisjoint(train)

@@ -18,6 +18,7 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.retrained import weights
 from remix_toolkit.recipe.load import resolved_yaml
 from remix_toolkit.recipe.schema import Stage
+from remix_toolkit.recipe.sft_fields import trusts_code
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage.curve import CURVE
 from remix_toolkit.stage.data import save
@@ -38,7 +39,7 @@ def write_changed(prepared: PreparedStage, trained: PreparedStage, sweep: str | 
     record = StageRecord.read(folder / "stage.json")
     if prepared.node.ancestors and record.parent_weights != weights(Path(source)):
         raise BadInput(f"{source} was trained again since {folder} started from it: delete that stage")
-    init = {"trust_remote_code": bool(prepared.stage.train.get("trust_remote_code"))}
+    init = {"trust_remote_code": trusts_code(prepared.stage.train)}
     before = load_model(source, revision, "fp32", init).state_dict()
     model = load_model(str(folder), None, "fp32", init)
     tensors = {name: changed(prepared.stage, before[name], after) for name, after in model.state_dict().items()}

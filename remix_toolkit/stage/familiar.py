@@ -29,6 +29,7 @@ from remix_toolkit.evaluate.known import KnownFact
 from remix_toolkit.evaluate.recall import matches
 from remix_toolkit.graph import lineage
 from remix_toolkit.recipe.schema import PROMPT_FORMATS, Factoid, PromptFormat, Recipe, Rows
+from remix_toolkit.recipe.sft_fields import trusts_code
 from remix_toolkit.records import Count, FileSeal, Part, SealedRecord, parse_rows, rows_text, seal, sealed_content
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def load_base(recipe: Recipe, runs: Path) -> "tuple[PreTrainedModel, PreTrainedT
     from remix_toolkit.stage.train import load_model
 
     source, revision = base_of(recipe, runs)
-    trust = bool(recipe.train.get("trust_remote_code"))
+    trust = trusts_code(recipe.train)
     model = load_model(source, revision, recipe.published_in, {"trust_remote_code": trust})
     return model.to(PartialState().device), encoding.load_tokenizer(source, revision, trust)
 

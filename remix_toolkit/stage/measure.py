@@ -17,6 +17,7 @@ from remix_toolkit.evaluate.known import Known
 from remix_toolkit.evaluate.measurements import MEASUREMENTS, missing_of_base
 from remix_toolkit.graph.lineage import base_results
 from remix_toolkit.graph.retrained import weights
+from remix_toolkit.recipe.sft_fields import trusts_code
 from remix_toolkit.records import StageRecord
 from remix_toolkit.stage import familiar
 from remix_toolkit.stage.prepare import PreparedStage, starting_model
@@ -82,7 +83,7 @@ def _run(
 
 
 def _load_models(prepared: PreparedStage, folder: Path) -> Models:
-    init = {"trust_remote_code": bool(prepared.stage.train.get("trust_remote_code"))}
+    init = {"trust_remote_code": trusts_code(prepared.stage.train)}
 
     def load_parent() -> PreTrainedModel:
         parent, _ = starting_model(prepared)

@@ -15,7 +15,7 @@ from remix_toolkit.evaluate.base import Subject
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.graph.lineage import Node, fact_lists
 from remix_toolkit.recipe.schema import Recipe, Stage
-from remix_toolkit.recipe.sft_fields import max_length
+from remix_toolkit.recipe.sft_fields import max_length, trusts_code
 from remix_toolkit.stage import adapter, familiar, private_api, train
 from remix_toolkit.stage.data import StageData, build_all
 from remix_toolkit.stage.ranks import main_process_first
@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
     Without `ask`, facts count as qualified where it is not known yet whether the base model knows them.
     """
     silence_libraries()
-    trust = bool(recipe.train.get("trust_remote_code"))
+    trust = trusts_code(recipe.train)
     with main_process_first():  # which builds it: in the others, transformers saves nothing
         source, revision = store.base_model(recipe, runs)
     tokenizer = load_tokenizer(source, revision, trust_remote_code=trust)
@@ -104,7 +104,7 @@ def _check_layers(prepared: PreparedStage) -> None:
     freeze = prepared.stage.freeze
     if freeze and freeze.layers:
         source, revision = store.base_model(prepared.recipe, prepared.runs)
-        trust = bool(prepared.stage.train.get("trust_remote_code"))
+        trust = trusts_code(prepared.stage.train)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust).get_text_config()
         if freeze.layers > config.num_hidden_layers:
             where = f"{prepared.recipe.name}: stages.{prepared.node.stage}.freeze.layers"

@@ -32,6 +32,7 @@ from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.prune import delete_work
+from remix_toolkit.recipe.sft_fields import trusts_code
 from remix_toolkit.seals import PRUNED
 from remix_toolkit.stage import adapter, private_api, remedies, train
 from remix_toolkit.stage.after import write_changed
@@ -137,7 +138,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
         source, revision = starting_model(prepared, verify=first)
     info(f"{name}: {data}; {data.counts.steps_per_epoch} steps an epoch; from {source}")
     init = {
-        "trust_remote_code": bool(stage.train.get("trust_remote_code")),
+        "trust_remote_code": trusts_code(stage.train),
         **(stage.train.get("model_init_kwargs") or {}),
     }
     tokenizer = load_tokenizer(source, revision, init["trust_remote_code"])
