@@ -5,8 +5,11 @@ one goes on with the better half under more seeds. Everything is published in th
 that was stopped goes on where it stopped.
 """
 
+import json
+import shlex
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, sqrt
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from remix_toolkit import api
-from remix_toolkit.console import info, warn
+from remix_toolkit.console import format_duration, info, warn
 from remix_toolkit.disk import write_text
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph.sweep import load_sweep
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from remix_toolkit.report.summary import Comparison, Sweep
 
 ROUNDS = (1, 3, 5)  # seeds that an arm has had by the end of each round
-FEWEST_FACTS = 20
+FEWEST_FACTS, MOST_FACTS = 20, 100  # fewer make wide intervals; of more, a pilot needs only these
 LEARNT = 95.0  # percent of its own facts that a later stage knows in an arm that counts
 LOSS_ABOVE = 0.02  # or the share by which its held-out loss may be above that of `none`
 NONE, AS_IT_IS = "none", "the recipe as it is"
@@ -89,6 +92,13 @@ class Pilot:
         write_text(file, yaml.safe_dump(sweep, sort_keys=False))
         return file
 
+    def check(self, arm: str, settings: Mapping[str, Any]) -> int:
+        """How many facts the first stage teaches in this arm. Raises BadInput where the arm cannot be trained."""
+        from remix_toolkit.stage.prepare import prepare
+
+        (cell,) = load_sweep(str(self.write("checked", {arm: settings})))[1]
+        return len(prepare(cell.recipe, cell.nodes, self.runs, ask=False)[0].data.facts)
+
     def run(self, file: Path, jobs: int | None) -> list[RunRecord]:
         """Run a round; what its runs consist of. Raises RunFailed where a stage failed."""
         from remix_toolkit.launch.sweep import failures, run_sweep
@@ -115,6 +125,24 @@ class Advice:
     sweep: Path | None  # of that arm alone: the file to train it by
     page: Path
 
+    @property
+    def lines(self) -> list[str]:
+        """The advice in words, and then what was not counted."""
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "one seed"
+        left_out = [f"not counted: {arm}: {why}" for arm, why in self.left_out.items()]
+        if self.arm is None or self.gain is None:
+            return [f"No remedy is better than none, which keeps {self.kept_without:.1f}% ({seeds}).", *left_out]
+        low, high = self.gain
+        settings = {key: value for key, value in self.settings.items() if value}
+        return [
+            f"Use {self.arm}: it keeps {self.kept:.1f}% of the facts, and no remedy {self.kept_without:.1f}%. The "
+            f"difference is between {low:+.1f} and {high:+.1f} points (95%, {seeds}), for {self.compute:.1f} times the "
+            "steps.",
+            f"its settings: {json.dumps(settings)}",
+            f"to train it: remix sweep {shlex.quote(str(self.sweep))}",
+            *left_out,
+        ]
+
 
 def advise(
     name: str,
@@ -130,49 +158,63 @@ def advise(
     `redo_first`: may the first stage be trained differently? `old_data`: will its facts be at hand in later stages?
     Raises BadInput for a recipe that cannot be advised on, RunFailed where a stage fails or does not learn its facts.
     """
-    pilot = Pilot(name, profile, overrides, runs)
     recipe = load_recipe(name, profile, list(overrides))
     first, *later = recipe.stages
     if not later or not isinstance(recipe.stages[first].data, Factoid):
         raise BadInput(f"{name}: advice is on the facts of a first stage that another one comes after; it has {first}")
+    whole = Pilot(name, profile, overrides, runs)
+    pilot = _sampled(whole, recipe)
     allowed, left_out = _allowed(pilot, recipe, redo_first, old_data)
     arms = list(allowed)
     records: list[RunRecord] = []
     for number, (begin, end) in enumerate(pairwise((0, *ROUNDS)), start=1):
         settings = {arm: allowed[arm] for arm in arms}
         info(f"round {number} of {len(ROUNDS)}: {', '.join(arms)}; seeds {begin} to {end - 1}")
+        started = time.monotonic()
         records += pilot.run(pilot.write(f"round{number}", settings, range(begin, end)), jobs)
+        seconds_a_run = (time.monotonic() - started) / (len(arms) * (end - begin))
         sweep = _measured(runs, records)
         unmatched = _unmatched(sweep, later[-1], arms)
         left_out |= unmatched
         ranked = [arm for arm in _ranked(sweep) if arm in arms and arm not in (NONE, *unmatched)]
-        arms = [NONE, *ranked[: max(1, ceil(len(ranked) / 2))]] if number < len(ROUNDS) else [NONE, *ranked]
+        arms = [NONE, *ranked]
+        if number < len(ROUNDS):
+            arms = arms[: 1 + max(1, ceil(len(ranked) / 2))]
+            runs_left = sum(len(arms) * (after - before) for before, after in pairwise(ROUNDS[number - 1 :]))
+            info(f"{runs_left} runs at most are left: about {format_duration(runs_left * seconds_a_run)} at this pace")
     compared = {one.second: one for one in sweep.compare(sweep.tasks[0], [(NONE, arm) for arm in arms[1:]])}
-    return _advice(pilot, allowed, sweep, compared, left_out)
+    return _advice(whole, allowed, sweep, compared, left_out)
+
+
+def _sampled(pilot: Pilot, recipe: Recipe) -> Pilot:
+    """The pilot with the first MOST_FACTS facts, where there are more and its settings do not say how many."""
+    size = f"stages.{next(iter(recipe.stages))}.data.size"
+    facts = pilot.check(NONE, _plain(recipe))
+    if facts < FEWEST_FACTS:
+        wide = 98 / sqrt(facts)  # 1.96 standard errors of a share of a half, in points
+        warn(f"{facts} facts are few: an interval for a share of them is some {wide:.0f} points to each side")
+    if facts <= MOST_FACTS or any(override.startswith(f"{size}=") for override in pilot.overrides):
+        return pilot
+    info(f"the pilot teaches the first {MOST_FACTS} of {facts:,} facts; {size}={facts} teaches all")
+    return replace(pilot, overrides=[*pilot.overrides, f"{size}={MOST_FACTS}"])
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The settings that take all mixing data out."""
+    return {f"stages.{stage}.mix": {} for stage in recipe.stages}
 
 
 def _allowed(
     pilot: Pilot, recipe: Recipe, redo_first: bool, old_data: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The settings of each arm that can be tried, and why the others cannot. Raises BadInput where none can."""
-    from remix_toolkit.stage.prepare import prepare
-
-    def check(arm: str, settings: dict[str, Any]) -> int:
-        (cell,) = load_sweep(str(pilot.write("checked", {arm: settings})))[1]
-        prepared = prepare(cell.recipe, cell.nodes, pilot.runs, ask=False)
-        allowed[arm] = settings
-        return len(prepared[0].data.facts)
-
+    """The settings of each arm that can be tried, and why the others cannot."""
     first, *later = recipe.stages
-    allowed: dict[str, dict[str, Any]] = {}
+    plain = _plain(recipe)
+    allowed: dict[str, dict[str, Any]] = {NONE: plain}
     left_out = {}
-    plain: dict[str, Any] = {f"stages.{stage}.mix": {} for stage in recipe.stages}
-    facts = check(NONE, plain)
-    if facts < FEWEST_FACTS:
-        wide = 98 / sqrt(facts)  # 1.96 standard errors of a share of a half, in points
-        warn(f"{facts} facts are few: an interval for a share of them is some {wide:.0f} points to each side")
     if any(stage.mix != Mix() for stage in recipe.stages.values()):
-        check(AS_IT_IS, {})
+        pilot.check(AS_IT_IS, {})
+        allowed[AS_IT_IS] = {}
     for arm, remedy in remedies(first).items():
         if remedy.first and not redo_first:
             left_out[arm] = "the first stage stays as it is"
@@ -182,7 +224,8 @@ def _allowed(
             settings = plain | {f"stages.{first}.{key}": value for key, value in remedy.first.items()}
             settings |= {f"stages.{stage}.{key}": value for stage in later for key, value in remedy.later.items()}
             try:
-                check(arm, settings)
+                pilot.check(arm, settings)
+                allowed[arm] = settings
             except BadInput as error:
                 left_out[arm] = str(error).partition("\n")[0].rstrip(":")
     return allowed, left_out
@@ -226,15 +269,14 @@ def _advice(
     left_out: dict[str, str],
 ) -> Advice:
     """The best arm that is ahead of none, when p is corrected for all that are compared; or that there is none."""
-    from remix_toolkit.report.page import write_report
+    from remix_toolkit.report.page import PAGE, write_report
 
-    page = write_report(pilot.runs, pilot.folder / "report", f"{pilot.folder.name}-advice")
-    assert page
     kept = sweep.ranked(sweep.tasks[0])["mean"]
     arm = next((arm for arm in kept.index if arm in compared and compared[arm].winner == arm), None)
     one = compared[arm] if arm else None
     steps = sweep.rows.drop_duplicates(["arm", "seed", "stage"]).groupby("arm")["steps"].mean()
-    return Advice(
+    report = pilot.folder / "report"
+    advice = Advice(
         arm=arm,
         settings=allowed[arm] if arm else {},
         kept=float(kept[arm]) if arm else None,
@@ -244,5 +286,7 @@ def _advice(
         compute=float(steps[arm] / steps[NONE]) if arm else None,
         left_out=left_out,
         sweep=pilot.write("advised", {arm: allowed[arm]}) if arm else None,
-        page=page,
+        page=report / PAGE,
     )
+    write_report(pilot.runs, report, f"{pilot.folder.name}-advice", advice.lines)
+    return advice

@@ -47,6 +47,17 @@ def test_remedies_that_the_situation_rules_out_are_left_out(recipe: Path, tmp_pa
     assert "freeze" in why["half frozen"]
 
 
+def test_a_pilot_teaches_a_sample_of_many_facts(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise, "MOST_FACTS", 8)
+    runs = store.open_store(tmp_path / "runs")
+    sampled = advise._sampled(advise.Pilot(str(recipe), "tiny", FAST, runs), load_recipe(str(recipe), "tiny", FAST))
+    assert list(sampled.overrides) == [*FAST, "stages.stage1.data.size=8"]
+    assert sampled.check("none", {}) == 8
+    asked = [*FAST, "stages.stage1.data.size=10"]
+    whole = advise.Pilot(str(recipe), "tiny", asked, runs)
+    assert advise._sampled(whole, load_recipe(str(recipe), "tiny", asked)) == whole
+
+
 def test_advice_needs_facts_that_something_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("one.yaml").write_text("stages: {only: {data: {task: kvr, size: 8}}}", encoding="utf-8")
@@ -69,7 +80,8 @@ def test_a_pilot_halves_its_arms_and_names_the_best(
     assert rounds[0]["arms"].keys() == {"none", "the recipe as it is", *kept}
     assert "none" in rounds[1]["arms"].keys() < rounds[0]["arms"].keys()
     assert [each["seeds"] for each in rounds] == [[0], [1]]
-    assert advice.page.is_file()
+    page = advice.page.read_text(encoding="utf-8")
+    assert page.index('id="advice"') < page.index('id="answer"')
     shares = {run["arm"]: run for run in json.loads(here("show", "--runs", runs, "--json").stdout) if run["seed"] == 0}
     assert shares.keys() == {"none", "the recipe as it is", "averaged", "replay 10%", "text"}
     if advice.arm:  # then its file names one arm, whose stages are there already

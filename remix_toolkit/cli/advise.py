@@ -1,18 +1,13 @@
 """`remix advise`: which remedy keeps a recipe's facts, by a pilot on them."""
 
-import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from remix_toolkit.cli.options import JobsAtOnce, Json, Overrides, Profile, RecipeArg, Runs
 from remix_toolkit.cli.output import emit, keep_stdout_for_json
-
-if TYPE_CHECKING:
-    from remix_toolkit.advise import Advice
 
 commands = typer.Typer()
 
@@ -46,21 +41,4 @@ def advise(
     from remix_toolkit.report.frame import load
 
     screen.print_seeds(load(runs, f"{advice.page.parents[1].name}-advice"), {})
-    screen.print_lines(_lines(advice))
-
-
-def _lines(advice: "Advice") -> list[str]:
-    lines = [f"not counted: {arm}: {why}" for arm, why in advice.left_out.items()]
-    seeds = f"{advice.seeds} seeds" if advice.seeds > 1 else "one seed"
-    if advice.arm is None or advice.gain is None:
-        lines.append(f"advice: no arm is better than none, which keeps {advice.kept_without:.1f}% ({seeds})")
-    else:
-        low, high = advice.gain
-        settings = {key: value for key, value in advice.settings.items() if value}
-        lines += [
-            f"advice: {advice.arm}: {json.dumps(settings)}",
-            f"it keeps {advice.kept:.1f}%, and none {advice.kept_without:.1f}%: the difference is between {low:+.1f} "
-            f"and {high:+.1f} points (95%, {seeds}); it takes {advice.compute:.1f} times the steps",
-            f"to train it: remix sweep {shlex.quote(str(advice.sweep))}",
-        ]
-    return [*lines, f"what was tried, on one page: {advice.page}"]
+    screen.print_lines(["advice:", *advice.lines, f"what was tried, on one page: {advice.page}"])

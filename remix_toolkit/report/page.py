@@ -35,9 +35,10 @@ SEEN = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421, 0x2028: 0x
 WRITERS: dict[str, Callable[[Table], str]] = {"csv": parts.as_csv, "md": parts.as_markdown, "tex": parts.as_latex}
 
 
-def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
+def write_report(runs: Path, out: Path, recipe: str | None, advice: Sequence[str] = ()) -> Path | None:
     """Write the report of a store, or of one recipe or sweep in it, into a folder; the page's path.
 
+    `advice` is what a pilot came to, in lines: it is on top of the page.
     What the page says first is printed too, in three lines at most. Files of the report's own names are overwritten,
     nothing else is touched. None where nothing is published yet. Raises BadInput where `runs` does not exist, the
     recipe is not in it, or the folder cannot be written to.
@@ -51,6 +52,9 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
     warnings += words.unmeasured(frame)
     all_sweeps = sorted(sweeps(frame), key=lambda sweep: len(sweep.stages) == 1)  # of one stage, little can be said
     made = sections(frame, all_sweeps, Path(path_text(runs)), warnings)
+    answer = next(part.lines[0] for part in made[0].parts if isinstance(part, Words))
+    if advice:
+        made.insert(0, Section("advice", "Advice", [Words(advice[:1], "answer"), Words(advice[1:], "list")]))
     recipes = list(dict.fromkeys(sweep.recipe for sweep in all_sweeps))
     title = all_sweeps[0].title if len(all_sweeps) == 1 else ", ".join(recipes)
     title = title if len(recipes) < 4 else f"{len(recipes)} recipes"
@@ -63,7 +67,6 @@ def write_report(runs: Path, out: Path, recipe: str | None) -> Path | None:
         if error.errno in LATER:
             raise
         raise BadInput(f"-o {error.filename or out}: cannot be written ({error.strerror})") from None
-    answer = next(part.lines[0] for part in made[0].parts if isinstance(part, Words))
     info(textwrap.fill(parts.plain(f"{all_sweeps[0].title}: {answer}"), SCREEN, max_lines=3, placeholder=" ..."))
     return out / PAGE
 
