@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 ROUNDS = (1, 3, 5)  # seeds that an arm has had by the end of each round
 FEWEST_FACTS, MOST_FACTS = 20, 100  # fewer make wide intervals; of more, a pilot needs only these
-LEARNT = 95.0  # percent of its own facts that a later stage knows in an arm that counts
-LOSS_ABOVE = 0.02  # or the share by which its held-out loss may be above that of `none`
 NONE, AS_IT_IS = "none", "the recipe as it is"
 
 
@@ -174,7 +172,9 @@ def advise(
         records += pilot.run(pilot.write(f"round{number}", settings, range(begin, end)), jobs)
         seconds_a_run = (time.monotonic() - started) / (len(arms) * (end - begin))
         sweep = _measured(runs, records)
-        unmatched = _unmatched(sweep, later[-1], arms)
+        unmatched = {arm: why for arm, why in sweep.uncounted.items() if arm in arms}
+        if NONE in unmatched:
+            raise RunFailed(f"{sweep.title}: without a remedy, {unmatched[NONE]}: train longer")
         left_out |= unmatched
         ranked = [arm for arm in _ranked(sweep) if arm in arms and arm not in (NONE, *unmatched)]
         arms = [NONE, *ranked]
@@ -241,24 +241,6 @@ def _measured(runs: Path, records: Sequence[RunRecord]) -> "Sweep":
 
 def _ranked(sweep: "Sweep") -> list[str]:
     return list(sweep.ranked(sweep.tasks[0]).index)
-
-
-def _unmatched(sweep: "Sweep", last: str, arms: Sequence[str]) -> dict[str, str]:
-    """The arms that do not count, because a stage did not learn what it was for.
-
-    Raises RunFailed where that is so without a remedy.
-    """
-    rows = sweep.rows[(sweep.rows["stage"] == last) & sweep.rows["own"]].groupby("arm")
-    recall, loss = rows["recall"].mean(), rows["held_out_loss"].mean()
-    reasons = {arm: f"{sweep.stages[0]} did not learn all its facts" for arm in arms if arm in sweep.unlearned}
-    if NONE in reasons or recall.get(NONE, LEARNT) < LEARNT:
-        raise RunFailed(f"{sweep.title}: not all facts of each stage are learnt without a remedy: train longer")
-    for arm in arms:
-        if recall.get(arm) is not None and recall[arm] < LEARNT:
-            reasons[arm] = f"{last} knows {recall[arm]:.1f}% of its own facts, under {LEARNT:.0f}%"
-        elif loss.get(arm) is not None and loss[arm] > (1 + LOSS_ABOVE) * loss[NONE]:
-            reasons[arm] = f"the loss on held-out rows is {loss[arm]:.2f}, over {LOSS_ABOVE:.0%} above {loss[NONE]:.2f}"
-    return reasons
 
 
 def _advice(

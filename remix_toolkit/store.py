@@ -35,7 +35,7 @@ from remix_toolkit.data import gguf, pretrained, tiny
 from remix_toolkit.data.files import sha256
 from remix_toolkit.data.identity import short_hash
 from remix_toolkit.disk import Damaged, OtherVersion, delete, file_lock
-from remix_toolkit.errors import LATER, BadInput
+from remix_toolkit.errors import LATER, BadInput, nearest
 from remix_toolkit.evaluate.measurements import FILES
 from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.recipe.tiny_size import tiny_size
@@ -312,15 +312,17 @@ def _merge(record: RunRecord, other: RunRecord) -> RunRecord:
     return record.model_copy(update={"stages": stages})
 
 
-def records(runs: Path, warn: Warn | None = None) -> list[RunRecord]:
-    """Every run's record, in the order in which they were written.
+def records(runs: Path, warn: Warn | None = None, recipe: str | None = None) -> list[RunRecord]:
+    """Every run's record, or those of one recipe or sweep, in the order in which they were written.
 
     One that cannot be read is handed to `warn` and left out; without `warn` it raises BadInput, for whoever deletes
-    what no record needs.
+    what no record needs. Raises BadInput where no run is of that recipe.
     """
     check_format(runs)
-    readable = _readable((runs / "records").glob("*.json"), warn)
-    return sorted((record for _, record in readable), key=lambda record: record.written)
+    readable = [record for _, record in _readable((runs / "records").glob("*.json"), warn)]
+    if recipe is not None and recipe not in (names := {record.recipe for record in readable}):
+        raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
+    return sorted((record for record in readable if recipe in (None, record.recipe)), key=lambda one: one.written)
 
 
 def _readable(files: Iterable[Path], warn: Warn | None) -> Iterator[tuple[Path, RunRecord]]:

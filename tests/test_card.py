@@ -287,7 +287,7 @@ def test_results_are_in_their_schema(trained, runs: Path, capsys: pytest.Capture
     again = Results.model_validate_json(as_json(whole))
     assert again == whole
     said = json.loads(as_json(whole))
-    assert said["schema"] == 3
+    assert said["schema"] == 4
     fields = json_schema()["$defs"]["Published"]
     assert set(fields["required"]) < set(said["stages"][0]) == set(fields["properties"])
     assert [len(stage["ancestors"]) for stage in said["stages"]] == [0, 0, 1, 1]
@@ -295,6 +295,10 @@ def test_results_are_in_their_schema(trained, runs: Path, capsys: pytest.Capture
     one = json.loads(as_json(of_stage(last)))
     assert [stage["key"] for stage in one["stages"]] == [*one["stages"][1]["ancestors"], last.name[-16:]]
     assert [run["arm"] for run in one["runs"]] == ["random"]
+    assert all(stage.flops for stage in whole.stages)
+    assert of_store(runs, "kvr") == whole
+    with pytest.raises(BadInput, match=r"--recipe kvx: no run of it is in .*did you mean 'kvr'"):
+        of_store(runs, "kvx")
     (last / "model.safetensors").unlink()
     assert len(of_store(runs).stages) == 3
     assert "model.safetensors is missing" in capsys.readouterr().err

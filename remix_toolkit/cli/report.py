@@ -9,6 +9,7 @@ import typer
 from remix_toolkit.cli.options import Json, Runs
 from remix_toolkit.cli.output import check_plot_file, check_writable, write_output
 from remix_toolkit.console import info, warn
+from remix_toolkit.errors import BadInput
 
 commands = typer.Typer()
 
@@ -56,12 +57,19 @@ def card(stage: Annotated[str, StageArg], runs: Runs = Path("runs"), output: Out
 
 
 @commands.command()
-def results(stage: Annotated[str | None, StageArg] = None, runs: Runs = Path("runs"), output: Output = None) -> None:
+def results(
+    stage: Annotated[str | None, StageArg] = None,
+    runs: Runs = Path("runs"),
+    recipe: Annotated[str | None, typer.Option(help="only the runs of this recipe or sweep")] = None,
+    output: Output = None,
+) -> None:
     """results.json, for machines: recall, settings, versions; of a stage and its lineage, or of all that is there."""
     from remix_toolkit.report.results import as_json, of_stage, of_store
     from remix_toolkit.report.sides import find_stage
 
-    write_output(output, as_json(of_stage(find_stage(stage, runs)) if stage else of_store(runs)))
+    if stage and recipe:
+        raise BadInput(f"--recipe {recipe}: is of all stages of a recipe; leave it out, or {stage}")
+    write_output(output, as_json(of_stage(find_stage(stage, runs)) if stage else of_store(runs, recipe)))
 
 
 @commands.command()

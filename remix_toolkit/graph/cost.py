@@ -67,11 +67,16 @@ def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
     elif stage.train.get("max_steps", -1) > 0:
         steps = stage.train["max_steps"]
     tokens = None if steps is None else round(steps * batch * length)
+    return Cost(steps, tokens, training_flops(recipe, job.name, tokens), (steps or 0) * batch * trained)
+
+
+def training_flops(recipe: Recipe, name: str, tokens: float | None) -> float | None:
+    """What training a stage on so many tokens takes; None where these, or how large the model is, are not known."""
+    recipe, stage = recipe.of_stage(name), recipe.stages[name]
     operations = passes(recipe) * (2.0 if stage.sam else 1.0)
     if stage.kl:  # forward in two models and backward in one, of a device's share of a batch
-        operations += (passes(recipe) + 2) * min(1.0, device_batch(stage.train) / batch)
-    flops = recipe.parameters and tokens and operations * recipe.parameters * tokens
-    return Cost(steps, tokens, flops, (steps or 0) * batch * trained)
+        operations += (passes(recipe) + 2) * min(1.0, device_batch(stage.train) / recipe.global_batch_size)
+    return recipe.parameters and tokens and operations * recipe.parameters * tokens
 
 
 def _asking_cost(job: Job) -> Cost:

@@ -1,12 +1,12 @@
 """Facts kept, lost, gained and never learnt, and how many wrong answers are right ones of facts trained later."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from remix_toolkit.report.answers import right_answers, share_of
 from remix_toolkit.report.parts import Explorer, Table
 from remix_toolkit.report.summary import Sweep
 
@@ -159,24 +159,10 @@ def _later(sweep: Sweep, since: str, task: str, answers: pd.DataFrame) -> pd.Dat
     for run, of_run in answers[answers["last"].notna()].groupby(RUN, sort=False):
         if run in gold:
             if gold[run] != former:  # most runs have the same
-                former, texts = gold[run], _right_answers(gold[run])
-            wrong = zip(of_run["last"].tolist(), of_run["complete"].tolist(), strict=True)
-            matching = [complete for text, complete in wrong if _begins_one(text, complete, texts)]
-            shares[run] = [100 * sum(matching) / len(of_run), 100 * len(matching) / len(of_run)]
+                former, texts = gold[run], right_answers(gold[run])
+            shares[run] = share_of(texts, of_run["last"].tolist(), of_run["complete"].tolist())
     index = pd.MultiIndex.from_tuples(shares, names=RUN) if shares else pd.MultiIndex.from_arrays([[], []], names=RUN)
     return pd.DataFrame(list(shares.values()), index, ["later_at_least", "later_at_most"], dtype=float)
-
-
-def _right_answers(gold: "Sequence[pa.ChunkedArray]") -> list[str]:
-    """All of the right answers to some lists of facts, as they are compared, sorted."""
-    return sorted({answer.strip().lower() for of in gold for answers in of.to_pylist() for answer in answers})
-
-
-def _begins_one(answer: str, complete: bool, texts: Sequence[str]) -> bool:
-    """Is an answer one of these sorted texts or, where it was cut off, the beginning of one?"""
-    text = (answer if complete else answer.removesuffix("...").rstrip("\ufffd")).strip().lower()
-    at = bisect_left(texts, text)
-    return at < len(texts) and (texts[at] == text if complete else texts[at].startswith(text))
 
 
 def _cell(outcomes: Sequence[int], answers: Sequence[str | None]) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from remix_toolkit import store
 from remix_toolkit.console import warn as warn_on_screen
-from remix_toolkit.errors import BadInput, nearest
+from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.harness import Harness
 from remix_toolkit.evaluate.perplexity import Perplexity
@@ -25,7 +25,7 @@ from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.key_fields import determining_settings
 from remix_toolkit.records import RunRecord
-from remix_toolkit.report.results import numbers
+from remix_toolkit.report.results import Results, numbers
 from remix_toolkit.report.stage import Stage
 
 if TYPE_CHECKING:
@@ -124,14 +124,35 @@ def load(
             warnings[text] = None
             warn(text)
 
-    records = list(store.records(runs, warn_once) if records is None else records)
-    if recipe is not None:
-        if recipe not in (names := {record.recipe for record in records}):
-            raise BadInput(f"--recipe {recipe}: no run of it is in {runs}; {nearest(recipe, names)}")
-        records = [record for record in records if record.recipe == recipe]
+    records = list(store.records(runs, warn_once, recipe) if records is None else records)
     stages = {path_text(folder): Stage(folder) for folder in store.published_stages(runs).values()}
-    measured = _measured(records, stages, warn_once)
-    return Frame(measured, records, stages, warn_once)
+    by_key = {path.rpartition("-")[2]: stage for path, stage in stages.items()}
+
+    @cache
+    def lists(key: str) -> list[dict[str, Any]]:  # runs share stages
+        if key not in by_key:
+            return []
+        try:
+            by_key[key].verify()
+            return measured_lists(by_key[key])
+        except BadInput as error:
+            warn_once(f"{error}: this stage is left out")
+            return []
+
+    return Frame(_measured(records, lists), records, stages, warn_once)
+
+
+def of_results(results: Results) -> Frame:
+    """The frame of a results.json: recall and losses alone. A stage's `path` is its key."""
+    lists: dict[str, list[dict[str, Any]]] = {}
+    for stage in results.stages:
+        about = {"key": stage.key, "path": stage.key, "steps": stage.steps, "near_ties": 0}
+        rows = [{"list": id_, "recall": one.recall, "facts": one.facts} for id_, one in stage.recall.items()]
+        if one := stage.held_out:
+            rows.append({"list": None, "held_out_loss": one.loss, "held_out_accuracy": one.accuracy, "facts": 0})
+        lists[stage.key] = [about | row for row in rows]
+    records = [RunRecord(**dict(run)) for run in results.runs]
+    return Frame(_measured(records, lambda key: lists.get(key, [])), records, {}, warn_on_screen)
 
 
 def path_text(path: Path) -> str:
@@ -139,27 +160,15 @@ def path_text(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _measured(records: Sequence[RunRecord], stages: Mapping[str, Stage], warn: Warn) -> pd.DataFrame:
-    by_key = {path.rpartition("-")[2]: stage for path, stage in stages.items()}
-
-    @cache
-    def measured(key: str) -> list[dict[str, Any]]:  # runs share stages
-        if key not in by_key:
-            return []
-        try:
-            by_key[key].verify()
-            return measured_lists(by_key[key])
-        except BadInput as error:
-            warn(f"{error}: this stage is left out")
-            return []
-
+def _measured(records: Sequence[RunRecord], lists: Callable[[str], list[dict[str, Any]]]) -> pd.DataFrame:
+    """`Frame.measured` of some runs; `lists`: the key of a stage -> what `measured_lists` gives of it."""
     rows: list[dict[str, Any]] = []
     for record in records:
         about = record.model_dump(include={"recipe", "arm", "grid_point", "profile", "seed", "source", "settings"})
         about |= {"overrides": tuple(as_overrides(determining_settings(record.overrides))), "run": record.keys[-1]}
         for stage in record.stages:
             names = {id_: listed.label for id_, listed in stage.lists.items()}
-            for row in measured(stage.key):
+            for row in lists(stage.key):
                 if row["list"] is None:
                     rows.append({**about, **row, "stage": stage.stage, "task": stage.task, "own": True})
                 elif row["list"] in names:

@@ -9,19 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
-from remix_toolkit.recipe.schema import Evaluate
+from remix_toolkit.graph.cost import training_flops
+from remix_toolkit.recipe.schema import Evaluate, Recipe
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.records import Part, RunRecord, RunStage, StageRecord
 from remix_toolkit.report.stage import Stage
 
-SCHEMA: Literal[3] = 3  # raise it with every change of the form
+SCHEMA: Literal[4] = 4  # raise it with every change of the form
 PROBES = {one.name: one for one in MEASUREMENTS if one.name not in ("recall", "held_out")}
 # Keys whose value is always a local path.
 PATHS = {"path", "text", "source", "profile", "accelerate_config", "deepspeed", "logging_dir"}
@@ -35,6 +36,10 @@ class Recall(Strict):
     recall: float | None = Field(description="greedy exact match, in percent")
     facts: int = Field(description="how many were asked")
     correct: int = Field(description="how many were answered right")
+    own_at_least: float | None = Field(
+        None, description="of the wrong answers, in percent, right ones of the facts that the stage itself trained on"
+    )
+    own_at_most: float | None = Field(None, description="with those that may become one: scoring cuts off wrong ones")
 
 
 class HeldOut(Strict):
@@ -58,6 +63,7 @@ class Published(Strict):
     steps: int = Field(description="optimizer steps")
     epochs: float | None = None
     trained_tokens: int | None = Field(None, description="tokens with a loss that all steps saw")
+    flops: float | None = Field(None, description="of training, as a plan estimates them, on the tokens that it saw")
     last_loss: float | None = Field(None, description="of the last optimizer step, in nats a token")
     seconds: float | None = Field(None, description="how long it trained, in its last run if it was resumed")
     stop_fired: bool | None = Field(None, description="did it end before its last planned step?")
@@ -81,13 +87,14 @@ class Run(Strict):
     profile: str
     seed: int
     settings: dict[str, Any] = Field(description="dotted keys in which the run differs from its recipe file")
+    overrides: dict[str, Any] = Field(description="of these, what the command line changed; the rest is the sweep's")
     stages: list[RunStage]
 
 
 class Results(Strict):
     """Published stages, each after those that it starts from, and the runs that they are part of."""
 
-    version: Literal[3] = Field(SCHEMA, alias="schema", description="of this form")
+    version: Literal[4] = Field(SCHEMA, alias="schema", description="of this form")
     stages: list[Published]
     runs: list[Run]
 
@@ -116,13 +123,19 @@ def of_stage(folder: Path) -> Results:
     return Results(schema=SCHEMA, stages=lineage, runs=_runs(with_it, {*last.ancestors, last.key}))
 
 
-def of_store(runs: Path) -> Results:
-    """All that is published in a runs directory; a damaged stage is left out, with a warning. Raises BadInput."""
+def of_store(runs: Path, recipe: str | None = None) -> Results:
+    """All that is published in a runs directory, or of one recipe or sweep in it.
+
+    A damaged stage is left out, with a warning. Raises BadInput where nothing is published, or no such run.
+    """
     if not (runs / "stages").is_dir():
         raise BadInput(f"{runs}: nothing is published there; --runs says where stages are")
-    store.check_format(runs)
-    stages = sorted(_sound(list(store.published_stages(runs).values())), key=lambda stage: len(stage.ancestors))
-    return Results(schema=SCHEMA, stages=stages, runs=_runs(store.records(runs, warn), None))
+    records, published = store.records(runs, warn, recipe), store.published_stages(runs)
+    if recipe is not None:
+        keys = {key for record in records for key in record.keys}
+        published = {key: folder for key, folder in published.items() if key in keys}
+    stages = sorted(_sound(list(published.values())), key=lambda stage: len(stage.ancestors))
+    return Results(schema=SCHEMA, stages=stages, runs=_runs(records, None))
 
 
 def as_json(results: Results) -> str:
@@ -144,7 +157,8 @@ def read_stage(folder: Path) -> Published:
             record.model_dump(include=set(Published.model_fields) & set(StageRecord.model_fields))
             | {"name": f"{recipe['name']}-{record.stage}-seed{recipe['seed']}-{record.key}", "recipe": recipe}
             | {"declaration": public(record.declaration), "counts": public(record.counts.model_dump())}
-            | {"recall": {id_: _only(Recall, one) for id_, one in stage.results(RecallMeasurement()).items()}}
+            | {"recall": {id_: _recall(stage, id_, one) for id_, one in stage.results(RecallMeasurement()).items()}}
+            | {"flops": _flops(stage)}
             | {"held_out": stage.held_out and _only(HeldOut, stage.held_out)}
             | {"probes": public({name: results for name, results in probes.items() if results})}
             | {"base": public({name: results for name, results in of_base.items() if results})}
@@ -157,6 +171,22 @@ def read_stage(folder: Path) -> Published:
 
 def _dumped(results: Mapping[str, Part]) -> dict[str, Any]:
     return {item: result.model_dump() for item, result in results.items()}
+
+
+def _recall(stage: Stage, list_id: str, record: Part) -> dict[str, Any]:
+    at_least, at_most = stage.answers_of_own(list_id) or (None, None)
+    return _only(Recall, record) | {"own_at_least": at_least, "own_at_most": at_most}
+
+
+def _flops(stage: Stage) -> float | None:
+    """None, too, where the recipe has a key that this version of the toolkit does not know."""
+    record, counts = stage.record, stage.record.counts
+    try:
+        recipe = Recipe.model_validate(stage.recipe)
+    except ValidationError:
+        return None
+    tokens = record.steps / counts.steps_per_epoch * counts.tokens_per_epoch.without_padding
+    return training_flops(recipe, record.stage, tokens)
 
 
 def _only(kind: type[Strict], record: Part) -> dict[str, Any]:

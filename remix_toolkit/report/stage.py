@@ -10,6 +10,7 @@ import pandas as pd
 import yaml
 
 from remix_toolkit import store
+from remix_toolkit.data.identity import trained_list
 from remix_toolkit.disk import Damaged
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.base import Measurement
@@ -18,6 +19,7 @@ from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.graph.lineage import base_results
 from remix_toolkit.graph.retrained import Weights, lineage_weights
 from remix_toolkit.records import FileSeal, RetentionPoint, StageRecord, parse_rows, sealed_content
+from remix_toolkit.report.answers import right_answers, share_of
 from remix_toolkit.seals import sealed_files
 
 if TYPE_CHECKING:
@@ -145,6 +147,21 @@ class Stage:
         ends, verdicts = [0, *lists.run_ends.to_pylist()], rows.select(VERDICT)
         slices = zip(lists.values.to_pylist(), pairwise(ends), strict=True)
         return {list_id: verdicts.slice(start, end - start) for list_id, (start, end) in slices}
+
+    def answers_of_own(self, list_id: str) -> tuple[float, float] | None:
+        """How many of the wrong answers to a list of facts are right ones of the stage's own: `share_of`.
+
+        None where that is its own list, or it has none, and where no answer is wrong.
+        """
+        own = trained_list(declared["data"] for declared in self.record.declaration["stages"])
+        if list_id == own or own not in self._verdicts:
+            return None
+        answers = self.verdicts(list_id).to_pandas()
+        wrong = answers[~answers["correct"]]
+        if wrong.empty:
+            return None
+        texts = right_answers([self.verdicts(own)["gold"]])
+        return share_of(texts, wrong["prediction"].tolist(), wrong["prediction_complete"].tolist())
 
     def _rows(self) -> "pa.Table":
         """The rows of recall.jsonl."""

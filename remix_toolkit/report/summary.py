@@ -4,6 +4,7 @@ All runs of a sweep share their facts (`data_seed`), so seeds and arms are paire
 The formulas are those of `stats`.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,9 @@ from remix_toolkit.report.frame import SWEEP, Frame
 from remix_toolkit.report.stage import Stage
 
 FLOOR = 99.0  # the paper's premise: a stage ends at 100% recall of its own facts (section 2.1)
+LEARNT = 95.0  # percent of its own facts that a later stage knows in an arm that counts
+LOSS_ABOVE = 0.02  # or the share by which its loss on held-out rows may be above that of NONE
+NONE = "none"  # the arm without a remedy
 CELL = ["label", "stage", "task"]  # what means over seeds are of
 
 
@@ -104,6 +108,25 @@ class Sweep:
         means[list(stats.Recall.__annotations__)] = pd.DataFrame(recalls, means.index)
         means["missing"] = [sorted(begun[row.arm] - set(row.seeds)) for row in means.itertuples()]
         return means.reset_index().astype({"sd": float, "seeds_to_halve": "Int64"})
+
+    @cached_property
+    def uncounted(self) -> dict[str, str]:
+        """Arms of which it says nothing how much they keep, as a stage did not learn what it was for; and why.
+
+        Of the first stage's facts, all have to be known under every seed (see FLOOR), of the last one's LEARNT in the
+        mean over seeds; of instructions, the loss on held-out rows may be LOSS_ABOVE that of the arm `none`, if any.
+        """
+        first, last = self.stages[0], self.stages[-1]
+        rows = self.rows[(self.rows["stage"] == last) & self.rows["own"]]
+        means = rows.groupby("label", sort=False)[["recall", "held_out_loss"]].mean()
+        most = (1 + LOSS_ABOVE) * means["held_out_loss"].get(NONE, math.inf)
+        reasons = {}
+        for arm, recall, loss in means.itertuples():
+            if recall < LEARNT:
+                reasons[arm] = f"{last} knows {recall:.1f}% of its own facts, under {LEARNT:.0f}%"
+            elif loss > most:
+                reasons[arm] = f"the loss of {last} is {loss:.2f}, over {LOSS_ABOVE:.0%} above that of {NONE}"
+        return reasons | dict.fromkeys(self.unlearned, f"{first} did not learn all its facts")
 
     def ranked(self, task: str, after: str | None = None) -> pd.DataFrame:
         """The means of a task after the last stage, or another one, by arm, the best one first."""

@@ -1,0 +1,69 @@
+"""The arena: which arms count, what they cost, and the page that is made of results.json files alone."""
+
+from pathlib import Path
+
+import pytest
+from trained_store import TrainedStore, sweep_of
+
+from remix_toolkit.evaluate.held_out import HeldOut
+from remix_toolkit.report.frame import load, of_results
+from remix_toolkit.report.results import Results, as_json, of_store
+from remix_toolkit.report.summary import sweeps
+
+
+def write_arm(trained: TrainedStore, runs: Path, arm: str, seed: int = 0, learnt=40, kept=20, new=40, **more) -> None:
+    """Of forty facts of stage1, so many are learnt and kept; of forty of stage2, `new` are learnt."""
+    of = lambda many: [1] * many + [0] * (40 - many)  # noqa: E731
+    known = {"stage1": {"kvr": of(learnt)}, "stage2": {"kvr": of(kept), "invented_facts": of(new)}}
+    trained.write_run(runs, arm, seed, known, **more)
+
+
+def test_an_arm_counts_only_if_its_stages_learnt_what_they_were_for(trained, tmp_path: Path) -> None:
+    for arm, more in {"none": {}, "just": {"new": 38}, "under": {"new": 37}, "early": {"learnt": 39}}.items():
+        write_arm(trained, tmp_path, arm, **more)
+    write_arm(trained, tmp_path, "under", seed=1)  # it is the mean over seeds that counts, of a later stage
+    write_arm(trained, tmp_path, "early", seed=1)  # and every seed, of the first
+    write_arm(trained, tmp_path, "far under", new=20)
+    assert sweep_of(tmp_path).uncounted == {
+        "far under": "stage2 knows 50.0% of its own facts, under 95%",
+        "early": "stage1 did not learn all its facts",
+    }
+
+
+def test_instructions_count_by_their_loss_beside_that_of_none(trained, tmp_path: Path) -> None:
+    for arm, loss in {"none": 1.25, "near": 1.27, "far": 1.28, "better": 1.0}.items():
+        held_out = HeldOut().record({"8 rows": trained.result(HeldOut(), loss=loss)}).model_dump_json()
+        known = {"stage1": {"kvr": [1] * 8}, "stage2": {"kvr": [1] * 8}}
+        trained.write_run(tmp_path, arm, 0, known, files={"held_out.json": held_out})
+    assert sweep_of(tmp_path).uncounted == {"far": "the loss of stage2 is 1.28, over 2% above that of none"}
+
+
+def test_results_alone_give_the_same_sweep(trained, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_arm(trained, tmp_path, "none", seed, kept=4 + seed)
+        write_arm(trained, tmp_path, "better", seed, kept=30)
+    results = Results.model_validate_json(as_json(of_store(tmp_path)))
+    (of_file,), of_runs = sweeps(of_results(results)), sweep_of(tmp_path)
+    assert of_file.means.equals(of_runs.means)
+    assert (of_file.tasks, of_file.uncounted) == (of_runs.tasks, of_runs.uncounted)
+    write_arm(trained, tmp_path, "other", recipe="other")
+    assert of_store(tmp_path, "sizes") == results
+    assert {run.recipe for run in of_store(tmp_path).runs} == {"sizes", "other"}
+    assert set(load(tmp_path, "other").measured["arm"]) == {"other"}
+
+
+@pytest.mark.parametrize(("wrong", "shares"), [("v", (0, 100)), ("x", (0, 0))])
+def test_wrong_answers_that_are_those_of_the_later_stage(trained, tmp_path: Path, wrong: str, shares: tuple) -> None:
+    """Right answers are v0, v1 and so on; wrong ones were cut off after their first letter."""
+    write_arm(trained, tmp_path, "none", wrong=wrong)
+    first, second = of_store(tmp_path).stages
+    by_task = {id_.rpartition("-")[0]: (one.own_at_least, one.own_at_most) for id_, one in second.recall.items()}
+    assert by_task == {"kvr": shares, "invented_facts": (None, None)}
+    assert [one.own_at_most for one in first.recall.values()] == [None]
+
+
+def test_flops_are_those_of_the_tokens_that_a_stage_saw(trained) -> None:
+    for stage in of_store(trained.runs).stages:
+        epochs = stage.steps / stage.counts["steps_per_epoch"]
+        tokens = epochs * stage.counts["tokens_per_epoch"]["without_padding"]
+        assert stage.flops == pytest.approx(6 * stage.recipe["parameters"] * tokens)
