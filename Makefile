@@ -116,8 +116,9 @@ audit:  ## which pinned versions have known vulnerabilities, by pip-audit, where
 licences: $(VENV)/ready  ## the licences of what is installed, into docs/licences.md
 	$(VENV)/bin/python benchmarks/licences.py
 
-pages: $(VENV)/ready  ## the pages in docs/ that are generated: commands, keys, gallery
+pages: $(VENV)/ready  ## the pages in docs/ that are generated: commands, keys, gallery, arena
 	$(VENV)/bin/python benchmarks/pages.py
+	$(VENV)/bin/python benchmarks/arena.py
 
 docs:  ## the site, from docs/ into site/, by Zensical; a link that leads nowhere is an error
 	@test -x $(SITE)/bin/zensical || { $(PYTHON) -m venv $(SITE) && $(SITE)/$(INSTALL) zensical==0.0.73; }

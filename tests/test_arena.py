@@ -1,14 +1,23 @@
 """The arena: which arms count, what they cost, and the page that is made of results.json files alone."""
 
+import json
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from trained_store import TrainedStore, sweep_of
 
+from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.held_out import HeldOut
+from remix_toolkit.report.figures import rendered
 from remix_toolkit.report.frame import load, of_results
 from remix_toolkit.report.results import Results, as_json, of_store
 from remix_toolkit.report.summary import sweeps
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import arena
 
 
 def write_arm(trained: TrainedStore, runs: Path, arm: str, seed: int = 0, learnt=40, kept=20, new=40, **more) -> None:
@@ -67,3 +76,72 @@ def test_flops_are_those_of_the_tokens_that_a_stage_saw(trained) -> None:
         epochs = stage.steps / stage.counts["steps_per_epoch"]
         tokens = epochs * stage.counts["tokens_per_epoch"]["without_padding"]
         assert stage.flops == pytest.approx(6 * stage.recipe["parameters"] * tokens)
+
+
+def test_the_arenas_page_is_what_its_folder_makes() -> None:
+    arenas = [arena.read(file) for file in sorted(arena.RESULTS.glob("*.json"))]
+    assert arena.PAGE.read_text(encoding="utf-8") == arena.page(arenas), "run: python benchmarks/arena.py"
+    assert sorted(arena.PAGE.parent.glob("arena-*.svg")) == sorted(one.picture for one in arenas)
+
+
+def results_file(runs: Path, recipe: str | None = None) -> Path:
+    file = runs / "mine.json"
+    file.write_text(as_json(of_store(runs, recipe)), encoding="utf-8")
+    return file
+
+
+def test_a_page_ranks_the_arms_that_count_and_shows_the_others(trained, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_arm(trained, tmp_path, "none", seed, kept=10)
+        write_arm(trained, tmp_path, "better", seed, kept=30, overrides={"train.max_grad_norm": 0.5})
+        write_arm(trained, tmp_path, "low | best", seed, kept=40, new=0)
+    one = arena.read(results_file(tmp_path))
+    assert list(one.arms.index) == ["better", "none", "low | best"]
+    assert one.arms["cost"].tolist() == [1.0, 1.0, 1.0]
+    text = "\n".join(arena.section(one))
+    ranked, not_counted = text.split("Not counted")
+    rows = [line.split(" | ")[:4] for line in ranked.splitlines() if line.startswith("|")]
+    assert rows[2:] == [
+        ["| better", "2", r"75.0 \[59.8, 85.8\]", r"100.0 \[91.2, 100.0\]"],
+        ["| none", "2", r"25.0 \[14.2, 40.2\]", r"100.0 \[91.2, 100.0\]"],
+    ]
+    assert "remix sweep sizes --profile tiny --seed 0 --seed 1\n" in ranked
+    assert "remix sweep sizes --profile tiny --seed 0 --seed 1 train.max_grad_norm=0.5\n" in ranked
+    assert r"low \| best: stage2 knows 0.0% of its own facts, under 95%." in not_counted
+    assert b"<svg" in rendered(partial(arena.draw, one), ["svg"])["svg"]
+
+
+def test_an_arena_of_instructions_has_their_loss(trained, tmp_path: Path) -> None:
+    for arm, loss in {"none": 1.25, "far": 2.0}.items():
+        held_out = HeldOut().record({"8 rows": trained.result(HeldOut(), loss=loss)}).model_dump_json()
+        known = {"stage1": {"kvr": [1] * 8}, "stage2": {"kvr": [1] * 8}}
+        trained.write_run(tmp_path, arm, 0, known, files={"held_out.json": held_out})
+    one = arena.read(results_file(tmp_path))
+    assert one.score == "stage2: loss"
+    assert "| none | 1 | 100.0 \\[67.6, 100.0\\] | 1.250 |" in "\n".join(arena.section(one))
+    assert rendered(partial(arena.draw, one), ["svg"])
+
+
+def test_what_is_no_arena_is_refused_with_the_file_and_the_reason(trained, tmp_path: Path) -> None:
+    def refused(file: Path, message: str) -> None:
+        with pytest.raises(BadInput, match=f"^{file}: {message}"):
+            arena.read(file)
+
+    write_arm(trained, tmp_path, "some")
+    file = results_file(tmp_path)
+    refused(file, "has no arm `none` after stage2, which the others are compared with; it has some there$")
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    for change, message in [
+        ({"schema": 99}, "is of schema 99, and this version of the toolkit reads 4; write it anew"),
+        ({"schema": 3, "runs": [{}]}, "is of schema 3, and this version"),
+        ({"runs": None}, r"is no results\.json \(runs: "),
+        ({"runs": []}, "one sweep is expected, .* it holds nothing that was measured"),
+    ]:
+        file.write_text(json.dumps(whole | change), encoding="utf-8")
+        refused(file, message)
+    file.write_text("{", encoding="utf-8")
+    refused(file, r"is no results\.json \(the file: Invalid JSON")
+    write_arm(trained, tmp_path, "none", recipe="other")
+    refused(results_file(tmp_path), "one sweep is expected, .* it holds sizes on tiny, other on tiny$")
+    trained.write_run(tmp_path, "none", 0, {"stage1": {"kvr": [1] * 40}}, recipe="short")
+    refused(results_file(tmp_path, "short"), "facts of a stage that another one comes after are expected")
