@@ -28,10 +28,11 @@ from remix_toolkit.data.encoding import Example
 from remix_toolkit.evaluate import budget
 from remix_toolkit.evaluate.forward import best_tokens, example_losses
 from remix_toolkit.evaluate.gradients import interference
+from remix_toolkit.evaluate.lens import answer_tokens
 from remix_toolkit.stage.curve import right_by_scoring
 
 VOCABULARY, HIDDEN, LAYERS = 128_256, 64, 2
-PASSES = ("recall", "held-out loss", "retention curve", "interference")
+PASSES = ("recall", "held-out loss", "retention curve", "lens", "interference")
 
 
 class Padding:
@@ -78,6 +79,7 @@ def measure(name: str, rows: int, columns: int, gradients: float) -> dict[str, A
         "recall": lambda: best_tokens(model, tokenizer, examples),  # type: ignore[arg-type]
         "held-out loss": lambda: example_losses(model, tokenizer, examples),  # type: ignore[arg-type]
         "retention curve": lambda: right_by_scoring(model, tokenizer, examples),  # type: ignore[arg-type]
+        "lens": lambda: answer_tokens(model, tokenizer, examples),  # type: ignore[arg-type]
         "interference": lambda: interference(
             model,
             tokenizer,  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,32 @@ def test_the_lens_ends_in_what_the_model_says(config, changes, tokenizer) -> Non
     assert seen.probability[-1] == pytest.approx(float(right.mean()), rel=1e-5)
     ranks = (logits[answer] > logits[answer].gather(-1, targets[answer].unsqueeze(-1))).sum(-1) + 1
     assert seen.top10[-1] == pytest.approx(100 * float((ranks <= 10).float().mean()), abs=1)
+
+
+def test_the_lens_projects_each_layer_and_holds_the_states_of_no_other(tokenizer) -> None:
+    model = small(LlamaConfig)
+    states: list[weakref.ref] = []
+    held: list[int] = []
+
+    def note(layer: object, inputs: object, output: torch.Tensor) -> None:
+        held.append(sum(state() is not None for state in states))
+        states.append(weakref.ref(output))
+
+    hooks = [layer.register_forward_hook(note) for layer in model.model.layers]
+    seen = lens(model, tokenizer, FACTS, batch_size=4)
+    for hook in hooks:
+        hook.remove()
+    assert max(held) == 1  # a layer's input is held while it runs
+    right: list[torch.Tensor] = []
+    for example in (encoding.encode(tokenizer, fact) for fact in FACTS):
+        start = example.labels.count(-100)
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([example.input_ids]), output_hidden_states=True)
+            *layers, last = (hidden[0, start - 1 : -2] for hidden in out.hidden_states[1:])
+            logits = torch.stack([*(model.lm_head(model.model.norm(layer)) for layer in layers), model.lm_head(last)])
+        gold = torch.tensor(example.input_ids[start:-1])
+        right.append(logits.softmax(-1)[:, range(len(gold)), gold])
+    assert seen.probability == pytest.approx(torch.cat(right, dim=1).mean(dim=1).tolist(), rel=1e-5)
 
 
 def test_architectures_that_the_lens_cannot_read_are_refused(tokenizer, monkeypatch) -> None:

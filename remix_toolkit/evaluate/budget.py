@@ -7,7 +7,6 @@ from typing import TypeVar
 T = TypeVar("T")
 
 TOKENS = 2**14  # in one forward pass, padding included; while an answer is generated, those that it may get included
-LENS_TOKENS = 2**12  # the same where the states of all layers are kept
 GRADIENT_TOKENS = 2**11  # the same where all activations are kept
 LARGEST = 2**26  # numbers in a tensor of logits, or of gradients side by side: 268 MB in fp32
 GRADIENTS = 32 * 10**9  # bytes of gradients in the machine's memory at one time

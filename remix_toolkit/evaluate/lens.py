@@ -8,7 +8,7 @@ answer's tokens before it; EOS is not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -73,58 +73,102 @@ def lens(
     Raises BadInput where the architecture has no known final norm, RunFailed where the projected last layer differs
     from the model's own output.
     """
-    import torch
-
-    model.eval()
-    by_length = sorted((encode(tokenizer, fact) for fact in facts), key=lambda e: len(e.input_ids))
-    asked = budget.batches(by_length, lambda e: len(e.input_ids), budget.LENS_TOKENS, most=batch_size)
-    with torch.no_grad():
-        projected = [_project_layers(model, tokenizer, rows) for rows in asked]
-    ranks, probabilities = (torch.cat(parts) for parts in zip(*projected, strict=True))
-    return summarize(len(facts), ranks, probabilities)
+    examples = sorted((encode(tokenizer, fact) for fact in facts), key=lambda e: len(e.input_ids))
+    return summarize(len(facts), *answer_tokens(model, tokenizer, examples, batch_size))
 
 
-def _project_layers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+def answer_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], batch_size: int = BATCH
 ) -> tuple[Tensor, Tensor]:
     """Each answer token's rank and probability at each layer, both (tokens, layers)."""
     import torch
 
-    from remix_toolkit.evaluate.forward import logits_of, model_inputs, vocabulary
+    model.eval()
+    rows = budget.batches(examples, lambda e: len(e.input_ids), most=batch_size)
+    with torch.no_grad():
+        project = _projection(model, tokenizer, examples[0])
+        ranks, probabilities = zip(*(_read_layers(model, tokenizer, project, batch) for batch in rows), strict=True)
+    return torch.cat(ranks), torch.cat(probabilities)
+
+
+def _projection(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, example: Example
+) -> Callable[[Tensor], Tensor]:
+    """From a layer's states (rows, columns, size) to logits; tried out on the last layer of one example."""
+    from remix_toolkit.evaluate.forward import logits_of, model_inputs
 
     norm, ends = final_norm(model), list[Any]()  # the last layer's states, and the decoder's outputs
     hooks = [
         norm.register_forward_pre_hook(lambda _, inputs: ends.append(inputs[0])),
         model.get_decoder().register_forward_hook(lambda _, __, outputs: ends.append(outputs)),
     ]
-    inputs = model_inputs(model, tokenizer, [e.input_ids for e in examples])
     try:
-        out = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
+        out = model(**model_inputs(model, tokenizer, [example.input_ids]), use_cache=False, logits_to_keep=1)
     finally:
         for hook in hooks:
             hook.remove()
     last, outputs = ends
 
-    def project(hidden: Tensor) -> Tensor:
-        return logits_of(model, outputs, norm(hidden)).float()
+    def project(states: Tensor) -> Tensor:
+        return logits_of(model, outputs, norm.forward(states)).float()  # not a call, which hooks would see
 
-    layers = [*out.hidden_states[1:-1], last]  # the last of transformers' hidden states went through the norm
     _check_last(model, project(last[:, -1:]), out.logits)
+    return project
+
+
+def _read_layers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    project: Callable[[Tensor], Tensor],
+    examples: Sequence[Example],
+) -> tuple[Tensor, Tensor]:
+    """Each answer token's rank and probability at each layer, both (tokens, layers), read as the layers run."""
+    import torch
+
+    from remix_toolkit.evaluate.forward import model_inputs, vocabulary
+
+    inputs = model_inputs(model, tokenizer, [e.input_ids for e in examples])
     # A label is the token that the position before it predicts; the last one, EOS, is left out.
     answers = [[i for i, label in enumerate(e.labels) if label != -100][:-1] for e in examples]
     row = torch.tensor([n for n, columns in enumerate(answers) for _ in columns], device=model.device)
     column = torch.tensor([i for columns in answers for i in columns], device=model.device)
     gold = inputs["input_ids"][row, column].unsqueeze(-1)
     size = max(1, budget.LARGEST // vocabulary(model))  # tokens whose logits are computed at one time
-    ranks, probabilities = [], []
-    for hidden in layers:
+    ranks: list[Tensor] = []
+    probabilities: list[Tensor] = []
+
+    def read(hidden: Tensor) -> None:
         for states, token in zip(hidden[row, column - 1].split(size), gold.split(size), strict=True):
             logits = project(states.unsqueeze(0)).squeeze(0)
             right = logits.gather(-1, token)
             ranks.append((logits > right).sum(dim=-1).add(1).cpu())
             probabilities.append((right.squeeze(-1) - logits.logsumexp(dim=-1)).exp().cpu())
+
+    layers = decoder_layers(model)
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: read(out if isinstance(out, torch.Tensor) else out[0]))
+        for layer in layers[:-1]
+    ]
+    # The last layer's states are those that the norm is given: a few architectures do something in between.
+    hooks.append(final_norm(model).register_forward_pre_hook(lambda _, inputs: read(inputs[0])))
+    try:
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
     by_layer = (len(layers), len(gold))
     return torch.cat(ranks).view(by_layer).T, torch.cat(probabilities).view(by_layer).T
+
+
+def decoder_layers(model: PreTrainedModel) -> Any:
+    """The decoder's layers, in order. Raises BadInput where it has no list of so many as its config says."""
+    from torch.nn import ModuleList
+
+    number = model.config.get_text_config().num_hidden_layers
+    for module in model.get_decoder().children():
+        if isinstance(module, ModuleList) and len(module) == number:
+            return module
+    raise BadInput(f"{type(model).__name__}: the lens finds no list of {number} layers in its decoder")
 
 
 def final_norm(model: PreTrainedModel) -> Any:

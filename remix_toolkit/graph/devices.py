@@ -32,6 +32,11 @@ class Launch(BaseModel, frozen=True):
         """Are the weights sharded?"""
         return self.distributed_type == "FSDP"
 
+    @property
+    def shards(self) -> tuple[bool, int]:
+        """Are the weights sharded, and over how many processes?"""
+        return self.fsdp, self.num_processes
+
 
 def launch_of(recipe: Recipe) -> Launch:
     """How the recipe's stages are launched: as its accelerate config says, or in one process.

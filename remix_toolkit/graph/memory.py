@@ -55,8 +55,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     shape, train = recipe.shape, recipe.stages[stage].train
     if shape is None or recipe.parameters is None:
         return None
-    launch = launch_of(recipe)
-    sharded, processes = launched or (launch.fsdp, launch.num_processes)
+    sharded, processes = launched or launch_of(recipe).shards
     share = processes if sharded else 1
     base, trained = recipe.parameters, trained_weights(recipe)
     adapter = trained if recipe.adapter else 0.0
@@ -117,8 +116,6 @@ def measuring(recipe: Recipe, stage: str) -> Measuring | None:
     weights = half * recipe.parameters
     layer = half * (3 * shape.intermediate + 4 * shape.hidden)  # of a token, in the layer at work
     tokens = budget.TOKENS * (layer + half * 2 * shape.layers * shape.key_value)  # with a cache, as in generating
-    if "lens" in asked.probe:
-        tokens = max(tokens, budget.LENS_TOKENS * (layer + half * shape.layers * shape.hidden))
     host, passes = 0.0, 0
     if "interference" in asked.probe:
         parts = PARTS * (3 if any(source for _, source in asked.mix) else 2)
