@@ -1,8 +1,10 @@
 """The estimate of a device's memory against what a real layer keeps, and what is said where it does not fit."""
 
+import shlex
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.load import load_base, load_recipe, profile_names
 from remix_toolkit.recipe.schema import Recipe
-from remix_toolkit.stage import train
+from remix_toolkit.stage import run, train
 from remix_toolkit.stage.prepare import prepare
 from remix_toolkit.stage.run import run_stage
 from remix_toolkit.store import base_model
@@ -164,6 +166,47 @@ def test_the_plan_says_what_measuring_takes() -> None:
     assert 46e9 < probed["host_bytes"] < (16.06 + 32) * 1e9
     assert probed["summary"].endswith("; interference: 47.0 GB of the machine's memory, 14 passes over the data")
     assert (probed["fits"], small_card["fits"], small_card["gradient_passes"]) == (True, False, 10)
+
+
+def test_what_would_fit_where_a_stage_does_not() -> None:
+    """In the plan of a card that is only pretended; each setting is tried as it is printed."""
+    with chdir(ROOT):
+        assert planned("llama3-8b")["misfit"] is None
+        on_24_gb = planned("llama3-8b", "device_gb=24", "accelerate_config=null")
+        assert not on_24_gb["fits"]
+        said, *lines = on_24_gb["misfit"].splitlines()
+        assert said.endswith(" do not fit into a device of 24.0 GB; by the same estimate, each of these would:")
+        *settings, sharded = map(str.strip, lines)
+        assert settings == ["'adapter={r: 16}'", "'adapter={r: 16}' 'quantization={load_in_4bit: true}'"]
+        assert sharded == "FSDP over 8 GPUs (accelerate_config)"
+        for setting in settings:
+            assert planned("llama3-8b", "device_gb=24", "accelerate_config=null", *shlex.split(setting))["fits"]
+        at_once = ["device_gb=20", "accelerate_config=null", "adapter={r: 16}", "train.activation_checkpointing=false"]
+        smaller = planned("llama3-8b", *at_once)["misfit"].splitlines()[1].strip()
+        assert smaller == "train.per_device_train_batch_size=2"
+        assert planned("llama3-8b", *at_once, smaller)["fits"]
+        _, _, neither = planned("llama3-8b", "device_gb=4")["misfit"].partition(", and ")
+        assert neither == "neither would a smaller batch, pure_bf16, LoRA, QLoRA, or FSDP over up to 8 GPUs"
+
+
+def test_a_stage_that_does_not_fit_says_so_before_it_trains(monkeypatch, capsys) -> None:
+    recipe = load_recipe("kvr", "llama3-8b", ["accelerate_config=null"])
+    prepared = SimpleNamespace(
+        recipe=recipe,
+        stage=recipe.stages["stage1"],
+        node=SimpleNamespace(stage="stage1"),
+        data=SimpleNamespace(counts=SimpleNamespace(longest=40)),
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=80e9))
+    estimate, checkpointing = run._plan_memory(prepared)
+    assert estimate
+    assert checkpointing
+    assert "warning: stage1: about 145.1 GB of memory do not fit" in (said := capsys.readouterr().err)
+    assert "  precision=pure_bf16\n" in said
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=200e9))
+    assert not run._plan_memory(prepared)[1]
+    assert not capsys.readouterr().err
 
 
 def test_what_helps_where_memory_ran_out() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from remix_toolkit.graph import devices, memory
+from remix_toolkit.graph import devices, fitting, memory
 from remix_toolkit.graph.cost import Cost, costs, pairs_of
 from remix_toolkit.graph.hours import Rates, Seconds, asking, hours, published_bytes
 from remix_toolkit.graph.hours import training as training_seconds
@@ -35,7 +35,8 @@ def plan(cells: Sequence[Cell], keep: Keep, runs: Path, at_once: int = 1, rates:
     flops = _sum(cost[key].flops for key in jobs if key in todo)
     position = {key: number for number, key in enumerate(jobs)}
     on_gpus = all(tiny_size(job.cells[0].recipe.base) is None for job in jobs.values())
-    memories = {key: _memory(job) for key, job in stages.items()}
+    memories = {key: taken for key, job in stages.items() if (taken := _memory(job))}
+    largest = max(memories, key=lambda key: memories[key]["bytes"], default=None)
     seconds = {key: _seconds(jobs[key], cost[key], memories.get(key), rates) for key in jobs if key in todo}
     known = {key: taken for key, taken in seconds.items() if taken is not None}
     causes = hours((taken, devices_of[key]) for key, taken in known.items()) if on_gpus and known == seconds else None
@@ -58,7 +59,7 @@ def plan(cells: Sequence[Cell], keep: Keep, runs: Path, at_once: int = 1, rates:
         "gpu_hours": causes and sum(causes.values()),
         "gpu_hours_of": causes,
         "rates": rates.model_dump(),
-        "memory": max(filter(None, memories.values()), key=lambda memory: memory["bytes"], default=None),
+        "memory": largest and {**memories[largest], "misfit": _misfit(stages[largest])},
         "measuring": max(filter(None, map(_measuring, stages.values())), key=_needs, default=None),
         "devices_per_stage": sorted({devices_of[key] for key in stages}),
         "not_estimated": _not_estimated(job.cells[0].recipe for job in jobs.values()),
@@ -99,16 +100,33 @@ def _sum(values: Iterable[float | None]) -> Any:
     return None if None in known else sum(value for value in known if value is not None)
 
 
-def _memory(job: Job) -> dict[str, Any] | None:
-    """The bytes that a stage takes on each of its devices, and whether they fit; None where that is not known."""
+def _misfit(job: Job) -> str | None:
+    """Which settings would fit where a stage does not."""
+    recipe, length = job.cells[0].recipe, _longest(job)
+    assert length
+    assert recipe.device_gb
+    return fitting.misfit(recipe, job.name, length, recipe.device_gb * GB)
+
+
+def _longest(job: Job) -> int | None:
+    """The tokens of a stage's longest example, about; None where its data is not known."""
     recipe = job.cells[0].recipe
     stage = recipe.stages[job.name]
     pairs = pairs_of(recipe, stage)
-    if pairs is None or recipe.device_gb is None or stage.as_trained:
+    if pairs is None:
         return None
     length = max_length(stage.train)
     if isinstance(stage.data, Factoid):
         length = round(min(length, LONGEST * max(tokens for _, tokens, _ in pairs)))
+    return length
+
+
+def _memory(job: Job) -> dict[str, Any] | None:
+    """The bytes that a stage takes on each of its devices, and whether they fit; None where that is not known."""
+    recipe = job.cells[0].recipe
+    stage, length = recipe.stages[job.name], _longest(job)
+    if length is None or recipe.device_gb is None or stage.as_trained:
+        return None
     needed = memory.estimate(recipe, job.name, length)
     if needed is None:
         return None

@@ -24,13 +24,13 @@ from accelerate.utils.memory import clear_device_cache
 from filelock import BaseFileLock, Timeout
 
 from remix_toolkit import store
-from remix_toolkit.console import format_duration, info
+from remix_toolkit.console import format_duration, info, warn
 from remix_toolkit.data.encoding import load_tokenizer
 from remix_toolkit.disk import file_lock
 from remix_toolkit.errors import BadInput, Busy, MeasurementFailed, RunFailed
 from remix_toolkit.evaluate.measurements import is_measured
 from remix_toolkit.evaluate.recall import Recall
-from remix_toolkit.graph import memory
+from remix_toolkit.graph import fitting, memory
 from remix_toolkit.graph.prune import delete_work
 from remix_toolkit.recipe.sft_fields import trusts_code
 from remix_toolkit.seals import PRUNED
@@ -185,13 +185,20 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
 
 
 def _plan_memory(prepared: PreparedStage) -> tuple[memory.Memory | None, bool]:
-    """The estimate of a device's memory, and whether activations are checkpointed: as the recipe says, or as needed."""
+    """The estimate of a device's memory, and whether activations are checkpointed: as the recipe says, or as needed.
+
+    Warns where the stage does not fit by that estimate, which may be wrong: it is tried all the same.
+    """
     launched = (private_api.fsdp_requested(), PartialState().num_processes)
-    estimate = memory.estimate(prepared.recipe, prepared.node.stage, prepared.data.counts.longest, launched)
+    stage = (prepared.recipe, prepared.node.stage, prepared.data.counts.longest)
+    estimate = memory.estimate(*stage, launched)
     checkpointing = prepared.stage.train.get("activation_checkpointing")
-    if checkpointing is None and torch.cuda.is_available():
+    if torch.cuda.is_available():
         room = float(torch.cuda.get_device_properties().total_memory)
-        checkpointing = memory.needs_checkpointing(estimate, room)
+        if PartialState().is_main_process and (misfit := fitting.misfit(*stage, room, launched)):
+            warn(f"{prepared.node.stage}: {misfit}")
+        if checkpointing is None:
+            checkpointing = memory.needs_checkpointing(estimate, room)
     return estimate, bool(checkpointing)
 
 
