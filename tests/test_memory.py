@@ -27,6 +27,7 @@ from remix_toolkit.store import base_model
 
 LENGTH, BATCH = 128, 4
 MIXED = "stages.stage2.mix={random_words: {ratio: 2}}"
+PROBED = "stages.stage2.probe=[interference]"
 HEADS = {"smollm2": 64}  # the size of a head, where it is not 128
 
 
@@ -158,14 +159,26 @@ def test_the_plan_says_what_measuring_takes() -> None:
         return plan(cells, "all", NOWHERE)["measuring"]
 
     with chdir(ROOT):
-        scoring, probed = measuring(), measuring("stages.stage2.probe=[interference]", MIXED)
-        small_card = measuring("stages.stage2.probe=[interference]", "device_gb=24")
+        scoring, probed = measuring(), measuring(PROBED, MIXED)
+        small_card = measuring(PROBED, "device_gb=24")
     assert 16.06e9 < scoring["device_bytes"] < 22e9
     assert (scoring["host_bytes"], scoring["gradient_passes"], scoring["fits"]) == (0, 0, True)
     assert probed["gradient_passes"] == 14
     assert 46e9 < probed["host_bytes"] < (16.06 + 32) * 1e9
     assert probed["summary"].endswith("; interference: 47.0 GB of the machine's memory, 14 passes over the data")
     assert (probed["fits"], small_card["fits"], small_card["gradient_passes"]) == (True, False, 10)
+
+
+def test_the_plan_counts_each_pass_of_interference() -> None:
+    """Forward and back to the activations 14 times, to the weights once, over the facts of both stages."""
+    with chdir(ROOT):
+        cells = [load_sweep("kvr", "llama3-8b", overrides=more)[1] for more in ([], [PROBED])]
+        plain, probed = (plan(each, "all", NOWHERE) for each in cells)
+    facts = sum(job["tokens"] / 20 for job in plain["order"] if job["kind"] == "train")
+    operations = 8.03e9 * (4 * probed["measuring"]["gradient_passes"] + 2) * facts
+    assert probed["flops"] - plain["flops"] == pytest.approx(operations, rel=0.02)
+    hours = probed["gpu_hours_of"]["asking"] - plain["gpu_hours_of"]["asking"]
+    assert hours == pytest.approx(operations / (0.4 * 989e12) / 3600, rel=0.02)
 
 
 def test_what_would_fit_where_a_stage_does_not() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from remix_toolkit.data import tasks
 from remix_toolkit.errors import BadInput
+from remix_toolkit.graph import memory
 from remix_toolkit.graph.hours import passes
 from remix_toolkit.graph.jobs import Job
 from remix_toolkit.recipe.catalog import catalog
@@ -80,7 +81,7 @@ def training_flops(recipe: Recipe, name: str, tokens: float | None) -> float | N
 
 
 def _asking_cost(job: Job) -> Cost:
-    """The cost of a split if all rows qualify, or of a measurement: one pass over all facts (the rest is small)."""
+    """The cost of a split if all rows qualify, or of a measurement: one pass over all facts, and interference."""
     recipe = job.cells[0].recipe
     tokens: float | None
     if job.task:
@@ -90,7 +91,18 @@ def _asking_cost(job: Job) -> Cost:
         stages = list(recipe.stages.values())[: recipe.position(job.name) + 1]
         lists = [stage.data for stage in stages if isinstance(stage.data, Factoid)] + stages[-1].recall
         tokens = sum((rows.size or 0) * _lengths(recipe, rows)[0] for rows in lists)
-    return Cost(None, tokens, tokens and recipe.parameters and 2 * recipe.parameters * tokens)
+    flops = tokens and recipe.parameters and 2 * recipe.parameters * tokens + _interference_flops(recipe, job)
+    return Cost(None, tokens, flops)
+
+
+def _interference_flops(recipe: Recipe, job: Job) -> float:
+    """Of a probe, if it is asked for: each pass goes forward and back to the activations, all of them to the weights."""
+    needed = None if job.task else memory.measuring(recipe, job.name)
+    if not needed or not needed.gradient_passes:
+        return 0.0
+    first = next(iter(recipe.stages.values()))
+    rows = [(first.data.size or 0, *_lengths(recipe, first.data)), *(pairs_of(recipe, recipe.stages[job.name]) or [])]
+    return (4 * needed.gradient_passes + 2) * (recipe.parameters or 0.0) * sum(n * tokens for n, tokens, _ in rows)
 
 
 def pairs_of(recipe: Recipe, stage: Stage) -> list[tuple[int, float, float]] | None:
