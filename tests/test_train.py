@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
+from remix_toolkit import store
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.recipe.load import load_recipe, load_task
@@ -208,6 +209,25 @@ def test_a_checkpoint_once_minutes_have_passed(monkeypatch) -> None:
             now += 9  # which is how long it takes to write
             callback.on_save(None, state, control)
     assert written == [False, True, False, True]
+
+
+def test_a_sharded_checkpoint_with_a_damaged_shard_is_not_used(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    for step in (1, 2, 3):
+        for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+            folder = tmp_path / f"checkpoint-{step}" / part
+            folder.mkdir(parents=True)
+            for name in ("__0_0.distcp", "__1_0.distcp", ".metadata"):
+                (folder / name).write_bytes(name.encode())
+        store.seal(tmp_path / f"checkpoint-{step}")
+    assert last_checkpoint(tmp_path).name == "checkpoint-3"
+    (tmp_path / "checkpoint-3" / "optimizer_0" / "__1_0.distcp").write_bytes(b"__2_0.distcp")
+    assert last_checkpoint(tmp_path).name == "checkpoint-2"
+    assert "checkpoint-3: optimizer_0/__1_0.distcp is not the file that was" in (said := capsys.readouterr().err)
+    assert "the stage goes on from the checkpoint before, or anew" in said
+    (tmp_path / "checkpoint-2" / "pytorch_model_fsdp_0" / "__0_0.distcp").unlink()
+    assert last_checkpoint(tmp_path).name == "checkpoint-1"
+    assert "checkpoint-2: pytorch_model_fsdp_0/__0_0.distcp is missing: the stage goes on" in capsys.readouterr().err
 
 
 def test_only_whole_checkpoints_are_used(tiny_base, tokenizer, tmp_path, capsys, monkeypatch) -> None:
