@@ -96,7 +96,7 @@ def _asking_cost(job: Job) -> Cost:
 
 
 def _interference_flops(recipe: Recipe, job: Job) -> float:
-    """Of a probe, if it is asked for: each pass goes forward and back to the activations, all of them to the weights."""
+    """Of a probe, if asked for: each pass goes forward and back to the activations, all of them to the weights."""
     needed = None if job.task else memory.measuring(recipe, job.name)
     if not needed or not needed.gradient_passes:
         return 0.0
