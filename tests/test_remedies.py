@@ -27,7 +27,7 @@ from remix_toolkit.report.frame import load
 from remix_toolkit.report.parts import Table
 from remix_toolkit.report.probes import probes
 from remix_toolkit.report.summary import sweeps
-from remix_toolkit.stage import remedies
+from remix_toolkit.stage import publish, remedies
 from remix_toolkit.stage.after import changed
 from remix_toolkit.stage.data import build_all
 from remix_toolkit.stage.train import StageTrainer, build_trainer, load_model, sft_config
@@ -35,6 +35,7 @@ from remix_toolkit.stage.train import StageTrainer, build_trainer, load_model, s
 FACTS = tasks.load_rows(load_task("kvr", ["size=16"]), 0)
 OTHERS = tasks.load_rows(load_task("invented_facts", ["size=16"]), 0)
 ARENA = sorted((ROOT / "recipes" / "arena").glob("*.yaml"))
+FSDP = "accelerate_config=accelerate_configs/fsdp_4gpu.yaml"
 KNOBS = {
     "freeze": ["{half: true}", "{layers: 1}", "{embeddings: true}"],
     "finch": ["{kappa: 1e-4}", "{kappa: 1e-4, most: 1e-3}"],
@@ -139,6 +140,33 @@ def test_the_first_layers_and_the_embeddings_stay(tiny_base) -> None:
     names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert {name.partition("layers.")[2][:1] for name in names if "layers" in name} == {"0", "1"}
     assert [name for name in names if "layers" not in name] == ["model.embed_tokens.weight"]
+
+
+def test_osf_changes_nothing_along_the_directions_that_it_keeps(tiny_base, tokenizer, tmp_path) -> None:
+    """AdamW alone puts a quarter of its changes there: PEFT projects the gradients. It resumes, and is published whole."""
+    settings = ["adapter={peft_type: OSF, effective_rank: 0.75}", "train.save_steps=3", "train.learning_rate=1e-2"]
+    trainer = trainer_for(tiny_base, tokenizer, tmp_path, *settings)
+    trainer.train()
+    ids = torch.tensor([encoding.encode(tokenizer, OTHERS[0]).input_ids])
+    logits, whole = trainer.model.eval()(input_ids=ids).logits, dict(trainer.model.state_dict())
+    resumed = trained(tiny_base, tokenizer, tmp_path, *settings, resume=str(tmp_path / "checkpoint-3"))
+    assert same(resumed, whole)
+    count = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    assert count == pytest.approx(memory.trained_weights(recipe_with(*settings)), rel=0.01)
+
+    publish.save_model(recipe_with(*settings), trainer, tokenizer, tmp_path / "published", unmerged=lambda: None)
+    published = load_model(str(tmp_path / "published"), None, "fp32", {})
+    torch.testing.assert_close(published(input_ids=ids).logits, logits, rtol=0, atol=1e-5)
+    start, after = load_file(tiny_base / "model.safetensors"), published.state_dict()
+    changed = {name for name in start if not torch.equal(start[name], after[name])}
+    assert changed == {name for name in start if "_proj" in name}
+    for name in changed:
+        left, _, right = torch.linalg.svd(start[name], full_matrices=False)
+        rank = len(right) * 3 // 4
+        moved = after[name] - start[name]
+        along = torch.stack([(left[:, :rank].T @ moved).norm(), (moved @ right[:rank].T).norm()])
+        assert moved.norm() > 0.01 * start[name].norm()
+        assert along.max() < 1e-4 * moved.norm()
 
 
 def test_the_divergence_is_zero_at_the_start_and_grows(tiny_base, tokenizer) -> None:
@@ -336,6 +364,11 @@ def test_averages_share_the_training_that_they_are_made_of() -> None:
         (["stages.stage2.average={parent: 1.5}"], "average.parent: Input should be less than or equal to 1"),
         (["stages.stage2.averge={parent: 0.5}"], "unknown key; did you mean 'average'"),
         (["stages.stage2.freeze={half: true}", "adapter={r: 4}"], "under an `adapter` none of them are trained"),
+        (["stages.stage2.freeze={half: true}", "adapter={peft_type: OSF}"], "under an `adapter` none of them are"),
+        (["adapter={peft_type: OSF, effective_rank: 1.0}"], "is 1.0; a share between 0 and 1, or a whole number"),
+        (["adapter={peft_type: OSF, r: 8}"], "does nothing under peft_type OSF; valid: effective_rank, peft_type"),
+        (["adapter={peft_type: OSF}", "quantization={load_in_4bit: true}"], "has no singular directions for OSF"),
+        (["stages.stage2.adapter={peft_type: OSF}", FSDP], "stages.stage2.adapter: is for one process"),
         (["stages.stage1.probe=[relearn]"], "relearn is of earlier stages' facts"),
         (["stages.stage1.ewc={weight: 1}"], "holds on to the facts of earlier stages, and there are none"),
         (["stages.stage2.mix.format_anchor={stage: stage2, ratio: 1}"], "'stage2' is no earlier stage"),
@@ -344,7 +377,7 @@ def test_averages_share_the_training_that_they_are_made_of() -> None:
             ["stages.stage2.sam={rho: 0.1}", "train.per_device_train_batch_size=4"],
             "set train.per_device_train_batch_size to 8",
         ),
-        (["stages.stage2.sam={rho: 0.1}", "accelerate_config=accelerate_configs/fsdp_4gpu.yaml"], "is for one process"),
+        (["stages.stage2.sam={rho: 0.1}", FSDP], "is for one process"),
     ],
 )
 def test_what_a_remedy_cannot_do_is_refused(settings: list[str], message: str) -> None:

@@ -55,7 +55,8 @@ def launch_of(recipe: Recipe) -> Launch:
     if launch.fsdp and recipe.quantization:
         raise BadInput(f"quantization: a quantized base cannot be sharded, and {file} says FSDP; use one GPU for it")
     for name, stage in recipe.stages.items() if launch.num_processes > 1 else ():
-        if remedy := next((remedy for remedy in ONE_PROCESS if getattr(stage, remedy)), None):
+        osf = "adapter" if recipe.of_stage(name).is_osf else None
+        if remedy := next((remedy for remedy in ONE_PROCESS if getattr(stage, remedy)), osf):
             raise BadInput(f"stages.{name}.{remedy}: is for one process, and {file} launches {launch.num_processes}")
     return launch
 

@@ -94,11 +94,13 @@ def starting(recipe: Recipe, rates: Rates) -> float:
     return rates.start_seconds + published_bytes(recipe) / (rates.read_gb_per_s * GB)
 
 
-def passes(recipe: Recipe) -> int:
+def passes(recipe: Recipe) -> float:
     """Operations for each weight and trained token: forward, and backward to the activations and to the weights.
 
-    Under an adapter, the last are only the adapter's.
+    Under an adapter, the last are only the adapter's. OSF has each pass through its factors too, as they are and were.
     """
+    if recipe.is_osf and recipe.parameters:
+        return 4 + 12 * memory.trained_weights(recipe) / recipe.parameters
     return 4 if recipe.adapter else 6
 
 

@@ -15,6 +15,7 @@ from remix_toolkit.graph.devices import launch_of
 from remix_toolkit.recipe.schema import Recipe, Stage
 from remix_toolkit.recipe.setup import Shape
 from remix_toolkit.recipe.sft_fields import device_batch
+from remix_toolkit.recipe.tiny_size import VOCABULARY, tiny_size
 
 GB = 1e9
 HEADROOM = 0.1  # of a device's memory
@@ -58,7 +59,7 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     sharded, processes = launched or launch_of(recipe).shards
     share = processes if sharded else 1
     base, trained = recipe.parameters, trained_weights(recipe)
-    adapter = trained if recipe.adapter else 0.0
+    adapter = trained * (4 if recipe.is_osf else 1) if recipe.adapter else 0.0  # OSF: as they are and were, each twice
     full = BYTES[recipe.trained_in]
     weights = (_quantized(recipe.quantization) if recipe.quantization else BYTES[recipe.loaded_in]) * base
     half = BYTES[recipe.published_in]
@@ -129,8 +130,12 @@ def measuring(recipe: Recipe, stage: str) -> Measuring | None:
 
 def trained_weights(recipe: Recipe) -> float:
     """How many weights are trained: an adapter's, where the shape of the base model gives them, or all."""
-    if recipe.adapter and recipe.shape:
-        return _adapter_weights(recipe.adapter, recipe.shape)
+    shape = recipe.shape
+    if size := tiny_size(recipe.base):
+        h, mlp = size.hidden, size.intermediate
+        shape = Shape(layers=size.layers, hidden=h, intermediate=mlp, key_value=h, vocabulary=VOCABULARY)
+    if recipe.adapter and shape:
+        return _adapter_weights(recipe.adapter, shape)
     return recipe.parameters or 0.0
 
 
@@ -182,13 +187,17 @@ def _layer(shape: Shape, half: float, full: float) -> float:
 
 
 def _adapter_weights(adapter: dict[str, Any], shape: Shape) -> float:
-    """How many weights LoRA trains: r for each input and output of the layers that it is put on (all linear ones)."""
+    """How many weights are trained: as many for each input and output of a layer (all linear ones) as its rank."""
     h, kv, mlp = shape.hidden, shape.key_value, shape.intermediate
     ends = {"q_proj": (h, h), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (h, h)}
     ends |= {"gate_proj": (h, mlp), "up_proj": (h, mlp), "down_proj": (mlp, h)}
     targets = adapter.get("target_modules", "all-linear")
     chosen = ends.keys() if isinstance(targets, str) else [name for name in targets if name in ends]
-    return float(adapter.get("r", 8) * shape.layers * sum(sum(ends[name]) for name in chosen))
+    ranks = dict.fromkeys(chosen, adapter.get("r", 8))
+    if adapter.get("peft_type") == "OSF":  # what is not kept
+        kept = adapter.get("effective_rank") or 0.5
+        ranks = {n: max(0, min(ends[n]) - (kept if kept >= 1 else int(kept * min(ends[n])))) for n in chosen}
+    return float(shape.layers * sum(ranks[name] * sum(ends[name]) for name in chosen))
 
 
 def _quantized(quantization: dict[str, Any]) -> float:

@@ -232,7 +232,9 @@ def _weights(recipe: Recipe) -> int:
 
 def _checkpoint(recipe: Recipe) -> float:
     """Bytes of a checkpoint: weights and two moments each."""
-    return 0 if recipe.adapter else (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
+    if recipe.adapter and not recipe.is_osf:
+        return 0
+    return (recipe.parameters or 0) * (6 if recipe.precision == "pure_bf16" else 12)
 
 
 def _checkpoints(recipe: Recipe, stage: str, steps: int, seconds: float) -> int:

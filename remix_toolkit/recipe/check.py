@@ -70,6 +70,8 @@ def _recipe_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         yield ("base",), problem
     if recipe.quantization and not all(recipe.of_stage(name).adapter for name in recipe.stages):
         yield ("quantization",), "trains nothing without an `adapter`: quantized weights do not change"
+    if recipe.quantization and any(recipe.of_stage(name).is_osf for name in recipe.stages):
+        yield ("quantization",), "has no singular directions for OSF to keep: leave it out, or take LoRA"
     if recipe.gguf_file and (recipe.base == "smollm2" or tiny_size(recipe.base) or recipe.base.endswith(".gguf")):
         yield ("gguf_file",), f"is of a directory or of a repository on the hub, not of base {recipe.base!r}"
     sources = {*TASKS, *CORPORA}

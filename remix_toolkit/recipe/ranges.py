@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from remix_toolkit.errors import nearest
 from remix_toolkit.recipe.strict import refuse
 
 MOST_ROWS = 10**7
@@ -79,7 +80,12 @@ TRAIN: dict[str, Range] = {  # fields of SFTConfig
     ),
     **dict.fromkeys(("log_level", "log_level_replica"), (f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__)),
 }
-ADAPTER: dict[str, Range] = {  # of peft.LoraConfig
+ADAPTER: dict[str, Range] = {  # of peft.LoraConfig and peft.OSFConfig
+    "peft_type": ("LORA or OSF", ("LORA", "OSF").__contains__),
+    "effective_rank": (
+        "a share between 0 and 1, or a whole number from 1 to a million",
+        lambda value: 0 < value < 1 if type(value) is float else type(value) is int and 0 < value <= 10**6,
+    ),
     "r": ("a whole number from 1 to a million", lambda value: type(value) is int and 0 < value <= 10**6),
     "lora_alpha": POSITIVE,
     "lora_dropout": SHARE,
@@ -88,7 +94,8 @@ ADAPTER: dict[str, Range] = {  # of peft.LoraConfig
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), MAPPING),
     **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), SWITCH),
 }
-REQUIRED = {"r", "lora_alpha", "lora_dropout", "bias"}  # of an adapter's fields, those that cannot be null
+REQUIRED = {"peft_type", "r", "lora_alpha", "lora_dropout", "bias"}  # of an adapter's fields, those that cannot be null
+OSF = ("peft_type", "effective_rank", "target_modules", "rank_pattern")  # of peft.OSFConfig, those that it looks at
 
 
 def out_of_range(ranges: Mapping[str, Range], name: str, value: Any) -> str | None:
@@ -100,6 +107,8 @@ def out_of_range(ranges: Mapping[str, Range], name: str, value: Any) -> str | No
 def _check_adapter(adapter: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in adapter.items() if value is not None or name in REQUIRED}
     refuse(adapter, {name: what for name, value in given.items() if (what := out_of_range(ADAPTER, name, value))})
+    unused = [name for name in adapter if name not in OSF] if adapter.get("peft_type") == "OSF" else []
+    refuse(adapter, {name: f"does nothing under peft_type OSF; {nearest(name, OSF)}" for name in unused})
     return adapter
 
 

@@ -37,7 +37,11 @@ class Setup(Strict):
         description="bf16: fp32 weights and optimizer state, products in bf16; pure_bf16: all of it in bf16; in both, "
         "the weights that an adapter leaves frozen are in bf16, and it and its optimizer state in fp32",
     )
-    adapter: Adapter | None = Field(None, description="fields of peft.LoraConfig; merged after each stage")
+    adapter: Adapter | None = Field(
+        None,
+        description="fields of peft.LoraConfig, merged after each stage; `peft_type: OSF`: of OSFConfig, which trains "
+        "matrices but for their `effective_rank` largest singular directions (arXiv 2504.07097), all held in fp32",
+    )
     quantization: dict[str, Any] | None = Field(
         None, description="fields of transformers.BitsAndBytesConfig, for the weights that an adapter is trained on"
     )
@@ -49,6 +53,11 @@ class Setup(Strict):
     train: Train = Field({}, description="SFTConfig fields for every stage")
 
     @property
+    def is_osf(self) -> bool:
+        """Is the adapter orthogonal subspace fine-tuning, for which matrices are decomposed?"""
+        return self.adapter is not None and self.adapter.get("peft_type") == "OSF"
+
+    @property
     def trained_in(self) -> Dtype:
         """The dtype of the weights that are trained, of their gradients and of the optimizer's state."""
         return "bf16" if self.precision == "pure_bf16" and not self.adapter else "fp32"
@@ -56,7 +65,7 @@ class Setup(Strict):
     @property
     def loaded_in(self) -> Dtype:
         """The dtype of the base model's weights while a stage trains; an adapter leaves them frozen."""
-        return self.published_in if self.adapter else self.trained_in
+        return self.published_in if self.adapter and not self.is_osf else self.trained_in
 
     @property
     def published_in(self) -> Dtype:

@@ -1,25 +1,38 @@
-"""LoRA and QLoRA: PEFT's and bitsandbytes' own settings, and the merge onto the model that the stage started from."""
+"""LoRA, QLoRA, OSF: PEFT's and bitsandbytes' own settings, and the merge onto the model that the stage started from."""
 
 import inspect
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from remix_toolkit.errors import BadInput, nearest
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.stage import private_api
 
 
-def lora_config(adapter: dict[str, Any] | None) -> Any:
-    """The recipe's `adapter` as a peft.LoraConfig; None for full fine-tuning. Raises BadInput for an unknown field."""
+def peft_config(adapter: dict[str, Any] | None) -> Any:
+    """The recipe's `adapter` as PEFT's config; None for full fine-tuning. Raises BadInput for an unknown field."""
     if adapter is None:
         return None
-    from peft import LoraConfig
+    from peft import LoraConfig, OSFConfig
 
+    kind = OSFConfig if adapter.get("peft_type") == "OSF" else LoraConfig
     try:
-        return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **adapter})
+        return kind(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **adapter})
     except (TypeError, ValueError) as error:
-        raise BadInput(f"adapter: LoraConfig refuses: {error}") from error
+        raise BadInput(f"adapter: {kind.__name__} refuses: {error}") from error
+
+
+class KeepDirections(TrainerCallback):
+    """Orthogonal subspace fine-tuning (arXiv 2504.07097) changes nothing along the directions that it keeps.
+
+    PEFT projects the gradients for that, but AdamW scales their elements, and its step leaves the subspace again
+    (github.com/Red-Hat-AI-Innovation-Team/mini_trainer/issues/90): after each, the weights are projected as well.
+    """
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        private_api.project_osf(model)
 
 
 def quantization(recipe: Recipe) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def prepare(recipe: Recipe, nodes: list[Node], runs: Path, ask: bool = True) -> 
                 measurement.check(stage.subject)
     for stage in prepared:
         _check_layers(stage)
-        adapter.lora_config(recipe.of_stage(stage.node.stage).adapter)
+        adapter.peft_config(recipe.of_stage(stage.node.stage).adapter)
     adapter.quantization(recipe)
     if "LOCAL_RANK" not in os.environ:  # else this process is one of a launcher's, which was checked before
         for stage in prepared:  # on the CPU: the devices may be for a launcher's processes

@@ -1,4 +1,4 @@
-"""What this toolkit uses of TRL, transformers and accelerate beyond their documented interfaces, all of it here.
+"""What this toolkit uses of TRL, transformers, accelerate and torch beyond their documented interfaces, all of it here.
 
 Seen in transformers 5.20 to 5.24, TRL 1.8 to 1.16 and accelerate 1.12 to 1.15, the ranges in pyproject.toml; where only
 some of these versions have a thing, the comment at it says so. `make test-versions` runs the invariants at both ends.
@@ -102,3 +102,12 @@ def reporters_of(trainer: SFTTrainer) -> list[Any]:
     """The callbacks that transformers made for `report_to`; the table of their classes is not documented."""
     kinds = tuple(INTEGRATION_TO_CALLBACK.values())
     return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kinds)]
+
+
+@torch.no_grad()
+def project_osf(model: torch.nn.Module) -> None:
+    """Project what PEFT's OSF trains as it projects the gradients: by its hooks on them, which torch keeps here."""
+    for name, weight in model.named_parameters():
+        if "osf_svd_params" in name:
+            for project in (weight._backward_hooks or {}).values():
+                weight.copy_(project(weight))  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def save_model(
     model = trainer.accelerator.unwrap_model(trainer.model)
     if PartialState().is_main_process:
         if recipe.adapter:
-            model = adapter.merged(unmerged(), model, tensors)
+            model = model.merge_and_unload() if recipe.is_osf else adapter.merged(unmerged(), model, tensors)
             tensors = model.state_dict()
         write_model(model, tensors, tokenizer, recipe.published_in, folder)
 

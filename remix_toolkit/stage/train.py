@@ -276,13 +276,16 @@ def build_trainer(
     redrawn: Redrawn = NONE_REDRAWN,
 ) -> StageTrainer:
     """An SFTTrainer over ready-made tokens and labels. Raises BadInput for settings that TRL or PEFT refuse."""
-    peft_config = adapter.lora_config(recipe.adapter)
+    peft_config = adapter.peft_config(recipe.adapter)
     callbacks: list[TrainerCallback] = [StopBelow(stage.stop)] if stage.stop else []
     callbacks += [EndWithoutSave(), MarkComplete()]
     if not sets_saving(stage.train):
         callbacks.append(SaveByTime(recipe.checkpoint_minutes))
     if private_api.fsdp_requested():
         callbacks.append(Sharded())
+    if recipe.is_osf:
+        model = model.to(args.device)  # type: ignore[arg-type]  # where its matrices are decomposed
+        callbacks.append(adapter.KeepDirections())
     try:
         trainer = StageTrainer(
             model=model,

@@ -111,7 +111,7 @@ def try_training(case: tuple[dict[str, Any], dict[str, Any], dict[str, Any]], fo
     recipe = result_or_mistake(lambda: load_recipe("kvr", settings=given), *(name for name, _, _ in given))
     if recipe:
         result_or_mistake(lambda: sft_config(recipe, recipe.stages["stage1"], folder / "work", 1, use_cpu=True))
-        result_or_mistake(lambda: adapter.lora_config(recipe.adapter))
+        result_or_mistake(lambda: adapter.peft_config(recipe.adapter))
         result_or_mistake(lambda: adapter.quantization(recipe))
 
 
