@@ -17,11 +17,12 @@ from remix_toolkit.evaluate.forward import divergence
 from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.evaluate.robustness import Drift, Noise, Relearn, noisy
 from remix_toolkit.graph import memory
+from remix_toolkit.graph.cost import Cost, costs
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_sweep
 from remix_toolkit.recipe.load import load_recipe, load_task
-from remix_toolkit.recipe.remedies import REMEDIES, Freeze, LeaveOut
+from remix_toolkit.recipe.remedies import KL, REMEDIES, Freeze, LeaveOut
 from remix_toolkit.records import StageRecord
 from remix_toolkit.report.frame import load
 from remix_toolkit.report.parts import Table
@@ -42,7 +43,7 @@ KNOBS = {
     "sam": ["{rho: 0}", "{rho: 0.05}"],
     "l2": ["{weight: 0}", "{weight: 1}"],
     "ewc": ["{weight: 0}", "{weight: 1}"],
-    "kl": ["{weight: 1, on: prompts}", "{weight: 2, on: prompts}"],
+    "kl": ["{weight: 1, on: prompts}", "{weight: 2, on: prompts}", "{weight: 1, on: generated}"],
     "leave_out": ["{largest: 0}", "{largest: 0.1}"],
     "average": ["{parent: 0}", "{parent: 0.5}"],
 }
@@ -94,9 +95,11 @@ def test_remedies_with_nothing_to_do_change_no_bit(tiny_base, tokenizer, tmp_pat
     assert same(trained(tiny_base, tokenizer, tmp_path, *settings), trained(tiny_base, tokenizer, tmp_path))
 
 
-def test_a_stage_with_remedies_resumes_as_if_it_had_not_stopped(tiny_base, tokenizer, tmp_path) -> None:
+def test_a_stage_with_remedies_resumes_as_if_it_had_not_stopped(tiny_base, tokenizer, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(KL, "TEXTS", 32)
+    monkeypatch.setattr(KL, "TOKENS", 16)
     knobs = ["finch={kappa: 2e-3, most: 1e-2}", "sam.rho=0.05", "l2.weight=1", "ewc.weight=1e4", "kl.weight=1"]
-    knobs += ["freeze.half=true"]
+    knobs += ["freeze.half=true", "kl.on=generated"]
     settings = [f"stages.stage2.{knob}" for knob in knobs]
     settings += ["stages.stage2.mix={passages: {ratio: 1}}", "train.save_steps=3"]
     whole = trained(tiny_base, tokenizer, tmp_path, *settings)
@@ -143,7 +146,7 @@ def test_the_first_layers_and_the_embeddings_stay(tiny_base) -> None:
 
 
 def test_osf_changes_nothing_along_the_directions_that_it_keeps(tiny_base, tokenizer, tmp_path) -> None:
-    """AdamW alone puts a quarter of its changes there: PEFT projects the gradients. It resumes, and is published whole."""
+    """AdamW alone puts a quarter of its changes there: PEFT projects the gradients. And such a stage resumes."""
     settings = ["adapter={peft_type: OSF, effective_rank: 0.75}", "train.save_steps=3", "train.learning_rate=1e-2"]
     trainer = trainer_for(tiny_base, tokenizer, tmp_path, *settings)
     trainer.train()
@@ -183,6 +186,28 @@ def test_the_divergence_is_zero_at_the_start_and_grows(tiny_base, tokenizer) -> 
     by_hand = (logits[0].exp() * (logits[0] - logits[1])).sum(-1)[trained]
     torch.testing.assert_close(divergence(model, start, tokenizer, examples[:1]), by_hand, rtol=1e-3, atol=1e-6)
     assert by_hand.max() > 1e-5
+
+
+def test_texts_are_sampled_by_the_starting_model_alike_each_time(tiny_base, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(KL, "TEXTS", 128)
+    monkeypatch.setattr(KL, "TOKENS", 16)
+    start, model = (load_model(str(tiny_base), None, "fp32", {}).eval() for _ in range(2))
+    state = torch.get_rng_state()
+    texts, again, others = (remedies.sampled(start, tokenizer, seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert texts == again != others
+    assert (len(texts), len({tuple(text.input_ids) for text in texts})) == (128, 128)
+    prompt = encoding.prompt_ids(tokenizer, OTHERS[0].prompt)
+    ended = 0
+    for text in texts:
+        before, new = text.input_ids[: -text.trained_tokens], text.input_ids[-text.trained_tokens :]
+        assert (before, [label for label in text.labels if label != -100]) == (prompt[: len(before)], new)
+        assert tokenizer.decode(before).endswith("<|user|>\n")
+        ended += new[-1] == tokenizer.eos_token_id
+        assert tokenizer.eos_token_id not in new[:-1]
+        assert new[-1] == tokenizer.eos_token_id or len(new) == 16
+    assert 0 < ended < 128
+    assert divergence(model, start, tokenizer, texts[:8]).abs().max() < 1e-6
 
 
 def test_a_pull_is_the_gradient_of_its_term(tiny_base) -> None:
@@ -255,6 +280,21 @@ def test_copies_of_weights_are_in_the_estimate_of_memory() -> None:
     for remedy, copies in {"l2={weight: 1}": 1, "sam={rho: 1}": 1, "ewc={weight: 1}": 2}.items():
         assert weights(remedy) - plain == pytest.approx(copies * copy, rel=1e-3)
     assert weights("kl={weight: 1, on: prompts}") - plain == pytest.approx(copy / 2, rel=1e-3)
+
+
+def test_passes_through_models_and_factors_are_in_the_estimate_of_operations() -> None:
+    def stage2(*settings: str) -> Cost:
+        recipe = recipe_with("stages.stage2.data.size=64", *settings)
+        return list(costs(graph([Cell("arm", recipe, lineage(recipe))])).values())[2]
+
+    plain, weights = stage2(), recipe_with().parameters
+    assert plain.steps == 16
+    sampled = 256 * 64 * 2 + plain.steps * 8 * 64 * (6 + 2)
+    more = stage2("stages.stage2.kl={weight: 1, on: generated}").flops - plain.flops
+    assert more == pytest.approx(weights * sampled, rel=1e-3)
+    osf = "adapter={peft_type: OSF, effective_rank: 0.75}"
+    trained = memory.trained_weights(recipe_with(osf))
+    assert stage2(f"stages.stage2.{osf}").flops == pytest.approx(plain.flops * (4 + 12 * trained / weights) / 6)
 
 
 @pytest.mark.parametrize("file", ARENA, ids=lambda file: file.stem)

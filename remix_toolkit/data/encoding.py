@@ -58,6 +58,11 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, plain: bool = 
     return _with_bos(tokenizer, text_ids(tokenizer, [_turn(prompt, plain)]))[0]
 
 
+def prompt_start(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that every prompt in Tulu's format begins with."""
+    return _with_bos(tokenizer, text_ids(tokenizer, ["<|user|>\n"]))[0]
+
+
 def _turn(prompt: str, plain: bool) -> str:
     return prompt.strip() if plain else f"<|user|>\n{prompt.strip()}\n<|assistant|>\n"
 

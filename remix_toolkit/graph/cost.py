@@ -14,6 +14,7 @@ from remix_toolkit.graph import memory
 from remix_toolkit.graph.hours import passes
 from remix_toolkit.graph.jobs import Job
 from remix_toolkit.recipe.catalog import catalog
+from remix_toolkit.recipe.remedies import KL
 from remix_toolkit.recipe.schema import Capitals, Factoid, Pairs, Recipe, Rows, Stage
 from remix_toolkit.recipe.sft_fields import device_batch
 from remix_toolkit.recipe.tiny_size import tiny_size
@@ -68,16 +69,21 @@ def _training_cost(job: Job, before: dict[str, Cost]) -> Cost:
     elif stage.train.get("max_steps", -1) > 0:
         steps = stage.train["max_steps"]
     tokens = None if steps is None else round(steps * batch * length)
-    return Cost(steps, tokens, training_flops(recipe, job.name, tokens), (steps or 0) * batch * trained)
+    return Cost(steps, tokens, training_flops(recipe, job.name, steps, tokens), (steps or 0) * batch * trained)
 
 
-def training_flops(recipe: Recipe, name: str, tokens: float | None) -> float | None:
+def training_flops(recipe: Recipe, name: str, steps: int | None, tokens: float | None) -> float | None:
     """What training a stage on so many tokens takes; None where these, or how large the model is, are not known."""
     recipe, stage = recipe.of_stage(name), recipe.stages[name]
-    operations = passes(recipe) * (2.0 if stage.sam else 1.0)
+    if recipe.parameters is None or steps is None or tokens is None:
+        return None
+    operations = passes(recipe) * (2.0 if stage.sam else 1.0) * tokens
     if stage.kl:  # forward in two models and backward in one, of a device's share of a batch
-        operations += (passes(recipe) + 2) * min(1.0, device_batch(stage.train) / recipe.global_batch_size)
-    return recipe.parameters and tokens and operations * recipe.parameters * tokens
+        if stage.kl.on == "generated":
+            operations += 2 * KL.TEXTS * KL.TOKENS
+            tokens = steps * recipe.global_batch_size * KL.TOKENS
+        operations += (passes(recipe) + 2) * min(1.0, device_batch(stage.train) / recipe.global_batch_size) * tokens
+    return recipe.parameters * operations
 
 
 def _asking_cost(job: Job) -> Cost:

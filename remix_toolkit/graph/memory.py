@@ -12,6 +12,7 @@ from typing import Any
 from remix_toolkit.evaluate import budget
 from remix_toolkit.evaluate.interference import PARTS
 from remix_toolkit.graph.devices import launch_of
+from remix_toolkit.recipe.remedies import KL
 from remix_toolkit.recipe.schema import Recipe, Stage
 from remix_toolkit.recipe.setup import Shape
 from remix_toolkit.recipe.sft_fields import device_batch
@@ -68,6 +69,8 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     else:  # autocast keeps a bf16 copy of what is trained
         at_work = 2.0 * trained if recipe.precision == "bf16" else 0.0
     moments = 2.0 if "8bit" in str(train.get("optim", "")) else 2.0 * full
+    kl = recipe.stages[stage].kl
+    length = max(length, KL.TOKENS) if kl and kl.on == "generated" else length
     per_device = min(device_batch(train), max(1, recipe.global_batch_size // processes))
     tokens = per_device * length
     layer = tokens * _layer(shape, half, full)

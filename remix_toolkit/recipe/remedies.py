@@ -73,13 +73,22 @@ class EWC(Remedy):
 class KL(Remedy):
     """Outputs held to those of the model that the stage started from (learning without forgetting, arXiv 1606.09282).
 
+    On texts that this model samples itself, that needs no data (context-free generation, arXiv 2505.13811): TEXTS of at
+    most TOKENS tokens behind the start of a prompt, once for the stage, as in LAMOL (arXiv 1909.03329), which trains on
+    them instead.
+
     For each optimizer step, as many pairs are drawn as a device takes at once, and the divergence of the two models'
     next tokens is added to the loss: its mean over these tokens.
     """
 
+    TEXTS: ClassVar[int] = 256
+    TOKENS: ClassVar[int] = 64
+
     weight: Weight = Field(description="what the term is multiplied by")
-    on: Literal["mixing", "prompts"] = Field(
-        "mixing", description="mixing: what follows the prompts of the stage's mixing data; prompts: its own prompts"
+    on: Literal["mixing", "prompts", "generated"] = Field(
+        "mixing",
+        description="mixing: what follows the prompts of the stage's mixing data; prompts: its own prompts; generated: "
+        "256 texts of at most 64 tokens that the model sampled itself (arXiv 2505.13811)",
     )
 
 

@@ -186,7 +186,7 @@ def _flops(stage: Stage) -> float | None:
     except ValidationError:
         return None
     tokens = record.steps / counts.steps_per_epoch * counts.tokens_per_epoch.without_padding
-    return training_flops(recipe, record.stage, tokens)
+    return training_flops(recipe, record.stage, record.steps, tokens)
 
 
 def _only(kind: type[Strict], record: Part) -> dict[str, Any]:

@@ -11,12 +11,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
+from torch.random import fork_rng
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 
-from remix_toolkit.data.encoding import Example, encode
-from remix_toolkit.evaluate.forward import divergence
+from remix_toolkit.data.encoding import Example, encode, prompt_start
+from remix_toolkit.evaluate.forward import divergence, model_inputs
 from remix_toolkit.evaluate.gradients import LAYER
-from remix_toolkit.recipe.remedies import Finch, Freeze
+from remix_toolkit.recipe.remedies import KL, Finch, Freeze
 
 if TYPE_CHECKING:
     from remix_toolkit.stage.prepare import PreparedStage
@@ -51,7 +59,10 @@ def attach(
     if kl := stage.kl:
         start = load_start().to(model.device).eval().requires_grad_(False)  # type: ignore[arg-type]
         facts = len(data.facts)
-        rows = data.examples[facts:] if kl.on == "mixing" else data.examples[:facts]
+        if kl.on == "generated":
+            rows = sampled(start, tokenizer, prepared.recipe.seed)
+        else:
+            rows = data.examples[facts:] if kl.on == "mixing" else data.examples[:facts]
 
         def hold() -> None:
             rng = random.Random(f"kl {seed} {trainer.state.global_step}")
@@ -59,6 +70,20 @@ def attach(
             (kl.weight * divergence(model, start, tokenizer, drawn, kl.on == "prompts").mean()).backward()
 
         trainer.terms.append(hold)
+
+
+def sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Example]:
+    """Texts that a model samples behind the start of a prompt, each up to its EOS: the same under the same seed."""
+    start = prompt_start(tokenizer)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(
+        do_sample=True, top_k=0, max_new_tokens=KL.TOKENS, eos_token_id=eos, pad_token_id=pad
+    )
+    with fork_rng():  # training goes on with the random numbers that it would have had
+        torch.manual_seed(seed)
+        rows = model.generate(**model_inputs(model, tokenizer, [start] * KL.TEXTS))  # type: ignore[operator]
+    new = [row[: row.index(eos) + 1] if eos in row else row for row in rows[:, len(start) :].tolist()]
+    return [Example(start + text, [-100] * len(start) + text) for text in new]
 
 
 def freeze(model: PreTrainedModel, spec: Freeze, rng: random.Random) -> None:
