@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from remix_toolkit.data import encoding, tasks
 from remix_toolkit.errors import BadInput
@@ -22,7 +23,7 @@ from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_sweep
 from remix_toolkit.recipe.load import load_recipe, load_task
-from remix_toolkit.recipe.remedies import KL, REMEDIES, Freeze, LeaveOut
+from remix_toolkit.recipe.remedies import KL, REMEDIES, Average, Freeze, LeaveOut
 from remix_toolkit.records import StageRecord
 from remix_toolkit.report.frame import load
 from remix_toolkit.report.parts import Table
@@ -49,16 +50,26 @@ KNOBS = {
 }
 
 
+@pytest.fixture(scope="module")
+def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a model like the tiny one, with fewer weights: what is proved here is true of any size."""
+    folder = tmp_path_factory.mktemp("base")
+    sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "head_dim": 16}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_base, **sizes)).save_pretrained(folder)
+    return folder
+
+
 def recipe_with(*settings: str):
     small = ["global_batch_size=8", "train.num_train_epochs=2", "train.learning_rate=1e-3"]
     return load_recipe("kvr", "tiny", [*small, *settings])
 
 
-def trainer_for(tiny_base: Path, tokenizer, folder: Path, *settings: str) -> StageTrainer:
+def trainer_for(base: Path, tokenizer, folder: Path, *settings: str) -> StageTrainer:
     """A trainer of stage2 with its remedies, which starts from the base model; eight facts are mixed in."""
     recipe = recipe_with(*settings)
     stage = recipe.stages["stage2"].model_copy(update={"train": recipe.train})
-    load = partial(load_model, str(tiny_base), None, "fp32", {})
+    load = partial(load_model, str(base), None, "fp32", {})
     examples = [encoding.encode(tokenizer, fact) for fact in OTHERS]
     trainer = build_trainer(recipe, stage, load(), tokenizer, examples, sft_config(recipe, stage, folder, 1))
     data = SimpleNamespace(facts=OTHERS[:8], examples=examples, earlier_facts=lambda *_: FACTS)
@@ -89,39 +100,39 @@ def test_a_remedy_is_in_the_key_where_it_is_set_and_its_knob_with_it() -> None:
     assert lineage(recipe_with(nothing))[-1].key == lineage(recipe_with())[-1].key
 
 
-def test_remedies_with_nothing_to_do_change_no_bit(tiny_base, tokenizer, tmp_path) -> None:
+def test_remedies_with_nothing_to_do_change_no_bit(base, tokenizer, tmp_path) -> None:
     nothing = {"sam": "{rho: 0}", "l2": "{weight: 0}", "ewc": "{weight: 0}", "kl": "{weight: 0, on: prompts}"}
     settings = [f"stages.stage2.{name}={value}" for name, value in nothing.items()]
-    assert same(trained(tiny_base, tokenizer, tmp_path, *settings), trained(tiny_base, tokenizer, tmp_path))
+    assert same(trained(base, tokenizer, tmp_path, *settings), trained(base, tokenizer, tmp_path))
 
 
-def test_a_stage_with_remedies_resumes_as_if_it_had_not_stopped(tiny_base, tokenizer, tmp_path, monkeypatch) -> None:
+def test_a_stage_with_remedies_resumes_as_if_it_had_not_stopped(base, tokenizer, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(KL, "TEXTS", 32)
     monkeypatch.setattr(KL, "TOKENS", 16)
     knobs = ["finch={kappa: 2e-3, most: 1e-2}", "sam.rho=0.05", "l2.weight=1", "ewc.weight=1e4", "kl.weight=1"]
     knobs += ["freeze.half=true", "kl.on=generated"]
     settings = [f"stages.stage2.{knob}" for knob in knobs]
     settings += ["stages.stage2.mix={passages: {ratio: 1}}", "train.save_steps=3"]
-    whole = trained(tiny_base, tokenizer, tmp_path, *settings)
-    assert same(trained(tiny_base, tokenizer, tmp_path, *settings, resume=str(tmp_path / "checkpoint-3")), whole)
+    whole = trained(base, tokenizer, tmp_path, *settings)
+    assert same(trained(base, tokenizer, tmp_path, *settings, resume=str(tmp_path / "checkpoint-3")), whole)
 
 
-def test_the_rate_follows_the_smoothed_loss(tiny_base, tokenizer, tmp_path) -> None:
-    settings = ["stages.stage2.finch={kappa: 2e-3, most: 7.6e-4}", "train.per_device_train_batch_size=4"]
-    trainer = trainer_for(tiny_base, tokenizer, tmp_path, *settings)
+def test_the_rate_follows_the_smoothed_loss(base, tokenizer, tmp_path) -> None:
+    settings = ["stages.stage2.finch={kappa: 2e-2, most: 7.63e-3}", "train.per_device_train_batch_size=4"]
+    trainer = trainer_for(base, tokenizer, tmp_path, *settings)
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     smoothed, expected = steps[0]["loss"], []
     for step in steps:
         smoothed = 0.9 * smoothed + 0.1 * step["loss"]
-        expected.append(min(7.6e-4, 2e-3 / smoothed**0.5))
+        expected.append(min(7.63e-3, 2e-2 / smoothed**0.5))
     assert [step["learning_rate"] for step in steps] == pytest.approx(expected, rel=1e-5)
-    assert expected[0] < 7.6e-4 == expected[-1]
+    assert expected[0] < 7.63e-3 == expected[-1]
 
 
-def test_frozen_halves_stay_and_others_are_drawn_for_another_stage(tiny_base, tokenizer, tmp_path) -> None:
-    before = load_file(tiny_base / "model.safetensors")
-    after = trained(tiny_base, tokenizer, tmp_path, "stages.stage2.freeze={half: true}")
+def test_frozen_halves_stay_and_others_are_drawn_for_another_stage(base, tokenizer, tmp_path) -> None:
+    before = load_file(base / "model.safetensors")
+    after = trained(base, tokenizer, tmp_path, "stages.stage2.freeze={half: true}")
     frozen = {name for name in before if torch.equal(after[name], before[name])}
     of_layers = [name for name in before if ".layers." in name]
     blocks: dict[str, list[bool]] = {}
@@ -131,28 +142,29 @@ def test_frozen_halves_stay_and_others_are_drawn_for_another_stage(tiny_base, to
     assert frozen <= set(of_layers)
     drawn = []
     for seed in ("0 1", "0 2", "0 1"):
-        model = load_model(str(tiny_base), None, "fp32", {})
+        model = load_model(str(base), None, "fp32", {})
         remedies.freeze(model, Freeze(half=True), random.Random(f"freeze {seed}"))
         drawn.append({name for name, parameter in model.named_parameters() if not parameter.requires_grad})
     assert drawn[0] == drawn[2] == frozen != drawn[1]
 
 
-def test_the_first_layers_and_the_embeddings_stay(tiny_base) -> None:
-    model = load_model(str(tiny_base), None, "fp32", {})
+def test_the_first_layers_and_the_embeddings_stay(base) -> None:
+    model = load_model(str(base), None, "fp32", {})
     remedies.freeze(model, Freeze(layers=2, embeddings=True), random.Random(0))
     names = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert {name.partition("layers.")[2][:1] for name in names if "layers" in name} == {"0", "1"}
     assert [name for name in names if "layers" not in name] == ["model.embed_tokens.weight"]
 
 
-def test_osf_changes_nothing_along_the_directions_that_it_keeps(tiny_base, tokenizer, tmp_path) -> None:
+def test_osf_changes_nothing_along_the_directions_that_it_keeps(base, tokenizer, tmp_path) -> None:
     """AdamW alone puts a quarter of its changes there: PEFT projects the gradients. And such a stage resumes."""
-    settings = ["adapter={peft_type: OSF, effective_rank: 0.75}", "train.save_steps=3", "train.learning_rate=1e-2"]
-    trainer = trainer_for(tiny_base, tokenizer, tmp_path, *settings)
+    settings = ["base=tiny-64x3", "adapter={peft_type: OSF, effective_rank: 0.75}"]
+    settings += ["train.save_steps=3", "train.learning_rate=1e-2"]
+    trainer = trainer_for(base, tokenizer, tmp_path, *settings)
     trainer.train()
     ids = torch.tensor([encoding.encode(tokenizer, OTHERS[0]).input_ids])
     logits, whole = trainer.model.eval()(input_ids=ids).logits, dict(trainer.model.state_dict())
-    resumed = trained(tiny_base, tokenizer, tmp_path, *settings, resume=str(tmp_path / "checkpoint-3"))
+    resumed = trained(base, tokenizer, tmp_path, *settings, resume=str(tmp_path / "checkpoint-3"))
     assert same(resumed, whole)
     count = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     assert count == pytest.approx(memory.trained_weights(recipe_with(*settings)), rel=0.01)
@@ -160,7 +172,7 @@ def test_osf_changes_nothing_along_the_directions_that_it_keeps(tiny_base, token
     publish.save_model(recipe_with(*settings), trainer, tokenizer, tmp_path / "published", unmerged=lambda: None)
     published = load_model(str(tmp_path / "published"), None, "fp32", {})
     torch.testing.assert_close(published(input_ids=ids).logits, logits, rtol=0, atol=1e-5)
-    start, after = load_file(tiny_base / "model.safetensors"), published.state_dict()
+    start, after = load_file(base / "model.safetensors"), published.state_dict()
     changed = {name for name in start if not torch.equal(start[name], after[name])}
     assert changed == {name for name in start if "_proj" in name}
     for name in changed:
@@ -172,8 +184,8 @@ def test_osf_changes_nothing_along_the_directions_that_it_keeps(tiny_base, token
         assert along.max() < 1e-4 * moved.norm()
 
 
-def test_the_divergence_is_zero_at_the_start_and_grows(tiny_base, tokenizer) -> None:
-    start, model = (load_model(str(tiny_base), None, "fp32", {}) for _ in range(2))
+def test_the_divergence_is_zero_at_the_start_and_grows(base, tokenizer) -> None:
+    start, model = (load_model(str(base), None, "fp32", {}) for _ in range(2))
     examples = [encoding.encode(tokenizer, fact) for fact in OTHERS]
     for of_prompts in (False, True):
         apart = divergence(model, start, tokenizer, examples[:8], of_prompts)
@@ -188,10 +200,10 @@ def test_the_divergence_is_zero_at_the_start_and_grows(tiny_base, tokenizer) -> 
     assert by_hand.max() > 1e-5
 
 
-def test_texts_are_sampled_by_the_starting_model_alike_each_time(tiny_base, tokenizer, monkeypatch) -> None:
+def test_texts_are_sampled_by_the_starting_model_alike_each_time(base, tokenizer, monkeypatch) -> None:
     monkeypatch.setattr(KL, "TEXTS", 128)
     monkeypatch.setattr(KL, "TOKENS", 16)
-    start, model = (load_model(str(tiny_base), None, "fp32", {}).eval() for _ in range(2))
+    start, model = (load_model(str(base), None, "fp32", {}).eval() for _ in range(2))
     state = torch.get_rng_state()
     texts, again, others = (remedies.sampled(start, tokenizer, seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
@@ -210,7 +222,7 @@ def test_texts_are_sampled_by_the_starting_model_alike_each_time(tiny_base, toke
     assert divergence(model, start, tokenizer, texts[:8]).abs().max() < 1e-6
 
 
-def test_a_pull_is_the_gradient_of_its_term(tiny_base) -> None:
+def test_a_pull_is_the_gradient_of_its_term(base) -> None:
     weights = [torch.nn.Parameter(torch.randn(5)), torch.nn.Parameter(torch.randn(2, 3))]
     importance = [torch.rand_like(weight) for weight in weights]
     start = [weight.detach().clone() for weight in weights]
@@ -332,8 +344,9 @@ def test_an_average_and_what_it_is_made_of(trained, here, tmp_path: Path) -> Non
     (reported,) = sweeps(load(folder / "runs"))
     names = {part.name.partition("-")[0] for part in probes(reported) if isinstance(part, Table)}
     assert names >= {"noise", "relearn", "drift"}
-    half = made("average={parent: 0.5}")[1]
-    torch.testing.assert_close(half, {name: (first[name] + second[name]) / 2 for name in first})
+    half = SimpleNamespace(leave_out=None, average=Average(parent=0.5))
+    averaged = {name: changed(half, first[name], second[name]) for name in first}
+    torch.testing.assert_close(averaged, {name: (first[name] + second[name]) / 2 for name in first})
     a_quarter = SimpleNamespace(leave_out=LeaveOut(largest=0.25), average=None)
     left = {name: changed(a_quarter, first[name], second[name]) for name in first}
     for name in first:
@@ -373,8 +386,8 @@ def test_an_adapter_in_one_stage_alone(trained, here, tmp_path: Path) -> None:
     assert StageRecord.read(path / "stage.json").held_in == "trained in fp32, frozen in fp32"
 
 
-def test_noise_is_the_same_each_time_and_goes(tiny_base) -> None:
-    model = load_model(str(tiny_base), None, "fp32", {})
+def test_noise_is_the_same_each_time_and_goes(base) -> None:
+    model = load_model(str(base), None, "fp32", {})
     before, noisy_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}, []
     for _ in range(2):
         with noisy(model, 0.1):
