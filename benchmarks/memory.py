@@ -12,9 +12,11 @@ import argparse
 import json
 import random
 import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from multiprocessing import get_context
 from typing import Any
 
@@ -87,7 +89,8 @@ def measure(name: str, rows: int, columns: int, gradients: float) -> dict[str, A
         ),
     }
     before, started = psutil.Process().memory_info().rss, time.process_time()
-    passes[name]()
+    with redirect_stdout(sys.stderr):  # stdout is for the figures
+        passes[name]()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"pass": name, "gb": (peak - before) / 1e9, "seconds": time.process_time() - started}
 

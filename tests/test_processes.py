@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -270,6 +271,12 @@ def test_killed_and_resumed(here, runs: Path, tmp_path: Path, subtests) -> None:
         if processes == 3:
             once = copy("once")
             kept = shutil.copytree(next(once.glob("work/*/checkpoints")), tmp_path / "kept")
+            damaged = copy("damaged")
+            shards = damaged.glob("work/*/checkpoints/*/pytorch_model_fsdp_0/__2_*.distcp")
+            for shard in shards:
+                content = bytearray(shard.read_bytes())
+                content[len(content) // 2] ^= 1
+                shard.write_bytes(content)
     with subtests.test("without FSDP"):
         refused = here("run", "kvr", "--runs", once, "--stage", "stage1", *LONGER, check=False)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
@@ -279,6 +286,7 @@ def test_killed_and_resumed(here, runs: Path, tmp_path: Path, subtests) -> None:
             training(runs, *LONGER),
             training(once, *LONGER, loaded=str(tmp_path / "loaded")),
             training(whole, *LONGER),
+            training(damaged, *LONGER),
             training(lora, *DROPOUT, dies_at=3),
             training(lora, *DROPOUT),
             training(whole_lora, *DROPOUT, "train.save_strategy=no"),
@@ -288,6 +296,11 @@ def test_killed_and_resumed(here, runs: Path, tmp_path: Path, subtests) -> None:
     assert said == ["as the case says"]
     with subtests.test("a rank of two was killed: bit for bit what it would have been"):
         same_bits(runs, once)
+    with subtests.test("a shard of each checkpoint is damaged: the stage is trained anew, and says so"):
+        screen = (tmp_path / "out.txt").read_text(encoding="utf-8")
+        assert re.search(r"warning: .*pytorch_model_fsdp_0/__2_0\.distcp is not the file .*, or anew\n", screen)
+        assert result(damaged, "stage1")["resumed_from"] is None
+        assert sha256(folder_of(damaged, "stage1") / "loss.csv") == sha256(folder_of(whole, "stage1") / "loss.csv")
     with subtests.test("LoRA, by time, with the random state of each process: as if it had not been interrupted"):
         same_bits(lora, whole_lora)
     with subtests.test("two processes load what three wrote"):
