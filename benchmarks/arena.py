@@ -159,7 +159,8 @@ def measured(sweep: Sweep, stages: Mapping[str, Published]) -> pd.DataFrame:
     runs = pd.DataFrame([{"arm": row.label, "seed": row.seed, **_run(stages, row.key, row.list)} for row in kept])
     arms = arms.join(runs.drop(columns="seed").groupby("arm").mean())
     arms["cost"] = arms["flops"] / arms.loc[NONE, "flops"]
-    arms["why_not"] = [sweep.uncounted.get(arm, "") for arm in arms.index]
+    unknown = arms["score"].map(lambda score: f"nothing is measured of what {sweep.stages[-1]} learnt" * pd.isna(score))
+    arms["why_not"] = [sweep.uncounted.get(arm, unknown[arm]) for arm in arms.index]
     return arms.sort_values("why_not", key=lambda why: why != "", kind="stable")
 
 
@@ -237,7 +238,8 @@ def table(arena: Arena, arms: pd.DataFrame, caption: str, notes: Sequence[str]) 
 
     def interval(name: str, low: str, high: str) -> list[str]:
         ends = zip(arms[name], arms[low], arms[high], strict=True)
-        return [f"{mean:.3f}" if pd.isna(down) else f"{mean:.1f} [{down:.1f}, {up:.1f}]" for mean, down, up in ends]
+        texts = [f"{mean:.3f}" if pd.isna(down) else f"{mean:.1f} [{down:.1f}, {up:.1f}]" for mean, down, up in ends]
+        return ["-" if text == "nan" else text for text in texts]
 
     shown = pd.DataFrame({"seeds": arms["n"], arena.kept: interval("kept", "kept_low", "kept_high")})
     shown[arena.score] = interval("score", "score_low", "score_high")
@@ -272,7 +274,7 @@ def draw(arena: Arena) -> "Drawing":
     axes[0].set_yticks(places, [textwrap.shorten(plain(arm), 40, placeholder=" ...") for arm in arms.index])
     axes[0].set(xlim=(-2, 102), ylim=(len(arms) - 0.4, -0.6), xlabel=plain(arena.kept))
     axes[1].set(xlim=(0, 1.1 * arms["cost"].max()), xlabel="FLOPs (none: 1)")
-    axes[2].set(xlabel=plain(arena.score))
+    axes[2].set(xlim=None if arms["score_low"].isna().all() else (-4, 104), xlabel=plain(arena.score))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
     return figure

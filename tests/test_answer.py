@@ -95,10 +95,14 @@ def test_an_arm_that_did_not_learn_is_no_answer(trained, tmp_path: Path) -> None
     trained.write_run(tmp_path, "low", 0, low)
     ((head, more),) = answer(sweep_of(tmp_path))
     assert head.startswith("Nothing can be said about what was retained")
-    assert "stage1 did not reach 99% of its own facts: low" in more[0]
+    assert more == ["Left out of this answer: low (stage1 knows 75.0% of its own facts under seed 0)."]
     left = {"kvr": [1] * 3 + [0] * 3, "webqa": [1]}
     trained.write_run(tmp_path, "random", 0, {"stage1": {"kvr": [1] * 6}, "stage2": left})
     assert "random still knows 50.0% of the 6 kvr facts" in answer(sweep_of(tmp_path))[0][0]
+    trained.write_run(tmp_path, "too slow", 0, {"stage1": {"kvr": [1] * 6}, "stage2": {"kvr": [1] * 6, "webqa": [0]}})
+    ((head, more),) = answer(sweep_of(tmp_path))
+    assert "random still knows 50.0% of the 6 kvr facts" in head
+    assert "too slow (stage2 knows 0.0% of its own facts, under 95%)" in more[0]
 
 
 def test_one_stage_or_none_with_recall_says_nothing(trained, tmp_path: Path) -> None:

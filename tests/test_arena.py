@@ -34,8 +34,8 @@ def test_an_arm_counts_only_if_its_stages_learnt_what_they_were_for(trained, tmp
     write_arm(trained, tmp_path, "early", seed=1)  # and every seed, of the first
     write_arm(trained, tmp_path, "far under", new=20)
     assert sweep_of(tmp_path).uncounted == {
+        "early": "stage1 knows 97.5% of its own facts under seed 0",
         "far under": "stage2 knows 50.0% of its own facts, under 95%",
-        "early": "stage1 did not learn all its facts",
     }
 
 
@@ -95,9 +95,11 @@ def test_a_page_ranks_the_arms_that_count_and_shows_the_others(trained, tmp_path
         write_arm(trained, tmp_path, "none", seed, kept=10)
         write_arm(trained, tmp_path, "better", seed, kept=30, overrides={"train.max_grad_norm": 0.5})
         write_arm(trained, tmp_path, "low | best", seed, kept=40, new=0)
+    trained.write_run(tmp_path, "unknown", 0, {"stage1": {"kvr": [1] * 40}, "stage2": {"kvr": [1] * 40}})
+    trained.write_run(tmp_path, "begun", 0, {"stage1": {"kvr": [1] * 40}}, begun=["stage2"])
     one = arena.read(results_file(tmp_path))
-    assert list(one.arms.index) == ["better", "none", "low | best"]
-    assert one.arms["cost"].tolist() == [1.0, 1.0, 1.0]
+    assert list(one.arms.index) == ["better", "none", "low | best", "unknown"]
+    assert one.arms["cost"].tolist() == [1.0, 1.0, 1.0, 1.0]
     text = "\n".join(arena.section(one))
     ranked, not_counted = text.split("Not counted")
     rows = [line.split(" | ")[:4] for line in ranked.splitlines() if line.startswith("|")]
@@ -108,6 +110,8 @@ def test_a_page_ranks_the_arms_that_count_and_shows_the_others(trained, tmp_path
     assert "remix sweep sizes --profile tiny --seed 0 --seed 1\n" in ranked
     assert "remix sweep sizes --profile tiny --seed 0 --seed 1 train.max_grad_norm=0.5\n" in ranked
     assert r"low \| best: stage2 knows 0.0% of its own facts, under 95%." in not_counted
+    assert "unknown: nothing is measured of what stage2 learnt." in not_counted
+    assert "Not measured after stage2: begun." in not_counted
     assert b"<svg" in rendered(partial(arena.draw, one), ["svg"])["svg"]
 
 

@@ -6,8 +6,8 @@ import pandas as pd
 
 from remix_toolkit.report.frame import SWEEP
 from remix_toolkit.report.parts import Table
-from remix_toolkit.report.summary import CELL, FLOOR, Comparison, Sweep
-from remix_toolkit.report.words import explain, explain_comparisons, held_out_text
+from remix_toolkit.report.summary import CELL, Comparison, Sweep
+from remix_toolkit.report.words import explain, explain_comparisons, held_out_text, uncounted
 
 NOT_IN_CSV = ["arm", "overrides", "own", "lists"]  # of the means
 HOLM = "p (Holm) is corrected for all arms at once."
@@ -46,9 +46,9 @@ def arms(sweep: Sweep, task: str, more: Mapping[str, Mapping[str, object]], note
         about.insert(0, "lost: points between the two.")
     columns |= {head: pd.Series(values, dtype=object).reindex(after.index) for head, values in more.items()}
     columns |= {name: after[name].map(joined) for name in ("seeds", "missing") if after[name].map(len).any()}
-    names = [arm + " *" * (arm in sweep.unlearned) for arm in after.index]
-    if sweep.unlearned & set(after.index):
-        about.append(f"* {first} knows less than {FLOOR:.0f}% of its own facts under some seed.")
+    names = [arm + " *" * (arm in sweep.uncounted) for arm in after.index]
+    if not_counted := uncounted(sweep, after.index):
+        about.append(f"* does not count: {not_counted}.")
     caption = f"{sweep.title}: {task}, the best arm first, in percent"
     shown = pd.DataFrame(columns).set_axis(pd.Index(names, name="arm"))
     return Table(f"arms-{sweep.slug}-{task}", caption, shown, _numbers(after), about)

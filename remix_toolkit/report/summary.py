@@ -82,8 +82,6 @@ class Sweep:
         self.seeds: list[int] = sorted(rows["seed"].unique().tolist())
         self.tasks = remembered(rows)  # those whose recall after the last stage says what was kept
         self.published = rows.drop_duplicates(["stage", "label", "seed"], keep="last")
-        low = rows[(rows["stage"] == self.stages[0]) & rows["own"] & (rows["recall"] < FLOOR)]
-        self.unlearned = set(low["label"])  # arms whose first stage never knew all of its facts, under some seed
 
     @cached_property
     def means(self) -> pd.DataFrame:
@@ -117,16 +115,20 @@ class Sweep:
         mean over seeds; of instructions, the loss on held-out rows may be LOSS_ABOVE that of the arm `none`, if any.
         """
         first, last = self.stages[0], self.stages[-1]
-        rows = self.rows[(self.rows["stage"] == last) & self.rows["own"]]
-        means = rows.groupby("label", sort=False)[["recall", "held_out_loss"]].mean()
+        own = self.rows[self.rows["own"]]
+        low = own[(own["stage"] == first) & (own["recall"] < FLOOR)].sort_values("recall", ascending=False)
+        means = own[own["stage"] == last].groupby("label", sort=False)[["recall", "held_out_loss"]].mean()
         most = (1 + LOSS_ABOVE) * means["held_out_loss"].get(NONE, math.inf)
-        reasons = {}
+        reasons = {
+            row.label: f"{first} knows {row.recall:.1f}% of its own facts under seed {row.seed}"
+            for row in low.itertuples()
+        }
         for arm, recall, loss in means.itertuples():
             if recall < LEARNT:
-                reasons[arm] = f"{last} knows {recall:.1f}% of its own facts, under {LEARNT:.0f}%"
+                reasons.setdefault(arm, f"{last} knows {recall:.1f}% of its own facts, under {LEARNT:.0f}%")
             elif loss > most:
-                reasons[arm] = f"the loss of {last} is {loss:.2f}, over {LOSS_ABOVE:.0%} above that of {NONE}"
-        return reasons | dict.fromkeys(self.unlearned, f"{first} did not learn all its facts")
+                reasons.setdefault(arm, f"the loss of {last} is {loss:.2f}, over {LOSS_ABOVE:.0%} above that of {NONE}")
+        return reasons
 
     def ranked(self, task: str, after: str | None = None) -> pd.DataFrame:
         """The means of a task after the last stage, or another one, by arm, the best one first."""

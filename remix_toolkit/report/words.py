@@ -1,6 +1,6 @@
 """A sweep in sentences: what was retained, what the intervals are over, and what weakens any of it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -35,15 +35,14 @@ def _answer(sweep: Sweep, task: str) -> tuple[str, list[str]]:
     if not ranked:
         return f"Nothing can be said about {task} yet: it is not measured after {last}.", []
     trained = bool((sweep.rows["own"] & (sweep.rows["task"] == task)).any())
-    sound = [row for row in ranked if not (trained and row.label in sweep.unlearned)]
+    sound = [row for row in ranked if not (trained and row.label in sweep.uncounted)]
     best, *others = sound or ranked
     facts = f"the {best.facts:,} {task} facts" + (f" that {first} taught" if trained else "")
     notes = []
     if len(sound) < len(ranked):
-        low = some([arm for arm in sweep.arms if arm in {row.label for row in ranked} - {row.label for row in sound}])
-        notes.append(f"Left out of this answer, because {first} did not reach {FLOOR:.0f}% of its own facts: {low}.")
+        notes.append(f"Left out of this answer: {uncounted(sweep, {row.label for row in ranked})}.")
     if not sound:
-        return f"Nothing can be said about what was retained of {facts}: in no arm were they all learnt first.", notes
+        return f"Nothing can be said about what was retained of {facts}: no arm's stages learnt theirs.", notes
     interval = f"mean of {best.n} seeds, 95% interval {best.low:.1f} to {best.high:.1f}"
     over = f"seed {best.seeds[0]} alone" if best.n == 1 else interval
     head = f"After {last}, {best.label} still knows {best.mean:.1f}% of {facts} ({over})"
@@ -85,6 +84,11 @@ def _against(best: Any, other: Any, comparison: Comparison | None) -> str:
     is_one_seed = comparison.is_clear_under_one_seed
     doubt = ", under one seed" if is_one_seed else f" (Holm's p {comparison.p_holm:.3f})" if comparison.is_clear else ""
     return f"Whether it is better than {name} cannot be said: {by}{doubt}."
+
+
+def uncounted(sweep: Sweep, arms: Container[str]) -> str:
+    """Those of some arms that do not count, and why."""
+    return some([f"{arm} ({why})" for arm, why in sweep.uncounted.items() if arm in arms])
 
 
 def beside_paper(sweep: Sweep, paper: Mapping[str, float]) -> list[str]:
