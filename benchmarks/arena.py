@@ -37,6 +37,7 @@ LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "remix-toolki
 ENDS = ["mean", "low", "high"]
 # Beside `kept` and `score`: of `Arena.arms`, the columns that a table shows, with their heads and styles.
 SHOWN = {
+    "cost": ("FLOPs, x none", "{:.2f}"),
     "known_before": ("known before, %", "{:.1f}"),
     "noise": ("with noise, %", "{:.1f}"),
     "relearnt": ("relearnt, %", "{:.1f}"),
@@ -45,7 +46,6 @@ SHOWN = {
     "drift": ("drift, nats", "{:.2f}"),
     "trained_tokens": ("trained tokens", "{:,.0f}"),
     "flops": ("FLOPs", "{:.2e}"),
-    "cost": ("x none", "{:.2f}"),
     "seconds": ("seconds", "{:,.0f}"),
 }
 DARK = "<style>@media (prefers-color-scheme: dark) {svg {filter: invert(1) hue-rotate(180deg)}}</style>"
@@ -72,8 +72,8 @@ COLUMNS = """\
 - *later answers*: how many wrong answers are right ones of the last stage's facts. Scoring cuts an answer off at its
   first wrong token: from those that are whole to those that may still become one.
 - *drift*: how far the answers' tokens moved from those of the model that the last stage started from.
-- *trained tokens*, *FLOPs* and *seconds* are of the training of all stages; *x none*: FLOPs as a multiple of those of
-  `none`. A remedy that changes weights after training takes what that training took.
+- *FLOPs*, *trained tokens* and *seconds* are of the training of all stages; *x none*: as a multiple of those of `none`.
+  A remedy that changes weights after training takes what that training took.
 """
 
 
@@ -214,6 +214,7 @@ def section(arena: Arena) -> list[str]:
         caption = "Not counted, as a stage did not learn what it was for"
         why = [f"{arm}: {why}." for arm, why in others["why_not"].items()]
         lines.append(as_markdown(table(arena, others, caption, why)))
+    lines.append(as_markdown(settings(sweep)))
     lacking = {run.arm for run in sweep.frame.begun} - set(sweep.rows.loc[sweep.rows["label"].isin(arms.index), "arm"])
     if lacking:  # their stages were left out of the file, or not trained yet
         lines += [f"Not measured after {sweep.stages[-1]}: {', '.join(map(escape_markdown, sorted(lacking)))}.", ""]
@@ -231,6 +232,14 @@ def commands(sweep: Sweep) -> list[str]:
         options = [part for seed in sorted(of) for part in ("--seed", str(seed))]
         lines.append(shlex.join(["remix", "sweep", name, "--profile", sweep.profile, *options, *overrides]))
     return ["```text", *lines, "```", ""]
+
+
+def settings(sweep: Sweep) -> Table:
+    """What each arm sets that `none` does not."""
+    arms = {run.arm: as_overrides(run.settings) for run in sweep.frame.begun}
+    apart = [" ".join(line for line in lines if line not in arms[NONE]) or "-" for lines in arms.values()]
+    shown = pd.DataFrame({"settings": apart}, pd.Index(list(arms), name="arm"))
+    return Table("", f"What each arm sets that {NONE} does not", shown, words=("settings",))
 
 
 def table(arena: Arena, arms: pd.DataFrame, caption: str, notes: Sequence[str]) -> Table:

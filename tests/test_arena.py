@@ -110,6 +110,9 @@ def test_a_page_ranks_the_arms_that_count_and_shows_the_others(trained, tmp_path
     assert "remix sweep sizes --profile tiny --seed 0 --seed 1\n" in ranked
     assert "remix sweep sizes --profile tiny --seed 0 --seed 1 train.max_grad_norm=0.5\n" in ranked
     assert r"low \| best: stage2 knows 0.0% of its own facts, under 95%." in not_counted
+    settings = not_counted.partition("What each arm sets")[2]
+    assert "| none | - |" in settings
+    assert r"| better | train.weight\_decay=" in settings  # in which the arms of this store differ
     assert "unknown: nothing is measured of what stage2 learnt." in not_counted
     assert "Not measured after stage2: begun." in not_counted
     assert b"<svg" in rendered(partial(arena.draw, one), ["svg"])["svg"]
