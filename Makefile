@@ -127,7 +127,7 @@ docs:  ## the site, from docs/ into site/, by Zensical; a link that leads nowher
 bench: $(VENV)/ready  ## every benchmark on this machine's CPU, a quarter of an hour, into docs/performance.md
 	$(VENV)/bin/python benchmarks/all.py
 
-gpu-check: $(VENV)/ready  ## on one GPU of 80 GB: correctness, then speed against TRL's defaults, in under 8 minutes
+gpu-check: $(VENV)/ready  ## on one GPU of 80 GB: correctness, speed, QLoRA, the first run, in under 8 minutes
 	$(VENV)/bin/python benchmarks/all.py gpu_check
 
 lines: $(VENV)/ready  ## how large the package is, room by room, and what its rooms import

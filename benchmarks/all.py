@@ -3,6 +3,7 @@
     python benchmarks/all.py             # make bench: those of the CPU, about a quarter of an hour on two cores
     python benchmarks/all.py gpu_check   # make gpu-check
     python benchmarks/all.py step recall
+    python benchmarks/all.py tracker --only "llama3-8b, LoRA, 4 GPUs"   # what is not known here goes to the benchmark
 
 What each prints is kept in docs/performance.json, and the page is written from that alone: nothing in it is by hand.
 """
@@ -30,7 +31,8 @@ CPU["memory"] = ["--gradients", "0.3"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(PARTS)} [those of the CPU]")
-    names = parser.parse_args().names or list(CPU)
+    given, more = parser.parse_known_args()
+    names = given.names or list(CPU)
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"{unknown[0]} is none of {', '.join(PARTS)}")
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
@@ -38,7 +40,7 @@ def main() -> None:
     for name in names:
         libraries = ", ".join(f"{library} {version(library)}" for library in SHOWN)
         where = f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {libraries}"
-        stats, rc = figures(name, CPU.get(name, []))
+        stats, rc = figures(name, [*CPU.get(name, []), *more])
         kept[name] = {"where": where, **stats}
         wrong += [name] * (rc != 0)
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -140,6 +142,25 @@ def memory(stats: Any) -> list[str]:
     ]
 
 
+def tracker(stats: Any) -> list[str]:
+    """Estimates of a device's memory against counts."""
+    rows = {
+        name: (
+            f"{row['estimated'] / 1e9:.1f}",
+            f"{row['counted'] / 1e9:.1f}",
+            f"{row['estimated'] / row['counted']:.2f}",
+        )
+        for name, row in stats["rows"].items()
+    }
+    return [
+        "What `remix plan` estimates that a stage takes on each device, and what torch's memory tracker counts with "
+        f"fake tensors of the real shape: a global batch of 32, at most 8 examples of {stats['length']} tokens at a "
+        "time. No GPU was there.",
+        "",
+        *table(["estimated GB", "counted GB", "ratio"], rows),
+    ]
+
+
 def sweep(stats: Any) -> list[str]:
     """A sweep against its runs one by one."""
     return [
@@ -181,7 +202,13 @@ def growth(stats: Any) -> list[str]:
 def gpu_check(stats: Any) -> list[str]:
     """One GPU: correctness, steps, recall."""
     lines = [f"{stats['device']}, the shape of {stats['shape']}.", ""]
-    lines += [*(f"- {name}: {outcome}" for name, outcome in stats["checks"].items()), ""]
+    lines += [*(f"- {name}: {outcome}" for name, outcome in stats["checks"].items())]
+    ties, rates = stats["near_ties"], stats["recall"]
+    lines += [
+        f"- near ties in bf16, settled by generation: {ties['near_ties']} of {ties['facts']} facts of the tiny model, "
+        f"{rates['near_ties']} of {rates['facts']} of the large one",
+        "",
+    ]
     rows = {
         name: (
             (row["why"], "", "", "", "")
@@ -197,11 +224,24 @@ def gpu_check(stats: Any) -> list[str]:
         for name, row in stats["rows"].items()
     }
     columns = ["ms a step", "real tokens/s", "utilization", "peak GB", "times as fast as TRL's defaults"]
-    rates = stats["recall"]
+    stages = {
+        name: (
+            f"{one['steps']}",
+            f"{one['seconds']:.0f}",
+            f"{one['seconds_training']:.0f}",
+            f"{one['memory_estimated'] / 1e9:.1f}",
+            "-" if one["memory_peak"] is None else f"{one['memory_peak'] / 1e9:.1f}",
+            f"{one['first_loss']:.2f} to {one['last_loss']:.2f}",
+        )
+        for name, one in stats["stages"].items()
+    }
     return [
         *lines,
         *table(columns, rows),
         f"Recall: {rates['facts_per_s']:.1f} facts a second, plain generation {rates['facts_per_s_generate']:.1f}.",
+        "",
+        *table(["steps", "s", "s of training", "estimated GB", "peak GB", "loss"], stages),
+        "Seconds: " + ", ".join(f"{name} {taken:.0f}" for name, taken in stats["seconds"].items()) + ".",
         "",
     ]
 
@@ -219,6 +259,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "data": ("Data", data),
     "lens": ("The lens", lens),
     "memory": ("Scoring with a large vocabulary", memory),
+    "tracker": ("The memory of training, estimated and counted", tracker),
     "sweep": ("A sweep", sweep),
     "report": ("The report", report),
     "growth": ("Growth", growth),

@@ -1,19 +1,26 @@
-"""Ours against TRL's defaults on one GPU, at the shape of Llama-3-8B with random weights: nothing is downloaded.
+"""A GPU checked before a night is spent on it: correctness, speed against TRL's defaults, QLoRA, the first run.
 
     python benchmarks/gpu_check.py                   # make gpu-check: one 80 GB GPU, under 8 minutes
     python benchmarks/gpu_check.py --json
     python benchmarks/gpu_check.py --shape tiny      # tried out on any machine
 
-Correctness first, on the tiny model on this device (gpu_correctness.py). Then KVR with passages at 1:2, global batch
-32, pure bf16: real tokens a second, model FLOPs utilization on real tokens, peak memory. Passages are cut so that an
-example has as many of the tiny tokenizer's tokens as it has of Llama's. Last, recall of facts a second against plain
-generation, of a model that knows none of them. A variant that cannot run here is named with the reason, and not
-counted. The rates that were reached are printed as `remix plan` takes them.
+At the shape of Llama-3-8B with random weights: nothing is downloaded. Correctness first, on the tiny model on this
+device (gpu_correctness.py). Then KVR with passages at 1:2, global batch 32, pure bf16: real tokens a second, model
+FLOPs utilization on real tokens, peak memory. Passages are cut so that an example has as many of the tiny tokenizer's
+tokens as it has of Llama's. Then recall of facts a second against plain generation, of a model that knows none of them.
+Last, whole stages (gpu_stages.py): QLoRA merged within the 24 GB of a small card, and kvr_8b_first_run's first stage.
+A variant that cannot run here is named with the reason, and not counted. The rates that were reached are printed as
+`remix plan` takes them.
+
+Estimates for an H100, which no run has confirmed yet: correctness 80 s, speed 100 s, recall 40 s, the rates with 16 GB
+written 30 s, QLoRA 100 s (16 GB are read twice, and written), the first run 110 s; 460 s in all. `seconds` of the JSON
+has what each part took.
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -21,13 +28,15 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
-from gpu_correctness import correctness
+from gpu_correctness import FACTS, correctness
+from gpu_stages import as_estimated, first_run, qlora
 from recall import BATCH as TOGETHER
 from recall import LIMIT, plain_generation
 from rich.console import Console
@@ -42,20 +51,23 @@ from remix_toolkit.data import encoding, tasks
 from remix_toolkit.evaluate import recall
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.hours import Rates
-from remix_toolkit.recipe.load import load_recipe, load_task
+from remix_toolkit.recipe.load import load_base, load_recipe, load_task
 from remix_toolkit.recipe.schema import Recipe
+from remix_toolkit.recipe.setup import Shape
 from remix_toolkit.stage import train
 from remix_toolkit.stage.data import build_all
 from remix_toolkit.store import base_model
 
 BATCH, STEPS, WARM = 32, 12, 4
+SURE = 16  # times as sure of its best token; a power of two, so that it can be undone
 WORDS = 20  # 40 words are about as many tokens of the tiny vocabulary as 100 words are of Llama's
-SHAPES = {"llama3-8b": (32, 4096, 14336, 32, 8, 128256), "tiny": (4, 256, 896, 8, 2, 1024)}
+HEADS = {"llama3-8b": 32, "tiny": 8}
+TINY = Shape(layers=4, hidden=256, intermediate=896, key_value=64, vocabulary=1024)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="llama3-8b")
+    parser.add_argument("--shape", choices=HEADS, default="llama3-8b")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args()
     silence_libraries()
@@ -63,37 +75,69 @@ def main() -> int:
         sys.stderr.write("error: there is no GPU here; --shape tiny tries the script out on a CPU\n")
         return 2
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # stdout is for the figures
-        checks = correctness(Path(folder))
-        rows, recalled, model = speed(options.shape, Path(folder))
-        rates = reached(rows, model, Path(folder))
-    wrong = [
-        name
-        for name, outcome in checks.items()
-        if outcome not in ("equal", "as expected") and "not here" not in outcome
-    ]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        stats = check(options.shape, Path(folder))
+    wrong = [name for name, outcome in stats["checks"].items() if not as_it_should_be(outcome)]
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "device": device,
-                    "shape": options.shape,
-                    "checks": checks,
-                    "rows": rows,
-                    "recall": recalled,
-                    "rates": rates,
-                },
-                indent=1,
-            )
-        )
+        print(json.dumps(stats, indent=1))
         return int(bool(wrong))
+    show(stats)
+    return int(bool(wrong))
+
+
+def check(shape: str, folder: Path) -> dict[str, Any]:
+    """All that is looked at, and how many seconds each part of it took."""
+    ends = [("", time.perf_counter())]
+    checks, ties = correctness(folder)
+    ends.append(("correctness", time.perf_counter()))
+    tiny = base_model(load_base("tiny"), folder / "plain")[0]  # whose tokenizer the data is made with
+    rows, model = speed(shape, tiny, folder)
+    ends.append(("speed", time.perf_counter()))
+    recalled = recall_rates(model, encoding.load_tokenizer(tiny))
+    ends.append(("recall", time.perf_counter()))
+    rates = reached(rows, model, folder)
+    base, weights = folder / "saved", float(model.num_parameters())
+    for file in Path(tiny).glob("token*"):
+        shutil.copy(file, base)
+    del model
+    clear_device_cache(garbage_collection=True)  # a stage takes what the GPU has
+    ends.append(("rates", time.perf_counter()))
+    stages = {}
+    for name, run in (("QLoRA", qlora), ("first run", first_run)):
+        stages[name] = run(base, sizes(shape), weights, folder / "stage")
+        shutil.rmtree(folder / "stage")  # 16 GB
+        ends.append((name, time.perf_counter()))
+    cap = ", within 24 GB" if torch.cuda.is_available() else ""
+    checks[f"QLoRA merged at this shape{cap}"] = stages["QLoRA"]["outcome"]
+    checks["first run: published, recalled, a lower loss"] = stages["first run"]["outcome"]
+    checks["first run: memory within 15% of the estimate"] = as_estimated(stages["first run"])
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "shape": shape,
+        "checks": checks,
+        "near_ties": {"facts": FACTS, "near_ties": ties},
+        "rows": rows,
+        "recall": recalled,
+        "rates": rates,
+        "stages": stages,
+        "seconds": {name: end - start for (_, start), (name, end) in pairwise(ends)},
+    }
+
+
+def as_it_should_be(outcome: str) -> bool:
+    """Did a check come out well, or could it not be made here?"""
+    return outcome in ("equal", "as expected") or "not here" in outcome
+
+
+def show(stats: dict[str, Any]) -> None:
+    """The figures for people."""
     console = Console()
-    for name, outcome in checks.items():
+    for name, outcome in stats["checks"].items():
         console.print(f"{name}: {outcome}")
-    table = Table(title=f"{options.shape}'s shape, pure bf16, global batch {BATCH}, {device}")
+    console.print("near ties in bf16, settled by generation: {near_ties} of {facts} facts".format(**stats["near_ties"]))
+    table = Table(title=f"{stats['shape']}'s shape, pure bf16, global batch {BATCH}, {stats['device']}")
     for column in ("what", "ms a step", "real tokens/s", "padded tokens/s", "utilization", "peak GB", "ratio to TRL"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for name, row in rows.items():
+    for name, row in stats["rows"].items():
         if "why" in row:
             table.add_row(name, row["why"])
             continue
@@ -102,38 +146,42 @@ def main() -> int:
         tokens = f"{row['real_tokens_per_s']:,.0f}", f"{row['padded_tokens_per_s']:,.0f}"
         table.add_row(name, f"{row['ms']:.0f}", *tokens, used, peak, f"{row['ratio_to_trl']:.2f}")
     console.print(table)
+    recalled = stats["recall"]
     console.print(
         f"recall: {recalled['facts_per_s']:.1f} facts a second ({recalled['near_ties']} of {recalled['facts']} near "
         f"ties); plain generation of up to {LIMIT:,} tokens: {recalled['facts_per_s_generate']:.1f}"
     )
-    console.print(f"remix plan ... {' '.join(f'--rate {name}={rate:.3g}' for name, rate in rates.items())}")
-    return int(bool(wrong))
+    for name, one in stats["stages"].items():
+        peak = "" if one["memory_peak"] is None else f", {one['memory_peak'] / 1e9:.1f} GB"
+        losses = f"loss {one['first_loss']:.2f} to {one['last_loss']:.2f}"
+        console.print(
+            f"{name}: {one['steps']} steps in {one['seconds_training']:.0f} of {one['seconds']:.0f} s, {losses}{peak}"
+        )
+    console.print("seconds: " + ", ".join(f"{name} {taken:.0f}" for name, taken in stats["seconds"].items()))
+    console.print(f"remix plan ... {' '.join(f'--rate {name}={rate:.3g}' for name, rate in stats['rates'].items())}")
 
 
 # --- speed -------------------------------------------------------------------------------------------------------
 
 
-def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any], Any]:
-    """Steps of every variant, with TRL's defaults as the baseline; recall; and the model as it was asked."""
+def speed(shape: str, tiny: str, folder: Path) -> tuple[dict[str, dict[str, Any]], Any]:
+    """Steps of every variant, with TRL's defaults as the baseline; and a model as each of them started from."""
     overrides = ["precision=pure_bf16", f"global_batch_size={BATCH}", "stages.stage1.data.size=320"]
     overrides += [f"stages.stage1.mix={{passages: {{ratio: 2, words: {WORDS}}}}}", f"train.max_steps={STEPS}"]
     overrides += ["train.save_strategy=no", "train.per_device_train_batch_size=8", "train.learning_rate=1e-5"]
     recipe = load_recipe("kvr", "tiny", overrides)
-    source, _ = base_model(recipe, folder / "plain")
-    tokenizer = encoding.load_tokenizer(source)
+    tokenizer = encoding.load_tokenizer(tiny)
     data = build_all(recipe, ["stage1"], tokenizer, folder / "plain")["stage1"]
-    layers, hidden, intermediate, heads, kv_heads, vocabulary = SHAPES[shape]
+    size = sizes(shape)
     config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=HEADS[shape],
+        num_key_value_heads=size.key_value // (size.hidden // HEADS[shape]),
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sizes = {"layers": layers, "hidden": hidden, "intermediate": intermediate, "vocabulary": vocabulary}
-    sizes["key_value"] = hidden // heads * kv_heads
 
     def model(attention: str) -> Any:
         torch.manual_seed(0)
@@ -141,7 +189,7 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
             return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention)
 
     weights = sum(parameter.numel() for parameter in model("sdpa").parameters())
-    sized = Recipe.model_validate({**recipe.model_dump(), "parameters": float(weights), "shape": sizes})
+    sized = Recipe.model_validate({**recipe.model_dump(), "parameters": float(weights), "shape": size})
     needed = memory.estimate(sized, "stage1", data.counts.longest)
     room = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 1e18
     checkpointing = memory.needs_checkpointing(needed, room)
@@ -183,8 +231,12 @@ def speed(shape: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str
     if flash is None:
         rows["ours, no padding, FlashAttention"] = {"why": "neither flash_attn nor kernels is installed"}
     clear_device_cache(garbage_collection=True)
-    asked = model("sdpa")
-    return rows, recall_rates(asked, tokenizer), asked
+    return rows, model("sdpa")
+
+
+def sizes(shape: str) -> Shape:
+    """The sizes of the model that is timed."""
+    return load_base(shape).shape or TINY
 
 
 def reached(rows: dict[str, dict[str, Any]], model: Any, folder: Path) -> dict[str, float]:
@@ -215,7 +267,7 @@ def recall_rates(model: Any, tokenizer: Any) -> dict[str, Any]:
     """Recall of facts a second, ours and plain generation's, by a model that is as sure of itself as a trained one."""
     head = model.get_output_embeddings().weight
     head[len(tokenizer) :] = 0  # the tokenizer has no such tokens
-    head.mul_(20)
+    head.mul_(SURE)
     facts = tasks.load_rows(load_task("kvr", ["size=200"]), 0)
     recall.recall(model, tokenizer, facts[:TOGETHER])  # what the first call sets up is not counted
     started = time.perf_counter()
@@ -224,6 +276,7 @@ def recall_rates(model: Any, tokenizer: Any) -> dict[str, Any]:
     started = time.perf_counter()
     plain_generation(model, tokenizer, facts[:TOGETHER])
     theirs = time.perf_counter() - started
+    head.div_(SURE)
     return {
         "facts": len(facts),
         "near_ties": sum(verdict.settled_by == "generation, near tie" for verdict in verdicts),

@@ -1,14 +1,14 @@
 """The memory that `remix plan` estimates against what torch's FSDP memory tracker counts, without a GPU.
 
-    python benchmarks/tracker.py                    # the table: about ten minutes on one core
+    python benchmarks/tracker.py                    # the table: about an hour on one core
     python benchmarks/tracker.py --json             # for machines
-    python benchmarks/tracker.py --only "llama3-8b, LoRA"
+    python benchmarks/tracker.py --only "llama3-8b, LoRA, 4 GPUs"   # the other rows as docs/performance.json has them
 
 Two steps of training at the real shape with fake tensors, which have sizes and no content, on a process group that
 only pretends: weights in the stage's precision, FSDP2 on every layer as accelerate applies it, a loss on every column,
 AdamW. The peak is that of the second forward and backward pass; the optimizer's own temporaries, and what the allocator
 rounds up, are not in it. Of QLoRA, a frozen matrix is half a byte a weight, and is unpacked to bf16 where it is used;
-bitsandbytes itself has no fake tensors.
+bitsandbytes itself has no fake tensors. A count takes minutes, an estimate none: it is that of the code as it is.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import json
 import subprocess
 import sys
 from collections import OrderedDict
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
@@ -40,73 +41,109 @@ from remix_toolkit.recipe.schema import Recipe
 
 BOUND = 0.15  # how far the estimate may be from the count
 HEAD = 128  # the size of a head in both models
-LORA = ["adapter={r: 16}"]
-QLORA = [*LORA, "quantization={load_in_4bit: true}"]
-PURE = ["precision=pure_bf16"]
 LENGTH = 256  # tokens of an example, all of them trained on
-ROWS: list[tuple[str, str, list[str], int, bool]] = [  # name, profile, overrides, GPUs, activation checkpointing
-    ("llama3-8b, all weights", "llama3-8b", [], 4, False),
-    ("llama3-8b, all weights, checkpointing", "llama3-8b", [], 4, True),
-    ("llama3-8b, all weights", "llama3-8b", [], 2, True),
-    ("llama3-8b, all weights, pure_bf16", "llama3-8b", PURE, 2, False),
-    ("llama3-8b, all weights, pure_bf16", "llama3-8b", PURE, 1, True),
-    ("llama3-8b, LoRA", "llama3-8b", LORA, 4, False),
-    ("llama3-8b, LoRA", "llama3-8b", LORA, 2, False),
-    ("llama3-8b, LoRA", "llama3-8b", LORA, 1, False),
-    ("llama3-8b, QLoRA", "llama3-8b", QLORA, 1, False),
-    ("mistral-7b, all weights", "mistral-7b", [], 4, False),
-    ("mistral-7b, LoRA", "mistral-7b", LORA, 1, False),
-    ("mistral-7b, QLoRA", "mistral-7b", QLORA, 1, False),
-]
+KEPT = Path(__file__).parent.parent / "docs" / "performance.json"
+LORA = ["adapter={r: 16}"]
+TRAINED = {
+    "all weights": [],
+    "all weights, pure_bf16": ["precision=pure_bf16"],
+    "LoRA": LORA,
+    "QLoRA": [*LORA, "quantization={load_in_4bit: true}"],
+}
+
+
+class Row(NamedTuple):
+    """One stage of training, on so many GPUs."""
+
+    profile: str
+    trained: str
+    gpus: int
+    checkpointing: bool = False
+
+    @property
+    def name(self) -> str:
+        gpus = "1 GPU" if self.gpus == 1 else f"{self.gpus} GPUs"
+        return f"{self.profile}, {self.trained}, {gpus}" + ", checkpointing" * self.checkpointing
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe("kvr", self.profile, [*TRAINED[self.trained], "accelerate_config=null"])
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("llama3-8b", "all weights", 4),
+        Row("llama3-8b", "all weights", 4, checkpointing=True),
+        Row("llama3-8b", "all weights", 2, checkpointing=True),
+        Row("llama3-8b", "all weights, pure_bf16", 2),
+        Row("llama3-8b", "all weights, pure_bf16", 1, checkpointing=True),
+        Row("llama3-8b", "LoRA", 4),
+        Row("llama3-8b", "LoRA", 2),
+        Row("llama3-8b", "LoRA", 1),
+        Row("llama3-8b", "QLoRA", 1),
+        Row("mistral-7b", "all weights", 4),
+        Row("mistral-7b", "LoRA", 1),
+        Row("mistral-7b", "QLoRA", 1),
+    )
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--only", help="rows whose name begins with this")
-    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)  # in a process of its own: one group in each
+    parser.add_argument("--only", choices=ROWS, help="count this row", metavar="ROW")
+    parser.add_argument("--count", choices=ROWS, help=argparse.SUPPRESS)  # in a process of its own: one group in each
     options = parser.parse_args()
-    if options.row is not None:
-        print(json.dumps(row(*ROWS[options.row][1:])))
+    if options.count:
+        print(json.dumps(count(ROWS[options.count])))
         return 0
-    rows = []
-    for number, (name, _, _, processes, _) in enumerate(ROWS):
-        if name.startswith(options.only or ""):
-            line = [sys.executable, __file__, "--row", str(number)]
-            done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
-            rows.append({"what": name, "gpus": processes, **json.loads(done.stdout.splitlines()[-1])})
-            print(rows[-1], file=sys.stderr, flush=True)
+    counts = {}
+    if options.only:
+        kept = json.loads(KEPT.read_text(encoding="utf-8")).get("tracker", {"rows": {}})
+        counts = {name: row["counted_parts"] for name, row in kept["rows"].items()}
+    for name in [options.only] if options.only else ROWS:
+        line = [sys.executable, __file__, "--count", name]
+        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+        counts[name] = json.loads(done.stdout.splitlines()[-1])
+        print(name, counts[name], file=sys.stderr, flush=True)
+    rows = {name: compared(row, counts[name]) for name, row in ROWS.items() if name in counts}
     if options.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps({"length": LENGTH, "rows": rows}, indent=1))
     else:
-        table = Table("what", "GPUs", "estimated GB", "counted GB", "ratio")
-        for one in rows:
-            gigabytes = [f"{one[name] / memory.GB:.1f}" for name in ("estimated", "counted")]
-            table.add_row(one["what"], str(one["gpus"]), *gigabytes, f"{one['estimated'] / one['counted']:.2f}")
+        table = Table("what", "estimated GB", "counted GB", "ratio")
+        for name, row in rows.items():
+            gigabytes = [f"{row[which] / memory.GB:.1f}" for which in ("estimated", "counted")]
+            table.add_row(name, *gigabytes, f"{row['estimated'] / row['counted']:.2f}")
         Console().print(table)
-    return int(any(abs(one["estimated"] / one["counted"] - 1) > BOUND for one in rows))
+    return int(any(abs(row["estimated"] / row["counted"] - 1) > BOUND for row in rows.values()))
 
 
-def row(profile: str, overrides: list[str], processes: int, checkpointing: bool) -> dict[str, Any]:
+def compared(row: Row, counted: dict[str, float]) -> dict[str, Any]:
     """Bytes as estimated and as counted, each with its parts."""
-    recipe = load_recipe("kvr", profile, [*overrides, "accelerate_config=null"])
-    estimate = memory.estimate(recipe, "stage1", LENGTH, (processes > 1, processes))
-    assert estimate
-    counted = count(recipe, processes, checkpointing, estimate.accumulates)
+    needed = estimate(row)
     return {
-        "estimated": estimate.total(checkpointing),
+        "estimated": needed.total(row.checkpointing),
         "counted": counted["Total"],
-        "estimated_parts": estimate.parts(checkpointing),
+        "estimated_parts": needed.parts(row.checkpointing),
         "counted_parts": counted,
     }
 
 
-def count(recipe: Recipe, processes: int, checkpointing: bool, accumulates: bool) -> dict[str, float]:
+def estimate(row: Row) -> memory.Memory:
+    """What the plan says."""
+    needed = memory.estimate(row.recipe, "stage1", LENGTH, (row.gpus > 1, row.gpus))
+    assert needed
+    return needed
+
+
+def count(row: Row) -> dict[str, float]:
     """The tracker's bytes at the peak of a step's forward and backward passes, by kind."""
+    recipe, processes = row.recipe, row.gpus
     torch.distributed.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
     mesh = init_device_mesh("cpu", (processes,))
     with torch.device("meta"):
-        model = build(recipe, checkpointing)
+        model = build(recipe, row.checkpointing)
     with FakeTensorMode(allow_non_fake_inputs=True):
         allocate(model)
         if processes > 1:
@@ -124,7 +161,7 @@ def count(recipe: Recipe, processes: int, checkpointing: bool, accumulates: bool
         with tracker:
             for _ in range(2):
                 tracker._peak_mem.clear()  # that of an optimizer's step is larger than it really is
-                for _ in range(2 if accumulates else 1):
+                for _ in range(2 if estimate(row).accumulates else 1):
                     tracker.reset_mod_stats()
                     train(recipe, model, min(8, recipe.global_batch_size // processes))
                 peak = tracker.get_tracker_snapshot("peak")
