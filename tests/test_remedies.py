@@ -19,6 +19,7 @@ from remix_toolkit.evaluate.recall import Recall
 from remix_toolkit.evaluate.robustness import Drift, Noise, Relearn, noisy
 from remix_toolkit.graph import memory
 from remix_toolkit.graph.cost import Cost, costs
+from remix_toolkit.graph.devices import launch_of
 from remix_toolkit.graph.jobs import graph
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_sweep
@@ -421,7 +422,7 @@ def test_averages_share_the_training_that_they_are_made_of() -> None:
         (["adapter={peft_type: OSF, effective_rank: 1.0}"], "is 1.0; a share between 0 and 1, or a whole number"),
         (["adapter={peft_type: OSF, r: 8}"], "does nothing under peft_type OSF; valid: effective_rank, peft_type"),
         (["adapter={peft_type: OSF}", "quantization={load_in_4bit: true}"], "has no singular directions for OSF"),
-        (["stages.stage2.adapter={peft_type: OSF}", FSDP], "stages.stage2.adapter: is for one process"),
+        (["stages.stage2.adapter={peft_type: OSF}", FSDP], "stages.stage2.adapter: is for one process, without"),
         (["stages.stage1.probe=[relearn]"], "relearn is of earlier stages' facts"),
         (["stages.stage1.ewc={weight: 1}"], "holds on to the facts of earlier stages, and there are none"),
         (["stages.stage2.mix.format_anchor={stage: stage2, ratio: 1}"], "'stage2' is no earlier stage"),
@@ -434,8 +435,15 @@ def test_averages_share_the_training_that_they_are_made_of() -> None:
     ],
 )
 def test_what_a_remedy_cannot_do_is_refused(settings: list[str], message: str) -> None:
-    from remix_toolkit.graph.devices import launch_of
-
     with pytest.raises(BadInput) as refused:
         launch_of(recipe_with(*settings))
     assert message in str(refused.value)
+
+
+def test_one_process_that_shards_its_weights_is_refused_too(tmp_path: Path) -> None:
+    file = tmp_path / "fsdp.yaml"
+    file.write_text("distributed_type: FSDP\nnum_processes: 1\nfsdp_config: {fsdp_version: 2}\n")
+    with pytest.raises(
+        BadInput, match=r"stage2\.adapter: is for one process, without FSDP, and .* launches 1 under FSDP"
+    ):
+        launch_of(recipe_with("stages.stage2.adapter={peft_type: OSF}", f"accelerate_config={file}"))
