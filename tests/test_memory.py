@@ -1,6 +1,8 @@
 """The estimate of a device's memory against what a real layer keeps, and what is said where it does not fit."""
 
+import json
 import shlex
+import sys
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,9 @@ from remix_toolkit.stage import run, train
 from remix_toolkit.stage.prepare import prepare
 from remix_toolkit.stage.run import run_stage
 from remix_toolkit.store import base_model
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import tracker
 
 LENGTH, BATCH = 128, 4
 MIXED = "stages.stage2.mix={random_words: {ratio: 2}}"
@@ -123,6 +128,16 @@ def test_an_8b_model_on_four_and_two_gpus() -> None:
     assert two["bytes"] > 64e9
     assert pure["parts"]["optimizer"] == pytest.approx(4 * 8.03e9 / 2)
     assert (pure["fits"], pure["precision"]) == (True, "pure_bf16")
+
+
+def test_estimates_are_near_what_torchs_memory_tracker_counts() -> None:
+    """At real shapes, with fake tensors: docs/performance.md has the table, and a count takes minutes."""
+    rows = json.loads(tracker.KEPT.read_text(encoding="utf-8"))["tracker"]["rows"]
+    assert rows.keys() == tracker.ROWS.keys()
+    for name, row in rows.items():
+        estimated = tracker.estimate(tracker.ROWS[name]).total(tracker.ROWS[name].checkpointing)
+        assert estimated == row["estimated"], f'run: python benchmarks/all.py tracker --only "{name}"'
+        assert estimated == pytest.approx(row["counted"], rel=tracker.BOUND), name
 
 
 def test_gradients_stay_sharded_between_the_batches_of_a_step(monkeypatch, tmp_path: Path) -> None:
