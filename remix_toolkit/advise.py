@@ -51,8 +51,9 @@ def remedies(first: str) -> dict[str, Arm]:
         "random words": Arm(words, {}),
         "text": Arm({}, text),
         "random words, text": Arm(words, text),
-        "format anchor": Arm({}, {"mix.format_anchor": {"stage": first, "ratio": 0.5}}),
+        "format anchor": Arm({}, {"mix.format_anchor": {"stage": first, "ratio": 0.1}}),
         "half frozen": Arm({}, {"freeze": {"half": True}}),
+        "weights held": Arm({}, {"l2": {"weight": 0.1}}),
         "outputs held": Arm({}, {"kl": {"weight": 10, "on": "prompts"}}),
         "averaged": Arm({}, {"average": {"parent": 0.25}}),
         "replay 10%": Arm({}, {"mix.replay": {"stage": first, "ratio": 0.1, "redraw": True}}, old_data=True),
@@ -118,7 +119,7 @@ class Advice:
     kept_without: float
     gain: tuple[float, float] | None  # 95% interval of the difference
     seeds: int
-    compute: float | None  # steps of all stages, as a multiple of those of `none`
+    compute: float | None  # FLOPs of all stages, as a multiple of those of `none`
     left_out: dict[str, str]  # arms that were not tried, or not counted, and why
     sweep: Path | None  # of that arm alone: the file to train it by
     page: Path
@@ -135,7 +136,7 @@ class Advice:
         return [
             f"Use {self.arm}: it keeps {self.kept:.1f}% of the facts, and no remedy {self.kept_without:.1f}%. The "
             f"difference is between {low:+.1f} and {high:+.1f} points (95%, {seeds}), for {self.compute:.1f} times the "
-            "steps.",
+            "computation.",
             f"its settings: {json.dumps(settings)}",
             f"to train it: remix sweep {shlex.quote(str(self.sweep))}",
             *left_out,
@@ -256,7 +257,9 @@ def _advice(
     kept = sweep.ranked(sweep.tasks[0])["mean"]
     arm = next((arm for arm in kept.index if arm in compared and compared[arm].winner == arm), None)
     one = compared[arm] if arm else None
-    steps = sweep.rows.drop_duplicates(["arm", "seed", "stage"]).groupby("arm")["steps"].mean()
+    stages = sweep.published
+    stages = stages.assign(flops=[sweep.frame.stages[path].flops for path in stages["path"]])
+    flops = stages.groupby("label")["flops"].mean()
     report = pilot.folder / "report"
     advice = Advice(
         arm=arm,
@@ -265,7 +268,7 @@ def _advice(
         kept_without=float(kept[NONE]),
         gain=(one.low, one.high) if one else None,
         seeds=len(one.seeds) if one else max((len(other.seeds) for other in compared.values()), default=1),
-        compute=float(steps[arm] / steps[NONE]) if arm else None,
+        compute=float(flops[arm] / flops[NONE]) if arm else None,
         left_out=left_out,
         sweep=pilot.write("advised", {arm: allowed[arm]}) if arm else None,
         page=report / PAGE,

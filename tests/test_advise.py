@@ -40,7 +40,15 @@ def test_remedies_that_the_situation_rules_out_are_left_out(recipe: Path, tmp_pa
     assert every["none"] == {"stages.stage1.mix": {}, "stages.stage2.mix": {}}
     assert why.keys() == {"format anchor"}, why  # all rows of the file are facts of stage1
     fewer, why = allowed(False, False)
-    assert fewer.keys() == {"none", "the recipe as it is", "text", "half frozen", "outputs held", "averaged"}
+    assert fewer.keys() == {
+        "none",
+        "the recipe as it is",
+        "text",
+        "half frozen",
+        "weights held",
+        "outputs held",
+        "averaged",
+    }
     assert why["random words"] == "the first stage stays as it is"
     assert why["replay 10%"] == "the first stage's facts will not be at hand"
     _, why = allowed(True, True, "adapter={r: 4}")

@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from remix_toolkit import store
 from remix_toolkit.console import warn
 from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.measurements import MEASUREMENTS
 from remix_toolkit.evaluate.recall import Recall as RecallMeasurement
-from remix_toolkit.graph.cost import training_flops
-from remix_toolkit.recipe.schema import Evaluate, Recipe
+from remix_toolkit.recipe.schema import Evaluate
 from remix_toolkit.recipe.strict import Strict
 from remix_toolkit.records import Part, RunRecord, RunStage, StageRecord
 from remix_toolkit.report.stage import Stage
@@ -158,7 +157,7 @@ def read_stage(folder: Path) -> Published:
             | {"name": f"{recipe['name']}-{record.stage}-seed{recipe['seed']}-{record.key}", "recipe": recipe}
             | {"declaration": public(record.declaration), "counts": public(record.counts.model_dump())}
             | {"recall": {id_: _recall(stage, id_, one) for id_, one in stage.results(RecallMeasurement()).items()}}
-            | {"flops": _flops(stage)}
+            | {"flops": stage.flops}
             | {"held_out": stage.held_out and _only(HeldOut, stage.held_out)}
             | {"probes": public({name: results for name, results in probes.items() if results})}
             | {"base": public({name: results for name, results in of_base.items() if results})}
@@ -176,17 +175,6 @@ def _dumped(results: Mapping[str, Part]) -> dict[str, Any]:
 def _recall(stage: Stage, list_id: str, record: Part) -> dict[str, Any]:
     at_least, at_most = stage.answers_of_own(list_id) or (None, None)
     return _only(Recall, record) | {"own_at_least": at_least, "own_at_most": at_most}
-
-
-def _flops(stage: Stage) -> float | None:
-    """None, too, where the recipe has a key that this version of the toolkit does not know."""
-    record, counts = stage.record, stage.record.counts
-    try:
-        recipe = Recipe.model_validate(stage.recipe)
-    except ValidationError:
-        return None
-    tokens = record.steps / counts.steps_per_epoch * counts.tokens_per_epoch.without_padding
-    return training_flops(recipe, record.stage, record.steps, tokens)
 
 
 def _only(kind: type[Strict], record: Part) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from remix_toolkit import store
 from remix_toolkit.data.identity import trained_list
@@ -16,8 +17,10 @@ from remix_toolkit.errors import BadInput
 from remix_toolkit.evaluate.base import Measurement
 from remix_toolkit.evaluate.held_out import HeldOutLoss, held_out_loss
 from remix_toolkit.evaluate.recall import Recall
+from remix_toolkit.graph.cost import training_flops
 from remix_toolkit.graph.lineage import base_results
 from remix_toolkit.graph.retrained import Weights, lineage_weights
+from remix_toolkit.recipe.schema import Recipe
 from remix_toolkit.records import FileSeal, RetentionPoint, StageRecord, parse_rows, sealed_content
 from remix_toolkit.report.answers import right_answers, share_of
 from remix_toolkit.seals import sealed_files
@@ -47,6 +50,20 @@ class Stage:
     def is_pretrained(self) -> bool:
         """Did its base know anything? Of random weights, perplexity says nothing."""
         return "tiny" not in self.record.declaration["base"]
+
+    @property
+    def flops(self) -> float | None:
+        """Of training, as a plan estimates them, on the tokens that it saw.
+
+        None, too, where the recipe has a key that this version of the toolkit does not know.
+        """
+        try:
+            recipe = Recipe.model_validate(self.recipe)
+        except ValidationError:
+            return None
+        steps, counts = self.record.steps, self.record.counts
+        tokens = steps / counts.steps_per_epoch * counts.tokens_per_epoch.without_padding
+        return training_flops(recipe, self.record.stage, steps, tokens)
 
     def verify(self) -> None:
         """Raise Damaged where what was published is not there any more; VERIFIED_LATER is, once it is read."""
