@@ -165,7 +165,9 @@ def advise(
     pilot = _sampled(whole, recipe)
     allowed, left_out = _allowed(pilot, recipe, redo_first, old_data)
     arms = list(allowed)
-    records: list[RunRecord] = []
+    records = pilot.run(pilot.write("none", {NONE: allowed[NONE]}), jobs)
+    if why := _measured(runs, records).uncounted.get(NONE):
+        raise RunFailed(f"{name}: without a remedy, {why}: train longer, or at another rate")
     for number, (begin, end) in enumerate(pairwise((0, *ROUNDS)), start=1):
         settings = {arm: allowed[arm] for arm in arms}
         info(f"round {number} of {len(ROUNDS)}: {', '.join(arms)}; seeds {begin} to {end - 1}")
@@ -175,7 +177,7 @@ def advise(
         sweep = _measured(runs, records)
         unmatched = {arm: why for arm, why in sweep.uncounted.items() if arm in arms}
         if NONE in unmatched:
-            raise RunFailed(f"{sweep.title}: without a remedy, {unmatched[NONE]}: train longer")
+            warn(f"without a remedy, {unmatched.pop(NONE)}")
         left_out |= unmatched
         ranked = [arm for arm in _ranked(sweep) if arm in arms and arm not in (NONE, *unmatched)]
         arms = [NONE, *ranked]

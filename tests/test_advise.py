@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from remix_toolkit import advise, store
-from remix_toolkit.errors import BadInput
+from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.load import load_recipe
 
@@ -71,6 +71,14 @@ def test_advice_needs_facts_that_something_comes_after(tmp_path: Path, monkeypat
     Path("one.yaml").write_text("stages: {only: {data: {task: kvr, size: 8}}}", encoding="utf-8")
     with pytest.raises(BadInput, match=r"one\.yaml: .* a first stage that another one comes after"):
         advise.advise("one.yaml")
+
+
+@pytest.mark.slow
+def test_a_pilot_ends_at_once_where_the_facts_are_not_learnt(recipe: Path) -> None:
+    runs = recipe.parent / "runs"
+    with pytest.raises(RunFailed, match=r"rooms\.yaml: without a remedy, stage1 knows .*: train longer"):
+        advise.advise(str(recipe), "tiny", [*FAST, "train.max_steps=1"], runs)
+    assert len(list((runs / "stages").iterdir())) == 2
 
 
 @pytest.mark.slow
