@@ -134,9 +134,9 @@ class Advice:
         low, high = self.gain
         settings = {key: value for key, value in self.settings.items() if value}
         return [
-            f"Use {self.arm}: it keeps {self.kept:.1f}% of the facts, and no remedy {self.kept_without:.1f}%. The "
-            f"difference is between {low:+.1f} and {high:+.1f} points (95%, {seeds}), for {self.compute:.1f} times the "
-            "computation.",
+            f"Use {self.arm}: it keeps {self.kept:.1f}% of the facts, against {self.kept_without:.1f}% without a "
+            f"remedy. The difference is between {low:+.1f} and {high:+.1f} points (95%, {seeds}); it takes "
+            f"{self.compute:.1f} times the computation.",
             f"its settings: {json.dumps(settings)}",
             f"to train it: remix sweep {shlex.quote(str(self.sweep))}",
             *left_out,
@@ -170,7 +170,7 @@ def advise(
         raise RunFailed(f"{name}: without a remedy, {why}: train longer, or at another rate")
     for number, (begin, end) in enumerate(pairwise((0, *ROUNDS)), start=1):
         settings = {arm: allowed[arm] for arm in arms}
-        info(f"round {number} of {len(ROUNDS)}: {', '.join(arms)}; seeds {begin} to {end - 1}")
+        info(f"round {number} of {len(ROUNDS)}: {', '.join(arms)}; seeds {', '.join(map(str, range(begin, end)))}")
         started = time.monotonic()
         records += pilot.run(pilot.write(f"round{number}", settings, range(begin, end)), jobs)
         seconds_a_run = (time.monotonic() - started) / (len(arms) * (end - begin))
