@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from remix_toolkit import store
 from remix_toolkit.errors import BadInput, RunFailed
-from remix_toolkit.graph import memory
+from remix_toolkit.graph import fitting, memory
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.plan import plan
 from remix_toolkit.graph.sweep import load_sweep
@@ -202,8 +202,8 @@ def test_what_would_fit_where_a_stage_does_not() -> None:
         assert planned("llama3-8b")["misfit"] is None
         on_24_gb = planned("llama3-8b", "device_gb=24", "accelerate_config=null")
         assert not on_24_gb["fits"]
-        said, *lines = on_24_gb["misfit"].splitlines()
-        assert said.endswith(" do not fit into a device of 24.0 GB; by the same estimate, each of these would:")
+        problem, *lines = on_24_gb["misfit"].splitlines()
+        assert problem.endswith(" do not fit into a device of 24.0 GB; by the same estimate, each of these would:")
         *settings, sharded = map(str.strip, lines)
         assert settings == ["'adapter={r: 16}'", "'adapter={r: 16}' 'quantization={load_in_4bit: true}'"]
         assert sharded == "FSDP over 8 GPUs (accelerate_config)"
@@ -214,7 +214,18 @@ def test_what_would_fit_where_a_stage_does_not() -> None:
         assert smaller == "train.per_device_train_batch_size=2"
         assert planned("llama3-8b", *at_once, smaller)["fits"]
         _, _, neither = planned("llama3-8b", "device_gb=4")["misfit"].partition(", and ")
-        assert neither == "neither would a smaller batch, pure_bf16, LoRA, QLoRA, or FSDP over up to 8 GPUs"
+        assert neither.startswith("neither would any of these that the recipe can have: a smaller batch, pure_bf16, ")
+
+
+def test_nothing_that_is_for_one_process_is_said_to_fit_under_fsdp() -> None:
+    """Where any stage has such a key, launch_of refuses FSDP: the last one has OSF for its first stage alone."""
+    osf = "{peft_type: OSF}"
+    only_first = [f"stages.stage1.adapter={osf}", "stages.stage2.adapter={r: 16}", "stages.stage2.train.max_length=8192"]
+    with chdir(ROOT):
+        for more in (["stages.stage1.l2={weight: 1}"], [f"adapter={osf}"], [f"stages.stage2.adapter={osf}"], only_first):
+            cells = load_sweep("kvr", "llama3-8b", overrides=["accelerate_config=null", *more])[1]
+            for stage in ("stage1", "stage2"):
+                assert not any("FSDP" in each for each in fitting.settings_that_fit(cells[0].recipe, stage, 64, 80e9))
 
 
 def test_a_stage_that_does_not_fit_says_so_before_it_trains(monkeypatch, capsys) -> None:

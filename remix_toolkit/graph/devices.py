@@ -54,12 +54,19 @@ def launch_of(recipe: Recipe) -> Launch:
         raise BadInput(f"{file}: fsdp_config.fsdp_version: is {version!r}; 2 is expected")
     if launch.fsdp and recipe.quantization:
         raise BadInput(f"quantization: a quantized base cannot be sharded, and {file} says FSDP; use one GPU for it")
-    for name, stage in recipe.stages.items() if launch.num_processes > 1 or launch.fsdp else ():
-        osf = "adapter" if recipe.of_stage(name).is_osf else None
-        if remedy := next((remedy for remedy in ONE_PROCESS if getattr(stage, remedy)), osf):
+    for name in recipe.stages if launch.num_processes > 1 or launch.fsdp else ():
+        if remedy := one_process_remedy(recipe, name):
             launched = f"{launch.num_processes}{' under FSDP' if launch.fsdp else ''}"
             raise BadInput(f"stages.{name}.{remedy}: is for one process, without FSDP, and {file} launches {launched}")
     return launch
+
+
+def one_process_remedy(recipe: Recipe, name: str) -> str | None:
+    """The key of a stage's first remedy that is neither for several processes nor for FSDP; None where it has none."""
+    keys = [remedy for remedy in ONE_PROCESS if getattr(recipe.stages[name], remedy)]
+    if recipe.of_stage(name).is_osf:
+        keys.append("adapter")
+    return next(iter(keys), None)
 
 
 def count(recipe: Recipe) -> int:

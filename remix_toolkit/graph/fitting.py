@@ -6,7 +6,7 @@ from typing import Any
 
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph import memory
-from remix_toolkit.graph.devices import ONE_PROCESS, launch_of
+from remix_toolkit.graph.devices import launch_of, one_process_remedy
 from remix_toolkit.graph.memory import GB
 from remix_toolkit.recipe.check import validate
 from remix_toolkit.recipe.schema import Recipe
@@ -30,10 +30,13 @@ def misfit(
     if needed is None or _fits(needed, recipe, stage, device_bytes):
         return None
     total = needed.total(_may_checkpoint(recipe, stage)) / GB
-    said = f"about {total:.1f} GB of memory do not fit into a device of {device_bytes / GB:.1f} GB"
+    problem = f"about {total:.1f} GB of memory do not fit into a device of {device_bytes / GB:.1f} GB"
     if settings := settings_that_fit(recipe, stage, length, device_bytes, launched):
-        return "\n  ".join([f"{said}; by the same estimate, each of these would:", *settings])
-    return f"{said}, and neither would a smaller batch, pure_bf16, LoRA, QLoRA, or FSDP over up to {GPUS[-1]} GPUs"
+        return "\n  ".join([f"{problem}; by the same estimate, each of these would:", *settings])
+    return (
+        f"{problem}, and neither would any of these that the recipe can have: a smaller batch, pure_bf16, 8-bit AdamW, "
+        f"LoRA, QLoRA, FSDP over up to {GPUS[-1]} GPUs"
+    )
 
 
 def settings_that_fit(
@@ -41,14 +44,17 @@ def settings_that_fit(
 ) -> list[str]:
     """Each setting, as words of a command line, that makes a stage fit; with a smaller batch where it takes one."""
     launched = launched or launch_of(recipe).shards
+    one_process = any(one_process_remedy(recipe, name) for name in recipe.stages)
     recipe = recipe.of_stage(stage)
     lines = []
-    for words, changes, train, there in _candidates(recipe, stage, launched):
-        largest = min(device_batch(recipe.stages[stage].train), max(1, recipe.global_batch_size // there[1]))
+    for words, changes, train, shards in _candidates(recipe, stage, launched):
+        if one_process and shards[0]:
+            continue
+        largest = min(device_batch(recipe.stages[stage].train), max(1, recipe.global_batch_size // shards[1]))
         for halved in range(largest.bit_length()):
             batch = largest >> halved
             changed = _changed(recipe, stage, changes, {**train, BATCH: batch})
-            needed = changed and memory.estimate(changed, stage, length, there)
+            needed = changed and memory.estimate(changed, stage, length, shards)
             if changed and needed and _fits(needed, changed, stage, device_bytes):
                 lines.append(" ".join([*words, *([f"train.{BATCH}={batch}"] if halved else [])]))
                 break
@@ -76,10 +82,9 @@ def _candidates(
         words.append(shlex.quote("quantization={load_in_4bit: true}"))
         alone = ["accelerate_config=accelerate_configs/one_gpu.yaml"] if sharded else []  # FSDP shards no such weights
         yield [*words, *alone], {**adapter, **FOUR_BITS}, {}, (False, 1) if sharded else launched
-        if not any(getattr(each, remedy) for each in recipe.stages.values() for remedy in ONE_PROCESS):
-            for gpus in GPUS:
-                if gpus > (processes if sharded else 1):
-                    yield [f"FSDP over {gpus} GPUs (accelerate_config)"], {}, {}, (True, gpus)
+        for gpus in GPUS:
+            if gpus > (processes if sharded else 1):
+                yield [f"FSDP over {gpus} GPUs (accelerate_config)"], {}, {}, (True, gpus)
 
 
 def _changed(recipe: Recipe, stage: str, changes: dict[str, Any], train: dict[str, Any]) -> Recipe | None:
