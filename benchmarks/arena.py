@@ -74,6 +74,7 @@ COLUMNS = """\
 - *drift*: how far the answers' tokens moved from those of the model that the last stage started from.
 - *FLOPs*, *trained tokens* and *seconds* are of the training of all stages; *x none*: as a multiple of those of `none`.
   A remedy that changes weights after training takes what that training took.
+  The one pass over the old facts by which `ewc` weighs the weights is not counted.
 """
 
 
