@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import ceil, sqrt
+from math import ceil, isnan, nan, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,8 @@ class Advice:
     kept_without: float
     gain: tuple[float, float] | None  # 95% interval of the difference
     seeds: int
-    compute: float | None  # FLOPs of all stages, as a multiple of those of `none`
+    compute: float | None  # FLOPs of all stages, as a multiple of those of `none`, where these are known
+    compared: list[str]  # the arms that were compared with none at the end
     left_out: dict[str, str]  # arms that were not tried, or not counted, and why
     sweep: Path | None  # of that arm alone: the file to train it by
     page: Path
@@ -129,14 +130,17 @@ class Advice:
         """The advice in words, and then what was not counted."""
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else "one seed"
         left_out = [f"not counted: {arm}: {why}" for arm, why in self.left_out.items()]
+        if not self.compared:
+            nothing = "No remedy can be advised: of those that were tried, none counts."
+            return [f"{nothing} Without one, {self.kept_without:.1f}% is kept ({seeds}).", *left_out]
         if self.arm is None or self.gain is None:
             return [f"No remedy is better than none, which keeps {self.kept_without:.1f}% ({seeds}).", *left_out]
         low, high = self.gain
         settings = {key: value for key, value in self.settings.items() if value}
+        compute = f"; it takes {self.compute:.1f} times the computation" if self.compute else ""
         return [
             f"Use {self.arm}: it keeps {self.kept:.1f}% of the facts, against {self.kept_without:.1f}% without a "
-            f"remedy. The difference is between {low:+.1f} and {high:+.1f} points (95%, {seeds}); it takes "
-            f"{self.compute:.1f} times the computation.",
+            f"remedy. The difference is between {low:+.1f} and {high:+.1f} points (95%, {seeds}){compute}.",
             f"its settings: {json.dumps(settings)}",
             f"to train it: remix sweep {shlex.quote(str(self.sweep))}",
             *left_out,
@@ -167,7 +171,8 @@ def advise(
     arms = list(allowed)
     records = pilot.run(pilot.write("none", {NONE: allowed[NONE]}), jobs)
     if why := _measured(runs, records).uncounted.get(NONE):
-        raise RunFailed(f"{name}: without a remedy, {why}: train longer, or at another rate")
+        more = "" if pilot is whole else f", or teach more than {MOST_FACTS} facts: set stages.{first}.data.size"
+        raise RunFailed(f"{name}: without a remedy, {why}: train longer, or at another rate{more}")
     for number, (begin, end) in enumerate(pairwise((0, *ROUNDS)), start=1):
         settings = {arm: allowed[arm] for arm in arms}
         info(f"round {number} of {len(ROUNDS)}: {', '.join(arms)}; seeds {', '.join(map(str, range(begin, end)))}")
@@ -181,6 +186,8 @@ def advise(
         left_out |= unmatched
         ranked = [arm for arm in _ranked(sweep) if arm in arms and arm not in (NONE, *unmatched)]
         arms = [NONE, *ranked]
+        if not ranked:
+            break
         if number < len(ROUNDS):
             arms = arms[: 1 + max(1, ceil(len(ranked) / 2))]
             runs_left = sum(len(arms) * (after - before) for before, after in pairwise(ROUNDS[number - 1 :]))
@@ -256,12 +263,14 @@ def _advice(
     """The best arm that is ahead of none, when p is corrected for all that are compared; or that there is none."""
     from remix_toolkit.report.page import PAGE, write_report
 
-    kept = sweep.ranked(sweep.tasks[0])["mean"]
+    ranked = sweep.ranked(sweep.tasks[0])
+    kept = ranked["mean"]
     arm = next((arm for arm in kept.index if arm in compared and compared[arm].winner == arm), None)
     one = compared[arm] if arm else None
     stages = sweep.published
-    stages = stages.assign(flops=[sweep.frame.stages[path].flops for path in stages["path"]])
+    stages = stages.assign(flops=[sweep.frame.stages[path].flops for path in stages["path"]]).astype({"flops": float})
     flops = stages.groupby("label")["flops"].mean()
+    compute = float(flops[arm] / flops[NONE]) if arm else nan
     report = pilot.folder / "report"
     advice = Advice(
         arm=arm,
@@ -269,8 +278,9 @@ def _advice(
         kept=float(kept[arm]) if arm else None,
         kept_without=float(kept[NONE]),
         gain=(one.low, one.high) if one else None,
-        seeds=len(one.seeds) if one else max((len(other.seeds) for other in compared.values()), default=1),
-        compute=float(flops[arm] / flops[NONE]) if arm else None,
+        seeds=len(one.seeds) if one else int(ranked.loc[NONE, "n"]),
+        compute=None if isnan(compute) else compute,
+        compared=list(compared),
         left_out=left_out,
         sweep=pilot.write("advised", {arm: allowed[arm]}) if arm else None,
         page=report / PAGE,

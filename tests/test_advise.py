@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trained_store import TrainedStore, sweep_of
 
 from remix_toolkit import advise, store
 from remix_toolkit.errors import BadInput, RunFailed
 from remix_toolkit.graph.sweep import load_sweep
 from remix_toolkit.recipe.load import load_recipe
+from remix_toolkit.report.stage import Stage
 
 FAST = ["base=tiny-128x2", "global_batch_size=8", "train.learning_rate=4e-3"]
 FAST += ["stages.stage1.train.num_train_epochs=60", "stages.stage2.train.max_steps=60"]
@@ -73,10 +75,45 @@ def test_advice_needs_facts_that_something_comes_after(tmp_path: Path, monkeypat
         advise.advise("one.yaml")
 
 
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page takes seconds."""
+    monkeypatch.setattr("remix_toolkit.report.page.write_report", lambda *_: None)
+
+
+def advice_of(trained: TrainedStore, runs: Path, **arms: list[list[int]]) -> advise.Advice:
+    """What a pilot comes to whose runs are these: each arm's facts after the last stage, by seed."""
+    trained.write_arms(runs, arms, recipe="kvr-advice")
+    sweep, settings = sweep_of(runs), {arm: {"stages.stage2.freeze": {"half": True}} for arm in arms}
+    compared = {one.second: one for one in sweep.compare("kvr", [("none", arm) for arm in arms if arm != "none"])}
+    return advise._advice(advise.Pilot("kvr", "tiny", [], runs), settings, sweep, compared, {"far": "it is far"})
+
+
+def test_what_computation_costs_is_left_out_where_it_is_not_known(
+    trained, no_page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base of one's own has no `parameters`."""
+    arms = {"none": [[0] * 40] * 3, "half": [[1] * 40] * 3}
+    assert "; it takes 1.0 times the computation." in advice_of(trained, tmp_path / "known", **arms).lines[0]
+    monkeypatch.setattr(Stage, "flops", None)
+    advice = advice_of(trained, tmp_path / "unknown", **arms)
+    assert (advice.arm, advice.compute) == ("half", None)
+    assert advice.lines[0].endswith("(95%, 3 seeds).")
+
+
+def test_where_no_arm_is_left_nothing_is_called_no_better(trained, no_page, tmp_path: Path) -> None:
+    advice = advice_of(trained, tmp_path, none=[[1, 0] * 20] * 3)
+    assert advice.lines == [
+        "No remedy can be advised: of those that were tried, none counts. Without one, 50.0% is kept (3 seeds).",
+        "not counted: far: it is far",
+    ]
+
+
 @pytest.mark.slow
-def test_a_pilot_ends_at_once_where_the_facts_are_not_learnt(recipe: Path) -> None:
+def test_a_pilot_ends_at_once_where_the_facts_are_not_learnt(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise, "MOST_FACTS", 8)
     runs = recipe.parent / "runs"
-    with pytest.raises(RunFailed, match=r"rooms\.yaml: without a remedy, stage1 knows .*: train longer"):
+    with pytest.raises(RunFailed, match=r"rooms\.yaml: without a remedy, stage1 knows .*, or teach more than 8 facts"):
         advise.advise(str(recipe), "tiny", [*FAST, "train.max_steps=1"], runs)
     assert len(list((runs / "stages").iterdir())) == 2
 
