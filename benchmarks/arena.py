@@ -66,7 +66,8 @@ are of 95%.
 
 """
 COLUMNS = """\
-- *known before*: of the facts that the base model knew. *not taught*: recall of facts that no stage teaches, a control.
+- *known before*: how many of the facts that the base model knew are still known. *not taught*: recall of facts that no
+  stage teaches, a control.
 - *with noise*: recall with noise of 10% on all weights. *relearnt*: recall of nine tenths of the facts after ten steps
   on the other tenth, by which what is only hidden comes back, and what is erased does not.
 - *later answers*: how many wrong answers are right ones of the last stage's facts. Scoring cuts an answer off at its
@@ -283,7 +284,8 @@ def draw(arena: Arena) -> "Drawing":
         panel.spines["left"].set_visible(False)
     axes[0].set_yticks(places, [textwrap.shorten(plain(arm), 40, placeholder=" ...") for arm in arms.index])
     axes[0].set(xlim=(-2, 102), ylim=(len(arms) - 0.4, -0.6), xlabel=plain(arena.kept))
-    axes[1].set(xlim=(0, 1.1 * arms["cost"].max()), xlabel="FLOPs (none: 1)")
+    most = arms["cost"].max()
+    axes[1].set(xlim=(0, None if math.isnan(most) else 1.1 * most), xlabel="FLOPs (none: 1)")
     axes[2].set(xlim=None if arms["score_low"].isna().all() else (-4, 104), xlabel=plain(arena.score))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)

@@ -14,6 +14,7 @@ from remix_toolkit.evaluate.held_out import HeldOut
 from remix_toolkit.report.figures import rendered
 from remix_toolkit.report.frame import load, of_results
 from remix_toolkit.report.results import Results, as_json, of_store
+from remix_toolkit.report.stage import Stage
 from remix_toolkit.report.summary import sweeps
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -126,6 +127,14 @@ def test_an_arena_of_instructions_has_their_loss(trained, tmp_path: Path) -> Non
     one = arena.read(results_file(tmp_path))
     assert one.score == "stage2: loss"
     assert "| none | 1 | 100.0 \\[67.6, 100.0\\] | 1.250 |" in "\n".join(arena.section(one))
+    assert rendered(partial(arena.draw, one), ["svg"])
+
+
+def test_a_base_of_unknown_size_has_a_page_without_costs(trained, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Stage, "flops", None)
+    write_arm(trained, tmp_path, "none")
+    one = arena.read(results_file(tmp_path))
+    assert "| FLOPs" not in "\n".join(arena.section(one))
     assert rendered(partial(arena.draw, one), ["svg"])
 
 
