@@ -203,7 +203,7 @@ def test_what_would_fit_where_a_stage_does_not() -> None:
         on_24_gb = planned("llama3-8b", "device_gb=24", "accelerate_config=null")
         assert not on_24_gb["fits"]
         problem, *lines = on_24_gb["misfit"].splitlines()
-        assert problem.endswith(" do not fit into a device of 24.0 GB; by the same estimate, each of these would:")
+        assert " do not fit into a device of 24.0 GB with 10% left free; by the same estimate, each of " in problem
         *settings, sharded = map(str.strip, lines)
         assert settings == ["'adapter={r: 16}'", "'adapter={r: 16}' 'quantization={load_in_4bit: true}'"]
         assert sharded == "FSDP over 8 GPUs (accelerate_config)"
@@ -241,8 +241,8 @@ def test_a_stage_that_does_not_fit_says_so_before_it_trains(monkeypatch, capsys)
     estimate, checkpointing = run._plan_memory(prepared)
     assert estimate
     assert checkpointing
-    assert "warning: stage1: about 145.1 GB of memory do not fit" in (said := capsys.readouterr().err)
-    assert "  precision=pure_bf16\n" in said
+    assert "warning: stage1: about 145.1 GB of memory do not fit" in (shown := capsys.readouterr().err)
+    assert "  precision=pure_bf16\n" in shown
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=200e9))
     assert not run._plan_memory(prepared)[1]
     assert not capsys.readouterr().err

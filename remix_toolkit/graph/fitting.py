@@ -22,15 +22,15 @@ Launched = tuple[bool, int]  # are the weights sharded, and over how many proces
 def misfit(
     recipe: Recipe, stage: str, length: int, device_bytes: float, launched: Launched | None = None
 ) -> str | None:
-    """What to say of a stage that does not fit: which settings would. None where it fits, or nothing is known.
+    """How much a stage takes that does not fit, and which settings would; None where it fits, or that is not known.
 
     The arguments are those of memory.estimate, and a device's memory.
     """
     needed = memory.estimate(recipe, stage, length, launched)
     if needed is None or _fits(needed, recipe, stage, device_bytes):
         return None
-    total = needed.total(_may_checkpoint(recipe, stage)) / GB
-    problem = f"about {total:.1f} GB of memory do not fit into a device of {device_bytes / GB:.1f} GB"
+    total = f"about {needed.total(_may_checkpoint(recipe, stage)) / GB:.1f} GB of memory"
+    problem = f"{total} do not fit into a device of {device_bytes / GB:.1f} GB with {memory.HEADROOM:.0%} left free"
     if settings := settings_that_fit(recipe, stage, length, device_bytes, launched):
         return "\n  ".join([f"{problem}; by the same estimate, each of these would:", *settings])
     return (

@@ -97,7 +97,8 @@ def starting(recipe: Recipe, rates: Rates) -> float:
 def passes(recipe: Recipe) -> float:
     """Operations for each weight and trained token: forward, and backward to the activations and to the weights.
 
-    Under an adapter, the last are only the adapter's. OSF has each pass through its factors too, as they are and were.
+    Under an adapter, the last are only the adapter's. OSF also passes through the factors of each matrix, both as they
+    are and as they were at the start.
     """
     if recipe.is_osf and recipe.parameters:
         return 4 + 12 * memory.trained_weights(recipe) / recipe.parameters

@@ -60,7 +60,8 @@ def estimate(recipe: Recipe, stage: str, length: int, launched: tuple[bool, int]
     sharded, processes = launched or launch_of(recipe).shards
     share = processes if sharded else 1
     base, trained = recipe.parameters, trained_weights(recipe)
-    adapter = trained * (4 if recipe.is_osf else 1) if recipe.adapter else 0.0  # OSF: as they are and were, each twice
+    copies = 4 if recipe.is_osf else 1  # of OSF's factors, those that are trained and those of the start, each twice
+    adapter = copies * trained if recipe.adapter else 0.0
     full = BYTES[recipe.trained_in]
     weights = (_quantized(recipe.quantization) if recipe.quantization else BYTES[recipe.loaded_in]) * base
     half = BYTES[recipe.published_in]

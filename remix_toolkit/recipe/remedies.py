@@ -73,9 +73,9 @@ class EWC(Remedy):
 class KL(Remedy):
     """Outputs held to those of the model that the stage started from (learning without forgetting, arXiv 1606.09282).
 
-    On texts that this model samples itself, that needs no data (context-free generation, arXiv 2505.13811): TEXTS of at
-    most TOKENS tokens behind the start of a prompt, once for the stage, as in LAMOL (arXiv 1909.03329), which trains on
-    them instead.
+    With `on: generated`, these are outputs on texts that this model samples itself, so that no data is needed
+    (context-free generation, arXiv 2505.13811): 256 texts of at most 64 tokens, each behind the tokens that every
+    prompt begins with, sampled once at the start of the stage. LAMOL (arXiv 1909.03329) trains on such texts instead.
 
     For each optimizer step, as many pairs are drawn as a device takes at once, and the divergence of the two models'
     next tokens is added to the loss: its mean over these tokens.

@@ -109,7 +109,7 @@ class Sweep:
 
     @cached_property
     def uncounted(self) -> dict[str, str]:
-        """Arms of which it says nothing how much they keep, as a stage did not learn what it was for; and why.
+        """Arms that do not count, because a stage did not learn what it was for; and why.
 
         Of the first stage's facts, all have to be known under every seed (see FLOOR), of the last one's LEARNT in the
         mean over seeds; of instructions, the loss on held-out rows may be LOSS_ABOVE that of the arm `none`, if any.

@@ -42,7 +42,8 @@ def _answer(sweep: Sweep, task: str) -> tuple[str, list[str]]:
     if len(sound) < len(ranked):
         notes.append(f"Left out of this answer: {uncounted(sweep, {row.label for row in ranked})}.")
     if not sound:
-        return f"Nothing can be said about what was retained of {facts}: no arm's stages learnt theirs.", notes
+        why = "in no arm did each stage learn what it was for"
+        return f"Nothing can be said about what was retained of {facts}: {why}.", notes
     interval = f"mean of {best.n} seeds, 95% interval {best.low:.1f} to {best.high:.1f}"
     over = f"seed {best.seeds[0]} alone" if best.n == 1 else interval
     head = f"After {last}, {best.label} still knows {best.mean:.1f}% of {facts} ({over})"
