@@ -172,7 +172,9 @@ def advise(
     records = pilot.run(pilot.write("none", {NONE: allowed[NONE]}), jobs)
     if why := _measured(runs, records).uncounted.get(NONE):
         more = "" if pilot is whole else f", or teach more than {MOST_FACTS} facts: set stages.{first}.data.size"
-        raise RunFailed(f"{name}: without a remedy, {why}: train longer, or at another rate{more}")
+        raise RunFailed(
+            f"{name}: without a remedy, {why}: train longer (num_train_epochs of that stage), or at another rate{more}"
+        )
     for number, (begin, end) in enumerate(pairwise((0, *ROUNDS)), start=1):
         settings = {arm: allowed[arm] for arm in arms}
         info(f"round {number} of {len(ROUNDS)}: {', '.join(arms)}; seeds {', '.join(map(str, range(begin, end)))}")
