@@ -185,6 +185,11 @@ def test_osf_changes_nothing_along_the_directions_that_it_keeps(base, tokenizer,
         assert along.max() < 1e-4 * moved.norm()
 
 
+def test_osf_that_keeps_every_direction_is_refused(base, tokenizer, tmp_path) -> None:
+    with pytest.raises(BadInput, match=r"adapter: trains no weight: take a smaller effective_rank"):
+        trainer_for(base, tokenizer, tmp_path, "adapter={peft_type: OSF, effective_rank: 1000}")
+
+
 def test_the_divergence_is_zero_at_the_start_and_grows(base, tokenizer) -> None:
     start, model = (load_model(str(base), None, "fp32", {}) for _ in range(2))
     examples = [encoding.encode(tokenizer, fact) for fact in OTHERS]

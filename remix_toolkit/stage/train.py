@@ -306,6 +306,8 @@ def build_trainer(
         raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
     if recipe.adapter:
         adapter.train_in_fp32(trainer.model)
+    if recipe.is_osf and not any(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad):
+        raise BadInput(f"{recipe.name}: adapter: trains no weight: take a smaller effective_rank (or rank_pattern)")
     lengths = [len(example.input_ids) for example in examples]
     private_api.set_train_order(trainer, Order(trainer, lengths, recipe.global_batch_size, redrawn))
     trainer.remove_callback(PrinterCallback)
