@@ -37,7 +37,7 @@ from remix_toolkit.stage.train import StageTrainer, build_trainer, load_model, s
 
 FACTS = tasks.load_rows(load_task("kvr", ["size=16"]), 0)
 OTHERS = tasks.load_rows(load_task("invented_facts", ["size=16"]), 0)
-ARENA = sorted({*(ROOT / "recipes" / "arena").glob("*.yaml")} - {ROOT / "recipes" / "arena" / "real_model.yaml"})
+ARENA = sorted({*(ROOT / "recipes" / "arena").glob("*.yaml")} - {ROOT / "recipes" / "arena" / "smollm2.yaml"})
 FSDP = "accelerate_config=accelerate_configs/fsdp_4gpu.yaml"
 KNOBS = {
     "freeze": ["{half: true}", "{layers: 1}", "{embeddings: true}"],

@@ -133,7 +133,8 @@ def _stage_mistakes(recipe: Recipe, name: str) -> Iterator[Mistake]:
     if stage.ewc and not any(isinstance(recipe.stages[name].data, Factoid) for name in earlier):
         yield (*path, "ewc"), "holds on to the facts of earlier stages, and there are none"
     if stage.kl and stage.kl.on == "mixing" and not any(spec for _, spec in stage.mix):
-        yield (*path, "kl", "on"), "is mixing, and nothing is mixed into this stage: set `mix`, or kl.on to prompts"
+        needed = "set `mix`, or kl.on to prompts or generated"
+        yield (*path, "kl", "on"), f"is mixing, and nothing is mixed into this stage: {needed}"
     for source, spec in (("replay", stage.mix.replay), ("format_anchor", stage.mix.format_anchor)):
         if spec and spec.stage not in earlier:
             message = f"{spec.stage!r} is no earlier stage; {nearest(spec.stage, earlier)}"

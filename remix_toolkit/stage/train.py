@@ -306,7 +306,7 @@ def build_trainer(
         raise BadInput(f"{recipe.name}: SFTTrainer refuses: {error}") from error
     if recipe.adapter:
         adapter.train_in_fp32(trainer.model)
-    if recipe.is_osf and not any(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad):
+    if recipe.is_osf and not trainer.get_num_trainable_parameters():
         raise BadInput(f"{recipe.name}: adapter: trains no weight: take a smaller effective_rank (or rank_pattern)")
     lengths = [len(example.input_ids) for example in examples]
     private_api.set_train_order(trainer, Order(trainer, lengths, recipe.global_batch_size, redrawn))
