@@ -228,6 +228,22 @@ def test_nothing_that_is_for_one_process_is_said_to_fit_under_fsdp() -> None:
                 assert not any("FSDP" in each for each in fitting.settings_that_fit(cells[0].recipe, stage, 64, 80e9))
 
 
+def test_no_optimizer_of_bitsandbytes_is_named_under_fsdp() -> None:
+    """It reads sharded weights as if they were whole: bitsandbytes' issue 1633."""
+
+    def settings(*more: str) -> list[str]:
+        recipe = load_sweep("kvr", "llama3-8b", overrides=more)[1][0].recipe
+        return fitting.settings_that_fit(recipe, "stage1", 64, 80e9)
+
+    with chdir(ROOT):
+        assert "train.optim=adamw_8bit" in settings("accelerate_config=null", "precision=pure_bf16")
+        assert not any("8bit" in each for each in settings("accelerate_config=accelerate_configs/fsdp_4gpu.yaml"))
+        assert not any("FSDP" in each for each in settings("accelerate_config=null", "train.optim=adamw_8bit"))
+    needed = memory.Memory(20e9, 8e9, 16e9, 40e9, 4e9, accumulates=True)
+    assert "8bit" in memory.advice(needed, checkpointing=False, per_device=8, sharded=False)
+    assert "8bit" not in memory.advice(needed, checkpointing=False, per_device=8, sharded=True)
+
+
 def test_a_stage_that_does_not_fit_says_so_before_it_trains(monkeypatch, capsys) -> None:
     recipe = load_recipe("kvr", "llama3-8b", ["accelerate_config=null"])
     prepared = SimpleNamespace(
@@ -250,12 +266,12 @@ def test_a_stage_that_does_not_fit_says_so_before_it_trains(monkeypatch, capsys)
 
 def test_what_helps_where_memory_ran_out() -> None:
     needed = memory.Memory(20e9, 8e9, 16e9, 40e9, 4e9, accumulates=True)
-    said = memory.advice(needed, checkpointing=False, per_device=8)
+    said = memory.advice(needed, checkpointing=False, per_device=8, sharded=False)
     first, *_ = [line for line in said.splitlines() if line.startswith("  ")]
     assert "activation_checkpointing=true" in first
     assert "about 84.0 GB: weights 20.0, optimizer 16.0, activations 40.0 and gradients 8.0" in said
-    assert "activation_checkpointing" not in memory.advice(needed, checkpointing=True, per_device=1)
-    assert "estimate" not in memory.advice(None, checkpointing=False, per_device=8)
+    assert "activation_checkpointing" not in memory.advice(needed, checkpointing=True, per_device=1, sharded=False)
+    assert "estimate" not in memory.advice(None, checkpointing=False, per_device=8, sharded=False)
     assert memory.needs_checkpointing(needed, 80e9)
     assert not memory.needs_checkpointing(needed, 100e9)
     at_once = replace(needed, accumulates=False)  # gradients come as activations go

@@ -48,7 +48,8 @@ def settings_that_fit(
     recipe = recipe.of_stage(stage)
     lines = []
     for words, changes, train, shards in _candidates(recipe, stage, launched):
-        if one_process and shards[0]:
+        optimizer = str({**recipe.stages[stage].train, **train}.get("optim"))
+        if shards[0] and (one_process or "8bit" in optimizer):  # which reads sharded weights as if they were whole
             continue
         largest = min(device_batch(recipe.stages[stage].train), max(1, recipe.global_batch_size // shards[1]))
         for halved in range(largest.bit_length()):

@@ -166,7 +166,7 @@ def describe(memory: Memory, checkpointing: bool) -> str:
     return f"about {memory.total(checkpointing) / GB:.1f} GB: {listed}"
 
 
-def advice(memory: Memory | None, checkpointing: bool, per_device: int) -> str:
+def advice(memory: Memory | None, checkpointing: bool, per_device: int, sharded: bool) -> str:
     """What helps where a device's memory ran out; the estimate beside it, where there is one."""
     knobs = []
     if not checkpointing:
@@ -174,7 +174,8 @@ def advice(memory: Memory | None, checkpointing: bool, per_device: int) -> str:
     if per_device > 1:
         half = f"train.per_device_train_batch_size={per_device // 2}"
         knobs.append(f"{half} keeps half of the activations, and the global batch")
-    knobs.append("train.optim=adamw_8bit keeps the optimizer's state in 8 bits")
+    if not sharded:
+        knobs.append("train.optim=adamw_8bit keeps the optimizer's state in 8 bits")
     knobs.append("an adapter (adapter={r: 16}) trains few weights")
     knobs.append("more GPUs, each with its share: another accelerate_config")
     estimated = f" The estimate was {describe(memory, checkpointing)}." if memory else ""

@@ -168,7 +168,7 @@ def _train(prepared: PreparedStage, sweep: str | None) -> Trackers:
     try:
         ended = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError:
-        advice = memory.advice(estimate, checkpointing, args.per_device_train_batch_size)
+        advice = memory.advice(estimate, checkpointing, args.per_device_train_batch_size, private_api.fsdp_requested())
         raise RunFailed(f"{name}: {advice}") from None
     finally:
         progress.close()
