@@ -70,8 +70,8 @@ COLUMNS = """\
   stage teaches, a control.
 - *with noise*: recall with noise of 10% on all weights. *relearnt*: recall of nine tenths of the facts after ten steps
   on the other tenth, by which what is only hidden comes back, and what is erased does not.
-- *later answers*: how many wrong answers are right ones of the last stage's facts. Scoring cuts an answer off at its
-  first wrong token: from those that are whole to those that may still become one.
+- *later answers*: how many of the wrong answers are right ones to the last stage's facts. Scoring cuts an answer off at
+  its first wrong token: *from* counts those that are complete, *to* those as well that may still have become one.
 - *drift*: how far the answers' tokens moved from those of the model that the last stage started from.
 - *FLOPs*, *trained tokens* and *seconds* are of the training of all stages; *x none*: as a multiple of those of `none`.
   A remedy that changes weights after training takes what that training took.
@@ -135,9 +135,10 @@ def read(file: Path) -> Arena:
     (sweep,) = several
     if len(sweep.stages) == 1 or not sweep.tasks:
         raise BadInput(f"{file}: facts of a stage that another one comes after are expected; its only one loses none")
-    if NONE not in (there := sweep.ranked(sweep.tasks[0]).index):
+    arms = sweep.ranked(sweep.tasks[0]).index
+    if NONE not in arms:
         what = f"has no arm `{NONE}` after {sweep.stages[-1]}, which the others are compared with"
-        raise BadInput(f"{file}: {what}; it has {', '.join(there) or 'nothing'} there")
+        raise BadInput(f"{file}: {what}; it has {', '.join(arms) or 'nothing'} there")
     stages = {stage.key: stage for stage in results.stages}
     return Arena(file.stem, sweep, stages, measured(sweep, stages))
 
