@@ -182,9 +182,9 @@ def advise(
         records += pilot.run(pilot.write(f"round{number}", settings, range(begin, end)), jobs)
         seconds_a_run = (time.monotonic() - started) / (len(arms) * (end - begin))
         sweep = _measured(runs, records)
-        unmatched = {arm: why for arm, why in sweep.uncounted.items() if arm in arms}
-        if NONE in unmatched:
-            warn(f"without a remedy, {unmatched.pop(NONE)}")
+        unmatched = _unmatched(sweep.uncounted, arms)
+        if NONE in sweep.uncounted:
+            warn(f"without a remedy, {sweep.uncounted[NONE]}")
         left_out |= unmatched
         ranked = [arm for arm in _ranked(sweep) if arm in arms and arm not in (NONE, *unmatched)]
         arms = [NONE, *ranked]
@@ -241,6 +241,11 @@ def _allowed(
             except BadInput as error:
                 left_out[arm] = str(error).partition("\n")[0].rstrip(":")
     return allowed, left_out
+
+
+def _unmatched(uncounted: Mapping[str, str], arms: Sequence[str]) -> dict[str, str]:
+    """The arms that are ruled out, and why; a fault that `none` has too is that of a stage which they share with it."""
+    return {arm: why for arm, why in uncounted.items() if arm in arms and why != uncounted.get(NONE)}
 
 
 def _measured(runs: Path, records: Sequence[RunRecord]) -> "Sweep":

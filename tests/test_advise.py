@@ -109,6 +109,13 @@ def test_where_no_arm_is_left_nothing_is_called_no_better(trained, no_page, tmp_
     ]
 
 
+def test_an_arm_is_not_ruled_out_for_a_stage_that_it_shares_with_none() -> None:
+    missed, too_little = "stage1 knows 98.0% of its own facts under seed 3", "stage2 knows 80.0% of its own facts"
+    uncounted = {"none": missed, "half": missed, "rate": too_little, "earlier": too_little}
+    assert advise._unmatched(uncounted, ["none", "half", "rate"]) == {"rate": too_little}
+    assert advise._unmatched({"words": missed}, ["none", "words"]) == {"words": missed}
+
+
 @pytest.mark.slow
 def test_a_pilot_ends_at_once_where_the_facts_are_not_learnt(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advise, "MOST_FACTS", 8)
