@@ -6,6 +6,7 @@ Each file is what `remix results --recipe SWEEP` wrote. tests/test_arena.py chec
 """
 
 import math
+import re
 import shlex
 import sys
 import textwrap
@@ -48,6 +49,7 @@ SHOWN = {
     "flops": ("FLOPs", "{:.2e}"),
     "seconds": ("seconds", "{:,.0f}"),
 }
+KEY = re.compile(r'"([0-9a-f]{16})"')  # of a stage
 DARK = "<style>@media (prefers-color-scheme: dark) {svg {filter: invert(1) hue-rotate(180deg)}}</style>"
 INTRODUCTION = f"""\
 # The arena of remedies
@@ -238,8 +240,12 @@ def commands(sweep: Sweep) -> list[str]:
 
 
 def settings(sweep: Sweep) -> Table:
-    """What each arm sets that `none` does not."""
-    arms = {run.arm: as_overrides(run.settings) for run in sweep.frame.begun}
+    """What each arm sets that `none` does not; a stage of another arm by that arm's name."""
+    arm_of = sweep.rows.drop_duplicates("key").set_index("key")["label"].to_dict()
+    arms = {
+        run.arm: [KEY.sub(lambda key: f'"{arm_of.get(key[1], key[1])}"', line) for line in as_overrides(run.settings)]
+        for run in sweep.frame.begun
+    }
     apart = [" ".join(line for line in lines if line not in arms[NONE]) or "-" for lines in arms.values()]
     shown = pd.DataFrame({"settings": apart}, pd.Index(list(arms), name="arm"))
     return Table("", f"What each arm sets that {NONE} does not", shown, words=("settings",))
