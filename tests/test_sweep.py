@@ -11,6 +11,8 @@ from sweeps import CONTROL, FACTS, RANDOM, find, keys, shipped
 from remix_toolkit.errors import BadInput
 from remix_toolkit.graph.lineage import lineage
 from remix_toolkit.graph.sweep import Cell, load_sweep
+from remix_toolkit.graph.sweep_state import Command, JobState, SweepState
+from remix_toolkit.launch.status import Screen
 from remix_toolkit.launch.sweep import side_by_side
 from remix_toolkit.recipe.difference import as_overrides
 from remix_toolkit.recipe.load import load_recipe
@@ -264,3 +266,19 @@ def test_tiny_models_are_trained_side_by_side_and_others_one_by_one(monkeypatch)
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         assert (side_by_side(tiny, []), side_by_side(large, [])) == (expected, 1)
     assert (side_by_side(tiny, ["0", "1"]), side_by_side(large, ["0"])) == (2, 1)
+
+
+def test_the_time_left_is_estimated_once_a_stage_is_trained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A split may be in the store already: by that alone, hours would look like seconds."""
+    jobs = {
+        kind: JobState(kind=kind, name=kind, runs=["none, seed 0"], needs=set(), loads=set())
+        for kind in ("split", "train", "measure")
+    }
+    command = Command(sweep="demo", profile=None, seeds=None, overrides=[])
+    state = SweepState(id="x", command=command, keep="all", launcher="local", jobs=jobs)
+    shown = Screen(state, tmp_path, dict.fromkeys(jobs, 1.0))
+    for kind, estimated in (("split", False), ("train", True)):
+        jobs[kind].status = "done"
+        shown.show_end(kind)
+        printed = capsys.readouterr()
+        assert (" left" in printed.out + printed.err) == estimated, kind

@@ -92,7 +92,8 @@ def _asking_cost(job: Job) -> Cost:
     tokens: float | None
     if job.task:
         rows = _size(job.task) if job.rows is None else job.rows
-        tokens = None if rows is None else rows * FEW_SHOT_PAIRS * _lengths(recipe, job.task)[0]
+        # All prompts begin with the same exemplars, which are run through once.
+        tokens = None if rows is None else (rows + FEW_SHOT_PAIRS - 1) * _lengths(recipe, job.task)[0]
     else:
         stages = list(recipe.stages.values())[: recipe.position(job.name) + 1]
         lists = [stage.data for stage in stages if isinstance(stage.data, Factoid)] + stages[-1].recall

@@ -21,7 +21,8 @@ from remix_toolkit.launch.state import is_alive, last_line, load
 class Screen:
     """A line for each job that ends and, on a terminal, below them those that run.
 
-    `work` is each job's share of the whole, from which the time that is left is estimated.
+    `work` is each job's share of the whole, from which the time that is left is estimated, once a stage is trained:
+    what the base knows, and measurements, may be in the store already and take no time.
     """
 
     def __init__(self, state: SweepState, folder: Path, work: dict[str, float]) -> None:
@@ -40,7 +41,8 @@ class Screen:
 
     def _left(self) -> str:
         left = sum(self.work.values()) - self.done
-        if not self.done or left <= 0:
+        trained = [self.state.jobs[key].status == "done" for key in self.work if self.state.jobs[key].kind == "train"]
+        if not self.done or left <= 0 or (trained and not any(trained)):
             return ""
         return f"; about {format_duration((time.monotonic() - self.started) / self.done * left)} left"
 
