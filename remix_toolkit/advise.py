@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, isnan, nan, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -26,13 +26,11 @@ from remix_toolkit.graph.sweep_state import Command
 from remix_toolkit.recipe.load import find_recipe, load_recipe, parse_override
 from remix_toolkit.recipe.schema import Factoid, Mix, Recipe
 from remix_toolkit.records import RunRecord
-
-if TYPE_CHECKING:
-    from remix_toolkit.report.summary import Comparison, Sweep
+from remix_toolkit.report.summary import NONE, Comparison, Sweep, sweeps
 
 ROUNDS = (1, 3, 5)  # seeds that an arm has had by the end of each round
 FEWEST_FACTS, MOST_FACTS = 20, 100  # fewer make wide intervals; of more, a pilot needs only these
-NONE, AS_IT_IS = "none", "the recipe as it is"
+AS_IT_IS = "the recipe as it is"
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ def advise(
         if NONE in sweep.uncounted:
             warn(f"without a remedy, {sweep.uncounted[NONE]}")
         left_out |= unmatched
-        ranked = [arm for arm in _ranked(sweep) if arm in arms and arm not in (NONE, *unmatched)]
+        ranked = [arm for arm in sweep.ranked(sweep.tasks[0]).index if arm in arms and arm not in (NONE, *unmatched)]
         arms = [NONE, *ranked]
         if not ranked:
             break
@@ -248,23 +246,18 @@ def _unmatched(uncounted: Mapping[str, str], arms: Sequence[str]) -> dict[str, s
     return {arm: why for arm, why in uncounted.items() if arm in arms and why != uncounted.get(NONE)}
 
 
-def _measured(runs: Path, records: Sequence[RunRecord]) -> "Sweep":
+def _measured(runs: Path, records: Sequence[RunRecord]) -> Sweep:
     from remix_toolkit.report.frame import load
-    from remix_toolkit.report.summary import sweeps
 
     (sweep,) = sweeps(load(runs, records=records))
     return sweep
 
 
-def _ranked(sweep: "Sweep") -> list[str]:
-    return list(sweep.ranked(sweep.tasks[0]).index)
-
-
 def _advice(
     pilot: Pilot,
     allowed: Mapping[str, dict[str, Any]],
-    sweep: "Sweep",
-    compared: Mapping[str, "Comparison"],
+    sweep: Sweep,
+    compared: Mapping[str, Comparison],
     left_out: dict[str, str],
 ) -> Advice:
     """The best arm that is ahead of none, when p is corrected for all that are compared; or that there is none."""

@@ -185,12 +185,12 @@ def _ask(
     try:
         for at in range(start, len(pairs), CHUNK):
             chunk = pairs[at : at + CHUNK]
-            said: dict[PromptFormat, list[str]] = {}
+            predictions: dict[PromptFormat, list[str]] = {}
             for form in PROMPT_FORMATS:
                 asked_so = [few_shot.with_exemplars(exemplars, pair, form) for pair in chunk]
-                said[form] = [verdict.prediction for verdict in recall(model, tokenizer, asked_so, whole=True)]
+                predictions[form] = [verdict.prediction for verdict in recall(model, tokenizer, asked_so, whole=True)]
             for number, pair in enumerate(chunk):
-                given = {form: said[form][number] for form in PROMPT_FORMATS}
+                given = {form: predictions[form][number] for form in PROMPT_FORMATS}
                 rows.append(
                     FamiliarityRow(
                         prompt=pair.prompt,

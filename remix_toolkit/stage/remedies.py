@@ -89,7 +89,7 @@ def sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: in
 def freeze(model: PreTrainedModel, spec: Freeze, rng: random.Random) -> None:
     """Leave some weights as they are."""
     modules = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
-    layer_of = {name: int(found[1]) for name in modules if (found := LAYER.search(f".{name}."))}
+    layer_of = {name: int(match[1]) for name in modules if (match := LAYER.search(f".{name}."))}
     frozen = [model.get_input_embeddings()] if spec.embeddings else []
     frozen += [modules[name] for name, layer in layer_of.items() if layer < spec.layers]
     if spec.half:
